@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All checks: format, lint, types, tests. `bash scripts/test.sh -k tokenizer` hands on to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+install "[dev]"
+export OMP_NUM_THREADS=1 # one torch thread a worker: two workers fill two cores
+
+say "ruff check, ruff format --check"
+ruff check .
+ruff format --check .
+say "mypy"
+mypy
+say "pytest -n 2 $*"
+pytest -n 2 --dist worksteal "$@"

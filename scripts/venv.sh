@@ -1,0 +1,37 @@
+# Sourced by quickstart.sh and test.sh: go to the checkout, make .venv once, install once.
+#   install EXTRAS     e.g. `install ""` or `install "[dev]"`
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+
+install() {
+    if [ ! -x .venv/bin/python ]; then
+        local python="" each
+        for each in python3 python3.13 python3.12 python3.11; do
+            if "$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+                python=$each
+                break
+            fi
+        done
+        if [ -z "$python" ]; then
+            echo "scratchlm needs Python 3.11 or newer (none found); install one and run this again" >&2
+            exit 2
+        fi
+        say "$python -m venv .venv"
+        rm -rf .venv.new
+        "$python" -m venv .venv.new || {
+            echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2
+            exit 2
+        }
+        rm -rf .venv.new .venv && "$python" -m venv .venv
+    fi
+    # What is installed is remembered by a hash of what asked for it.
+    local stamp
+    stamp=.venv/installed-$(cat pyproject.toml scripts/constraints.txt <(echo "$PWD$1") | cksum | tr -d ' ')
+    if [ ! -e "$stamp" ]; then
+        say "pip install -c scripts/constraints.txt -e .$1"
+        .venv/bin/python -m pip install -q --disable-pip-version-check -c scripts/constraints.txt -e ".$1"
+        touch "$stamp"
+    fi
+    PATH="$PWD/.venv/bin:$PATH"
+}

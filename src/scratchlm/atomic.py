@@ -1,0 +1,75 @@
+"""Files and directories that appear whole or not at all.
+
+Written under a temporary name in the same directory, synced to the disk, renamed, and the directory
+synced: a kill or a power cut at any moment leaves the old content or the new, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            sync(file)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """The same for a directory; the files in it are the block's to sync.
+
+    A directory cannot be renamed over another: an old one is first moved to `previous(path)`, where
+    a reader finds it if the process dies between the two renames.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):  # of a process that was killed
+        shutil.rmtree(stale)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_directory(temporary)
+        if path.exists():
+            shutil.rmtree(previous(path), ignore_errors=True)
+            path.rename(previous(path))
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(path.parent)
+    shutil.rmtree(previous(path), ignore_errors=True)
+
+
+def previous(path: Path) -> Path:
+    """Where `replacing_directory` keeps the old directory during a replacement."""
+    return path.with_name(f".{path.name}.previous")
+
+
+def sync(file: IO[bytes]) -> None:
+    """Wait until what was written to `file` is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in the directory (files made, renamed) are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,24 @@
+"""The errors a user can meet, each with its exit code.
+
+A message is one line: `<what> (<value>); <what to do>`. Bad input and usage are plain `ValueError`
+(and the `OSError` of a missing or unreadable file), so that library code needs nothing from here
+for them; the classes below mark what deserves another exit code.
+"""
+
+from __future__ import annotations
+
+
+class FileFormatError(ValueError):
+    """A file is corrupt, truncated, or belongs to something else: exit code 3."""
+
+
+class NumericalError(ArithmeticError):
+    """A loss or a gradient is not finite: exit code 4."""
+
+
+class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
+    """A signal ended the work after it was saved: exit code 128 + signal (130, 143)."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
