@@ -1,0 +1,201 @@
+"""The definitions: each operation of a language model in a few readable lines.
+
+`scratchlm.model` and `scratchlm.kernels` hold fast twins of what is here, and the tests hold the
+two equal. Axes are named with einx where they deserve a name; einx has no axis without elements.
+Sums and exponentials are taken in at least fp32 and rounded once, to the dtype of the input
+(`cross_entropy` excepted, which stays wide).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Einx:
+    """einx, imported when first used: that takes a second, and generating text needs none of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        import einx
+
+        return getattr(einx, name)
+
+
+einx = _Einx()
+
+IGNORED = -100  # a target that counts for nothing, as in torch
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in at least fp32: sums and exponentials of halves lose digits or overflow."""
+    if not x.is_floating_point():
+        raise ValueError(f"values must be floating point ({x.dtype}); convert them with .float()")
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """x (...) -> probabilities (...) along `dim`.
+
+    softmax(x)_i = exp(x_i − max x) / Σ_j exp(x_j − max x)
+
+    The maximum cancels, and keeps exp from overflowing. A row of only −inf has no distribution:
+    it gives NaN, as torch's does.
+    """
+    wide = _wide(x)
+    exps = torch.exp(wide - wide.amax(dim, keepdim=True))
+    return (exps / exps.sum(dim, keepdim=True)).to(x.dtype)
+
+
+def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """x (...) -> log-probabilities (...) along `dim`, in nats.
+
+    log_softmax(x)_i = x_i − max x − log Σ_j exp(x_j − max x)
+
+    Not log(softmax(x)): a probability below fp32's smallest number would become −inf.
+    """
+    wide = _wide(x)
+    shifted = wide - wide.amax(dim, keepdim=True)
+    return (shifted - shifted.exp().sum(dim, keepdim=True).log()).to(x.dtype)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits (..., vocab), integer targets (...) -> () mean negative log-likelihood, in nats.
+
+    mean over the targets t ≠ −100 of  max x + log Σ_j exp(x_j − max x) − x_t
+
+    The result is at least fp32. No target that counts gives NaN (0/0), as torch's does; a target
+    outside the vocabulary raises, on a GPU as a device assertion.
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits need the shape of the targets and a vocabulary axis "
+            f"({tuple(logits.shape)} for {tuple(targets.shape)}); reshape one of them"
+        )
+    wide = _wide(logits)
+    counted = targets != IGNORED
+    # gather, for it refuses a target of −1 where indexing would read the vocabulary's last entry.
+    index = targets.where(counted, 0).unsqueeze(-1)
+    peak = wide.amax(-1, keepdim=True).detach()
+    log_sum = (wide - peak).exp().sum(-1).log() + peak.squeeze(-1)
+    losses = log_sum - wide.gather(-1, index).squeeze(-1)
+    return losses.where(counted, 0).sum() / counted.sum()
+
+
+def silu(x: Tensor) -> Tensor:
+    """x (...) -> (...):  x · σ(x) = x / (1 + exp(−x)).  arXiv 1702.03118, "swish" in 1710.05941."""
+    wide = _wide(x)
+    return (wide * wide.sigmoid()).to(x.dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in), weight (out, in), bias (out,) -> (..., out):  y = W x + b."""
+    y = einx.dot("... [in], out [in] -> ... out", x, weight)
+    return y if bias is None else y + bias
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """ids (...) in 0…vocab−1, weight (vocab, d_model) -> (..., d_model):  the rows named by ids."""
+    return einx.get_at("[vocab] d_model, ... -> ... d_model", weight, ids)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """x (..., d_model), weight (d_model,) -> (..., d_model).
+
+    x / √(mean(x²) + eps) · weight, per vector.  arXiv 1910.07467
+    """
+    wide = _wide(x)
+    mean_square = einx.mean("... [d_model] -> ... 1", wide.square())
+    return (wide * torch.rsqrt(mean_square + eps) * weight).to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """x (..., d_model), weight and bias (d_model,) -> (..., d_model).
+
+    (x − mean x) / √(var x + eps) · weight + bias, with the biased variance.  arXiv 1607.06450
+    """
+    wide = _wide(x)
+    centred = wide - einx.mean("... [d_model] -> ... 1", wide)
+    variance = einx.mean("... [d_model] -> ... 1", centred.square())
+    y = centred * torch.rsqrt(variance + eps) * weight
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """x (..., d_model), gate and up (d_ff, d_model), down (d_model, d_ff) -> (..., d_model).
+
+    W_down (silu(W_gate x) ⊙ W_up x).  arXiv 2002.05202
+    """
+    return linear(silu(linear(x, gate)) * linear(x, up), down)
+
+
+def relu_squared(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """x (..., d_model), up (d_ff, d_model), down (d_model, d_ff) -> (..., d_model).
+
+    W_down max(W_up x, 0)².  arXiv 2109.08668
+    """
+    return linear(linear(x, up).clamp(min=0).square(), down)
+
+
+def rotate(
+    x: Tensor, positions: Tensor, theta: float = 10_000.0, interleaved: bool = False
+) -> Tensor:
+    """x (..., seq, d_head), positions (seq,) or (..., seq) -> (..., seq, d_head).
+
+    Pair i of the vector at position p turns by the angle p · theta^(−2i / d_head) radians:
+    (a, b) -> (a cos − b sin, b cos + a sin).  RoPE, arXiv 2104.09864, equation 34
+
+    The pairs are (x_2i, x_2i+1) in the paper (`interleaved`), and (x_i, x_{i + d_head/2}) in Llama
+    weights on the hub.
+    """
+    layout = "(pair two)" if interleaved else "(two pair)"
+    a, b = einx.id(f"... {layout} -> two ... pair", _wide(x), two=2)
+    d_head = x.shape[-1]
+    exponents = -torch.arange(0, d_head, 2, dtype=torch.float64, device=x.device) / d_head
+    angles = einx.multiply("... seq, pair -> ... seq pair", positions.double(), theta**exponents)
+    cos, sin = angles.cos().to(a.dtype), angles.sin().to(a.dtype)
+    turned = torch.stack((a * cos - b * sin, b * cos + a * sin))
+    return einx.id(f"two ... pair -> ... {layout}", turned).to(x.dtype)
+
+
+def scaled_dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
+
+    softmax(q kᵀ / √d_head) v over the keys a query may attend.  arXiv 1706.03762, section 3.2.1
+
+    mask: boolean, broadcast to (..., query, key), True where a query may attend. `causal` lets
+    query i attend keys j ≤ i + key − query: the last query is at the last key, as with a cache of
+    past keys. Both together: both must allow. A query that may attend nothing gets zeros.
+
+    With fewer heads (axis −3) in k and v than in q, each serves a group of neighbouring heads of q.
+    arXiv 2305.13245
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
+    wide_q, wide_k, wide_v = _wide(q), _wide(k), _wide(v)
+    if q.ndim > 2 and q.shape[-3] != k.shape[-3]:
+        group, rest = divmod(q.shape[-3], k.shape[-3])
+        if rest:
+            raise ValueError(
+                f"heads of q must be a multiple of the heads of k ({q.shape[-3]}, {k.shape[-3]}); "
+                f"change one of them"
+            )
+        spread = "... kv_head key d -> ... (kv_head group) key d"
+        wide_k = einx.id(spread, wide_k, group=group)
+        wide_v = einx.id(spread, wide_v, group=group)
+
+    query, key = q.shape[-2], k.shape[-2]
+    scores = einx.dot("... query [d_head], ... key [d_head] -> ... query key", wide_q, wide_k)
+    scores = scores / math.sqrt(q.shape[-1])
+    allowed = torch.ones((), dtype=torch.bool, device=q.device) if mask is None else mask
+    if causal:
+        last = torch.arange(query, device=q.device) + key - query
+        keys = torch.arange(key, device=q.device)
+        allowed = allowed & einx.less_equal("key, query -> query key", keys, last)
+    # The smallest number, not −inf: a row where nothing is allowed stays finite, and × makes it 0.
+    weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
+    return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)

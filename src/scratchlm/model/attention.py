@@ -1,0 +1,139 @@
+"""Attention: torch's fused kernel behind the contract of `functional`, and the heads around it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scratchlm.model.kv_cache import LayerCache
+from scratchlm.model.layers import Device, Linear, RMSNorm
+from scratchlm.model.rope import RotaryEmbedding
+
+
+class Attend(Protocol):
+    """An implementation of attention: the contract of `functional.scaled_dot_product_attention`."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor: ...
+
+
+def sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+) -> Tensor:
+    """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
+
+    The fast twin of `functional.scaled_dot_product_attention`, with the same contract: a boolean
+    mask that broadcasts to (..., query, key), causal aligned to the last key, zeros for a query
+    that may attend nothing, fewer heads (axis −3) in k and v than in q.
+
+    `window` lets a query attend the last `window` keys, itself included, and implies causal
+    (sliding windows, arXiv 2310.06825). To give it to a model: `partial(sdpa, window=1024)`.
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 ({window}); 1 is the query's own key")
+
+    query, key = q.shape[-2], k.shape[-2]
+    if window is not None:
+        causal = True
+        window = window if window < key else None
+    # torch aligns is_causal to the first key, so it serves only where first and last agree.
+    is_causal = causal and window is None and mask is None and query == key
+    if causal and not is_causal and (window is not None or query > 1):
+        last = key - query  # query i stands at key i + last
+        band = torch.ones(query, key, dtype=torch.bool, device=q.device).tril(last)
+        if window is not None:
+            band = band.triu(last - window + 1)
+        mask = band if mask is None else mask & band
+    grouped = q.ndim > 2 and q.shape[-3] != k.shape[-3]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped
+    )
+
+
+class MultiHeadAttention(nn.Module):
+    """x (..., seq, d_model) -> (..., seq, d_model), with num_heads queries over num_kv_heads keys.
+
+    concat_h(attend(W_q x, W_k x, W_v x)_h) through W_o.  arXiv 1706.03762; fewer key and value
+    heads: arXiv 2305.13245
+
+    rope turns q and k by their positions; without it the layer knows no position but the order that
+    causality gives. qk_norm puts an RMSNorm over d_head on q and k before that (arXiv 2302.05442).
+    std_out is the initial standard deviation of `o_proj`, as in `Linear`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        *,
+        rope: RotaryEmbedding | None = None,
+        causal: bool = True,
+        attend: Attend = sdpa,
+        bias: bool = False,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-5,
+        std_out: float | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if d_model % num_heads or num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_heads must divide d_model, and num_kv_heads num_heads ({d_model}, "
+                f"{num_heads}, {num_kv_heads}); change one of them"
+            )
+        self.d_head = d_model // num_heads
+        self.causal = causal
+        self.attend = attend
+        self.rope = rope
+        new: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.q_proj = Linear(d_model, num_heads * self.d_head, bias, **new)
+        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, bias, **new)
+        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, bias, **new)
+        self.o_proj = Linear(num_heads * self.d_head, d_model, bias, std=std_out, **new)
+        self.q_norm = RMSNorm(self.d_head, norm_eps, **new) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.d_head, norm_eps, **new) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        cache: LayerCache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (..., seq, d_model) -> (..., seq, d_model).
+
+        positions (seq,) or (..., seq), as x's leading axes; by default they continue the cache.
+        mask: boolean, broadcast to (..., head, seq, key), True where a query may attend; causality
+        holds besides. With a cache the keys are those it holds and then those of x.
+        """
+        # (..., seq, head · d_head) -> (..., seq, head, d_head) -> (..., head, seq, d_head)
+        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
+        k = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
+        v = self.v_proj(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
+        if self.rope is not None:
+            if positions is None:
+                start = 0 if cache is None else cache.length
+                positions = torch.arange(start, start + x.shape[-2], device=x.device)
+            positions = positions.unsqueeze(-2)  # (..., 1, seq): the same for every head
+            q, k = self.rope(q, positions), self.rope(k, positions)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        y = self.attend(q, k, v, mask, causal=self.causal)
+        # (..., head, seq, d_head) -> (..., seq, head, d_head) -> (..., seq, head · d_head)
+        return self.o_proj(y.transpose(-3, -2).flatten(-2))

@@ -1,0 +1,155 @@
+"""Linear, Embedding and the norms: parameters around the fast twins of `scratchlm.functional`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Device = torch.device | str | int | None
+
+
+class Linear(nn.Module):
+    """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
+
+    The weight starts as a normal with standard deviation `std` (1/√in_features unless given) cut at
+    ±3 std, the bias at zero.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        std: float | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.std = 1 / math.sqrt(in_features) if std is None else std
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        _init_normal(self.weight, self.std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class Embedding(nn.Module):
+    """ids (...) -> (..., d_model): row `id` of the weight (vocab_size, d_model).
+
+    The weight starts as a normal with standard deviation 1 / (2√d_model) cut at ±3 of those.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.d_model = d_model
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        _init_normal(self.weight, 0.5 / math.sqrt(self.d_model))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.vocab_size}, {self.d_model}"
+
+
+class RMSNorm(nn.Module):
+    """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight.
+
+    Computed in fp32 and rounded once. The hub's Llama rounds before it multiplies by the weight,
+    which in bf16 differs in the last bit.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = 1e-5,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Both in one dtype (no copy where they are): torch's fused kernel takes no mixture.
+        common = torch.promote_types(x.dtype, self.weight.dtype)
+        weight = self.weight.to(common)
+        return F.rms_norm(x.to(common), weight.shape, weight, self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class LayerNorm(nn.Module):
+    """x (..., d_model) -> (..., d_model):  (x − mean x) / √(var x + eps) · weight + bias."""
+
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = 1e-5,
+        bias: bool = True,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        common = torch.promote_types(x.dtype, self.weight.dtype)
+        weight = self.weight.to(common)
+        bias = None if self.bias is None else self.bias.to(common)
+        return F.layer_norm(x.to(common), weight.shape, weight, bias, self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}, bias={self.bias is not None}"
+
+
+def _init_normal(weight: Tensor, std: float) -> None:
+    if std == 0:  # trunc_normal_ divides by it
+        nn.init.zeros_(weight)
+    else:
+        nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)

@@ -1,0 +1,234 @@
+"""The definitions, against torch's own and against hand arithmetic."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scratchlm import functional
+from scratchlm.functional import cross_entropy, log_softmax, scaled_dot_product_attention, softmax
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def assert_same_gradients(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
+    """Both functions of the same leaves have the same gradients, for a random direction."""
+    direction = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad(ours, inputs, direction),
+        torch.autograd.grad(theirs, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1])
+def test_softmax_and_log_softmax_match_torch(dim: int) -> None:
+    x = torch.randn(3, 4, 5, requires_grad=True)
+    torch.testing.assert_close(softmax(x, dim), F.softmax(x, dim), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(log_softmax(x, dim), F.log_softmax(x, dim), rtol=1e-6, atol=1e-6)
+    assert_same_gradients(softmax(x, dim), F.softmax(x, dim), x)
+    assert_same_gradients(log_softmax(x, dim), F.log_softmax(x, dim), x)
+
+
+def test_softmax_by_hand() -> None:
+    x = torch.tensor([0.0, math.log(3.0)])
+    torch.testing.assert_close(softmax(x), torch.tensor([0.25, 0.75]), rtol=1e-6, atol=0)
+
+
+def test_softmax_survives_large_and_infinite_values() -> None:
+    x = torch.tensor([[1e4, 1e4 + 1, -1e4], [-math.inf, 0.0, -math.inf]])
+    torch.testing.assert_close(softmax(x), F.softmax(x, -1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(log_softmax(x), F.log_softmax(x, -1), rtol=1e-6, atol=0)
+    assert softmax(torch.full((2,), -math.inf)).isnan().all()  # no distribution, as in torch
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_are_summed_in_fp32_and_rounded_once(dtype: torch.dtype) -> None:
+    x = torch.randn(8, 4096).to(dtype)
+    for ours, theirs in [(softmax, F.softmax), (log_softmax, F.log_softmax)]:
+        expected = theirs(x.float(), -1).to(dtype)
+        torch.testing.assert_close(ours(x), expected, rtol=torch.finfo(dtype).eps, atol=1e-7)
+    assert torch.equal(functional.silu(x), F.silu(x.float()).to(dtype))
+
+
+def test_softmax_of_nothing_is_nothing() -> None:
+    assert softmax(torch.randn(0, 3)).shape == (0, 3)
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"floating point \(torch.int64\); convert"):
+        softmax(torch.arange(3))
+
+
+def test_silu_matches_torch() -> None:
+    x = torch.linspace(-200, 200, 401, requires_grad=True)
+    torch.testing.assert_close(functional.silu(x), F.silu(x), rtol=1e-6, atol=1e-7)
+    assert_same_gradients(functional.silu(x), F.silu(x), x)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (2, 1, 3)])
+def test_cross_entropy_matches_torch(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(*shape, 11, requires_grad=True)
+    targets = torch.randint(11, shape)
+    theirs = F.cross_entropy(logits.reshape(-1, 11), targets.reshape(-1))
+    torch.testing.assert_close(cross_entropy(logits, targets), theirs, rtol=1e-6, atol=1e-6)
+    assert_same_gradients(cross_entropy(logits, targets), theirs, logits)
+
+
+def test_cross_entropy_leaves_out_ignored_targets() -> None:
+    logits = torch.randn(4, 11)
+    logits[1] = math.inf  # would make the mean NaN, were it only multiplied by zero
+    logits.requires_grad_()
+    targets = torch.tensor([3, -100, 10, -100])
+    loss = cross_entropy(logits, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[::2], targets[::2]), rtol=1e-6, atol=0)
+    assert cross_entropy(torch.randn(2, 5), torch.full((2,), -100)).isnan()  # as in torch
+
+
+def test_cross_entropy_is_stable_and_stays_wide() -> None:
+    logits = torch.tensor([[1e5, 0.0], [0.0, 1e5]], requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([0, 0]))
+    assert loss.item() == pytest.approx(5e4, rel=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    half = torch.randn(64, 100, dtype=torch.bfloat16)
+    targets = torch.randint(100, (64,))
+    loss = cross_entropy(half, targets)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, F.cross_entropy(half.float(), targets), rtol=1e-6, atol=0)
+
+
+def test_cross_entropy_refuses_wrong_shapes_and_targets() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3, 5\) for \(2, 2\)\); reshape"):
+        cross_entropy(torch.randn(2, 3, 5), torch.zeros(2, 2, dtype=torch.long))
+    for target in (-1, 5):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            cross_entropy(torch.randn(1, 5), torch.tensor([target]))
+
+
+def test_linear_and_embedding_match_torch() -> None:
+    x, weight, bias = torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(5)
+    for b in (None, bias):
+        torch.testing.assert_close(
+            functional.linear(x, weight, b), F.linear(x, weight, b), rtol=1e-6, atol=1e-6
+        )
+    ids = torch.randint(5, (2, 3))
+    assert torch.equal(functional.embedding(ids, weight), F.embedding(ids, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+def test_norms_match_torch(dtype: torch.dtype) -> None:
+    x = (torch.randn(2, 3, 64) * 5 + 1).to(dtype).requires_grad_()
+    weight, bias = torch.randn(64).to(dtype), torch.randn(64).to(dtype)
+    tolerance = {"rtol": max(torch.finfo(dtype).eps, 1e-6), "atol": 1e-6}
+    ours, theirs = functional.rms_norm(x, weight, 1e-5), F.rms_norm(x, (64,), weight, 1e-5)
+    torch.testing.assert_close(ours, theirs, **tolerance)
+    for b in (None, bias):
+        ours = functional.layer_norm(x, weight, b, 1e-5)
+        exact = F.layer_norm(x.double(), (64,), weight.double(), b if b is None else b.double())
+        torch.testing.assert_close(ours, exact.to(dtype), **tolerance)
+
+
+def test_rms_norm_by_hand_and_at_zero() -> None:
+    x = torch.tensor([3.0, 4.0])  # mean square 12.5
+    weight = torch.tensor([1.0, 2.0])
+    expected = torch.tensor([3.0, 8.0]) / math.sqrt(12.5)
+    torch.testing.assert_close(functional.rms_norm(x, weight, 0.0), expected, rtol=1e-6, atol=0)
+    assert torch.equal(functional.rms_norm(torch.zeros(2), weight, 1e-5), torch.zeros(2))
+
+
+def test_rms_norm_of_large_halves_does_not_overflow() -> None:
+    x = torch.full((8,), 3e4, dtype=torch.float16)  # whose square fp16 cannot hold
+    ones = torch.ones(8, dtype=torch.float16)
+    assert torch.equal(functional.rms_norm(x, ones), ones)
+
+
+def test_rotate_turns_a_pair_by_its_angle() -> None:
+    x = torch.tensor([[1.0, 0.0]])
+    for position in (0, 1, 7):
+        turned = functional.rotate(x, torch.tensor([position]))
+        expected = torch.tensor([[math.cos(position), math.sin(position)]])
+        torch.testing.assert_close(turned, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_attention_by_hand() -> None:
+    q = torch.tensor([[0.0, 0.0], [math.log(3.0) * math.sqrt(2.0), 0.0]])
+    k = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    v = torch.tensor([[0.0], [4.0]])
+    expected = torch.tensor([[2.0], [3.0]])  # weights 1/2, 1/2, then 1/4, 3/4
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected)
+    expected = torch.tensor([[0.0], [3.0]])  # the first query sees the first key alone
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v, causal=True), expected)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 2, 3)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_and_its_gradients_match_torch(leading: tuple[int, ...], causal: bool) -> None:
+    q, k, v = (torch.randn(*leading, 5, 8, requires_grad=True) for _ in range(3))
+    mask = torch.rand(*leading, 5, 5) < 0.7
+    mask[..., 0] = True
+    if causal:
+        mask &= torch.ones(5, 5, dtype=torch.bool).tril()
+    ours = scaled_dot_product_attention(q, k, v, mask, causal=causal)
+    theirs = F.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_same_gradients(ours, theirs, q, k, v)
+
+
+def test_attention_shares_a_key_head_among_neighbouring_query_heads() -> None:
+    q, k, v = torch.randn(2, 6, 4, 8), torch.randn(2, 3, 4, 8), torch.randn(2, 3, 4, 5)
+    expected = scaled_dot_product_attention(
+        q, k.repeat_interleave(2, -3), v.repeat_interleave(2, -3)
+    )
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"multiple of the heads of k \(6, 4\)"):
+        scaled_dot_product_attention(q, torch.randn(2, 4, 4, 8), torch.randn(2, 4, 4, 8))
+
+
+def test_query_that_may_attend_nothing_gets_zeros_and_finite_gradients() -> None:
+    q, k, v = (torch.randn(3, 4, 8, requires_grad=True) for _ in range(3))
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[1] = False
+    out = scaled_dot_product_attention(q, k, v, mask)
+    assert torch.equal(out[:, 1], torch.zeros(3, 8))
+    for gradient in torch.autograd.grad(out.sum(), (q, k, v)):
+        assert gradient.isfinite().all()
+
+
+def test_attention_refuses_a_mask_of_numbers() -> None:
+    x = torch.randn(3, 4)
+    with pytest.raises(ValueError, match=r"mask must be boolean \(torch.float32\)"):
+        scaled_dot_product_attention(x, x, x, torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_attention_in_halves_is_computed_in_fp32(dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(2, 64, 16).to(dtype) * 8 for _ in range(3))
+    wide = scaled_dot_product_attention(q.float(), k.float(), v.float(), causal=True)
+    assert torch.equal(scaled_dot_product_attention(q, k, v, causal=True), wide.to(dtype))
+
+
+def test_training_and_generating_do_not_wait_for_einx() -> None:
+    code = """
+import sys, torch
+from scratchlm import ModelConfig, Transformer, cross_entropy, softmax
+ids = torch.zeros(1, 4, dtype=torch.long)
+logits = Transformer(ModelConfig(8, 4, 8, 1, 2))(ids)
+cross_entropy(logits, ids).backward()
+softmax(logits)
+assert "einx" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
