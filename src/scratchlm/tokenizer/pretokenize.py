@@ -1,0 +1,266 @@
+"""Cutting text into the pieces that BPE never merges across.
+
+Special tokens split the text first, leftmost first and the longest where several start together;
+what lies between them is cut by a pattern, GPT-2's unless another is given. Merges happen inside a
+piece only, so everything here that reads a long text block by block must cut it where the pieces
+stay what they were. `Pretokenizer.blocks` is the one place that does: training, streamed encoding
+and encoding a file all stand on it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, TypeVar
+
+import regex
+from tqdm import tqdm
+
+StrPath = str | os.PathLike[str]
+Result = TypeVar("Result")
+
+# Radford et al. 2019, the encoder of openai/gpt-2: contractions, then words, numbers and other
+# signs with one space before them, then white space (its last character left to a word after it).
+GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# Where a text may be cut in two without changing a GPT-2 piece: between two characters of which
+# the left is no white space and no apostrophe, and the right is of another class (letter, number,
+# white space, other). The piece on the left must end there, for no alternative goes from such a
+# character into another class. Nothing on the left changes when the rest is taken away: only
+# `(?!\S)` and an unfinished contraction look past their own end, the first from white space, the
+# second from an apostrophe to letters. Nothing on the right does, for no alternative looks back.
+# Matching backwards, (?r), finds the last such place; it is the end of the match.
+GPT2_BORDER = regex.compile(r"(?r)\p{L}(?=\P{L})|\p{N}(?=\P{N})|[^\s\p{L}\p{N}'](?=[\s\p{L}\p{N}])")
+
+BLOCK_CHARACTERS = 1 << 20  # a block handed to a worker: pieces of it take some 20 MB
+SMALL_BYTES = 4_000_000  # below this, starting workers costs more than it gives
+
+_function: Callable[[str], Any]  # what a worker applies to its blocks, set as it starts
+
+
+class Pretokenizer:
+    """Pieces of text under one pattern and one set of special tokens.
+
+    `pattern` is searched from left to right, each match a piece. It must match every character of
+    every text and hold no capturing group; ValueError otherwise, for text would be lost.
+    """
+
+    def __init__(self, pattern: str = GPT2, special_tokens: Collection[str] = ()) -> None:
+        self.pattern = pattern
+        try:
+            compiled = regex.compile(pattern)
+        except regex.error as error:
+            raise ValueError(
+                f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
+            ) from None
+        if compiled.groups:
+            raise ValueError(
+                f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
+            )
+        self._find_pieces = compiled.findall
+        longest_first = sorted(special_tokens, key=len, reverse=True)
+        self._longest_special = len(longest_first[0]) if longest_first else 0
+        self._specials = (
+            regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+            if longest_first
+            else None
+        )
+
+    def split(self, text: str) -> list[str]:
+        """Ordinary text at the even places, special tokens at the odd ones; joined, the text."""
+        return self._specials.split(text) if self._specials else [text]
+
+    def pieces(self, ordinary: str) -> list[str]:
+        """The pieces of text in which no special token is looked for."""
+        pieces: list[str] = self._find_pieces(ordinary)
+        if self.pattern != GPT2 and sum(map(len, pieces)) != len(ordinary):
+            raise ValueError(
+                f"the pattern leaves characters of the text out ({self.pattern!r}); "
+                r"let it match every character, for example by ending it with |[\s\S]"
+            )
+        return pieces
+
+    def blocks(self, texts: Iterable[str]) -> Iterator[str]:
+        """Cut one text, given in chunks, into blocks whose pieces are the pieces of the whole.
+
+        A block is given out as soon as it is safe. What is held back is what more text could still
+        change: the last piece, some characters around it, and as many as the longest special token
+        has. So memory is bounded by one chunk and the longest piece. Only GPT-2's pattern has
+        borders proven safe; under any other the text is cut at special tokens alone.
+        """
+        held: list[str] = []
+        held_length = wanted = 0
+        for chunk in texts:
+            for start in range(0, len(chunk), BLOCK_CHARACTERS):
+                held.append(chunk[start : start + BLOCK_CHARACTERS])
+                held_length += len(held[-1])
+                if held_length < wanted:
+                    continue
+                text = "".join(held)
+                border = self._last_border(text)
+                if border:
+                    yield text[:border]
+                held = [text[border:]]
+                held_length = len(text) - border
+                # Looking again only when the text has doubled keeps an endless word linear.
+                wanted = 2 * held_length
+        if held_length:
+            yield "".join(held)
+
+    def _last_border(self, text: str) -> int:
+        """The last place where `text`, whatever may follow it, can be cut; 0 where there is none.
+
+        A special token that starts at `limit` or before is seen whole, with all its rivals; one
+        that starts later may still be cut off or outgrown by a longer one.
+        """
+        limit = len(text) - self._longest_special
+        if limit < 0:
+            return 0
+        border = 0
+        if self._specials:
+            for match in self._specials.finditer(text):
+                if match.start() > limit:
+                    break
+                border = match.end()
+        if self.pattern == GPT2:
+            # The border may be limit + 1 at most; its right-hand character must be visible.
+            last = GPT2_BORDER.search(text, border, max(border, limit + 2))
+            if last:
+                border = last.end()
+        return border
+
+
+def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
+    """The special tokens as a list; ValueError for a string, an empty token, a repeated one."""
+    if isinstance(special_tokens, str):
+        raise ValueError(
+            f"special_tokens is one string ({special_tokens!r}); put it in a list: "
+            f"[{special_tokens!r}]"
+        )
+    for token, times in Counter(special_tokens).items():
+        if not token:
+            raise ValueError("a special token is empty (''); give it at least one character")
+        if any("\ud800" <= character <= "\udfff" for character in token):
+            raise ValueError(f"a special token has a lone surrogate ({token!r}); replace it")
+        if times > 1:
+            raise ValueError(f"a special token is given {times} times ({token!r}); give it once")
+    return list(special_tokens)
+
+
+def read_text(path: StrPath, bar: tqdm[Any] | None = None) -> Iterator[str]:
+    """The file's text in chunks of up to 1 MiB, every byte as it is: no newline is translated.
+
+    `bar` is moved on by the bytes read. ValueError with the offset where a byte is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    with open(path, "rb") as file:
+        while True:
+            data = file.read(1 << 20)
+            pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} "
+                    f"at offset {offset - pending + error.start}); convert the file to UTF-8"
+                ) from None
+            if not data:
+                return
+            offset += len(data)
+            if bar is not None:
+                bar.update(len(data))
+            yield text
+
+
+def count_pieces(
+    paths: Sequence[StrPath], pretokenizer: Pretokenizer, num_workers: int | None = None
+) -> Counter[str]:
+    """How often each piece occurs in the files, special tokens left out; each file is one text.
+
+    Read in bounded blocks and counted by `num_workers` processes (default: one a core), or in this
+    one where the files are small together. The counts do not depend on the number.
+    """
+    size = sum(os.path.getsize(path) for path in paths)
+    workers = workers_for(size, num_workers)
+    counts: Counter[str] = Counter()
+    with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
+        blocks = (block for path in paths for block in pretokenizer.blocks(read_text(path, bar)))
+        count = functools.partial(_count_block, pretokenizer)
+        for block_counts in parallel_map(count, blocks, workers):
+            counts.update(block_counts)
+    return counts
+
+
+def _count_block(pretokenizer: Pretokenizer, text: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for ordinary in pretokenizer.split(text)[::2]:
+        counts.update(pretokenizer.pieces(ordinary))
+    return counts
+
+
+def workers_for(size: int, num_workers: int | None) -> int:
+    """How many processes to use on `size` bytes: at most `num_workers`, one for a small file."""
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1 ({num_workers}); leave it out for all")
+    if size < SMALL_BYTES:
+        return 1
+    if num_workers is not None:
+        return num_workers
+    if hasattr(os, "sched_getaffinity"):  # the cores this process may use, where that is known
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def parallel_map(
+    function: Callable[[str], Result], blocks: Iterable[str], num_workers: int
+) -> Iterator[Result]:
+    """`map(function, blocks)` in order, by worker processes, with few blocks in flight at a time.
+
+    Workers are forked on Linux: they import nothing, neither torch nor the caller's script, and
+    get `function` for free. A worker that dies raises BrokenProcessPool instead of hanging.
+    """
+    if num_workers == 1:
+        yield from map(function, blocks)
+        return
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (function,))
+    in_flight: deque[Future[Result]] = deque()
+    try:
+        for block in blocks:
+            in_flight.append(pool.submit(_work, block))
+            if len(in_flight) > 2 * num_workers:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(function: Callable[[str], Result]) -> None:
+    # Ctrl-C reaches the whole group; the parent answers it and winds its workers up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    global _function
+    _function = function
+
+
+def _end_with_parent() -> None:
+    """A killed parent sends no word, and its workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(block: str) -> Any:
+    return _function(block)

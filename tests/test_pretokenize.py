@@ -1,0 +1,218 @@
+"""Cutting text: GPT-2's pieces by hand, and every block border against the whole text's pieces."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+import regex
+
+from scratchlm.tokenizer import pretokenize
+from scratchlm.tokenizer.pretokenize import (
+    GPT2,
+    Pretokenizer,
+    check_special_tokens,
+    count_pieces,
+    parallel_map,
+    read_text,
+    workers_for,
+)
+
+# Few characters of every kind, so that short random texts hold every awkward neighbourhood.
+NASTY = ["a", "s", "l", "é", "中", "1", "²", "'", "!", "́", "😀", " ", " ", "\n", "\r\n", "\u3000"]
+SPECIALS = ["<|a|>", "<|a|><|a|>", "<|", "al", "lal", "'s 1"]
+
+
+def whole_pieces(text: str, special_tokens: list[str]) -> list[str]:
+    """The definition, without blocks: split at the longest special, findall on what is between."""
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    parts = (
+        re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if longest_first else [text]
+    )
+    pieces = []
+    for i, part in enumerate(parts):
+        pieces += [part] if i % 2 else regex.findall(GPT2, part)
+    return pieces
+
+
+def random_chunks(rng: random.Random, text: str) -> list[str]:
+    cuts = sorted(rng.randrange(len(text) + 1) for _ in range(rng.randrange(12)))
+    return [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+
+
+def test_gpt2_pieces_by_hand() -> None:
+    pieces = Pretokenizer().pieces("I'll say:  'tis 42°!\r\n\n  x\t")
+    assert pieces == ["I", "'ll", " say", ":", " ", " '", "tis", " 42", "°!", "\r\n\n ", " x", "\t"]
+
+
+@pytest.mark.parametrize(
+    "special_tokens",
+    [[], ["<|a|>"], ["a!1"], SPECIALS],
+    ids=["none", "one", "of_classes", "overlap"],
+)
+def test_blocks_have_the_pieces_of_the_whole_text(special_tokens: list[str]) -> None:
+    rng = random.Random(0)
+    pretokenizer = Pretokenizer(GPT2, special_tokens)
+    several = 0
+    for _ in range(2500):
+        alphabet = rng.sample(NASTY, rng.randrange(1, len(NASTY))) + special_tokens[:4]
+        text = "".join(rng.choices(alphabet, k=rng.randrange(40)))
+        blocks = list(pretokenizer.blocks(random_chunks(rng, text)))
+        assert "".join(blocks) == text
+        pieces = [p for block in blocks for p in whole_pieces(block, special_tokens)]
+        assert pieces == whole_pieces(text, special_tokens), (text, blocks)
+        several += len(blocks) > 1
+    assert several > 500  # the claim is about cutting, so texts must have been cut
+
+
+def test_blocks_under_another_pattern_are_cut_at_special_tokens_only() -> None:
+    pretokenizer = Pretokenizer(r"\S+\s*|\s+", ["<|a|>"])
+    chunks = ["one two ", "three<|", "a|>four", " five", "<|a|><|a|>", "<|a"]
+    assert list(pretokenizer.blocks(chunks)) == ["one two three<|a|>", "four five<|a|><|a|>", "<|a"]
+
+
+def test_blocks_hold_back_little_and_come_at_once() -> None:
+    taken = given = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 20
+            yield "so goes one line and\n"[:20]
+
+    for block in itertools.islice(Pretokenizer(GPT2, ["<|endoftext|>"]).blocks(lines()), 1000):
+        given += len(block)
+        assert taken - given <= 60
+
+
+def test_an_endless_word_is_not_searched_again_and_again() -> None:
+    start = time.process_time()
+    assert len(list(Pretokenizer().blocks("a" for _ in range(300_000)))) == 1
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("special_tokens", "message"),
+    [
+        ("<|a|>", "put it in a list"),
+        ([""], "is empty"),
+        (["b", "a", "b"], "2 times"),
+        (["\ud800"], "lone"),
+    ],
+)
+def test_wrong_special_tokens(special_tokens: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_special_tokens(special_tokens)
+
+
+def test_wrong_patterns() -> None:
+    with pytest.raises(ValueError, match="no regular expression"):
+        Pretokenizer("(")
+    with pytest.raises(ValueError, match="capturing groups"):
+        Pretokenizer("(a)|b")
+    with pytest.raises(ValueError, match="leaves characters of the text out"):
+        Pretokenizer(r"\w+").pieces("one two")
+
+
+def test_read_text_gives_bytes_as_they_are(tmp_path: Path) -> None:
+    text = "\ufeffone\r\ntwo\rthree\n" + "é中😀\u2028" * 400_000  # characters across every 1 MiB
+    path = tmp_path / "text"
+    path.write_bytes(text.encode())
+    chunks = list(read_text(path))
+    assert "".join(chunks) == text
+    assert len(chunks) > 3
+
+
+@pytest.mark.parametrize(
+    ("data", "byte", "offset"),
+    [
+        (b"ab\xffcd", "0xff", 2),
+        (b"\xc3(", "0xc3", 0),
+        (b"fine " + "é".encode()[:1], "0xc3", 5),  # cut at the end
+        (b"a" * ((1 << 20) - 1) + b"\xe4\xb8!", "0xe4", (1 << 20) - 1),  # cut by the reads
+        (b"a" * (1 << 20) + b"a\x80", "0x80", (1 << 20) + 1),
+    ],
+)
+def test_read_text_names_the_byte_that_is_not_utf8(
+    tmp_path: Path, data: bytes, byte: str, offset: int
+) -> None:
+    path = tmp_path / "latin"
+    path.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=rf"latin is not UTF-8 \(byte {byte} at offset {offset}\); "
+    ):
+        list(read_text(path))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_count_pieces_equals_counting_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    monkeypatch.setattr(pretokenize, "SMALL_BYTES", 0)
+    rng = random.Random(1)
+    texts = ["".join(rng.choices([*NASTY, "<|a|>"], k=n)) for n in (150_000, 3, 0)]
+    paths = [tmp_path / str(i) for i in range(3)]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode())
+    counts = count_pieces(paths, Pretokenizer(GPT2, ["<|a|>"]), num_workers)
+    expected = Counter(p for text in texts for p in whole_pieces(text, ["<|a|>"]))
+    del expected["<|a|>"]
+    assert counts == expected
+
+
+def test_small_files_stay_in_one_process() -> None:
+    assert workers_for(3_999_999, None) == workers_for(3_999_999, 8) == 1
+    assert workers_for(10**8, 8) == 8
+    assert 1 <= workers_for(10**8, None) <= (os.cpu_count() or 1)
+    with pytest.raises(ValueError, match=r"at least 1 \(0\)"):
+        workers_for(1, 0)
+
+
+def test_workers_do_not_import_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from scratchlm.tokenizer.pretokenize import parallel_map\n"
+        "def names(block): return sorted(sys.modules)\n"
+        "for names in parallel_map(names, ['a', 'b', 'c'], 2):\n"
+        "    assert 'regex' in names and 'torch' not in names\n"
+        "print('fine')"
+    )
+    script = tmp_path / "unguarded.py"  # without `if __name__ == '__main__'`
+    script.write_text(program)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("fine\n", "")
+
+
+def test_a_worker_that_dies_is_an_error() -> None:
+    with pytest.raises(BrokenProcessPool):
+        list(parallel_map(lambda block: os._exit(1), ["a"] * 9, 2))
+
+
+def test_parallel_map_keeps_order_and_few_blocks_in_flight() -> None:
+    taken = 0
+
+    def blocks() -> Iterator[str]:
+        nonlocal taken
+        for taken in range(100):
+            yield str(taken)
+
+    for i, result in enumerate(parallel_map(int, blocks(), 2)):
+        assert result == i
+        assert taken - i <= 4
+
+
+def test_a_pretokenizer_can_be_sent_to_another_process() -> None:
+    copy = pickle.loads(pickle.dumps(Pretokenizer(GPT2, ["<|a|>"])))
+    assert copy.split("x<|a|>") == ["x", "<|a|>", ""]
+    assert copy.pieces("x y") == ["x", " y"]

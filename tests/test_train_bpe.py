@@ -1,0 +1,217 @@
+"""Training against a naive trainer that counts all pairs anew for every merge."""
+
+from __future__ import annotations
+
+import argparse
+import doctest
+import random
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import regex
+
+from scratchlm.tokenizer import pretokenize, training
+from scratchlm.tokenizer.pretokenize import GPT2
+from scratchlm.tokenizer.training import learn_merges, train_bpe
+
+END = "<|endoftext|>"
+
+
+def naive_merges(words: Counter[bytes], num_merges: int) -> list[tuple[bytes, bytes]]:
+    split = {word: [word[i : i + 1] for i in range(len(word))] for word in words}
+    merges: list[tuple[bytes, bytes]] = []
+    while len(merges) < num_merges:
+        counts: Counter[tuple[bytes, bytes]] = Counter()
+        for word, tokens in split.items():
+            for pair in pairwise(tokens):
+                counts[pair] += words[word]
+        if not counts:
+            break
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        for word, tokens in split.items():
+            merged: list[bytes] = []
+            i = 0
+            while i < len(tokens):
+                if tuple(tokens[i : i + 2]) == best:
+                    merged.append(best[0] + best[1])
+                    i += 2
+                else:
+                    merged.append(tokens[i])
+                    i += 1
+            split[word] = merged
+    return merges
+
+
+def naive_train(
+    texts: list[str], num_merges: int, special_tokens: list[str]
+) -> list[tuple[bytes, bytes]]:
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    at_specials = "|".join(map(re.escape, longest_first)) or r"\b\B"  # which is nowhere
+    words: Counter[bytes] = Counter()
+    for text in texts:
+        for part in re.split(at_specials, text):
+            words.update(piece.encode() for piece in regex.findall(GPT2, part))
+    return naive_merges(words, num_merges)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def natural_text() -> str:
+    """English and Python, wherever Python is; with non-ASCII letters and documents."""
+    source = Path(argparse.__file__).read_text(encoding="utf-8")[:40_000]
+    return source.replace("ar", "är").replace("\n\n\n", END)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_learn_merges_equals_naive_on_random_words(seed: int) -> None:
+    rng = random.Random(seed)
+    alphabet = rng.choice([b"a", b"ab", b"abc", b"\x00\x7f\x80\xff", bytes(range(256))])
+    words = Counter(
+        bytes(rng.choices(alphabet, k=rng.randrange(1, rng.choice([4, 12, 60]))))
+        for _ in range(rng.randrange(1, 60))
+    )
+    for word in words:
+        words[word] = rng.choice([1, 1, 2, 1000])
+    assert learn_merges(words, 200) == naive_merges(words, 200)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_train_bpe_equals_naive_on_random_text(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    alphabet = ["a", "b", "s", "'", " ", "\n", "\r\n", "1", "é", "中", "😀", "<|", "|>", END]
+    text = "".join(rng.choices(alphabet, k=3000))
+    tokenizer = train_bpe(write(tmp_path / "text", text), 400, [END, "<||>"])
+    assert tokenizer.merges == naive_train([text], 400 - 258, [END, "<||>"])
+
+
+def test_train_bpe_equals_naive_on_natural_text(tmp_path: Path) -> None:
+    text = natural_text()
+    tokenizer = train_bpe(write(tmp_path / "text", text), 556, [END])
+    assert tokenizer.merges == naive_train([text], 299, [END])
+
+
+def test_train_bpe_equals_naive_on_shakespeare(shared_data: Path, tmp_path: Path) -> None:
+    text = (shared_data / "shakespeare.txt").read_bytes()[:40_000].decode()
+    tokenizer = train_bpe(write(tmp_path / "text", text), 406, [])
+    assert tokenizer.merges == naive_train([text], 150, [])
+
+
+def test_wikipedia_example() -> None:
+    # aaabdaaabac: a a stands in 4 places (overlapping ones count) and becomes Z: ZabdZabac. Of
+    # Z a and a b, in 2 each, (aa, a) is the greater: YbdYbac; then Y b, in 2, for XdXac.
+    merges = learn_merges({b"aaabdaaabac": 1}, 3)
+    assert merges == [(b"a", b"a"), (b"aa", b"a"), (b"aaa", b"b")]
+
+
+def test_a_tie_goes_to_the_greater_pair_of_byte_strings() -> None:
+    assert learn_merges({b"ab": 1, b"ba": 1, b"\xffa": 1, b"\x00\x01": 1}, 1) == [(b"\xff", b"a")]
+    # (ab, x) is greater than (a, zz), for "ab" continues "a": strings, not ids, are compared.
+    words = {b"ab": 50, b"zz": 40, b"abx": 5, b"azz": 5}
+    assert learn_merges(words, 3) == [(b"a", b"b"), (b"z", b"z"), (b"ab", b"x")]
+    # Not the joined bytes: they are equal here, and (ab, c) is greater than (a, bc).
+    words = {b"ab": 9, b"abc": 1, b"abd": 1}
+    assert learn_merges(words, 2)[1] == (b"ab", b"d")
+
+
+def test_docstring_examples() -> None:
+    assert doctest.testmod(training) == doctest.TestResults(failed=0, attempted=2)
+
+
+def test_ids_are_bytes_then_merges_then_special_tokens(tmp_path: Path) -> None:
+    specials = ["<|pad|>", END]
+    tokenizer = train_bpe(write(tmp_path / "text", "low lower lowest" + END), 261, specials)
+    assert [tokenizer.vocab[i] for i in range(256)] == [bytes([i]) for i in range(256)]
+    assert [tokenizer.vocab[256 + i] for i in range(3)] == [a + b for a, b in tokenizer.merges]
+    assert [tokenizer.vocab[i] for i in (259, 260)] == [b"<|pad|>", END.encode()]
+    assert len(tokenizer) == 261
+    assert tokenizer.special_tokens == specials
+
+
+def test_nothing_merges_across_special_tokens_or_files(tmp_path: Path) -> None:
+    first = write(tmp_path / "first", f"{END}ab{END}cd" * 100)
+    second = write(tmp_path / "second", "ef")
+    tokenizer = train_bpe([first, second], 1000, [END])
+    assert tokenizer.merges == [(b"c", b"d"), (b"a", b"b"), (b"e", b"f")]
+
+
+def test_the_longest_of_overlapping_special_tokens_splits(tmp_path: Path) -> None:
+    path = write(tmp_path / "text", "xx<|a|><|a|>yy" * 5)
+    specials = ["<|a|>", "<|a|><|a|>"]
+    assert train_bpe(path, 1000, specials).merges == naive_train(
+        ["xx<|a|><|a|>yy" * 5], 999, specials
+    )
+
+
+def test_line_ends_are_learned_as_they_are(tmp_path: Path) -> None:
+    merges = train_bpe(write(tmp_path / "text", "a\r\n" * 9), 1000).merges
+    assert (b"\r", b"\n") in merges
+
+
+def test_a_corpus_that_runs_out_of_pairs_gives_a_smaller_tokenizer(tmp_path: Path) -> None:
+    tokenizer = train_bpe(write(tmp_path / "text", "abc"), 10_000)
+    assert tokenizer.merges == [(b"b", b"c"), (b"a", b"bc")]
+    assert len(tokenizer) == 256 + 2 + 1
+    assert len(train_bpe(write(tmp_path / "one", END), 10_000)) == 257
+    assert train_bpe(tmp_path / "text", 257).merges == []
+
+
+def test_the_same_for_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretokenize, "SMALL_BYTES", 0)
+    monkeypatch.setattr(pretokenize, "BLOCK_CHARACTERS", 1000)
+    path = write(tmp_path / "text", natural_text())
+    one, two, three = (train_bpe(path, 600, num_workers=n) for n in (1, 2, 3))
+    assert one.hash == two.hash == three.hash
+    assert one.merges == naive_train([natural_text()], 343, [END])
+
+
+def test_one_long_word_is_learned_in_time(tmp_path: Path) -> None:
+    letters = "".join(random.Random(0).choices("acgt", k=200_000))
+    assert len(train_bpe(write(tmp_path / "text", letters), 1000)) == 1000
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train_bpe(write(tmp_path / "text", "some text"), 260)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "special_tokens", "message"),
+    [
+        (256, [END], r"1 special tokens \(256\); give at least 257"),
+        (-1, [], r"\(-1\); give at least 256"),
+        (300, END, "put it in a list"),
+        (300, [END, END], "2 times"),
+        (300, [""], "empty"),
+        (300, ["\n"], "single byte"),
+    ],
+)
+def test_wrong_arguments(
+    tmp_path: Path, vocab_size: int, special_tokens: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_bpe(write(tmp_path / "text", "some text"), vocab_size, special_tokens)
+
+
+def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty", "")
+    for paths in (empty, [empty, empty], []):
+        with pytest.raises(ValueError, match="the corpus is empty"):
+            train_bpe(paths, 300)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train_bpe([empty, tmp_path / "nowhere"], 300)
+    with pytest.raises(IsADirectoryError):
+        train_bpe(tmp_path, 300)
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"latin is not UTF-8 \(byte 0xe9 at offset 3\)"):
+        train_bpe(tmp_path / "latin", 300)
