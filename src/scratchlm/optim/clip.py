@@ -1,0 +1,42 @@
+"""Clipping the gradient by its global norm (Pascanu et al., 1211.5063)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from scratchlm.errors import NumericalError
+from scratchlm.optim.optimizer import by_device_and_dtype
+
+
+@torch.no_grad()
+def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place; returns the norm before.
+
+    The norm, a 0-dim tensor, is that of all gradients as one vector; parameters without a gradient
+    are skipped. `max_norm=inf` only measures. Raises NumericalError, with every gradient as it
+    was, if the norm is not finite: one NaN would otherwise be scaled into every parameter. That
+    look at the norm waits for a GPU to finish the backward pass.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to leave gradients be")
+    params = [params] if isinstance(params, Tensor) else params
+    grads = [param.grad for param in params if param.grad is not None]
+    if not grads:
+        return torch.tensor(0.0)
+    alike = [[grads[i] for i in indices] for indices in by_device_and_dtype(grads)]
+    norms = [norm.to(grads[0].device) for some in alike for norm in torch._foreach_norm(some)]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if not math.isfinite(norm):
+        raise NumericalError(
+            f"the gradient norm is not finite ({norm.item()}); lower the learning rate, or resume "
+            "from the last checkpoint with another seed"
+        )
+    scale = max_norm / (norm + 1e-6)
+    if scale < 1:
+        for some in alike:
+            torch._foreach_mul_(some, scale.to(some[0].device))
+    return norm

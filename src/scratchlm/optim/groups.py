@@ -1,0 +1,71 @@
+"""Parameter groups: which rule and how much decay a parameter gets, by its name and shape.
+
+Both take `model.named_parameters()`, skip what has `requires_grad=False`, and put a parameter that
+has two names (a tied embedding) where its first name belongs. Weight decay is for matrices only: a
+gain pulled to 0, or a bias, would be a change of the model rather than a bound on its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from scratchlm.optim.optimizer import Group
+
+
+def adamw_groups(
+    named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float
+) -> list[Group]:
+    """Groups for AdamW: matrices (ndim ≥ 2, embeddings too) decay; gains and biases do not."""
+    params = [param for _, param in _trainable(named_parameters)]
+    return _nonempty(
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    )
+
+
+def muon_groups(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    lr: float = 0.02,
+    adamw_lr: float = 3e-4,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+) -> list[Group]:
+    """Groups for Muon: the matrices under `layers.` by Muon, all else by AdamW with `adamw_lr`.
+
+    The embedding and the head are matrices, but their rows are the vectors of single tokens, not a
+    map between hidden spaces: they are AdamW's, and decay. ValueError if no name starts with
+    `layers.` (a wrapped model's names have a prefix): all would go to AdamW unnoticed.
+    """
+    trainable = _trainable(named_parameters)
+    hidden = [param for name, param in trainable if _is_hidden_matrix(name, param)]
+    if not hidden:
+        names = ", ".join(name for name, _ in trainable[:3])
+        raise ValueError(
+            f"no matrix for Muon: none has a name that starts with 'layers.' ({names}, …); "
+            "pass the unwrapped model's named_parameters()"
+        )
+    others = [(name, param) for name, param in trainable if not _is_hidden_matrix(name, param)]
+    adamw = {"algorithm": "adamw", "lr": adamw_lr, "betas": betas, "eps": eps}
+    return [
+        {"params": hidden, "algorithm": "muon", "lr": lr, "weight_decay": weight_decay},
+        *({**group, **adamw} for group in adamw_groups(others, weight_decay)),
+    ]
+
+
+def _is_hidden_matrix(name: str, param: Tensor) -> bool:
+    return name.startswith("layers.") and param.ndim == 2
+
+
+def _trainable(named_parameters: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    first_names: dict[Tensor, str] = {}
+    for name, param in named_parameters:
+        if param.requires_grad:
+            first_names.setdefault(param, name)
+    return [(name, param) for param, name in first_names.items()]
+
+
+def _nonempty(*groups: Group) -> list[Group]:
+    return [group for group in groups if group["params"]]

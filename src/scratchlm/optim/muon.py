@@ -1,0 +1,177 @@
+"""Muon: momentum, orthogonalised by Newton–Schulz (Keller Jordan et al., 2024).
+
+https://kellerjordan.github.io/posts/muon/. For the hidden matrices of a network; its embedding,
+head, gains and biases are updated by AdamW, in groups of the same optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from scratchlm.optim.adamw import check_adamw, update_adamw_group
+from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
+
+NSDtype = Literal["auto", "float32", "bfloat16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MUON_ONLY = ("momentum", "nesterov", "ns_steps", "ns_dtype")
+_ADAMW_ONLY = ("betas", "eps", "foreach")
+_ADAMW_DEFAULTS: Group = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    "foreach": None,
+}
+
+
+class Muon(Optimizer):
+    """Two rules in one optimizer: one `param_groups`, one state_dict, one `step`.
+
+    A group with `"algorithm": "muon"` (the default) takes the settings of the constructor, and only
+    matrices; one with `"algorithm": "adamw"` takes AdamW's (`lr betas eps weight_decay foreach`,
+    with AdamW's own defaults). `scratchlm.optim.groups.muon_groups` splits a model so.
+
+    `ns_dtype` is what Newton–Schulz computes in: "auto" is bfloat16, as published, on a GPU and
+    float32 on the CPU, where bfloat16 took 30 times as long.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        ns_steps: int = 5,
+        *,
+        ns_dtype: NSDtype = "auto",
+    ) -> None:
+        defaults = {
+            "algorithm": "muon",
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "ns_steps": ns_steps,
+            "ns_dtype": ns_dtype,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        adamw = param_group.get("algorithm") == "adamw"
+        for name in _MUON_ONLY if adamw else _ADAMW_ONLY:
+            if name in param_group:
+                raise ValueError(
+                    f"a group of the {'adamw' if adamw else 'muon'} algorithm has no such setting "
+                    f"({name}); remove it or set the group's algorithm"
+                )
+        super().add_param_group({**_ADAMW_DEFAULTS, **param_group} if adamw else param_group)
+        if adamw:
+            for name in _MUON_ONLY:  # filled in from the constructor's defaults, without effect
+                del self.param_groups[-1][name]
+
+    def check(self, group: Group) -> None:
+        match group["algorithm"]:
+            case "muon":
+                _check_muon(group)
+            case "adamw":
+                check_adamw(group)
+            case other:
+                raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); pass one")
+
+    def update(self, group: Group, params: list[Tensor]) -> None:
+        if group["algorithm"] == "adamw":
+            update_adamw_group(group, params, self.state)
+            return
+        for param in params:
+            state = self.state[param]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(param)
+            assert param.grad is not None
+            muon_update(
+                param,
+                param.grad,
+                state["momentum_buffer"],
+                lr=float(group["lr"]),
+                momentum=group["momentum"],
+                nesterov=group["nesterov"],
+                weight_decay=group["weight_decay"],
+                ns_steps=group["ns_steps"],
+                ns_dtype=_ns_dtype(group["ns_dtype"], param.device),
+            )
+
+
+def muon_update(
+    param: Tensor,
+    grad: Tensor,
+    momentum_buffer: Tensor,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    ns_steps: int,
+    ns_dtype: torch.dtype,
+) -> None:
+    """param, grad, momentum_buffer (b): (rows, cols); param and b change in place.
+
+    b ← μb + (1 − μ)g
+    u = (1 − μ)g + μb if nesterov else b
+    θ ← θ − lr·λ·θ
+    θ ← θ − lr·√max(1, rows/cols)·orthogonalize(u)
+    """
+    momentum_buffer.lerp_(grad, 1 - momentum)
+    update = grad.lerp(momentum_buffer, momentum) if nesterov else momentum_buffer
+    rows, cols = param.shape
+    param.mul_(1 - lr * weight_decay)
+    scale = math.sqrt(max(1.0, rows / cols))
+    param.add_(orthogonalize(update, ns_steps, ns_dtype), alpha=-lr * scale)
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(rows, cols) -> (rows, cols) of `dtype`: UVᵀ, roughly, of the matrix's SVD USVᵀ.
+
+    X ← aX + b(XXᵀ)X + c(XXᵀ)²X maps each singular value s to as + bs³ + cs⁵ and leaves U and V.
+    The coefficients are those with the steepest slope at 0, so that small singular values grow
+    fast; the values end spread over about [0.7, 1.2], which costs no quality. Dividing by the
+    Frobenius norm, which bounds the spectral norm, starts them in [0, 1].
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.to(dtype)
+    tall = matrix.shape[0] > matrix.shape[1]
+    if tall:  # the Gram matrix is then the smaller of the two
+        x = x.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+def _ns_dtype(name: NSDtype, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return _DTYPES[name]
+
+
+def _check_muon(group: Group) -> None:
+    check_lr(group["lr"])
+    check_range("momentum", group["momentum"], 0.0, 1.0, example=0.95)
+    check_range("weight_decay", group["weight_decay"], 0.0, math.inf, example=0.1)
+    check_range("ns_steps", group["ns_steps"], 1, math.inf, example=5)
+    if group["ns_dtype"] not in ("auto", *_DTYPES):
+        raise ValueError(
+            f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); pass one"
+        )
+    for param in group["params"]:
+        if param.ndim != 2:
+            raise ValueError(
+                f"Muon updates matrices only (a parameter of shape {tuple(param.shape)}); "
+                "put it into a group with algorithm='adamw', as muon_groups does"
+            )

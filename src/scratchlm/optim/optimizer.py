@@ -1,0 +1,86 @@
+"""What every update rule here shares: the closure, the parameters to update, checked settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Group = dict[str, Any]  # one entry of `param_groups`: {"params": [...], "lr": ..., ...}
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A torch optimizer whose rule is two methods, `check` and `update`.
+
+    A parameter without a gradient is skipped, its state untouched. ValueError before anything is
+    changed if a gradient is sparse, and, when a group is added, if a setting is out of range.
+    """
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError if a setting of `group` cannot be used."""
+        raise NotImplementedError
+
+    def update(self, group: Group, params: list[Tensor]) -> None:
+        """Apply the rule to `params`: those of `group` that have a gradient."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        try:
+            self.check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    # torch declares two overloads of step; this one signature takes the calls of both.
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every group; returns what `closure`, which recomputes the gradients, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [(group, _with_gradient(group["params"])) for group in self.param_groups]
+        for group, params in work:
+            self.update(group, params)
+        return loss
+
+
+def _with_gradient(params: list[Tensor]) -> list[Tensor]:
+    found = [param for param in params if param.grad is not None]
+    for param in found:
+        assert param.grad is not None
+        if param.grad.is_sparse:
+            raise ValueError(
+                f"gradients must be dense (sparse, of a parameter of shape {tuple(param.shape)}); "
+                "use an embedding with sparse=False"
+            )
+    return found
+
+
+def gradients(params: list[Tensor]) -> list[Tensor]:
+    """The gradients of parameters that all have one."""
+    return [param.grad for param in params if param.grad is not None]
+
+
+def by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
+    """Indices of the tensors that share a device and a dtype: what a `_foreach_` call may take."""
+    indices: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        indices.setdefault((tensor.device, tensor.dtype), []).append(i)
+    return list(indices.values())
+
+
+def check_lr(lr: float | Tensor) -> None:
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"a tensor lr must have one element ({lr.numel()}); pass one number")
+    check_range("lr", float(lr), 0.0, math.inf, example=1e-3)
+
+
+def check_range(name: str, value: float, low: float, high: float, *, example: float) -> None:
+    """ValueError unless low <= value < high; NaN never is."""
+    if not low <= value < high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}) ({value}); pass e.g. {example:g}")

@@ -1,0 +1,66 @@
+"""Gradient clipping against `torch.nn.utils.clip_grad_norm_`."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from scratchlm.errors import NumericalError
+from scratchlm.optim.clip import clip_grad_norm
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in [(5, 4), (4,), (), (3,)]]
+    for param in params[:-1]:  # the last has no gradient
+        param.grad = torch.randn(param.shape, dtype=dtype)
+    return params
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e-3, 1e6, math.inf])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_equals_torchs(max_norm: float, mixed: bool) -> None:
+    ours, theirs = parameters(), parameters()
+    if mixed:
+        ours, theirs = ours + parameters(torch.float64), theirs + parameters(torch.float64)
+    norm = clip_grad_norm(iter(ours), max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert norm.shape == ()
+    torch.testing.assert_close(norm, expected, rtol=1e-7, atol=0)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-7, atol=0)
+
+
+def test_by_hand() -> None:
+    param = nn.Parameter(torch.zeros(2))
+    param.grad = torch.tensor([3.0, 4.0])
+    assert clip_grad_norm(param, 1.0).item() == 5.0  # one tensor instead of a list
+    torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]), rtol=1e-6, atol=0)
+
+
+def test_without_gradients_the_norm_is_zero() -> None:
+    assert clip_grad_norm([nn.Parameter(torch.ones(2))], 1.0).item() == 0.0
+    assert clip_grad_norm([], 1.0).item() == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_non_finite_raises_and_leaves_the_gradients(bad: float) -> None:
+    params = parameters()
+    assert params[0].grad is not None
+    assert params[1].grad is not None
+    params[1].grad[2] = bad
+    before = params[0].grad.clone()
+    with pytest.raises(NumericalError, match=r"the gradient norm is not finite \((nan|inf)\); "):
+        clip_grad_norm(params, 1.0)
+    assert torch.equal(params[0].grad, before)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
+def test_refuses_a_bound_that_bounds_nothing(max_norm: float) -> None:
+    with pytest.raises(ValueError, match=r"max_norm must be above 0 \(.*\); pass inf"):
+        clip_grad_norm(parameters(), max_norm)
