@@ -1,0 +1,1 @@
+"""Token files and the batches read from them."""

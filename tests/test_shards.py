@@ -1,0 +1,293 @@
+"""Token shards: what is written is what is read, and what was altered is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scratchlm.data.shards import ShardInfo, open_shard, write_shard, write_sidecar
+from scratchlm.errors import FileFormatError
+
+
+class ByteTokenizer:
+    """Ids are bytes; `size` past 65,536 makes them four bytes wide, as BPETokenizer does."""
+
+    def __init__(self, size: int = 256, name: str = "hash-of-bytes") -> None:
+        self.size, self.hash = size, name
+
+    def __len__(self) -> int:
+        return self.size
+
+    def encode_file(self, src: Path, dst: Path, num_workers: int | None) -> int:
+        ids = np.frombuffer(Path(src).read_bytes(), np.uint8).astype(np.int64)
+        ids += self.size - 256
+        ids.astype("<u2" if self.size <= 65_536 else "<u4").tofile(dst)
+        return len(ids)
+
+
+TEXT = b"the quick brown fox jumps over the lazy dog"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT)
+    return path
+
+
+@pytest.fixture
+def shard(text: Path, tmp_path: Path) -> Path:
+    write_shard(ByteTokenizer(), text, tmp_path / "train.bin")
+    return tmp_path / "train.bin"
+
+
+def flip_a_bit(path: Path) -> None:
+    """As a bad disk does: the file's size and time stay."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(256, "uint16"), (65_536, "uint16"), (65_537, "uint32")]
+)
+def test_round_trip(text: Path, tmp_path: Path, size: int, dtype: str) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "train.bin"
+    info = write_shard(ByteTokenizer(size), text, path, tokenizer_path=tmp_path / "tokenizer.json")
+    opened = open_shard(path, verify=True)
+    assert bytes((opened.tokens - (size - 256)).astype(np.uint8)) == TEXT
+    assert isinstance(opened.tokens, np.memmap)
+    assert opened.tokens.dtype == dtype
+    assert not opened.tokens.flags.writeable
+    assert opened.info == info
+    assert (info.dtype, info.count, info.text_bytes) == (dtype, len(TEXT), len(TEXT))
+    assert (info.vocab_size, info.max_id) == (size, size - 256 + ord("z"))
+    assert opened.max_id == info.max_id
+    assert (info.tokenizer_hash, info.tokenizer) == ("hash-of-bytes", "../tokenizer.json")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["train.bin", "train.bin.json"]
+
+
+def test_bytes_are_little_endian(text: Path, tmp_path: Path) -> None:
+    write_shard(ByteTokenizer(65_537), text, tmp_path / "train.bin")
+    first = ord("t") + 65_537 - 256
+    assert (tmp_path / "train.bin").read_bytes()[:4] == first.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_truncated(shard: Path, cut: int) -> None:
+    status = shard.stat()
+    shard.write_bytes(shard.read_bytes()[:-cut])
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(FileFormatError, match=r"truncated .* bytes for 43 uint16 ids\); copy"):
+        open_shard(shard)
+
+
+def test_a_flipped_bit_is_found_when_the_time_differs_or_on_request(shard: Path) -> None:
+    flip_a_bit(shard)
+    open_shard(shard)  # an equal time is trusted: hashing gigabytes at each start is not free
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy it again"):
+        open_shard(shard, verify=True)
+    os.utime(shard, ns=(1, 1))
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy it again"):
+        open_shard(shard)
+
+
+def test_a_copy_with_another_time_opens(shard: Path) -> None:
+    os.utime(shard, ns=(1, 1))
+    assert open_shard(shard).info is not None
+
+
+def test_without_a_sidecar_it_is_uint16_and_the_largest_id_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "plain.bin"
+    np.array([5, 65_535, 7], "<u2").tofile(path)
+    opened = open_shard(path)
+    assert opened.info is None
+    assert opened.tokens.tolist() == [5, 65_535, 7]
+    assert opened.max_id == 65_535
+    path.write_bytes(b"odd")
+    with pytest.raises(FileFormatError, match=r"even number of bytes \(.*: 3\); encode"):
+        open_shard(path)
+    with pytest.raises(ValueError, match=r"nothing to verify against .*; encode"):
+        open_shard(path, verify=True)
+
+
+def test_the_largest_id_is_found_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scratchlm.data.shards._BLOCK", 4)
+    for place in (0, 3, 4, 9):
+        ids = np.zeros(10, "<u2")
+        ids[place] = 77
+        ids.tofile(tmp_path / "plain.bin")
+        assert open_shard(tmp_path / "plain.bin").max_id == 77
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", ">u2", "<i8", "uint8"])
+def test_npy_reads_alike(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "ids.npy", np.array([3, 200, 1], dtype))
+    opened = open_shard(tmp_path / "ids.npy")
+    assert opened.tokens.tolist() == [3, 200, 1]
+    assert isinstance(opened.tokens, np.memmap)
+    assert (opened.max_id, opened.info) == (200, None)
+
+
+def test_npy_that_is_not_ids_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ids.npy"
+    for array in (np.ones(4), np.ones((2, 2), np.uint16), np.array([True])):
+        np.save(path, array)
+        with pytest.raises(FileFormatError, match=r"one row of integers \(.*\); save them"):
+            open_shard(path)
+    np.save(path, np.array([1, -1]))
+    with pytest.raises(FileFormatError, match=r"an id is negative \(.*: -1\); encode"):
+        _ = open_shard(path).max_id
+    np.save(path, np.arange(1000))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+        open_shard(path)
+    path.write_bytes(b"no array")
+    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+        open_shard(path)
+
+
+def test_npy_never_runs_a_pickle(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (ran,))
+
+    path = tmp_path / "ids.npy"
+    np.save(path, np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+        open_shard(path)
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+        open_shard(path)
+    assert not ran.exists()
+
+
+def test_paths_that_are_no_shards(tmp_path: Path, text: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_shard(tmp_path / "missing.bin")
+    with pytest.raises(ValueError, match=r"a token shard is a file \(.*\); pass"):
+        open_shard(tmp_path)
+    with pytest.raises(ValueError, match=r"ends in \.bin or \.npy \(.*text\.txt\); encode"):
+        open_shard(text)
+    for name in ("empty.bin", "empty.npy"):
+        (tmp_path / name).touch()
+        with pytest.raises(FileFormatError, match=r"the token shard is empty \(.*\); encode"):
+            open_shard(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "not json",
+        "[]",
+        "null",
+        "{}",
+        {"dtype": "float32"},
+        {"count": "43"},
+        {"count": True},
+        {"sha256": None},
+        {"tokenizer": 3},
+        {"more": 1},
+    ],
+)
+def test_malformed_sidecar(shard: Path, change: str | dict[str, object]) -> None:
+    sidecar = shard.with_name("train.bin.json")
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(sidecar.read_text()) | change)
+    sidecar.write_text(change)
+    with pytest.raises(
+        FileFormatError, match=r"not the description .*train\.bin\.json.*; encode"
+    ) as e:
+        open_shard(shard)
+    assert "\n" not in str(e.value)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_while_encoding_leaves_the_old_shard_whole(
+    shard: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: ByteTokenizer, src: Path, dst: Path, num_workers: int | None) -> int:
+        Path(dst).write_bytes(b"part")
+        raise Killed
+
+    monkeypatch.setattr(ByteTokenizer, "encode_file", killed)
+    with pytest.raises(Killed):
+        write_shard(ByteTokenizer(), text, shard)
+    assert bytes(open_shard(shard, verify=True).tokens.astype(np.uint8)) == TEXT
+    assert sorted(p.name for p in shard.parent.iterdir()) == [
+        "text.txt",
+        "train.bin",
+        "train.bin.json",
+    ]
+
+
+@pytest.mark.parametrize("new", [b"other words of another length", bytes(reversed(TEXT))])
+def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
+    shard: Path, text: Path, monkeypatch: pytest.MonkeyPatch, new: bytes
+) -> None:
+    os.utime(shard, ns=(1, 1))  # the old ids are from another time
+    text.write_bytes(new)
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == shard:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(Killed):
+        write_shard(ByteTokenizer(), text, shard)
+    with pytest.raises(FileFormatError, match=r"encode its text again"):
+        open_shard(shard)
+    monkeypatch.undo()
+    write_shard(ByteTokenizer(), text, shard)
+    assert bytes(open_shard(shard, verify=True).tokens.astype(np.uint8)) == new
+
+
+def test_write_shard_refuses_before_it_encodes(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"written to a \.bin file \(.*\); name it train\.bin"):
+        write_shard(ByteTokenizer(), text, tmp_path / "train.npy")
+    with pytest.raises(FileNotFoundError):
+        write_shard(ByteTokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")
+    text_named_bin = text.rename(tmp_path / "text.bin")
+    with pytest.raises(ValueError, match=r"text and its shard are one file \(.*\); name another"):
+        write_shard(ByteTokenizer(), text_named_bin, text_named_bin)
+    assert text_named_bin.read_bytes() == TEXT
+
+
+def test_text_without_tokens_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"the text has no tokens \(.*\); encode"):
+        write_shard(ByteTokenizer(), tmp_path / "empty.txt", tmp_path / "train.bin")
+    assert [p.name for p in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_write_sidecar_describes_ids_from_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "ids.bin"
+    np.array([1, 70_000], "<u4").tofile(path)
+    settings = {"text_bytes": 9, "tokenizer_hash": "h", "tokenizer": None}
+    info = write_sidecar(path, dtype="uint32", vocab_size=70_001, **settings)
+    assert isinstance(info, ShardInfo)
+    opened = open_shard(path, verify=True)
+    assert (opened.info, opened.tokens.tolist()) == (info, [1, 70_000])
+    with pytest.raises(ValueError, match=re.escape("70000, vocab_size 70000); pass the tokenizer")):
+        write_sidecar(path, dtype="uint32", vocab_size=70_000, **settings)
+    with pytest.raises(ValueError, match=r"dtype must be uint16 or uint32 \(int64\); pass"):
+        write_sidecar(path, dtype="int64", vocab_size=70_001, **settings)
+    assert open_shard(path).info == info  # a refusal leaves the old description
