@@ -1,0 +1,222 @@
+"""Checkpoints: atomic, verified, exact.
+
+    step-00000100/
+      model.safetensors   the weights, under the model's own names
+      state.safetensors   every other tensor: optimizer moments, random states
+      state.json          every other value, with a reference where a tensor stood
+      config.json         the model's configuration   (where it has one)
+      tokenizer.json      the tokenizer               (where one was given)
+      manifest.json       size and SHA-256 of each file above; written last
+
+The directory is written beside its final name, synced, and renamed: at every moment the name
+holds a whole checkpoint or nothing. A path that ends in `.pt` or `.pth`, or an open file, takes the
+same content as one `torch.save` file, read with `weights_only=True` and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from scratchlm import plain
+from scratchlm.atomic import previous, replacing_directory, replacing_file
+from scratchlm.checkpoint_files import (
+    MANIFEST,
+    Payload,
+    read_directory,
+    read_single,
+    write_directory,
+)
+from scratchlm.errors import FileFormatError
+from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.runtime import resolve_device
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+PathOrFile = str | os.PathLike[str] | IO[bytes]
+
+
+def save_checkpoint(
+    path_or_file: PathOrFile,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+    **more: Any,
+) -> None:
+    """Save any module and optimizer, the step, and `more` (tensors and plain Python values).
+
+    A scratchlm `Transformer` has its config stored as a dict under `config`; `tokenizer` is the
+    text of a tokenizer.json. A value outside tensors and plain types is a ValueError that names
+    its key, before anything is written.
+    """
+    if isinstance(model, Transformer):
+        more.setdefault("config", dataclasses.asdict(model.config))
+    payload = {
+        "model": dict(model.state_dict()),
+        "optimizer": None if optimizer is None else optimizer.state_dict(),
+        "step": step,
+        **more,
+    }
+    for key, value in payload.items():
+        payload[key] = plain.checked(value, key)
+    if not isinstance(path_or_file, str | os.PathLike):
+        torch.save(payload, path_or_file)
+    elif is_single_file(path_or_file):
+        with replacing_file(Path(path_or_file)) as file:
+            torch.save(payload, file)
+    else:
+        with replacing_directory(Path(path_or_file)) as folder:
+            write_directory(folder, payload)
+
+
+def load_checkpoint(
+    path_or_file: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> int:
+    """Put a checkpoint's state into `model` and `optimizer`; returns its step."""
+    payload = read_checkpoint(path_or_file)
+    restore(payload, model, optimizer, name=str(path_or_file))
+    return int(payload["step"])
+
+
+def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
+    """The Transformer in a checkpoint, a `.pt`, or a run's folder (its best, else its last)."""
+    place = resolve_device(device)
+    found = find_checkpoint(path)
+    return model_from(read_checkpoint(found), found).to(place)
+
+
+def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
+    """The Transformer that a checkpoint's content describes, in evaluation mode."""
+    config = payload.get("config")
+    if not isinstance(config, dict):
+        raise FileFormatError(
+            f"the checkpoint has no model config ({path}); build the model yourself and use "
+            "load_checkpoint, or save it again with save_checkpoint(..., config={...})"
+        )
+    try:
+        model = Transformer(ModelConfig(**config))
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"the checkpoint's model config is not ours ({path}: {error}); "
+            "save it again with this version"
+        ) from None
+    restore(payload, model, None, name=str(path))
+    return model.eval()
+
+
+def tokenizer_from(
+    payload: Payload, path: str | os.PathLike[str], given: str | os.PathLike[str] | None = None
+) -> BPETokenizer:
+    """The tokenizer in a checkpoint, or the file `given`, which must be the same one."""
+    stored = payload.get("tokenizer")
+    tokenizer = None if stored is None else BPETokenizer.from_json(stored, path)
+    if given is None:
+        if tokenizer is None:
+            raise ValueError(
+                f"the checkpoint has no tokenizer ({path}); give --tokenizer_path FILE"
+            )
+        return tokenizer
+    other = BPETokenizer.load(given)
+    if tokenizer is not None and tokenizer.hash != other.hash:
+        raise FileFormatError(
+            f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
+            "the checkpoint has its own"
+        )
+    vocab_size = payload.get("config", {}).get("vocab_size", len(other))
+    if len(other) > vocab_size:
+        raise FileFormatError(
+            f"the tokenizer is of another model ({given}: {len(other)} ids, the model knows "
+            f"{vocab_size}); give the one it was trained with"
+        )
+    return other
+
+
+def restore(
+    payload: Payload, model: nn.Module, optimizer: torch.optim.Optimizer | None, *, name: str
+) -> None:
+    """Load what `read_checkpoint` gave; a state of other names or shapes is a FileFormatError."""
+    ours, theirs = model.state_dict(), payload["model"]
+    for key in [*ours, *theirs]:
+        here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
+        if here != there:
+            raise FileFormatError(
+                f"the checkpoint is of another model ({name}: {key} is {there} there, {here} in "
+                "the model); use the config it was trained with"
+            )
+    model.load_state_dict(theirs)
+    if optimizer is not None:
+        if payload["optimizer"] is None:
+            raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
+        try:
+            optimizer.load_state_dict(payload["optimizer"])
+        except (ValueError, KeyError) as error:
+            raise FileFormatError(
+                f"the checkpoint is of another optimizer ({name}: {error}); "
+                "use the config it was trained with"
+            ) from None
+
+
+def read_checkpoint(path_or_file: PathOrFile) -> Payload:
+    """All that was saved: `model`, `optimizer`, `step`, and the further keys; on the CPU.
+
+    Every byte of a directory is checked against its manifest first; FileFormatError names the file.
+    """
+    if isinstance(path_or_file, str | os.PathLike):
+        path = Path(path_or_file)
+        payload = read_single(path, path) if is_single_file(path) else read_directory(path)
+    else:
+        payload = read_single(path_or_file, path_or_file)
+    if not isinstance(payload, dict) or not isinstance(payload.get("model"), dict):
+        raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no weights under 'model'")
+    if type(payload.get("step")) is not int:
+        raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no 'step'")
+    payload.setdefault("optimizer", None)
+    return payload
+
+
+def is_single_file(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix in (".pt", ".pth")
+
+
+def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
+    """The checkpoint that `path` names: itself, a pointer file, or one of a run's folder.
+
+    `prefer` is "best" or "last", for a folder that has both.
+    """
+    path = Path(path)
+    if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
+        if not path.exists() and not previous(path).exists():
+            raise FileNotFoundError(
+                f"no such checkpoint ({path}); give a checkpoint or a run's folder"
+            )
+        return path
+    if path.is_file():
+        return _follow(path)
+    for folder in (path, path / "checkpoints"):
+        for name in (prefer, "last"):
+            if (folder / name).is_file():
+                return _follow(folder / name)
+    raise FileFormatError(
+        f"no checkpoint in this folder ({path}); give a checkpoint or a run's folder"
+    )
+
+
+def write_pointer(path: str | os.PathLike[str], name: str) -> None:
+    """Let the text file `path` name a sibling, replacing it atomically."""
+    with replacing_file(Path(path)) as file:
+        file.write(f"{name}\n".encode())
+
+
+def _follow(pointer: Path) -> Path:
+    with pointer.open("rb") as file:
+        name = file.read(256).decode("utf-8", "replace").strip()
+    if len(name) not in range(1, 100) or Path(name).name != name:
+        raise FileFormatError(
+            f"not a checkpoint, nor a pointer to one ({pointer}); give a "
+            "checkpoint's directory, a .pt, or a run's folder"
+        )
+    return find_checkpoint(pointer.parent / name)

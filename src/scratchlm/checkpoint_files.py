@@ -1,0 +1,155 @@
+"""The two forms of a checkpoint on disk: a verified directory, and one `.pt` file.
+
+write_directory, read_directory    model.safetensors, state.*, manifest.json (see checkpoint.py)
+read_single                        torch.load with weights_only=True, and nothing else
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from scratchlm import plain
+from scratchlm.atomic import previous, sync
+from scratchlm.errors import FileFormatError
+from scratchlm.tensor_file import read_tensors, write_tensors
+
+Payload = dict[str, Any]
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_REQUIRED = {"model.safetensors", "state.safetensors", "state.json"}
+
+
+def write_directory(folder: Path, payload: Payload) -> None:
+    """Write plain data (a `plain.checked` dict with `model`) into an empty folder, synced."""
+    weights, shared = _without_duplicates(payload.pop("model"))
+    files: dict[str, str | dict[str, Tensor]] = {"model.safetensors": weights}
+    if "config" in payload:
+        files["config.json"] = json.dumps(payload.pop("config"), indent=2) + "\n"
+    if payload.get("tokenizer") is not None:
+        files["tokenizer.json"] = payload.pop("tokenizer")
+    tensors: dict[str, Tensor] = {}
+    values = plain.to_json({"shared": shared, **payload}, tensors)
+    files |= {"state.safetensors": tensors, "state.json": json.dumps(values) + "\n"}
+
+    manifest: dict[str, Any] = {"format": _FORMAT, "files": {}}
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            sink = _Hashing(file)
+            if isinstance(content, str):
+                sink.write(content.encode())
+            else:
+                write_tensors(sink, content)
+            sync(file)
+        manifest["files"][name] = {"size": sink.size, "sha256": sink.digest.hexdigest()}
+    with (folder / MANIFEST).open("wb") as file:
+        file.write((json.dumps(manifest, indent=2) + "\n").encode())
+        sync(file)
+
+
+def read_directory(path: Path) -> Payload:
+    """What `write_directory` was given, every byte checked against the manifest first."""
+    if not path.exists() and previous(path).exists():
+        path = previous(path)  # stopped between the two renames of a replacement
+    names = _verified(path)
+    try:
+        tensors = read_tensors(path / "state.safetensors")
+        payload = plain.from_json(json.loads((path / "state.json").read_bytes()), tensors)
+        weights = read_tensors(path / "model.safetensors")
+        for alias, name in payload.pop("shared").items():
+            weights[alias] = weights[name]
+        payload["model"] = weights
+        if "config.json" in names:
+            payload["config"] = json.loads((path / "config.json").read_bytes())
+        if "tokenizer.json" in names:
+            payload["tokenizer"] = (path / "tokenizer.json").read_text(encoding="utf-8")
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(
+            f"the checkpoint's files do not fit together ({path}: {error!r}); "
+            "use an earlier checkpoint"
+        ) from None
+    return payload
+
+
+def _verified(path: Path) -> list[str]:
+    """The names in the manifest, each file having the size and SHA-256 that it states."""
+    if not (path / MANIFEST).is_file():
+        raise FileFormatError(
+            f"not a checkpoint: no {MANIFEST} ({path}); give a checkpoint's "
+            "directory, a .pt, or a run's folder"
+        )
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = {
+            name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
+        known = manifest["format"] == _FORMAT
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileFormatError(
+            f"the manifest is damaged ({path / MANIFEST}); use an earlier checkpoint"
+        ) from None
+    if not known:
+        raise FileFormatError(
+            f"a checkpoint of another format ({path}: {manifest['format']}); "
+            f"this version reads format {_FORMAT}"
+        )
+    for name in _REQUIRED - files.keys():
+        raise FileFormatError(f"the manifest does not list {name} ({path}); use another checkpoint")
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file() or file.is_symlink():
+            raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")
+        if file.stat().st_size != size or _sha256(file) != sha256:
+            raise FileFormatError(f"a checkpoint's file is damaged ({file}); use an earlier one")
+    return list(files)
+
+
+def _without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tied weights once: the tensors to write, and {other name: the name it is written under}."""
+    first: dict[tuple[Any, ...], str] = {}
+    shared = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and first.setdefault(place, name) != name:
+            shared[name] = first[place]
+    return {name: tensor for name, tensor in state.items() if name not in shared}, shared
+
+
+def read_single(file: Path | IO[bytes], name: object) -> Any:
+    """The content of a `.pt` file; FileFormatError for one that only running code could read."""
+    if isinstance(file, Path) and file.is_dir():
+        raise IsADirectoryError(f"a .pt checkpoint is a file ({file}); this is a directory")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # torch.load fails in a dozen ways on what it does not trust
+        raise FileFormatError(
+            f"not a .pt file of tensors and plain values ({name}); it is damaged, or holds objects "
+            "that only an unsafe load would run: save it again with save_checkpoint"
+        ) from None
+
+
+class _Hashing:
+    """A file that counts and hashes what goes through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.size, self.digest = file, 0, hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self.file.write(data)
+        self.digest.update(data)
+        self.size += memoryview(data).nbytes
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

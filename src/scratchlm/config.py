@@ -1,0 +1,177 @@
+"""Configuration: defaults < TOML file < flags -> frozen dataclasses.
+
+A configuration is a tree of frozen dataclasses; each lives beside what it configures, and this
+module knows none of them. Its three layers are plain nested dicts until the last moment:
+
+    tree = merge(DEFAULTS, read_toml("configs/tiny.toml"), nest({"optim.lr": "3e-4"}))
+    config = build(TrainConfig, tree)      # types checked, unknown keys refused
+    print(to_toml(config))                 # what is echoed, and saved in the run's folder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+
+
+def read_toml(path: str | Path) -> Tree:
+    """The tree in a TOML file; `ValueError` with the line for what is not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
+
+
+def nest(flat: Mapping[str, Any]) -> Tree:
+    """`{"optim.lr": 1}` -> `{"optim": {"lr": 1}}`."""
+    tree: Tree = {}
+    for dotted, value in flat.items():
+        *parents, leaf = dotted.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = value
+    return tree
+
+
+def merge(*layers: Mapping[str, Any]) -> Tree:
+    """Later layers win, key by key and at every depth."""
+    merged: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = merged.get(key)
+            if isinstance(value, Mapping):
+                merged[key] = merge(old if isinstance(old, Mapping) else {}, value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
+    """The frozen dataclass `cls` from its tree; a flag's string is read as its field's type.
+
+    `ValueError` for an unknown key (with the valid ones), a missing one, or a wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in tree:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {prefix}{close[0]}? " if close else ""
+            valid = ", ".join(prefix + name for name in fields)
+            raise ValueError(f"unknown config key ({prefix}{key}); {hint}valid keys: {valid}")
+    values = {}
+    for name, field in fields.items():
+        if name in tree:
+            values[name] = _convert(tree[name], hints[name], prefix + name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if dataclasses.is_dataclass(hints[name]):  # a section of its own, left out
+                values[name] = build(typing.cast(Any, hints[name]), {}, f"{prefix}{name}.")
+                continue
+            raise ValueError(
+                f"a config value is missing ({prefix}{name}); set it in the config or as a flag"
+            )
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the type `hint`, or a ValueError that names the key."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} is a section ({value!r}); set one of its keys")
+        return build(typing.cast(Any, hint), value, name + ".")
+    if origin in (typing.Union, types.UnionType):  # only `X | None` is used
+        if value is None or value == "none":
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(value, inner, name)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            raise ValueError(f"{name} has no such choice ({value}); choose one of: {choices}")
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or len(parts) != len(arguments):
+            raise ValueError(
+                f"{name} takes {len(arguments)} values ({value}); separate with commas"
+            )
+        return tuple(
+            _convert(part, argument, name) for part, argument in zip(parts, arguments, strict=True)
+        )
+    return _convert_plain(value, hint, name)
+
+
+def _convert_plain(value: Any, hint: type, name: str) -> Any:
+    if hint is bool:
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"{name} is true or false ({value}); give one of the two")
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(f"{name} is a string ({value}); put it in quotes")
+    kind = "a whole number" if hint is int else "a number"
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if hint is float and not math.isnan(number):
+        return number
+    if hint is int and number.is_integer():  # "1e6" too
+        return int(value) if isinstance(value, str) and value.isdecimal() else int(number)
+    raise ValueError(f"{name} is {kind} ({value}); give {kind}")
+
+
+def to_tree(config: Any) -> Tree:
+    """A dataclass as nested dicts of plain values, without the fields that are None."""
+    return _without_none(dataclasses.asdict(config))
+
+
+def _without_none(tree: Tree) -> Tree:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def to_toml(config: Any) -> str:
+    """The resolved configuration as TOML text: one section for each nested dataclass."""
+    lines: list[str] = []
+
+    def write(tree: Tree, section: str) -> None:
+        plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+        if section:
+            lines.extend(["", f"[{section}]"] if lines else [f"[{section}]"])
+        lines.extend(f"{key} = {_toml_value(value)}" for key, value in plain.items())
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                write(value, f"{section}.{key}" if section else key)
+
+    write(to_tree(config), "")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    # JSON's strings, numbers, true and false are TOML's too, once DEL is escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

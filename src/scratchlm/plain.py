@@ -1,0 +1,89 @@
+"""Plain data: tensors, None, bool, int, float, str, and the lists, tuples and dicts of them.
+
+What a checkpoint may hold. `checked` refuses anything else before a byte is written; `to_json` and
+`from_json` carry plain data through JSON exactly, with tags for what JSON lacks:
+
+    (1, 2)        {"__tuple__": [1, 2]}
+    {0: "a"}      {"__dict__": [[0, "a"]]}
+    inf, nan      {"__float__": "inf"}
+    a tensor      {"__tensor__": its name in the tensor file}
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor
+
+_SCALARS = (type(None), bool, int, float, str)
+
+
+def checked(value: Any, key: str) -> Any:
+    """`value` with its containers copied; ValueError that names the key of what is not plain.
+
+    Types are compared exactly: `numpy.float64` is a float by inheritance, and yet a loader that
+    runs no code refuses it.
+    """
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return value.detach()
+    if kind in _SCALARS:
+        return value
+    if kind in (list, tuple):
+        return kind(checked(each, f"{key}.{i}") for i, each in enumerate(value))
+    if kind in (dict, OrderedDict):
+        for name in value:
+            if type(name) not in (str, int):
+                raise ValueError(
+                    f"a checkpoint's keys are strings or integers ({key}: {name!r}); "
+                    "rename that key"
+                )
+        return {name: checked(each, f"{key}.{name}") for name, each in value.items()}
+    raise ValueError(
+        f"a checkpoint holds tensors and plain Python values only ({key} is a "
+        f"{kind.__module__}.{kind.__qualname__}); convert it, e.g. with .item(), str() or asdict()"
+    )
+
+
+def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
+    """`value` for `json.dumps`; its tensors go into `tensors` under their dotted place."""
+    if isinstance(value, Tensor):
+        while key in tensors:  # a key with a dot in it can spell the place of another
+            key += "'"
+        tensors[key] = value
+        return {"__tensor__": key}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": repr(value)}
+    if isinstance(value, list | tuple):
+        items = [to_json(each, tensors, f"{key}.{i}") for i, each in enumerate(value)]
+        return items if isinstance(value, list) else {"__tuple__": items}
+    if isinstance(value, dict):
+        encoded = {
+            name: to_json(each, tensors, f"{key}.{name}" if key else str(name))
+            for name, each in value.items()
+        }
+        if all(isinstance(name, str) and not name.startswith("__") for name in encoded):
+            return encoded
+        return {"__dict__": [[name, each] for name, each in encoded.items()]}
+    return value
+
+
+def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `to_json`; KeyError for a tensor that is not there."""
+    if isinstance(value, list):
+        return [from_json(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"__tensor__": name}:
+            return tensors[name]
+        case {"__float__": text}:
+            return float(text)
+        case {"__tuple__": items}:
+            return tuple(from_json(each, tensors) for each in items)
+        case {"__dict__": pairs}:
+            return {name: from_json(each, tensors) for name, each in pairs}
+        case _:
+            return {name: from_json(each, tensors) for name, each in value.items()}
