@@ -1,0 +1,180 @@
+"""From what a user names (text, shards, a tokenizer) to what a trainer reads: mapped ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scratchlm.data.shards import TokenShard, open_shard, write_shard
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.training import train_bpe
+
+SHARD_SUFFIXES = (".bin", ".npy")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
+    needed for text unless one is to be trained, and found through a shard's sidecar. `verify`
+    hashes whole shards at start instead of trusting an unchanged size and time."""
+
+    train: str
+    val: str | None = None
+    tokenizer: str | None = None
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """train, val: 1-D integer arrays of ids. `data_id` changes when the training ids do."""
+
+    train: np.ndarray
+    val: np.ndarray
+    tokenizer: BPETokenizer | None
+    data_id: str
+
+
+def prepare(
+    config: DataConfig,
+    vocab_size: int,
+    context_length: int,
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> PreparedData:
+    """Open, or first make, the shards; check them against the tokenizer, vocabulary and context.
+
+    Text is tokenized once into `folder` (and a tokenizer trained to `vocab_size` where none is
+    given). Without validation data the last tenth of the training ids is held out. What was decided
+    is said, each in one line; what does not fit is a ValueError or FileFormatError.
+    """
+    for named in (config.train, config.val, config.tokenizer):
+        if named is not None:  # before minutes go into tokenizing the others
+            with open(named, "rb"):
+                pass
+    tokenizer, tokenizer_path = _tokenizer(config, vocab_size, folder, say)
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"the tokenizer has more ids than the model ({len(tokenizer)} > vocab_size "
+            f"{vocab_size}); give --vocab_size {len(tokenizer)}"
+        )
+
+    def shard(path: Path, name: str) -> TokenShard:
+        if path.suffix not in SHARD_SUFFIXES:
+            assert tokenizer is not None  # text always has one
+            assert tokenizer_path is not None
+            path = _tokenized(path, folder / f"{name}.bin", tokenizer, tokenizer_path, say)
+        opened = open_shard(path, verify=config.verify)
+        if opened.info is None and path.suffix == ".bin":
+            say(f"{path} has no sidecar: read as uint16")
+        _check(opened, tokenizer, vocab_size)
+        return opened
+
+    train = shard(Path(config.train), "train")
+    train_ids, data_id = train.tokens, _identity(train)
+    if config.val is not None:
+        val_ids = shard(Path(config.val), "val").tokens
+    else:
+        cut = len(train_ids) - len(train_ids) // 10
+        train_ids, val_ids = train_ids[:cut], train_ids[cut:]
+        held, total = len(val_ids), len(train.tokens)
+        say(f"no validation data: the last {held:,} of {total:,} tokens are held out")
+    for ids, which in ((train_ids, "training"), (val_ids, "validation")):
+        if len(ids) < context_length + 1:
+            raise ValueError(
+                f"the {which} data is shorter than the context ({len(ids)} tokens, "
+                f"{context_length + 1} needed); give more text or a smaller --context_length"
+            )
+    return PreparedData(train_ids, val_ids, tokenizer, data_id)
+
+
+def default_vocab_size(config: DataConfig) -> int:
+    """The size of the tokenizer that the data names; ValueError where there is none."""
+    if config.tokenizer is not None:
+        return len(BPETokenizer.load(config.tokenizer))
+    if Path(config.train).suffix in SHARD_SUFFIXES:
+        info = open_shard(Path(config.train)).info
+        if info is not None and info.vocab_size is not None:
+            return info.vocab_size
+    raise ValueError(
+        f"the vocabulary's size is not known ({config.train} names no tokenizer); "
+        "give --vocab_size N, or --tokenizer_path"
+    )
+
+
+def bytes_of(tokenizer: BPETokenizer) -> np.ndarray:
+    """(vocab,): the bytes of text each id stands for; none for a special token."""
+    lengths = np.zeros(len(tokenizer), dtype=np.int64)
+    for index, token in tokenizer.vocab.items():
+        lengths[index] = len(token)
+    for special in tokenizer.special_tokens:
+        lengths[tokenizer.token_to_id(special)] = 0
+    return lengths
+
+
+def _tokenizer(
+    config: DataConfig, vocab_size: int, folder: Path, say: Callable[[str], None]
+) -> tuple[BPETokenizer | None, Path | None]:
+    """The tokenizer and where it lies: the one given, the shard's own, or one trained here."""
+    if config.tokenizer is not None:
+        path = Path(config.tokenizer)
+        return BPETokenizer.load(path), path
+    source = Path(config.train)
+    if source.suffix in SHARD_SUFFIXES:
+        info = open_shard(source).info
+        if info is None or info.tokenizer is None:
+            return None, None
+        path = source.parent / info.tokenizer
+        if not path.is_file():
+            say(f"{source} was made with {path}, which is gone: no bits per byte, no text samples")
+            return None, None
+        return BPETokenizer.load(path), path
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return BPETokenizer.load(path), path
+    tokenizer = train_bpe(source, vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(path)
+    say(f"trained a tokenizer of {len(tokenizer):,} on {source}: {path}")
+    return tokenizer, path
+
+
+def _tokenized(
+    source: Path,
+    shard: Path,
+    tokenizer: BPETokenizer,
+    tokenizer_path: Path,
+    say: Callable[[str], None],
+) -> Path:
+    """The shard of a text file, made where it is not there yet."""
+    size = source.stat().st_size
+    if shard.is_file():
+        info = open_shard(shard).info
+        if info and info.tokenizer_hash == tokenizer.hash and info.text_bytes == size:
+            say(f"{source} is tokenized already: {shard}")
+            return shard
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    info = write_shard(tokenizer, source, shard, tokenizer_path=tokenizer_path)
+    say(f"tokenized {source}: {info.count:,} tokens, {size / info.count:.2f} bytes each: {shard}")
+    return shard
+
+
+def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -> None:
+    info = shard.info
+    if info and tokenizer and info.tokenizer_hash not in (None, tokenizer.hash):
+        raise FileFormatError(
+            f"the shard was made with another tokenizer ({shard.path}: its tokenizer is "
+            f"{info.tokenizer or 'not named'}); give that one, or encode the text again"
+        )
+    if shard.max_id >= vocab_size:
+        raise ValueError(
+            f"an id is past the vocabulary ({shard.max_id} in {shard.path}, vocab_size "
+            f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text again"
+        )
+
+
+def _identity(shard: TokenShard) -> str:
+    return shard.info.sha256 if shard.info else f"{len(shard.tokens)} ids up to {shard.max_id}"

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from scratchlm import AdamW, Muon, functional, load_model
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.data.batches import EvalBatches, TrainBatches
+from scratchlm.errors import FileFormatError, Interrupted, NumericalError
+from scratchlm.optim.groups import muon_groups
+from scratchlm.optim.schedule import cosine_schedule
+from scratchlm.trainer import Trainer, TrainerConfig
+
+TOKENS = np.random.default_rng(0).integers(0, 300, 3000).astype(np.uint16)
+
+
+def trainer(out=None, *, model=None, batches=None, seed=0, dropout=0.1, **changes) -> Trainer:
+    settings = {"iterations": 8, "batch_size": 4, "eval_every": 3, "save_every": 2} | changes
+    config = TrainerConfig(out=None if out is None else str(out), **settings)
+    model = model or tiny.model(seed, dropout=dropout)
+    groups = muon_groups(model.named_parameters(), lr=0.02, adamw_lr=3e-3)
+    return Trainer(
+        model,
+        Muon(groups, lr=0.02),
+        batches or TrainBatches(TOKENS[:2700], config.batch_size, 32, seed),
+        config,
+        schedule=lambda step: cosine_schedule(
+            step, max_lr=1.0, min_lr=0.1, warmup_steps=2, total_steps=8
+        ),
+        val_batches=EvalBatches(TOKENS[2700:], config.batch_size, 32, 2),
+        data_id="tokens",
+    )
+
+
+def log_of(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def comparable(log):
+    return [
+        {key: value for key, value in line.items() if key != "tokens_per_second"} for line in log
+    ]
+
+
+def test_accumulated_equals_one_batch():
+    """Micro-batches with different numbers of targets, against one batch of all of them."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, 300, (8, 33))
+    inputs, targets = ids[:, :-1], ids[:, 1:].clone()
+    targets[:3, 5:] = -100
+
+    class Sliced:
+        def __init__(self, size):
+            self.size = size
+
+        def batch(self, step):
+            rows = slice(step * self.size, (step + 1) * self.size)
+            return inputs[rows], targets[rows]
+
+    whole = trainer(dropout=0.0, batches=Sliced(8), batch_size=8)
+    parts = trainer(dropout=0.0, batches=Sliced(2), batch_size=2, accumulate=4)
+    first, second = whole.train_step(), parts.train_step()
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-6)
+    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-5)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_is_that_of_the_definition():
+    run = trainer(dropout=0.0)
+    inputs, targets = run.batches.batch(0)
+    expected = functional.cross_entropy(run.model(inputs), targets).item()
+    assert run.train_step()["loss"] == pytest.approx(expected, rel=1e-6)
+    assert run.step == 1
+
+
+def test_one_batch_is_overfitted():
+    class Same:
+        def batch(self, step):
+            return inputs, targets
+
+    inputs, targets = TrainBatches(TOKENS, 4, 32, 0).batch(0)
+    run = trainer(dropout=0.0, batches=Same(), iterations=120)
+    run.schedule = lambda step: 1.0
+    for _ in range(120):
+        last = run.train_step()["loss"]
+    assert last < 0.05
+
+
+def test_the_run_folder(tmp_path):
+    run = trainer(tmp_path)
+    run.fit()
+    log = log_of(tmp_path)
+    assert [line["step"] for line in log] == list(range(1, 9))
+    assert all({"loss", "lr", "grad_norm", "tokens_per_second"} <= line.keys() for line in log)
+    assert [line["step"] for line in log if "val_loss" in line] == [3, 6, 8]
+    assert [line["lr"] for line in log[:2]] == [0.01, 0.02], "warm-up over two steps"
+    best = min((line for line in log if "val_loss" in line), key=lambda line: line["val_loss"])
+    folder = tmp_path / "checkpoints"
+    assert (folder / "last").read_text() == "step-00000008\n"
+    assert (folder / "best").read_text() == f"step-{best['step']:08d}\n"
+    steps = {2, 4, 6, 8, 3}  # every second, and the first validation, which is the best so far
+    assert steps <= {int(path.name[5:]) for path in folder.glob("step-*")}
+    ids = torch.arange(9)[None]
+    saved = load_model(folder / "last", "cpu")
+    assert torch.equal(saved(ids), run.model.eval()(ids))
+
+
+@pytest.mark.parametrize("save_format", ["directory", "pt"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, save_format):
+    """Losses, gradient norms, learning rates, validation, weights and moments; dropout is on."""
+    straight = trainer(tmp_path / "a", save_format=save_format)
+    straight.fit()
+    stopped = trainer(tmp_path / "b", save_format=save_format)
+    stopped.iterations = 4
+    stopped.fit()
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    resumed = trainer(tmp_path / "b", seed=0, model=tiny.model(7, dropout=0.1),
+                      save_format=save_format)  # fmt: skip
+    resumed.resume(find_checkpoint(tmp_path / "b", "last"))
+    assert resumed.step == 4
+    resumed.fit()
+    a, b = comparable(log_of(tmp_path / "a")), comparable(log_of(tmp_path / "b"))
+    assert b[3].pop("val_loss")  # the stopped run also validated at its last step
+    assert a == b
+    first, second = (
+        read_checkpoint(find_checkpoint(tmp_path / name, "last")) for name in ("a", "b")
+    )
+    assert first["rng"]["python"] == second["rng"]["python"]
+    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
+    for name, tensor in first["model"].items():
+        assert torch.equal(tensor, second["model"][name]), name
+    for index, state in first["optimizer"]["state"].items():
+        for name, value in state.items():
+            other = second["optimizer"]["state"][index][name]
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other)), name
+
+
+@pytest.mark.parametrize("left_out", ["rng", "optimizer", "step"])
+def test_resume_would_differ_without_each_saved_part(tmp_path, left_out):
+    """The negative control of the test above."""
+    straight = trainer(tmp_path / "a")
+    straight.fit()
+    resumed = trainer(model=tiny.model(0, dropout=0.1))
+    fresh_rng, fresh_state = torch.get_rng_state(), resumed.optimizer.state_dict()
+    resumed.resume(tmp_path / "a" / "checkpoints" / "step-00000004")
+    if left_out == "rng":
+        torch.set_rng_state(fresh_rng)
+    elif left_out == "optimizer":
+        resumed.optimizer.load_state_dict(fresh_state)
+    else:
+        resumed.step = 0
+    losses = [resumed.train_step()["loss"] for _ in range(4)]
+    assert losses != [line["loss"] for line in log_of(tmp_path / "a")[4:]]
+
+
+def test_resume_drops_the_log_past_its_step(tmp_path):
+    trainer(tmp_path).fit()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')  # cut by a kill
+    again = trainer(tmp_path, iterations=10)
+    again.resume(tmp_path / "checkpoints" / "step-00000006")
+    again.fit()
+    assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 11))
+
+
+def test_resume_keeps_the_settings_at_hand(tmp_path):
+    trainer(tmp_path).fit()
+    other = trainer(iterations=20)
+    for group in other.optimizer.param_groups:
+        group["initial_lr"] *= 2
+    other.resume(tmp_path / "checkpoints" / "step-00000008")
+    assert other.optimizer.param_groups[0]["initial_lr"] == 0.04
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path):
+    trainer(tmp_path).fit()
+    last = find_checkpoint(tmp_path, "last")
+    with pytest.raises(ValueError, match=r"past the last step \(8 of 5\)"):
+        trainer(iterations=5).resume(last)
+    other = trainer()
+    other.data_id = "other"
+    with pytest.raises(FileFormatError, match="other data"):
+        other.resume(last)
+    wider = trainer(model=tiny.model(d_ff=128))
+    with pytest.raises(FileFormatError, match="another model"):
+        wider.resume(last)
+    adamw = trainer()
+    adamw.optimizer = AdamW(adamw.model.parameters())
+    with pytest.raises(FileFormatError, match="another optimizer"):
+        adamw.resume(last)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
+    run = trainer(tmp_path, iterations=100_000, save_every=0, eval_every=0)
+    before = signal.getsignal(number)
+    threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(Interrupted, match=r"stopped at step .*--resume") as stopped:
+        run.fit()
+    assert stopped.value.signum == number
+    assert signal.getsignal(number) is before
+    assert find_checkpoint(tmp_path, "last").name == f"step-{run.step:08d}"
+    assert log_of(tmp_path)[-1]["step"] == run.step
+
+
+def test_a_non_finite_loss_stops_before_the_step(tmp_path):
+    run = trainer(tmp_path, save_every=2)
+    original = run.batches.batch
+
+    def poisoned(step):
+        if step == 5:
+            with torch.no_grad():
+                run.model.norm.weight[0] = math.nan
+        return original(step)
+
+    run.batches.batch = poisoned
+    with pytest.raises(
+        NumericalError, match=r"loss is not finite \(nan at step 6; .*step-00000004"
+    ):
+        run.fit()
+    assert find_checkpoint(tmp_path, "last").name == "step-00000004"
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_non_finite_gradient_stops_before_the_step(tmp_path):
+    run = trainer(tmp_path)
+    run.model.embedding.weight.register_hook(lambda grad: grad * math.inf)
+    before = run.model.norm.weight.clone()
+    with pytest.raises(NumericalError, match="gradient norm is not finite"):
+        run.fit()
+    assert torch.equal(run.model.norm.weight, before)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    run = trainer(tmp_path, save_every=1, keep_last=2, eval_every=0)
+    run.best_val_loss = -1.0  # no validation will improve on it
+    run.fit()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000007", "step-00000008"]
+
+
+def test_validation_is_weighted_by_targets_and_changes_nothing():
+    run = trainer()
+    state = torch.get_rng_state()
+    losses, counts = [], []
+    run.model.eval()
+    for inputs, targets in run.val_batches:
+        losses.append(functional.cross_entropy(run.model(inputs), targets).item())
+        counts.append((targets != -100).sum().item())
+    expected = np.average(losses, weights=counts)
+    assert run.validate() == {"val_loss": pytest.approx(expected, rel=1e-6)}
+    assert torch.equal(torch.get_rng_state(), state)
+    run.bytes_of = torch.full((300,), 2)
+    assert run.validate()["val_bits_per_byte"] == pytest.approx(
+        expected / math.log(2) / 2, rel=1e-6
+    )
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer().fit()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, r"train.batch_size is at least 1 \(0\)"),
+        ({"iterations": 0}, r"train.iterations is above 0 \(0\)"),
+        ({"epochs": 1.0}, r"exclude each other"),
+        ({"max_grad_norm": -1.0}, r"max_grad_norm is above 0 \(-1.0\)"),
+        ({"seed": -1}, r"train.seed is at least 0 \(-1\)"),
+    ],
+)
+def test_the_config_is_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TrainerConfig(iterations=3), **changes)
+
+
+def test_speed_is_measured_without_validation(tmp_path, monkeypatch):
+    run = trainer(iterations=2, eval_every=1)
+    monkeypatch.setattr(run, "validate", lambda: time.sleep(0.2) or {"val_loss": 1.0})
+    run.fit()
+    assert run.train_step()["tokens_per_second"] > 4 * 32 / 0.2
