@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# From nothing to a model that writes Python, in minutes on a laptop's processor:
+#   bash scripts/quickstart.sh                  on the standard library's sources, no download
+#   bash scripts/quickstart.sh --corpus FILE    on a text file of yours
+# A second run reuses what is there.
+set -euo pipefail
+
+corpus=""
+case "${1-}" in
+    "") ;;
+    --corpus)
+        if [ ! -f "${2-}" ]; then
+            echo "no such file (${2-}); give --corpus FILE" >&2
+            exit 2
+        fi
+        corpus=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
+        ;;
+    *)
+        echo "usage: bash scripts/quickstart.sh [--corpus FILE]" >&2
+        exit 2
+        ;;
+esac
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+install ""
+
+show() { # a command, before it runs
+    say "$*"
+    "$@"
+}
+
+if [ -n "$corpus" ]; then
+    home=runs/quickstart-$(basename "$corpus" | tr -c 'A-Za-z0-9\n' '-')-$(cksum <"$corpus" | cut -d' ' -f1)
+    train=$corpus data=(--train_data "$home/train.bin") sides=(train)
+    prompts=("The ")
+else
+    home=runs/quickstart
+    train=$home/train.txt data=(--train_data "$home/train.bin" --val_data "$home/val.bin") sides=(train val)
+    prompts=($'def read_lines(path):\n    """' $'class Stack:\n')
+    [ -f "$train" ] || show python scripts/stdlib_corpus.py "$home"
+fi
+mkdir -p "$home"
+[ -f "$home/tokenizer.json" ] ||
+    show scratchlm-tokenize --corpus "$train" --vocab_size 4096 --output_tokenizer "$home/tokenizer.json"
+for side in "${sides[@]}"; do
+    text=$train
+    [ "$side" = train ] || text=$home/$side.txt
+    [ -f "$home/$side.bin.json" ] ||
+        show scratchlm-tokenize --tokenizer_path "$home/tokenizer.json" --encode "$text" --output "$home/$side.bin"
+done
+if ! grep -q '"done"' "$home/run/state" 2>/dev/null; then
+    show scratchlm-train --config configs/quickstart.toml "${data[@]}" --out "$home/run" --resume auto
+    echo '"done"' >"$home/run/state"
+fi
+for prompt in "${prompts[@]}"; do
+    show scratchlm-generate --model_path "$home/run" --prompt "$prompt" \
+        --max_tokens 160 --temperature 0.7 --top_p 0.95 --seed 1
+done
+say "what now"
+cat <<EOF
+The log:           $home/run/log.jsonl
+Another sample:    .venv/bin/scratchlm-generate --model_path $home/run --prompt "import " --max_tokens 200
+Train on:          .venv/bin/scratchlm-train --resume $home/run --iterations 2000
+Your own text:     bash scripts/quickstart.sh --corpus FILE
+EOF

@@ -1,0 +1,1 @@
+"""One thin argparse module a command: parse, call one function, print."""

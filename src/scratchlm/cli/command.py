@@ -1,0 +1,177 @@
+"""What the commands share: strict flags, one-line errors, exit codes.
+
+0 ok · 2 bad input or usage · 3 corrupt or incompatible file · 4 numerical failure ·
+5 resources · 130 SIGINT · 143 SIGTERM
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import functools
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+from scratchlm import __version__
+from scratchlm.errors import FileFormatError, Interrupted, NumericalError
+
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
+
+
+class Parser(argparse.ArgumentParser):
+    """Exact flags only, `-` and `_` alike; every error a ValueError for `command` to print."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument("--version", action="version", version=f"scratchlm {__version__}")
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[no-untyped-def,override]
+        words = [_snake_case(word) for word in (sys.argv[1:] if args is None else args)]
+        values, unknown = self.parse_known_args(words, namespace)
+        for word in unknown:
+            name = word.split("=")[0]
+            close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
+            hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
+            kind = "flag" if word.startswith("-") else "argument"
+            raise ValueError(f"no such {kind} ({name}); {hint}")
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help lists the flags")
+
+
+class Once(argparse.Action):
+    """Stores a value; a second, different one for the same option is an error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = namespace.__dict__.setdefault("given", {})
+        flag, value = given.setdefault(self.dest, (option_string, values))
+        if value != values:
+            raise ValueError(
+                f"two values for one option ({flag} {value}, {option_string} {values}); give one"
+            )
+        setattr(namespace, self.dest, values)
+
+
+def command(body: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
+    """Make `main(argv=None) -> exit code` of a body that raises."""
+
+    @functools.wraps(body)
+    def main(argv: Sequence[str] | None = None) -> int:
+        try:
+            with _terminated_as_exception():
+                body(argv)
+        except BrokenPipeError:  # the reader (`| head`) has seen enough
+            _silence_stdout()
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            code = _exit_code(error)
+            if code is None or "--debug" in (sys.argv if argv is None else argv):
+                raise
+            print(f"scratchlm: error: {_message(error)}", file=sys.stderr)
+            return code
+        return 0
+
+    return main
+
+
+def _exit_code(error: BaseException) -> int | None:
+    """None for what a user cannot cause: that keeps its traceback."""
+    match error:
+        case Interrupted():
+            return 128 + error.signum
+        case KeyboardInterrupt():
+            return 130
+        case FileFormatError():
+            return 3
+        case NumericalError():
+            return 4
+        case MemoryError():
+            return 5
+        case OSError():
+            return 5 if error.errno in _EXHAUSTED else 2
+        case RuntimeError() if _out_of_memory(error):
+            return 5
+        case ValueError() | ModuleNotFoundError():
+            return 2
+    return None
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case KeyboardInterrupt():
+            text = "stopped by Ctrl-C; run it again to start over"
+        case MemoryError():
+            text = "out of memory; lower the batch size, the context or the model's size"
+        case RuntimeError() if _out_of_memory(error):
+            first = str(error).splitlines()[0]
+            text = f"out of memory ({first}); lower the batch size, the context or the model"
+        case OSError(filename=str() | bytes() as name, strerror=str() as reason):
+            remedy = {
+                errno.ENOENT: "check the path",
+                errno.EISDIR: "give a file, not a directory",
+                errno.ENOTDIR: "give a path whose parents are directories",
+                errno.EACCES: "change its permissions or choose another path",
+                errno.EROFS: "choose a path that can be written",
+                errno.ENOSPC: "free some space, then run it again",
+            }.get(error.errno or 0, "check the path")
+            text = f"{reason.lower()} ({name!s}); {remedy}"
+        case _:
+            text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return "out of memory" in text or "not enough memory" in text or "can't allocate" in text
+
+
+def _snake_case(word: str) -> str:
+    """`--max-tokens=5` -> `--max_tokens=5`; values are left alone."""
+    if not re.match(r"--[a-zA-Z]", word):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from flushing into a closed pipe at its end."""
+    with suppress(BrokenPipeError):
+        sys.stdout.close()
+
+
+@contextmanager
+def _terminated_as_exception() -> Iterator[None]:
+    """SIGTERM as an exception, so that half-written files are removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number, "terminated; run it again to start over")
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
