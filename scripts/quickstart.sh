@@ -47,10 +47,8 @@ for side in "${sides[@]}"; do
     [ -f "$home/$side.bin.json" ] ||
         show scratchlm-tokenize --tokenizer_path "$home/tokenizer.json" --encode "$text" --output "$home/$side.bin"
 done
-if ! grep -q '"done"' "$home/run/state" 2>/dev/null; then
-    show scratchlm-train --config configs/quickstart.toml "${data[@]}" --out "$home/run" --resume auto
-    echo '"done"' >"$home/run/state"
-fi
+# Goes on where it was stopped; a finished run is left as it is.
+show scratchlm-train --config configs/quickstart.toml "${data[@]}" --out "$home/run" --resume auto
 for prompt in "${prompts[@]}"; do
     show scratchlm-generate --model_path "$home/run" --prompt "$prompt" \
         --max_tokens 160 --temperature 0.7 --top_p 0.95 --seed 1
@@ -59,6 +57,6 @@ say "what now"
 cat <<EOF
 The log:           $home/run/log.jsonl
 Another sample:    .venv/bin/scratchlm-generate --model_path $home/run --prompt "import " --max_tokens 200
-Train on:          .venv/bin/scratchlm-train --resume $home/run --iterations 2000
+Train longer:      .venv/bin/scratchlm-train --config configs/quickstart.toml --train_data $home/train.bin --iterations 3000
 Your own text:     bash scripts/quickstart.sh --corpus FILE
 EOF

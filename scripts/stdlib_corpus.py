@@ -49,18 +49,19 @@ def held_out(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % ONE_IN == 0
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def write_corpus(folder: Path) -> dict[str, Path]:
+    """Both files, each appearing whole; train.txt last, so that its presence means both."""
     folder.mkdir(parents=True, exist_ok=True)
     found = sources(Path(sysconfig.get_paths()["stdlib"]))
-    for part, side in (("val", True), ("train", False)):  # train.txt last: it marks the end
+    paths = {}
+    for part, side in (("val", True), ("train", False)):
         texts = [text for name, text in found.items() if held_out(name) == side]
         temporary = folder / f".{part}.tmp"
-        temporary.write_text(SEPARATOR.join(texts), encoding="utf-8")
-        size = temporary.stat().st_size
-        temporary.replace(folder / f"{part}.txt")
-        print(f"{folder / part}.txt: {len(texts)} files, {size / 1e6:.1f} MB")
+        temporary.write_text(SEPARATOR.join(texts), encoding="utf-8", newline="")
+        paths[part] = temporary.replace(folder / f"{part}.txt")
+        print(f"{paths[part]}: {len(texts)} files, {paths[part].stat().st_size / 1e6:.1f} MB")
+    return paths
 
 
 if __name__ == "__main__":
-    main()
+    write_corpus(Path(sys.argv[1]))

@@ -69,15 +69,13 @@ def prepared(tmp_path_factory) -> Path:
     (folder / "empty.pt").write_bytes(b"")
     (folder / "folder").mkdir()
     words = ["--train_data", folder / "good.bin", "--iterations", 1, "--out", folder / "run"]
-    assert train([str(word) for word in [*words, *SHAPE]]) == 0
+    assert train([str(word) for word in [*words, *SHAPE.split(" ")]]) == 0
     return folder
 
 
-SHAPE = (
-    "--d_model 32 --num_heads 4 --num_layers 1 --max_seq_len 16 --batch_size 2 --device cpu"
-).split(" ")  # noqa: SIM905
+SHAPE = "--d_model 32 --num_heads 4 --num_layers 1 --max_seq_len 16 --batch_size 2 --device cpu"
 TOKENIZE = "--corpus corpus.txt --vocab_size 300 --output_tokenizer new.json"
-TRAIN = "--train_data good.bin --out new --iterations 1 " + " ".join(SHAPE)
+TRAIN = "--train_data good.bin --out new --iterations 1 " + SHAPE
 GENERATE = "--model_path model.pt --prompt the --device cpu"
 
 SHORT = TRAIN.replace("good.bin", "short.txt --vocab_size 257").replace("--out new", "--out cut")

@@ -106,15 +106,15 @@ def test_wrong_sizes_are_refused() -> None:
 
 def test_tables_stay_fp32_and_out_of_checkpoints() -> None:
     rope = RotaryEmbedding(8, 20)
-    exact = rope.cos.clone()
+    exact = rope.table.clone()
     assert not rope.state_dict()
     rope.bfloat16()
-    assert torch.equal(rope.cos, exact)
+    assert torch.equal(rope.table, exact)
     assert rope(torch.randn(2, 8).bfloat16(), torch.arange(2)).dtype == torch.bfloat16
 
 
 def test_tables_are_right_after_the_meta_device() -> None:
     with torch.device("meta"):
         rope = RotaryEmbedding(8, 20)
-    assert rope.cos.is_meta
-    assert torch.equal(rope.to_empty(device="cpu").sin, RotaryEmbedding(8, 20).sin)
+    assert rope.table.is_meta
+    assert torch.equal(rope.to_empty(device="cpu").table, RotaryEmbedding(8, 20).table)

@@ -339,7 +339,7 @@ def test_initial_values_are_those_of_the_table(tied: bool) -> None:
             assert torch.equal(parameter, torch.ones(256)), name
         else:  # a normal cut at 3 σ has 0.9866 of its standard deviation
             assert parameter.std().item() == pytest.approx(0.9866 * expected[kind], rel=0.02), name
-            assert parameter.abs().max().item() <= 3 * expected[kind], name
+            assert parameter.abs().max().item() <= 3.0001 * expected[kind], name
 
 
 def test_first_loss_is_near_that_of_guessing() -> None:

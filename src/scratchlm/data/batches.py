@@ -42,9 +42,9 @@ class TrainBatches:
     """Batch `step` as a pure function of (seed, step): a resumed run reads what it would have.
 
     An epoch has n = max(1, (len − T)//T) windows of T + 1 tokens, T apart, so that no target is
-    seen twice. Each epoch shifts them by a new random offset of up to T − 1 tokens and visits
-    every one once, in a new order: numpy's PCG64 from SeedSequence([seed, epoch]). A batch may
-    straddle epochs. A tail of fewer than T tokens is never read.
+    seen twice. Each epoch shifts them by a new random offset, of all that fit, and visits every one
+    once, in a new order: numpy's PCG64 from SeedSequence([seed, epoch]). A batch may straddle
+    epochs.
     """
 
     def __init__(self, tokens: Tokens, batch_size: int, context_length: int, seed: int) -> None:
@@ -83,7 +83,7 @@ class TrainBatches:
             )
             length, n = self.context_length, self.windows_per_epoch
             spare = len(self.tokens) - 1 - n * length
-            offset = generator.integers(min(spare, length - 1), endpoint=True)
+            offset = generator.integers(spare, endpoint=True)
             self._starts[epoch] = offset + length * generator.permutation(n)
         return self._starts[epoch]
 

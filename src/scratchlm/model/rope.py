@@ -22,8 +22,7 @@ class RotaryEmbedding(nn.Module):
     make every call wait, it is a device assertion.
     """
 
-    cos: Tensor
-    sin: Tensor
+    table: Tensor  # (position, cos and then sin of each pair)
 
     def __init__(
         self,
@@ -50,8 +49,8 @@ class RotaryEmbedding(nn.Module):
         )
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, self.theta**exponents)  # (position, pair)
-        self.register_buffer("cos", angles.cos().float().to(device), persistent=False)
-        self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
+        table = torch.cat((angles.cos(), angles.sin()), -1).float()
+        self.register_buffer("table", table.to(device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
         """Follow `.to(device)` and `.to_empty`, but stay fp32 under `.bfloat16()`.
@@ -59,8 +58,8 @@ class RotaryEmbedding(nn.Module):
         In bf16 a table would be wrong in its third digit, and after `to_empty` it would be noise,
         for no checkpoint holds it.
         """
-        device = fn(self.cos.new_empty(0)).device
-        if device != self.cos.device:
+        device = fn(self.table.new_empty(0)).device
+        if device != self.table.device:
             self._build(device)
         return self
 
@@ -70,7 +69,7 @@ class RotaryEmbedding(nn.Module):
                 f"x must end in d_head ({x.shape[-1]}, not {self.d_head}); split the heads first"
             )
         try:  # embedding, for it refuses −1 where indexing would read the last row
-            cos, sin = F.embedding(positions, self.cos), F.embedding(positions, self.sin)
+            cos, sin = F.embedding(positions, self.table).chunk(2, -1)
         except IndexError:
             raise ValueError(
                 f"positions must lie in 0…{self.max_seq_len - 1} ({positions.min().item()} to "

@@ -1,0 +1,84 @@
+"""What a user installs: five packages, three commands, and the same names in every list of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import scratchlm
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_core_needs_five_packages():
+    names = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
+    assert names == {"torch", "einx", "regex", "numpy", "tqdm"}
+    assert PROJECT["version"] == scratchlm.__version__
+
+
+def test_every_local_link_of_the_documents_leads_somewhere():
+    for document in (ROOT / "README.md", *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_the_readme_names_every_file():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "scratchlm").rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        folder = f"{path.parent.relative_to(ROOT).as_posix()})"
+        assert path.name in ("__init__.py", "errors.py") or name in text or folder in text, name
+
+
+def test_the_quickstarts_corpus_is_split_by_file(tmp_path):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import stdlib_corpus
+    finally:
+        sys.path.pop(0)
+    library = tmp_path / "lib"
+    for i in range(200):
+        path = library / ("test" if i % 10 == 0 else "package") / f"module_{i}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# module {i}\n" * 40)
+    found = stdlib_corpus.sources(library)
+    assert len(found) == 180, "tests are left out"
+    held_out = {name for name in found if stdlib_corpus.held_out(name)}
+    assert 0 < len(held_out) < 30
+    assert held_out == {name for name in found if stdlib_corpus.held_out(name)}
+
+
+@pytest.mark.slow
+def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
+    """The environment sees this one's packages, so that torch is not downloaded again."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("scratchlm-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "scratchlm/py.typed" in names
+    assert not [name for name in names if name.startswith("tests")]
+    fresh = tmp_path / "fresh"
+    venv.create(fresh, with_pip=False)
+    site = next(fresh.glob("lib/python*/site-packages"))
+    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    subprocess.run([*pip, "--python", fresh, "install", "-q", "--no-deps", wheel], check=True)
+    (site / "host.pth").write_text(mine)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("so it goes, and goes, and goes on\n" * 200)
+    for words in (
+        ["tokenize", "--corpus", corpus, "--vocab_size", "270", "--output_tokenizer", "t.json"],
+        ["tokenize", "--tokenizer_path", "t.json", "--encode", corpus, "--output", "c.bin"],
+        ["train", "--train_data", "c.bin", "--d_model", "16", "--num_heads", "2", "--out", "run",
+         "--num_layers", "1", "--max_seq_len", "8", "--batch_size", "2", "--iterations", "3"],
+        ["generate", "--model_path", "run", "--prompt", "so", "--max_tokens", "5"],
+    ):  # fmt: skip
+        command = [fresh / "bin" / f"scratchlm-{words[0]}", *words[1:]]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
