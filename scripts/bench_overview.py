@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 import tokenizers
@@ -78,7 +79,7 @@ def model_rows() -> None:
     torch.manual_seed(0)
     ours = Transformer(ModelConfig(vocab, length, width, layers, heads, d_ff=704))
     logging.set_verbosity_error()
-    peer = LlamaForCausalLM(
+    peer: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab, hidden_size=width, intermediate_size=704, num_hidden_layers=layers,
             num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=length,

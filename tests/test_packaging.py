@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -82,3 +83,10 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     ):  # fmt: skip
         command = [fresh / "bin" / f"scratchlm-{words[0]}", *words[1:]]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_the_commands_lead_to_functions():
+    for name, target in PROJECT["scripts"].items():
+        module, function = target.split(":")
+        assert module == f"scratchlm.cli.{name.removeprefix('scratchlm-')}"
+        assert callable(getattr(importlib.import_module(module), function))

@@ -12,12 +12,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 import regex
 
+from scratchlm.errors import WorkerError
 from scratchlm.tokenizer import pretokenize
 from scratchlm.tokenizer.pretokenize import (
     GPT2,
@@ -195,7 +195,7 @@ def test_workers_do_not_import_torch(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_an_error() -> None:
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(WorkerError, match="worker process died"):
         list(parallel_map(lambda block: os._exit(1), ["a"] * 9, 2))
 
 

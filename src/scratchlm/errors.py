@@ -16,6 +16,10 @@ class NumericalError(ArithmeticError):
     """A loss or a gradient is not finite: exit code 4."""
 
 
+class WorkerError(RuntimeError):
+    """A worker process died, most often for want of memory: exit code 5."""
+
+
 class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
     """A signal ended the work after it was saved: exit code 128 + signal (130, 143)."""
 

@@ -30,12 +30,11 @@ from scratchlm.checkpoint import (
     save_checkpoint,
     write_pointer,
 )
+from scratchlm.data.batches import IGNORED, Batch
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.metrics import JsonlLog, bits_per_byte
 from scratchlm.optim.clip import clip_grad_norm
 from scratchlm.runtime import autocast, deferred_signals, rng_state, set_rng_state
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Batches(Protocol):
@@ -161,7 +160,7 @@ class Trainer:
         self.model.train()
         first = self.step * self.config.accumulate
         micro = [self.batches.batch(first + i) for i in range(self.config.accumulate)]
-        num_targets = sum(int((targets != -100).sum()) for _, targets in micro)
+        num_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
         total = torch.zeros((), device=self.device)
         for inputs, targets in micro:
             # The sum over all micro-batches / all targets: equal to one large batch, even
@@ -205,7 +204,7 @@ class Trainer:
         nats, count, text_bytes = 0.0, 0, 0
         for inputs, targets in self.val_batches:
             nats += self._sum_loss(inputs, targets).item()
-            counted = targets[targets != -100]
+            counted = targets[targets != IGNORED]
             count += counted.numel()
             if self.bytes_of is not None:
                 text_bytes += int(self.bytes_of[counted].sum())

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from scratchlm import __version__
-from scratchlm.errors import FileFormatError, Interrupted, NumericalError
+from scratchlm.errors import FileFormatError, Interrupted, NumericalError, WorkerError
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 
@@ -106,7 +106,7 @@ def _exit_code(error: BaseException) -> int | None:
             return 3
         case NumericalError():
             return 4
-        case MemoryError():
+        case MemoryError() | WorkerError():
             return 5
         case OSError():
             return 5 if error.errno in _EXHAUSTED else 2

@@ -19,10 +19,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import regex
 from tqdm import tqdm
+
+from scratchlm.errors import WorkerError
 
 StrPath = str | os.PathLike[str]
 Result = TypeVar("Result")
@@ -226,7 +229,7 @@ def parallel_map(
     """`map(function, blocks)` in order, by worker processes, with few blocks in flight at a time.
 
     Workers are forked on Linux: they import nothing, neither torch nor the caller's script, and
-    get `function` for free. A worker that dies raises BrokenProcessPool instead of hanging.
+    get `function` for free. A worker that dies raises WorkerError instead of hanging.
     """
     if num_workers == 1:
         yield from map(function, blocks)
@@ -241,6 +244,11 @@ def parallel_map(
                 yield in_flight.popleft().result()
         while in_flight:
             yield in_flight.popleft().result()
+    except BrokenProcessPool:
+        raise WorkerError(
+            f"a worker process died (one of {num_workers}), most often for want of memory; "
+            "use fewer, with num_workers"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
