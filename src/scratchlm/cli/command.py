@@ -10,6 +10,7 @@ import argparse
 import difflib
 import errno
 import functools
+import io
 import re
 import signal
 import sys
@@ -78,6 +79,9 @@ def command(body: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
 
     @functools.wraps(body)
     def main(argv: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A log file shows each line as it is said; a terminal that is not UTF-8 shows "?".
+            sys.stdout.reconfigure(line_buffering=True, errors="replace")
         try:
             with _terminated_as_exception():
                 body(argv)

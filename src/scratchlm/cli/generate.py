@@ -6,7 +6,6 @@ scratchlm-generate --model_path model.pt --tokenizer_path tokenizer.json --promp
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 
@@ -75,8 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     room = model.config.context_length - len(ids)
     if args.max_tokens > room:
         print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8
     print(args.prompt, end="", flush=True)
     for piece in text_pieces(new_ids, tokenizer):
         print(piece, end="", flush=True)
