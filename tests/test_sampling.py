@@ -129,6 +129,12 @@ def test_dropout_is_off_and_the_mode_comes_back():
     assert model.training
 
 
+def test_a_temperature_near_zero_is_greedy():
+    model = tiny.model().eval()
+    cold = generate(model, [5], 10, temperature=1e-40)
+    assert cold == generate(model, [5], 10, temperature=0)
+
+
 def test_a_prompt_may_be_a_tensor():
     model = tiny.model()
     assert generate(model, torch.tensor([5, 6]), 5, 0.0) == generate(model, [5, 6], 5, 0.0)
@@ -150,7 +156,7 @@ def test_a_prompt_may_be_a_tensor():
         ([1], {"top_p": 1.5}, r"top_p is from 0 to 1 \(1.5\)"),
         ([1], {"top_p": math.nan}, r"top_p is from 0 to 1 \(nan\)"),
         ([1], {"min_p": -0.1}, r"min_p is from 0 to 1 \(-0.1\)"),
-        ([1], {"repetition_penalty": 0}, r"repetition_penalty is above 0 .*\(0\)"),
+        ([1], {"repetition_penalty": 0}, r"repetition_penalty is from 0.01 .*\(0\)"),
     ],
 )
 def test_bad_arguments_are_named_with_their_value(ids, arguments, message):

@@ -7,6 +7,8 @@ synced: a kill or a power cut at any moment leaves the old content or the new, n
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from typing import IO
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the name `path` when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -37,9 +39,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     a reader finds it if the process dies between the two renames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):  # of a process that was killed
-        shutil.rmtree(stale)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -53,6 +53,27 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         raise
     sync_directory(path.parent)
     shutil.rmtree(previous(path), ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """This process's temporary name for `path`; those of processes that were killed are removed."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    prefix = f".{path.name}.tmp-"
+    for other in path.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _is_alive(other.name.removeprefix(prefix)):
+            shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
+    return path.with_name(f"{prefix}{os.getpid()}")
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return int(pid) != os.getpid()
 
 
 def previous(path: Path) -> Path:

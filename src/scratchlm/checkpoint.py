@@ -16,12 +16,13 @@ same content as one `torch.save` file, read with `weights_only=True` and nothing
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scratchlm import plain
 from scratchlm.atomic import previous, replacing_directory, replacing_file
@@ -63,14 +64,41 @@ def save_checkpoint(
     }
     for key, value in payload.items():
         payload[key] = plain.checked(value, key)
+    _check_payload(payload)
     if not isinstance(path_or_file, str | os.PathLike):
         torch.save(payload, path_or_file)
     elif is_single_file(path_or_file):
         with replacing_file(Path(path_or_file)) as file:
             torch.save(payload, file)
     else:
-        with replacing_directory(Path(path_or_file)) as folder:
+        path = Path(path_or_file)
+        if path.exists() and not (path / MANIFEST).is_file():
+            raise ValueError(
+                f"something else has this name ({path}); only a checkpoint is replaced by one"
+            )
+        with replacing_directory(path) as folder:
             write_directory(folder, payload)
+
+
+def _check_payload(payload: Payload) -> None:
+    if type(payload["step"]) is not int:
+        raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")
+    for key, value in payload["model"].items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the model's state holds more than tensors (model.{key}); pass it "
+                "to save_checkpoint as a value of its own"
+            )
+    for key, kind in (("tokenizer", str), ("config", dict)):
+        if not isinstance(payload.get(key), kind | None):
+            raise ValueError(
+                f"{key} is a {kind.__name__} ({type(payload[key]).__name__}); see "
+                "the docstring of save_checkpoint"
+            )
+    try:
+        json.dumps(payload.get("config"))
+    except TypeError as error:
+        raise ValueError(f"config is for JSON ({error}); leave tensors out of it") from None
 
 
 def load_checkpoint(
@@ -113,6 +141,10 @@ def tokenizer_from(
 ) -> BPETokenizer:
     """The tokenizer in a checkpoint, or the file `given`, which must be the same one."""
     stored = payload.get("tokenizer")
+    if not isinstance(stored, str | None):
+        raise FileFormatError(
+            f"the checkpoint's tokenizer is no text ({path}); save it again with save_checkpoint"
+        )
     tokenizer = None if stored is None else BPETokenizer.from_json(stored, path)
     if given is None:
         if tokenizer is None:
@@ -219,4 +251,7 @@ def _follow(pointer: Path) -> Path:
             f"not a checkpoint, nor a pointer to one ({pointer}); give a "
             "checkpoint's directory, a .pt, or a run's folder"
         )
-    return find_checkpoint(pointer.parent / name)
+    target = pointer.parent / name
+    if target.is_file() and not is_single_file(target):
+        raise FileFormatError(f"a pointer leads to no checkpoint ({pointer}: {name}); give another")
+    return find_checkpoint(target)

@@ -35,7 +35,7 @@ def write_directory(folder: Path, payload: Payload) -> None:
     if payload.get("tokenizer") is not None:
         files["tokenizer.json"] = payload.pop("tokenizer")
     tensors: dict[str, Tensor] = {}
-    values = plain.to_json({"shared": shared, **payload}, tensors)
+    values = plain.to_json({"shared": shared, "values": payload}, tensors)
     files |= {"state.safetensors": tensors, "state.json": json.dumps(values) + "\n"}
 
     manifest: dict[str, Any] = {"format": _FORMAT, "files": {}}
@@ -60,16 +60,16 @@ def read_directory(path: Path) -> Payload:
     names = _verified(path)
     try:
         tensors = read_tensors(path / "state.safetensors")
-        payload = plain.from_json(json.loads((path / "state.json").read_bytes()), tensors)
+        state = plain.from_json(json.loads((path / "state.json").read_bytes()), tensors)
         weights = read_tensors(path / "model.safetensors")
-        for alias, name in payload.pop("shared").items():
+        for alias, name in state["shared"].items():
             weights[alias] = weights[name]
-        payload["model"] = weights
+        payload: Payload = state["values"] | {"model": weights}
         if "config.json" in names:
             payload["config"] = json.loads((path / "config.json").read_bytes())
         if "tokenizer.json" in names:
             payload["tokenizer"] = (path / "tokenizer.json").read_text(encoding="utf-8")
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
             raise
         raise FileFormatError(

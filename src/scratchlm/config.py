@@ -10,6 +10,7 @@ module knows none of them. Its three layers are plain nested dicts until the las
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -41,6 +42,10 @@ def nest(flat: Mapping[str, Any]) -> Tree:
         branch = tree
         for parent in parents:
             branch = branch.setdefault(parent, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"a value has no keys below it ({dotted}); give --{parent} once")
+        if isinstance(branch.get(leaf), dict):
+            raise ValueError(f"a section is not a value ({dotted} {value}); set one of its keys")
         branch[leaf] = value
     return tree
 
@@ -93,9 +98,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
             raise ValueError(f"{name} is a section ({value!r}); set one of its keys")
         return build(typing.cast(Any, hint), value, name + ".")
     if origin in (typing.Union, types.UnionType):  # only `X | None` is used
-        if value is None or value == "none":
-            return None
         (inner,) = (argument for argument in arguments if argument is not type(None))
+        if value is None or (value == "none" and inner is not str):
+            return None
         return _convert(value, inner, name)
     if origin is Literal:
         if value not in arguments:
@@ -127,14 +132,17 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
             return value
         raise ValueError(f"{name} is a string ({value}); put it in quotes")
     kind = "a whole number" if hint is int else "a number"
+    if hint is int and not isinstance(value, bool | float):
+        with contextlib.suppress(TypeError, ValueError):
+            return int(value)  # exact, where a float has 53 bits
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if hint is float and not math.isnan(number):
         return number
-    if hint is int and number.is_integer():  # "1e6" too
-        return int(value) if isinstance(value, str) and value.isdecimal() else int(number)
+    if hint is int and number.is_integer():  # "1e6"
+        return int(number)
     raise ValueError(f"{name} is {kind} ({value}); give {kind}")
 
 

@@ -15,7 +15,7 @@ import math
 from collections import OrderedDict
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _SCALARS = (type(None), bool, int, float, str)
 
@@ -27,7 +27,7 @@ def checked(value: Any, key: str) -> Any:
     runs no code refuses it.
     """
     kind = type(value)
-    if isinstance(value, Tensor):
+    if kind in (Tensor, nn.Parameter):  # the safe loader refuses other kinds of tensor
         return value.detach()
     if kind in _SCALARS:
         return value

@@ -29,8 +29,10 @@ class RuntimeConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ValueError(f"runtime.threads is at least 0 ({self.threads}); 0 lets torch choose")
+        if not 0 <= self.threads <= 4096:
+            raise ValueError(
+                f"runtime.threads is from 0 to 4096 ({self.threads}); 0 lets torch choose"
+            )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,6 +53,8 @@ def resolve_device(name: str) -> torch.device:
     }.get(device.type, device.type != "cpu")
     if missing:
         raise ValueError(f"this device is not available here ({name}); use --device cpu or auto")
+    if device.type == "cpu" and device.index is not None:
+        raise ValueError(f"the CPU has no numbered devices ({name}); use cpu, and runtime.threads")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(f"no such CUDA device ({name}); there are {count}, counted from cuda:0")

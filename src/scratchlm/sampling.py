@@ -72,7 +72,7 @@ class Strategy:
             (self.top_k is None or self.top_k >= 0, "top_k is at least 0 (0 is off)", self.top_k),
             (self.top_p is None or 0 <= self.top_p <= 1, "top_p is from 0 to 1", self.top_p),
             (self.min_p is None or 0 <= self.min_p <= 1, "min_p is from 0 to 1", self.min_p),
-            (0 < penalty < math.inf, "repetition_penalty is above 0 (1 is off)", penalty),
+            (0.01 <= penalty <= 100, "repetition_penalty is from 0.01 to 100 (1 is off)", penalty),
         ]
         for holds, rule, value in rules:
             if not holds:
@@ -84,7 +84,7 @@ class Strategy:
             logits = penalize_repetition(logits, seen, self.repetition_penalty)
         if self.temperature == 0:
             return int(logits.argmax())
-        logits = logits / self.temperature
+        logits = (logits - logits.max()) / self.temperature  # no temperature overflows them
         if self.top_k:
             logits = keep_top_k(logits, self.top_k)
         if self.top_p is not None and self.top_p < 1:

@@ -218,7 +218,7 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
 def _parse(text: str | bytes, path: StrPath) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:  # bad JSON or bad UTF-8
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, absurd nesting
         _refuse(path, f"it is not JSON ({error})", "save or download it anew")
     if not isinstance(content, dict):
         _refuse(path, f"it must be a JSON object ({type(content).__name__})", "give another file")
