@@ -6,11 +6,11 @@
 set -euo pipefail
 
 corpus=""
-case "${1-}" in
-    "") ;;
-    --corpus)
-        if [ ! -f "${2-}" ]; then
-            echo "no such file (${2-}); give --corpus FILE" >&2
+case "$# ${1-}" in
+    "0 ") ;;
+    "2 --corpus")
+        if [ ! -f "$2" ]; then
+            echo "no such file ($2); give --corpus FILE" >&2
             exit 2
         fi
         corpus=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
@@ -44,7 +44,7 @@ mkdir -p "$home"
 for side in "${sides[@]}"; do
     text=$train
     [ "$side" = train ] || text=$home/$side.txt
-    [ -f "$home/$side.bin.json" ] ||
+    [ -f "$home/$side.bin" ] ||
         show scratchlm-tokenize --tokenizer_path "$home/tokenizer.json" --encode "$text" --output "$home/$side.bin"
 done
 # Goes on where it was stopped; a finished run is left as it is.

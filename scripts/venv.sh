@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
 
 install() {
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         local python="" each
         for each in python3 python3.13 python3.12 python3.11; do
             if "$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -18,12 +18,10 @@ install() {
             exit 2
         fi
         say "$python -m venv .venv"
-        rm -rf .venv.new
-        "$python" -m venv .venv.new || {
+        "$python" -m venv --clear .venv || {
             echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv" >&2
             exit 2
         }
-        rm -rf .venv.new .venv && "$python" -m venv .venv
     fi
     # What is installed is remembered by a hash of what asked for it.
     local stamp

@@ -16,7 +16,7 @@ LEVELS = [
     {"errors", "atomic", "plain", "tensor_file", "functional", "config", "metrics", "runtime",
      "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
-    {"checkpoint", "checkpoint_files", "sampling", "beam", "hf"},
+    {"checkpoint", "checkpoint_files", "checkpoint_folder", "sampling", "beam", "hf"},
     {"trainer", "chat"},
     {"recipe"},
     {"search", "lessons", "plots", "serve"},

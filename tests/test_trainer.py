@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def trainer(out=None, *, model=None, batches=None, seed=0, dropout=0.1, **change
             step, max_lr=1.0, min_lr=0.1, warmup_steps=2, total_steps=8
         ),
         val_batches=EvalBatches(TOKENS[2700:], config.batch_size, 32, 2),
-        data_id="tokens",
+        data_id={"train data": "tokens"},
     )
 
 
@@ -192,8 +191,8 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"past the last step \(8 of 5\)"):
         trainer(iterations=5).resume(last)
     other = trainer()
-    other.data_id = "other"
-    with pytest.raises(FileFormatError, match="other data"):
+    other.data_id = {"train data": "other"}
+    with pytest.raises(FileFormatError, match=r"train data was tokens, is now other"):
         other.resume(last)
     wider = trainer(model=tiny.model(d_ff=128))
     with pytest.raises(FileFormatError, match="another model"):
@@ -281,7 +280,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"batch_size": 0}, r"train.batch_size is at least 1 \(0\)"),
-        ({"iterations": 0}, r"train.iterations is above 0 \(0\)"),
+        ({"iterations": 0}, r"train.iterations is at least 1 \(0\)"),
         ({"epochs": 1.0}, r"exclude each other"),
         ({"max_grad_norm": -1.0}, r"max_grad_norm is above 0 \(-1.0\)"),
         ({"seed": -1}, r"train.seed is at least 0 \(-1\)"),
@@ -292,8 +291,59 @@ def test_the_config_is_checked(changes, message):
         dataclasses.replace(TrainerConfig(iterations=3), **changes)
 
 
-def test_speed_is_measured_without_validation(tmp_path, monkeypatch):
-    run = trainer(iterations=2, eval_every=1)
-    monkeypatch.setattr(run, "validate", lambda: time.sleep(0.2) or {"val_loss": 1.0})
+def test_speed_counts_the_tokens_of_a_step(monkeypatch):
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr("scratchlm.trainer.time.perf_counter", lambda: next(clock))
+    assert trainer(accumulate=2).train_step()["tokens_per_second"] == 2 * 4 * 32 / 2.0
+
+
+def test_gradients_left_from_before_do_not_count():
+    first, second = trainer(dropout=0.0), trainer(dropout=0.0)
+    for parameter in second.model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e6)
+    assert first.train_step()["grad_norm"] == second.train_step()["grad_norm"]
+
+
+def test_a_step_or_validation_without_targets_is_an_error():
+    class Masked:
+        def batch(self, step):
+            return torch.zeros(2, 8, dtype=torch.long), torch.full((2, 8), -100)
+
+    with pytest.raises(ValueError, match="all are -100 at step 1"):
+        trainer(batches=Masked()).train_step()
+    run = trainer()
+    run.val_batches = [Masked().batch(0)]
+    with pytest.raises(ValueError, match="validation data"):
+        run.validate()
+
+
+def test_a_generator_is_no_validation_set():
+    model = tiny.model()
+    with pytest.raises(ValueError, match="read again and again"):
+        Trainer(model, AdamW(model.parameters()), trainer().batches, TrainerConfig(iterations=1),
+                val_batches=(batch for batch in ()))  # fmt: skip
+
+
+def test_the_best_is_kept_and_found_after_a_resume_from_an_earlier_step(tmp_path):
+    run = trainer(tmp_path, save_every=1, keep_last=2, eval_every=1)
+    losses = iter([5.0, 1.0, 4.0, 4.0, 4.0, 0.5, 4.0, 4.0, 3.0, 3.0, 3.0])
+    run.validate = lambda: {"val_loss": next(losses)}
+    run.iterations = 5
     run.fit()
-    assert run.train_step()["tokens_per_second"] > 4 * 32 / 0.2
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["2", "4", "5"]
+    run.iterations = 8
+    run.fit()
+    assert (folder / "best").read_text() == "step-00000006\n"
+    again = trainer(tmp_path, keep_last=2, save_every=1, eval_every=1)
+    again.validate = run.validate
+    again.resume(folder / "step-00000007")
+    again.fit()
+    assert (folder / "best").read_text() == "step-00000006\n"
+    assert (folder / "last").read_text() == "step-00000008\n"
+    earlier = trainer(tmp_path, keep_last=2, iterations=7)
+    earlier.resume(folder / "step-00000006")
+    earlier.best_step = 2  # as of a branch whose best is gone
+    earlier.iterations = 6
+    earlier.fit()
+    assert not (folder / "best").exists()

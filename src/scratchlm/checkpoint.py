@@ -72,7 +72,8 @@ def save_checkpoint(
             torch.save(payload, file)
     else:
         path = Path(path_or_file)
-        if path.exists() and not (path / MANIFEST).is_file():
+        empty = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not empty and not (path / MANIFEST).is_file():
             raise ValueError(
                 f"something else has this name ({path}); only a checkpoint is replaced by one"
             )

@@ -14,7 +14,7 @@ import torch
 
 from scratchlm import config as configuration
 from scratchlm.atomic import replacing_file
-from scratchlm.checkpoint import find_checkpoint
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import DataConfig, bytes_of, default_vocab_size, prepare
 from scratchlm.model.transformer import ModelConfig, Transformer
@@ -98,46 +98,73 @@ def resolve(
 ) -> tuple[TrainConfig, Path | None]:
     """The configuration, and the checkpoint to go on from.
 
-    file: a TOML file; flags: {dotted key: value}, which win over it. resume: "auto" goes on with
-    the run in `train.out` (by default the newest under runs/) where there is one; a path names a
-    run's folder or one of its checkpoints. A resumed run brings its own config; flags win over it.
+    Defaults < `file` (TOML) < the config of a resumed run < `flags` ({dotted key: value}).
+    resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
+    there is one; a path names a run's folder or a checkpoint.
     """
-    out = flags.get("train.out")
-    checkpoint = None
-    if resume == "auto":
-        run = Path(out) if out else _newest_run()
-        if run is not None and (run / "checkpoints" / "last").is_file():
-            checkpoint = find_checkpoint(run, "last")
-    elif resume is not None:
-        checkpoint = find_checkpoint(resume, "last")
     layers: list[Mapping[str, Any]] = [{"model": DEFAULT_MODEL}]
+    if file is not None:
+        layers.append(configuration.read_toml(file))
+    out = flags.get("train.out")
+    if out == "":
+        raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
+    checkpoint = _checkpoint_to_resume(resume, out)
     if checkpoint is not None:
         run = checkpoint.parent.parent
         if (run / "config.toml").is_file():
             layers.append(configuration.read_toml(run / "config.toml"))
             out = out or str(run)
-    if file is not None:
-        layers.append(configuration.read_toml(file))
-    tree = configuration.merge(*layers, configuration.nest(flags))
-    train = tree.setdefault("train", {})
-    if "train.epochs" in flags and "train.iterations" not in flags:
-        train.pop("iterations", None)  # the flag wins over the file's way to say how long
-    elif "train.iterations" in flags and "train.epochs" not in flags:
-        train.pop("epochs", None)
-    elif "iterations" not in train and "epochs" not in train:
-        train["iterations"] = DEFAULT_ITERATIONS
-    train["out"] = out or train.get("out") or f"runs/{time.strftime('%Y-%m-%d-%H%M%S')}"
-    if checkpoint is None and (Path(train["out"]) / "checkpoints" / "last").exists():
+        else:  # a checkpoint that was taken out of its run
+            layers.append(read_checkpoint(checkpoint).get("recipe", {}))
+            out = out or _new_run()
+    layers.append(configuration.nest(flags))
+
+    for section, value in [item for layer in layers for item in layer.items()]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{section} is a section ({value!r}); set one of its keys")
+    tree = configuration.merge({"train": {}, "data": {}}, *layers)
+    train, data = tree["train"], tree["data"]
+    _keep_the_last_length(train, layers)
+    train["out"] = out or train.get("out") or _new_run()
+    own = checkpoint is not None and checkpoint.parent.parent == Path(train["out"])
+    if not own and (Path(train["out"]) / "checkpoints" / "last").exists():
         raise ValueError(
             f"there is a run in this folder already ({train['out']}); go on with it by "
             "--resume auto, or choose another --out"
         )
-    if "train" not in tree.get("data", {}):
+    if not data.get("train"):
         raise ValueError("no training data is given (data.train); give --train_data FILE")
     if "vocab_size" not in tree["model"]:
-        data = configuration.build(DataConfig, tree["data"], "data.")
-        tree["model"]["vocab_size"] = default_vocab_size(data)
+        size = default_vocab_size(configuration.build(DataConfig, data, "data."))
+        tree["model"]["vocab_size"] = size
     return configuration.build(TrainConfig, tree), checkpoint
+
+
+def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:
+    if resume is None:
+        return None
+    if resume != "auto":
+        return find_checkpoint(resume, "last")
+    runs = [Path(out)] if out else Path("runs").glob("*")
+    lasts = [run / "checkpoints" / "last" for run in runs]
+    found = [last for last in lasts if last.is_file()]
+    newest = max(found, key=lambda last: last.stat().st_mtime, default=None)
+    return None if newest is None else find_checkpoint(newest)
+
+
+def _keep_the_last_length(train: dict[str, Any], layers: list[Mapping[str, Any]]) -> None:
+    """`iterations` and `epochs` say the same: what the last layer gives stays, of both layers'."""
+    for layer in reversed(layers):
+        names = {"iterations", "epochs"} & layer.get("train", {}).keys()
+        if names:
+            for name in {"iterations", "epochs"} - names:
+                train.pop(name, None)
+            return
+    train["iterations"] = DEFAULT_ITERATIONS
+
+
+def _new_run() -> str:
+    return f"runs/{time.strftime('%Y-%m-%d-%H%M%S')}"
 
 
 def build(
@@ -155,7 +182,8 @@ def build(
     batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
     steps = config.train.iterations
     if steps is None:
-        assert config.train.epochs is not None
+        if config.train.epochs is None:
+            raise ValueError("the run has no length (iterations is none); give --iterations N")
         micro = config.train.epochs * batches.windows_per_epoch / config.train.batch_size
         steps = max(1, math.ceil(micro / config.train.accumulate))
     config = _with_steps(config, steps)
@@ -178,7 +206,13 @@ def build(
         bytes_of=None if data.tokenizer is None else torch.from_numpy(bytes_of(data.tokenizer)),
         dtype=resolve_dtype(config.runtime.dtype, device),
         extra=extra,
-        data_id=data.data_id,
+        data_id=data.data_id
+        | {
+            "batch_size": config.train.batch_size,
+            "accumulate": config.train.accumulate,
+            "context_length": length,
+            "seed": config.train.seed,
+        },
     )
     if resume is not None:
         trainer.resume(resume)
@@ -237,7 +271,7 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
         "max_lr": 1.0,
         "min_lr": config.min_lr / config.lr,
         "warmup_steps": warmup,
-        "total_steps": steps,
+        "total_steps": steps + 1,  # where the rate is min_lr: the last step still learns
     }
     match config.schedule:
         case "cosine":
@@ -246,12 +280,7 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
             return lambda step: linear_schedule(step, **shape)
         case "wsd":
             fraction = 0.2 if config.decay_fraction is None else config.decay_fraction
-            decay = min(round(fraction * steps), steps - warmup)
+            decay = min(round(fraction * steps), steps - warmup) + 1
             return lambda step: wsd_schedule(step, decay_steps=decay, **shape)
         case "constant":
             return lambda step: wsd_schedule(step, decay_steps=0, **shape)
-
-
-def _newest_run() -> Path | None:
-    runs = sorted(Path("runs").glob("*/checkpoints/last"), key=lambda last: last.stat().st_mtime)
-    return runs[-1].parent.parent if runs else None

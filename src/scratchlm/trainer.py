@@ -10,7 +10,6 @@ resumed run takes the very steps that the uninterrupted one would have taken.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -23,13 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scratchlm.checkpoint import (
-    find_checkpoint,
-    read_checkpoint,
-    restore,
-    save_checkpoint,
-    write_pointer,
-)
+from scratchlm.checkpoint import read_checkpoint, restore
+from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.data.batches import IGNORED, Batch
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.metrics import JsonlLog, bits_per_byte
@@ -69,17 +63,20 @@ class TrainerConfig:
                 f"iterations and epochs exclude each other ({self.iterations} and {self.epochs}); "
                 "give one of them"
             )
-        at_least = {"batch_size": 1, "accumulate": 1, "eval_every": 0, "eval_batches": 0,
-                    "save_every": 0, "keep_last": 0, "seed": 0}  # fmt: skip
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"train.{name} is at least {least} ({getattr(self, name)}); give such a number"
-                )
-        for name in ("iterations", "epochs", "max_grad_norm"):
+        ranges = {"iterations": (1, 10**12), "batch_size": (1, 10**6), "accumulate": (1, 10**6),
+                  "eval_every": (0, 10**12), "eval_batches": (0, 10**9), "save_every": (0, 10**12),
+                  "keep_last": (0, 10**9), "seed": (0, 2**63 - 1)}  # fmt: skip
+        for name, (least, most) in ranges.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"train.{name} is above 0 ({value}); give such a number")
+            if value is not None and not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise ValueError(f"train.{name} is {bound} ({value}); give such a number")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise ValueError(f"train.epochs is above 0, and finite ({self.epochs}); change it")
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"train.max_grad_norm is above 0 ({self.max_grad_norm}); inf clips nothing"
+            )
 
 
 class Trainer:
@@ -88,8 +85,8 @@ class Trainer:
     schedule: step (from 1) -> factor on every parameter group's learning rate.
     val_batches: the fixed batches of validation. bytes_of: (vocab,) bytes of text of each id, for
     bits per byte. With `config.out` a folder, the log and checkpoints go there; without one nothing
-    is written. `extra` is stored in each checkpoint (the recipe, the tokenizer's text);
-    `data_id` identifies the data, and a checkpoint made on other data is not resumed.
+    is written. `extra` is stored in each checkpoint (the recipe, the tokenizer's text); `data_id`
+    says in plain values which batches are drawn, and a checkpoint with another is not resumed.
     """
 
     def __init__(
@@ -104,18 +101,24 @@ class Trainer:
         bytes_of: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         extra: dict[str, Any] | None = None,
-        data_id: str | None = None,
+        data_id: dict[str, Any] | None = None,
     ) -> None:
         if config.iterations is None:
             raise ValueError("the trainer counts in steps (iterations is None); set iterations")
+        if iter(val_batches) is val_batches:
+            raise ValueError("val_batches are read again and again (a generator); pass a list")
         self.model, self.optimizer, self.batches, self.config = model, optimizer, batches, config
         self.iterations = config.iterations
         self.schedule, self.val_batches, self.bytes_of = schedule, val_batches, bytes_of
         self.device, self.dtype = next(model.parameters()).device, dtype
-        self.extra, self.data_id = extra or {}, data_id
+        self.extra, self.data_id = extra or {}, data_id or {}
         self.out = None if config.out is None else Path(config.out)
+        self.folder: CheckpointFolder | None = None
+        if self.out:
+            folder = self.out / "checkpoints"
+            self.folder = CheckpointFolder(folder, config.save_format, config.keep_last)
         self.step = 0
-        self.best_val_loss = math.inf
+        self.best_val_loss, self.best_step = math.inf, 0
         self.saved: Path | None = None  # the last checkpoint
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -123,6 +126,8 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step. Raises Interrupted after a signal, NumericalError for a loss or
         gradient that is not finite; both leave the last good checkpoint."""
+        if self.folder and self.step:
+            self.folder.point_best_at(self.best_step)
         with ExitStack() as stack:
             log = (
                 stack.enter_context(JsonlLog(self.out / "log.jsonl", self.step))
@@ -142,7 +147,8 @@ class Trainer:
                 if self.val_batches and (last or _due(self.step, self.config.eval_every)):
                     record |= self.validate()
                     improved = record["val_loss"] < self.best_val_loss
-                    self.best_val_loss = min(self.best_val_loss, record["val_loss"])
+                    if improved:
+                        self.best_val_loss, self.best_step = record["val_loss"], self.step
                 if log:
                     log.write(**record)
                 if "val_loss" in record or last:
@@ -158,14 +164,17 @@ class Trainer:
         """One optimizer step; returns its line of the log."""
         start = time.perf_counter()
         self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
         first = self.step * self.config.accumulate
         micro = [self.batches.batch(first + i) for i in range(self.config.accumulate)]
         num_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
+        if num_targets == 0:
+            raise ValueError(f"no target counts (all are -100 at step {self.step + 1}); mask fewer")
         total = torch.zeros((), device=self.device)
         for inputs, targets in micro:
             # The sum over all micro-batches / all targets: equal to one large batch, even
             # where the micro-batches hold different numbers of targets.
-            loss = self._sum_loss(inputs, targets) / max(num_targets, 1)
+            loss = self._sum_loss(inputs, targets) / num_targets
             loss.backward()
             total += loss.detach()
         step = self.step + 1
@@ -179,7 +188,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.step = step
         tokens = sum(inputs.numel() for inputs, _ in micro)
         return {
@@ -208,7 +216,9 @@ class Trainer:
             count += counted.numel()
             if self.bytes_of is not None:
                 text_bytes += int(self.bytes_of[counted].sum())
-        loss = nats / max(count, 1)
+        if count == 0:
+            raise ValueError("no target counts in the validation data (all are -100); mask fewer")
+        loss = nats / count
         if not math.isfinite(loss):
             raise NumericalError(self._not_finite("validation loss", loss, self.step))
         if not text_bytes:
@@ -219,35 +229,19 @@ class Trainer:
 
     def save(self, *, best: bool = False) -> None:
         """Write the checkpoint of this step and let `last` (and `best`) name it."""
-        assert self.out is not None
-        folder = self.out / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        suffix = ".pt" if self.config.save_format == "pt" else ""
-        path = folder / f"step-{self.step:08d}{suffix}"
-        save_checkpoint(
-            path,
+        assert self.folder is not None
+        self.saved = self.folder.save(
             self.model,
             self.optimizer,
             self.step,
+            best=best,
             best_val_loss=self.best_val_loss,
+            best_step=self.best_step,
+            optimizer_name=type(self.optimizer).__name__,
             rng=rng_state(),
             data_id=self.data_id,
             **self.extra,
         )
-        write_pointer(folder / "last", path.name)
-        if best:
-            write_pointer(folder / "best", path.name)
-        self.saved = path
-        self._prune(folder)
-
-    def _prune(self, folder: Path) -> None:
-        named = {
-            find_checkpoint(folder / name) for name in ("last", "best") if (folder / name).exists()
-        }
-        steps = sorted(path for path in folder.glob("step-*"))
-        for path in steps[: -self.config.keep_last] if self.config.keep_last else ():
-            if path not in named:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def resume(self, path: str | Path) -> None:
         """Go on from a checkpoint: weights, optimizer, step, random states.
@@ -256,16 +250,24 @@ class Trainer:
         the saved ones unless the user changed them.
         """
         payload = read_checkpoint(path)
-        for key in ("rng", "best_val_loss"):
+        for key in ("rng", "best_val_loss", "best_step", "optimizer_name", "data_id"):
             if key not in payload:
                 raise FileFormatError(
                     f"not a trainer's checkpoint ({path} has no {key}); resume from a run's "
                     "folder, or start a new run"
                 )
-        if payload.get("data_id") != self.data_id:
+        for key in self.data_id | payload["data_id"]:
+            here, there = self.data_id.get(key), payload["data_id"].get(key)
+            if here != there:
+                raise FileFormatError(
+                    f"the run would go on with other batches ({path}: {key} was {there}, is now "
+                    f"{here}); resume with its own, or start a new run"
+                )
+        name = type(self.optimizer).__name__
+        if payload["optimizer_name"] != name:
             raise FileFormatError(
-                f"the checkpoint was trained on other data ({path}); give the run's own data, or "
-                "start a new run"
+                f"the checkpoint is of another optimizer ({path}: {payload['optimizer_name']}, "
+                f"not {name}); use the config it was trained with"
             )
         if payload["step"] > self.iterations:
             raise ValueError(
@@ -279,8 +281,8 @@ class Trainer:
         restore(payload, self.model, self.optimizer, name=str(path))
         for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(settings)
-        self.step, self.best_val_loss = payload["step"], payload["best_val_loss"]
-        self.saved = Path(path)
+        self.step, self.saved = payload["step"], Path(path)
+        self.best_val_loss, self.best_step = payload["best_val_loss"], payload["best_step"]
         set_rng_state(payload["rng"])
 
     # --- what is said --------------------------------------------------------------------------

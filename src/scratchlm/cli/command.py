@@ -11,7 +11,6 @@ import difflib
 import errno
 import functools
 import io
-import re
 import signal
 import sys
 import threading
@@ -41,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"scratchlm {__version__}")
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[no-untyped-def,override]
-        words = [_snake_case(word) for word in (sys.argv[1:] if args is None else args)]
+        words = [self._snake_case(word) for word in (sys.argv[1:] if args is None else args)]
         values, unknown = self.parse_known_args(words, namespace)
         for word in unknown:
             name = word.split("=")[0]
@@ -51,8 +50,17 @@ class Parser(argparse.ArgumentParser):
             raise ValueError(f"no such {kind} ({name}); {hint}")
         return values
 
+    def _snake_case(self, word: str) -> str:
+        """`--max-tokens=5` -> `--max_tokens=5`; what is no flag of ours is left alone."""
+        name, equals, value = word.partition("=")
+        ours = "--" + name[2:].replace("-", "_")
+        return ours + equals + value if ours in self._option_string_actions else word
+
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; {self.prog} --help lists the flags")
+        hint = f"{self.prog} --help lists the flags"
+        if "expected one argument" in message:
+            hint = "give its value; one that starts with - is written --flag=VALUE"
+        raise ValueError(f"{message}; {hint}")
 
 
 class Once(argparse.Action):
@@ -67,16 +75,25 @@ class Once(argparse.Action):
     ) -> None:
         given = namespace.__dict__.setdefault("given", {})
         flag, value = given.setdefault(self.dest, (option_string, values))
-        if value != values:
+        if str(value) != str(values):  # as text, for nan is not itself
             raise ValueError(
                 f"two values for one option ({flag} {value}, {option_string} {values}); give one"
             )
         setattr(namespace, self.dest, values)
 
 
-def command(body: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
-    """Make `main(argv=None) -> exit code` of a body that raises."""
+Body = Callable[[Sequence[str] | None], None]
 
+
+def command(*, stops_with_its_reader: bool = False) -> Callable[[Body], Callable[..., int]]:
+    """Make `main(argv=None) -> exit code` of a body that raises.
+
+    stops_with_its_reader: a closed standard output is a normal end, not the loss of work.
+    """
+    return functools.partial(_guarded, stops_with_its_reader)
+
+
+def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
     @functools.wraps(body)
     def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -86,8 +103,16 @@ def command(body: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             with _terminated_as_exception():
                 body(argv)
         except BrokenPipeError:  # the reader (`| head`) has seen enough
-            _silence_stdout()
-            return 0
+            with suppress(BrokenPipeError):
+                sys.stdout.close()  # or the interpreter flushes into the pipe at its end
+            if stops_with_its_reader:
+                return 0
+            print(
+                "scratchlm: error: standard output was closed (broken pipe), and the work stopped; "
+                "send it to a file, or to a reader that reads to the end",
+                file=sys.stderr,
+            )
+            return 5
         except (Exception, KeyboardInterrupt) as error:
             code = _exit_code(error)
             if code is None or "--debug" in (sys.argv if argv is None else argv):
@@ -147,21 +172,8 @@ def _message(error: BaseException) -> str:
 
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return "out of memory" in text or "not enough memory" in text or "can't allocate" in text
-
-
-def _snake_case(word: str) -> str:
-    """`--max-tokens=5` -> `--max_tokens=5`; values are left alone."""
-    if not re.match(r"--[a-zA-Z]", word):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
-
-
-def _silence_stdout() -> None:
-    """Keep the interpreter from flushing into a closed pipe at its end."""
-    with suppress(BrokenPipeError):
-        sys.stdout.close()
+    signs = ("out of memory", "not enough memory", "can't allocate", "calculation overflowed")
+    return any(sign in text for sign in signs)
 
 
 @contextmanager

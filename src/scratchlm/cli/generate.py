@@ -37,7 +37,7 @@ def _parser() -> Parser:
     return parser
 
 
-@command
+@command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     # Imported here so that --help answers at once.
@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     strategy = Strategy(
         args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
     )
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise ValueError(f"seed is from 0 to 2**63 - 1 ({args.seed}); give such a number")
     device = resolve_device(args.device)
     path = find_checkpoint(args.model_path)
     checkpoint = read_checkpoint(path)
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         generator=generator,
         vocab_size=len(tokenizer),
     )
-    room = model.config.context_length - len(ids)
+    room = model.config.context_length - len(ids or ends)
     if args.max_tokens > room:
         print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
     print(args.prompt, end="", flush=True)

@@ -18,7 +18,13 @@ def _parser() -> Parser:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-tokenize", summary, examples)
     flag = parser.add_argument
-    flag("--corpus", nargs="+", metavar="FILE", help="UTF-8 text to train a tokenizer on")
+    flag(
+        "--corpus",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="UTF-8 text to train a tokenizer on",
+    )
     flag("--vocab_size", type=int, action=Once, metavar="N",
          help="ids of the new tokenizer: 256 bytes, the merges, the special token")  # fmt: skip
     flag("--output_tokenizer", action=Once, metavar="FILE",
@@ -31,7 +37,7 @@ def _parser() -> Parser:
     return parser
 
 
-@command
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     _check_together(args)
@@ -88,6 +94,15 @@ def _check_together(args) -> None:  # type: ignore[no-untyped-def]
             )
     if args.output and not args.encode:
         raise ValueError(f"--output is for an encoded file ({args.output}); give --encode FILE")
+    inputs = {Path(name).resolve() for name in [*(args.corpus or []), args.encode] if name}
+    for flag in ("output_tokenizer", "output"):
+        path = Path(getattr(args, flag) or "tokenizer.json")
+        if path.resolve() in inputs:
+            raise ValueError(f"--{flag} would replace what is read ({path}); name another file")
+        if not path.parent.is_dir():
+            raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
+    if args.output and Path(args.output).suffix != ".bin":
+        raise ValueError(f"a token shard ends in .bin (--output {args.output}); name it so")
     if args.num_workers is not None and args.num_workers < 1:
         raise ValueError(
             f"num_workers is at least 1 ({args.num_workers}); leave it out for all cores"

@@ -75,7 +75,7 @@ def _parser() -> Parser:
     return parser
 
 
-@command
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
     words, dotted = _split_dotted(list(sys.argv[1:] if argv is None else argv))
     args = vars(_parser().parse_args(words))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +33,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """train, val: 1-D integer arrays of ids. `data_id` changes when the training ids do."""
+    """train, val: 1-D integer arrays of ids. `data_id` says which the training ids are."""
 
     train: np.ndarray
     val: np.ndarray
     tokenizer: BPETokenizer | None
-    data_id: str
+    data_id: dict[str, Any]
 
 
 def prepare(
@@ -66,7 +69,8 @@ def prepare(
         if path.suffix not in SHARD_SUFFIXES:
             assert tokenizer is not None  # text always has one
             assert tokenizer_path is not None
-            path = _tokenized(path, folder / f"{name}.bin", tokenizer, tokenizer_path, say)
+            shard_path = folder / f"{name}-{_key(path, tokenizer.hash)}.bin"
+            path = _tokenized(path, shard_path, tokenizer, tokenizer_path, say)
         opened = open_shard(path, verify=config.verify)
         if opened.info is None and path.suffix == ".bin":
             say(f"{path} has no sidecar: read as uint16")
@@ -74,7 +78,7 @@ def prepare(
         return opened
 
     train = shard(Path(config.train), "train")
-    train_ids, data_id = train.tokens, _identity(train)
+    train_ids = train.tokens
     if config.val is not None:
         val_ids = shard(Path(config.val), "val").tokens
     else:
@@ -88,6 +92,7 @@ def prepare(
                 f"the {which} data is shorter than the context ({len(ids)} tokens, "
                 f"{context_length + 1} needed); give more text or a smaller --context_length"
             )
+    data_id = {"train data": _sha256(train), "training tokens": len(train_ids)}
     return PreparedData(train_ids, val_ids, tokenizer, data_id)
 
 
@@ -132,7 +137,7 @@ def _tokenizer(
             say(f"{source} was made with {path}, which is gone: no bits per byte, no text samples")
             return None, None
         return BPETokenizer.load(path), path
-    path = folder / "tokenizer.json"
+    path = folder / f"tokenizer-{_key(source, str(vocab_size))}.json"
     if path.is_file():
         return BPETokenizer.load(path), path
     tokenizer = train_bpe(source, vocab_size)
@@ -151,11 +156,10 @@ def _tokenized(
 ) -> Path:
     """The shard of a text file, made where it is not there yet."""
     size = source.stat().st_size
-    if shard.is_file():
-        info = open_shard(shard).info
-        if info and info.tokenizer_hash == tokenizer.hash and info.text_bytes == size:
-            say(f"{source} is tokenized already: {shard}")
-            return shard
+    with contextlib.suppress(OSError, FileFormatError):  # absent, or replaced only in part
+        open_shard(shard)
+        say(f"{source} is tokenized already: {shard}")
+        return shard
     shard.parent.mkdir(parents=True, exist_ok=True)
     info = write_shard(tokenizer, source, shard, tokenizer_path=tokenizer_path)
     say(f"tokenized {source}: {info.count:,} tokens, {size / info.count:.2f} bytes each: {shard}")
@@ -176,5 +180,15 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
         )
 
 
-def _identity(shard: TokenShard) -> str:
-    return shard.info.sha256 if shard.info else f"{len(shard.tokens)} ids up to {shard.max_id}"
+def _key(source: Path, maker: str) -> str:
+    """Part of the name of what is made from a text file: another text or maker, another name."""
+    status = source.stat()
+    made_from = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {maker}"
+    return hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _sha256(shard: TokenShard) -> str:
+    if shard.info:
+        return shard.info.sha256
+    with shard.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""Which layer of a configuration wins, and what a resumed run goes on from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scratchlm import recipe
+from scratchlm.optim.muon import Muon
+
+FLAGS = {
+    "model.vocab_size": "100", "model.context_length": "16", "model.d_model": "16",
+    "model.num_layers": "1", "model.num_heads": "2", "train.batch_size": "2",
+    "runtime.device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture
+def flags(tmp_path):
+    np.save(tmp_path / "ids.npy", (np.arange(2000) % 100).astype(np.uint16))
+    return FLAGS | {"data.train": str(tmp_path / "ids.npy"), "train.out": str(tmp_path / "run")}
+
+
+def finished(flags, **more):
+    config, checkpoint = recipe.resolve(None, flags | {"train.iterations": "2"} | more)
+    assert checkpoint is None
+    trainer = recipe.build(config, say=lambda line: None)
+    trainer.fit()
+    return trainer
+
+
+def test_a_resumed_run_brings_its_own_config_over_the_file(tmp_path, flags):
+    finished(flags, **{"optim.lr": "0.005"})
+    file = tmp_path / "recipe.toml"
+    file.write_text("[optim]\nlr = 0.5\n[train]\nepochs = 3.0\n")
+    out = {"train.out": flags["train.out"]}
+    config, checkpoint = recipe.resolve(file, out, "auto")
+    assert config.optim.lr == 0.005
+    assert (config.train.iterations, config.train.epochs) == (2, None)
+    assert checkpoint is not None
+    assert checkpoint.name == "step-00000002"
+    config, _ = recipe.resolve(file, out | {"optim.lr": "0.1", "train.iterations": "9"}, "auto")
+    assert (config.optim.lr, config.train.iterations) == (0.1, 9)
+
+
+def test_auto_starts_anew_where_there_is_nothing(flags):
+    _, checkpoint = recipe.resolve(None, flags, "auto")
+    assert checkpoint is None
+
+
+def test_auto_without_a_folder_takes_the_newest_run(tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a", "runs/b"):
+        finished(flags, **{"train.out": name})
+    _, checkpoint = recipe.resolve(None, {}, "auto")
+    assert str(checkpoint) == "runs/b/checkpoints/step-00000002"
+
+
+def test_a_checkpoint_out_of_its_run_brings_its_recipe(tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    trainer = finished(flags, **{"train.save_format": "pt"})
+    alone = tmp_path / "elsewhere.pt"
+    trainer.saved.rename(alone)
+    config, _ = recipe.resolve(None, {"train.iterations": "3"}, str(alone))
+    assert config.model.d_model == 16
+    assert config.train.out.startswith("runs/")
+    resumed = recipe.build(config, resume=alone, say=lambda line: None)
+    resumed.fit()
+    assert resumed.step == 3
+
+
+def test_the_last_step_still_learns(flags):
+    for schedule in ("cosine", "linear", "wsd"):
+        config, _ = recipe.resolve(None, flags | {"optim.schedule": schedule})
+        factor = recipe.build_schedule(config.optim, 100)
+        assert 0 < factor(100) < factor(99)
+    assert recipe.build_schedule(config.optim, 1)(1) > 0
+
+
+def test_muon_trains_the_blocks_and_adamw_the_rest(flags):
+    more = {"optim.optimizer": "muon", "optim.lr": "0.02", "optim.betas": "0.8,0.9"}
+    trainer = finished(flags, **more)
+    assert isinstance(trainer.optimizer, Muon)
+    by_algorithm = {group["algorithm"]: group for group in trainer.optimizer.param_groups}
+    assert by_algorithm["adamw"]["betas"] == (0.8, 0.9)
+    assert by_algorithm["adamw"]["initial_lr"] == pytest.approx(0.002)
+    matrices = {id(p) for p in trainer.model.layers.parameters() if p.ndim == 2}
+    assert {id(p) for p in by_algorithm["muon"]["params"]} == matrices
