@@ -113,8 +113,7 @@ def model_rows() -> None:
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds\n")
-    print("| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
     with tempfile.TemporaryDirectory() as folder:
         if len(sys.argv) > 1:
             paths = [Path(name) for name in sys.argv[1:]]
@@ -122,6 +121,7 @@ def main() -> None:
             from stdlib_corpus import write_corpus
 
             paths = [write_corpus(Path(folder))["train"]]
+        print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
         for path in paths:
             tokenizer_rows(path)
     model_rows()

@@ -35,7 +35,7 @@ if [ -n "$corpus" ]; then
 else
     home=runs/quickstart
     train=$home/train.txt data=(--train_data "$home/train.bin" --val_data "$home/val.bin") sides=(train val)
-    prompts=($'def read_lines(path):\n    """' $'class Stack:\n')
+    prompts=($'def read_lines(path):\n    """' $'import os\nimport sys\n\n\ndef main(')
     [ -f "$train" ] || show python scripts/stdlib_corpus.py "$home"
 fi
 mkdir -p "$home"
@@ -51,7 +51,7 @@ done
 show scratchlm-train --config configs/quickstart.toml "${data[@]}" --out "$home/run" --resume auto
 for prompt in "${prompts[@]}"; do
     show scratchlm-generate --model_path "$home/run" --prompt "$prompt" \
-        --max_tokens 160 --temperature 0.7 --top_p 0.95 --seed 1
+        --max_tokens 160 --temperature 0.6 --top_p 0.95 --seed 1
 done
 say "what now"
 cat <<EOF

@@ -90,3 +90,19 @@ def test_the_commands_lead_to_functions():
         module, function = target.split(":")
         assert module == f"scratchlm.cli.{name.removeprefix('scratchlm-')}"
         assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    import tiny
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "range(200)" in block
+    monkeypatch.chdir(tmp_path)
+    tiny.corpus(tmp_path, 8000, "shakespeare.txt")
+    exec(compile(block.replace("range(200)", "range(2)"), "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_constraints_are_versions_of_packages():
+    for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"#.*|[\w.-]+==[\w.]+", line), line
