@@ -339,3 +339,40 @@ def test_the_manifest_states_sizes_and_hashes(tmp_path):
     for name, entry in manifest["files"].items():
         data = (tmp_path / "step-1" / name).read_bytes()
         assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("step", "more", "message"),
+    [
+        (True, {}, r"step is an int \(True\)"),
+        (3.0, {}, r"step is an int \(3\.0\)"),
+        (1, {"tokenizer": {"a": 1}}, r"tokenizer is a str \(dict\)"),
+        (1, {"config": "big"}, r"config is a dict \(str\)"),
+        (1, {"config": {"x": torch.ones(1)}}, "config is for JSON"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, step, more, message):
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "x", nn.Linear(1, 1), None, step, **more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_checkpoint_is_replaced_by_one(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("mine too")
+    for name in ("mine", "file"):
+        with pytest.raises(ValueError, match="only a checkpoint is replaced"):
+            save_checkpoint(tmp_path / name, tiny.model(), None, 1)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    (tmp_path / "empty").mkdir()
+    save_checkpoint(tmp_path / "empty", tiny.model(), None, 1)
+    assert read_checkpoint(tmp_path / "empty")["step"] == 1
+
+
+def test_a_value_of_the_users_may_have_any_name(tmp_path):
+    model = tiny.model(tie_embeddings=True)
+    save_checkpoint(tmp_path / "x", model, None, 1, shared={}, values=2)
+    payload = read_checkpoint(tmp_path / "x")
+    assert (payload["shared"], payload["values"]) == ({}, 2)
+    load_checkpoint(tmp_path / "x", model)

@@ -21,8 +21,8 @@ from scratchlm import BPETokenizer, load_model
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
-from scratchlm.cli.train import FLAGS
 from scratchlm.cli.train import main as train
+from scratchlm.cli.train_flags import FLAGS
 
 SMALL = [
     "--d_model", "32", "--num_heads", "4", "--d_ff", "64", "--num_layers", "2",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,7 +129,11 @@ def read_single(file: Path | IO[bytes], name: object) -> Any:
     if isinstance(file, Path) and file.is_dir():
         raise IsADirectoryError(f"a .pt checkpoint is a file ({file}); this is a directory")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of a foreign pickle; it loads or is refused
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception:  # torch.load fails in a dozen ways on what it does not trust

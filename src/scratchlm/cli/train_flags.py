@@ -1,0 +1,111 @@
+"""What may be typed after `scratchlm-train`, and the keys of the configuration it sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from scratchlm.cli.command import Once, Parser
+
+# config key: (help, our flag, the names that other projects use for it)
+FLAGS: dict[str, tuple[str, ...]] = {
+    "data.train": ("token shard (.bin, .npy) or text to train on", "train_data"),
+    "data.val": ("the same to validate on (default: the last tenth)", "val_data"),
+    "data.tokenizer": ("tokenizer.json of the text, or of shards that name none", "tokenizer_path"),
+    "model.vocab_size": ("ids the model knows (default: the tokenizer's)", "vocab_size"),
+    "model.context_length": (
+        "tokens a sequence",
+        "max_seq_len", "context_length", "block_size", "context_size", "n_positions",
+    ),
+    "model.d_model": ("width", "d_model", "emb_dim", "n_embd", "hidden_size", "dim"),
+    "model.num_layers": ("blocks", "num_layers", "n_layer", "n_layers", "num_hidden_layers"),
+    "model.num_heads": (
+        "query heads", "num_heads", "n_head", "n_heads", "num_attention_heads",
+    ),
+    "model.num_kv_heads": (
+        "key and value heads", "num_kv_heads", "n_kv_heads", "num_key_value_heads",
+    ),
+    "model.d_ff": ("width of the feed-forward layer", "d_ff", "intermediate_size"),
+    "model.rope_theta": ("base of the rotary angles", "rope_theta"),
+    "model.dropout": ("dropout on the residual branches", "dropout", "drop_rate"),
+    "optim.optimizer": ("adamw, muon or sgd", "optimizer"),
+    "optim.lr": ("peak learning rate", "lr", "learning_rate", "max_lr"),
+    "optim.min_lr": ("learning rate at the end", "min_lr"),
+    "optim.warmup_steps": ("steps of linear warm-up", "warmup_steps", "warmup_iters"),
+    "optim.weight_decay": ("decay of the matrices", "weight_decay"),
+    "train.out": ("the run's folder (default: runs/<date-time>)", "out", "out_dir"),
+    "train.iterations": ("optimizer steps", "iterations", "max_iters", "max_steps"),
+    "train.epochs": ("passes over the data, instead of steps", "epochs", "num_epochs"),
+    "train.batch_size": ("sequences a micro-batch", "batch_size"),
+    "train.accumulate": (
+        "micro-batches a step", "accumulate", "gradient_accumulation_steps",
+    ),
+    "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm", "grad_clip"),
+    "train.eval_every": ("steps between validations", "eval_every", "eval_interval"),
+    "train.save_every": ("steps between checkpoints", "save_every"),
+    "train.save_format": ("directory or pt", "save_format"),
+    "train.seed": ("of weights, dropout and batches", "seed"),
+    "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
+    "runtime.dtype": ("auto, float32 or bfloat16", "dtype"),
+}  # fmt: skip
+
+
+def _parser(description: str) -> Parser:
+    summary, _, examples = description.partition("\n\n")
+    parser = Parser("scratchlm-train", summary, examples)
+    parser.add_argument("--config", action=Once, metavar="FILE", help="a TOML file of configs/")
+    parser.add_argument("--resume", action=Once, metavar="auto|PATH",
+                        help="go on with a run: its folder or a checkpoint of it; auto: the run "
+                        "in --out, else the newest, else a new one")  # fmt: skip
+    parser.add_argument("--verify", action="store_true", help="hash the whole shards first")
+    for key, (text, *names) in FLAGS.items():
+        parser.add_argument(
+            *(f"--{name}" for name in names), dest=key, action=Once, help=text, metavar="X"
+        )
+    return parser
+
+
+def parse(argv: Sequence[str], description: str) -> tuple[str | None, dict[str, Any], str | None]:
+    """--config, {dotted key: value} of all other flags, and --resume."""
+    words, dotted = _split_dotted(argv)
+    args = vars(_parser(description).parse_args(words))
+    return args["config"], _overrides(args, dotted), args["resume"]
+
+
+def _split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take `--optim.lr 3e-4` and `--optim.lr=3e-4` out of the words."""
+    words: list[str] = []
+    dotted: dict[str, str] = {}
+    rest = iter(argv)
+    for word in rest:
+        match = re.fullmatch(r"--([a-z]+(?:\.[A-Za-z_-]+)+)(?:=(.*))?", word, re.DOTALL)
+        if not match:
+            words.append(word)
+            continue
+        key = match[1].replace("-", "_")
+        value = match[2] if match[2] is not None else next(rest, None)
+        if value is None:
+            raise ValueError(f"a flag has no value (--{key}); give --{key} VALUE")
+        if dotted.setdefault(key, value) != value:
+            raise ValueError(
+                f"two values for one option (--{key} {dotted[key]}, {value}); give one"
+            )
+    return words, dotted
+
+
+def _overrides(args: dict[str, Any], dotted: dict[str, str]) -> dict[str, Any]:
+    """{config key: value as typed}; two flags of one key must agree."""
+    given = dict(dotted)
+    for key in FLAGS:
+        value = args[key]
+        if value is None:
+            continue
+        if given.setdefault(key, value) != value:
+            raise ValueError(
+                f"two values for one option (--{key} {given[key]}, --{FLAGS[key][1]} {value}); "
+                "give one"
+            )
+    if args["verify"]:
+        given["data.verify"] = "true"
+    return given
