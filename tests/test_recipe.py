@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from scratchlm import recipe
 from scratchlm.optim.muon import Muon
@@ -86,3 +87,14 @@ def test_muon_trains_the_blocks_and_adamw_the_rest(flags):
     assert by_algorithm["adamw"]["initial_lr"] == pytest.approx(0.002)
     matrices = {id(p) for p in trainer.model.layers.parameters() if p.ndim == 2}
     assert {id(p) for p in by_algorithm["muon"]["params"]} == matrices
+
+
+def test_bfloat16_trains_near_float32(flags):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        more = {"runtime.dtype": dtype, "train.out": f"{flags['train.out']}-{dtype}"}
+        trainer = finished(flags, **more)
+        assert next(trainer.model.parameters()).dtype == torch.float32
+        losses[dtype] = trainer.validate()["val_loss"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
+    assert losses["bfloat16"] != losses["float32"]

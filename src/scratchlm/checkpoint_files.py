@@ -130,9 +130,7 @@ def read_single(file: Path | IO[bytes], name: object) -> Any:
         raise IsADirectoryError(f"a .pt checkpoint is a file ({file}); this is a directory")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of a foreign pickle; it loads or is refused
+            warnings.simplefilter("ignore")  # of a foreign pickle; it loads or is refused
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
