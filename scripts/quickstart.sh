@@ -8,6 +8,10 @@ set -euo pipefail
 corpus=""
 case "$# ${1-}" in
     "0 ") ;;
+    "1 --help" | "1 -h")
+        echo "usage: bash scripts/quickstart.sh [--corpus FILE]"
+        exit 0
+        ;;
     "2 --corpus")
         if [ ! -f "$2" ]; then
             echo "no such file ($2); give --corpus FILE" >&2
@@ -57,6 +61,7 @@ say "what now"
 cat <<EOF
 The log:           $home/run/log.jsonl
 Another sample:    .venv/bin/scratchlm-generate --model_path $home/run --prompt "import " --max_tokens 200
-Train longer:      .venv/bin/scratchlm-train --config configs/quickstart.toml --train_data $home/train.bin --iterations 3000
+Train anew, longer: .venv/bin/scratchlm-train --config configs/quickstart.toml ${data[*]} --iterations 3000
+The commands:      source .venv/bin/activate
 Your own text:     bash scripts/quickstart.sh --corpus FILE
 EOF

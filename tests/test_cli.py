@@ -204,7 +204,7 @@ def test_ctrl_c_and_sigterm_end_a_real_run_with_a_checkpoint(tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code
         assert "Traceback" not in errors
-        assert errors.count("scratchlm: error: stopped at step") == 1
+        assert errors.count("scratchlm: stopped at step") == 1
         step = read_checkpoint(find_checkpoint(out))["step"]
         assert log_of(out)[-1]["step"] == step
 

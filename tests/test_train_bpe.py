@@ -188,7 +188,7 @@ def test_progress_is_silent_where_stderr_is_no_terminal(
 @pytest.mark.parametrize(
     ("vocab_size", "special_tokens", "message"),
     [
-        (256, [END], r"1 special tokens \(256\); give at least 257"),
+        (256, [END], r"all special tokens \(256\); give at least 257"),
         (-1, [], r"\(-1\); give at least 256"),
         (300, END, "put it in a list"),
         (300, [END, END], "2 times"),

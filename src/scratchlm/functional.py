@@ -1,7 +1,9 @@
 """The definitions: each operation of a language model in a few readable lines.
 
-`scratchlm.model` and `scratchlm.kernels` hold fast twins of what is here, and the tests hold the
-two equal. Axes are named with einx where they deserve a name; einx has no axis without elements.
+`scratchlm.model` holds the fast twins of what is here, and the tests hold the two equal. Axes are
+named with einx where they deserve a name: `einx.dot("query [d], key [d] -> query key", q, k)` sums
+over the axis in brackets, `...` stands for any further axes, and `einx.id("(head d) -> head d", x,
+head=4)` only rearranges. einx has no axis without elements.
 Sums and exponentials are taken in at least fp32 and rounded once, to the dtype of the input
 (`cross_entropy` excepted, which stays wide).
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,17 +94,21 @@ DEFAULT_ITERATIONS = 1000
 
 
 def resolve(
-    file: str | Path | None, flags: Mapping[str, Any], resume: str | None = None
+    file: str | Path | None,
+    flags: Mapping[str, Any],
+    resume: str | None = None,
+    *,
+    say: Callable[[str], None] = print,
 ) -> tuple[TrainConfig, Path | None]:
     """The configuration, and the checkpoint to go on from.
 
     Defaults < `file` (TOML) < the config of a resumed run < `flags` ({dotted key: value}).
     resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
-    there is one; a path names a run's folder or a checkpoint.
+    there is one; a path names a run's folder or a checkpoint. What the file says otherwise than
+    the resumed run is said, a line each.
     """
-    layers: list[Mapping[str, Any]] = [{"model": DEFAULT_MODEL}]
-    if file is not None:
-        layers.append(configuration.read_toml(file))
+    from_file = {} if file is None else configuration.read_toml(file)
+    layers: list[Mapping[str, Any]] = [{"model": DEFAULT_MODEL}, from_file]
     out = flags.get("train.out")
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
@@ -137,7 +141,22 @@ def resolve(
     if "vocab_size" not in tree["model"]:
         size = default_vocab_size(configuration.build(DataConfig, data, "data."))
         tree["model"]["vocab_size"] = size
+    if checkpoint is not None:
+        for key, value, kept in _overruled(from_file, tree):
+            say(f"{key} stays {kept}, the run's own ({value} in {file}); a --{key} flag changes it")
     return configuration.build(TrainConfig, tree), checkpoint
+
+
+def _overruled(
+    layer: Mapping[str, Any], tree: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(key, value, the value that won) of each key of a layer that a later one changed."""
+    for key, value in layer.items():
+        won = tree.get(key)
+        if isinstance(value, dict) and isinstance(won, dict):
+            yield from _overruled(value, won, f"{prefix}{key}.")
+        elif won is not None and won != value:
+            yield f"{prefix}{key}", value, won
 
 
 def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:

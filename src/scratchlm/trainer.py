@@ -151,7 +151,8 @@ class Trainer:
                         self.best_val_loss, self.best_step = record["val_loss"], self.step
                 if log:
                     log.write(**record)
-                if "val_loss" in record or last:
+                sign_of_life = bar.disable and _due(self.step, max(1, self.iterations // 20))
+                if "val_loss" in record or last or sign_of_life:
                     tqdm.write(self._line(record))
                 if self.out and (
                     last or improved or stopped_by or _due(self.step, self.config.save_every)
@@ -260,8 +261,8 @@ class Trainer:
             here, there = self.data_id.get(key), payload["data_id"].get(key)
             if here != there:
                 raise FileFormatError(
-                    f"the run would go on with other batches ({path}: {key} was {there}, is now "
-                    f"{here}); resume with its own, or start a new run"
+                    f"the run would go on with other batches ({path}: {key} was {there!s:.12}, "
+                    f"is now {here!s:.12}); resume with its own, or start a new run"
                 )
         name = type(self.optimizer).__name__
         if payload["optimizer_name"] != name:
@@ -303,7 +304,11 @@ class Trainer:
         )
 
     def _stopped_line(self) -> str:
-        where = f"saved {self.saved}; go on with --resume {self.out}" if self.out else "not saved"
+        where = (
+            f"saved {self.saved}; go on with scratchlm-train --resume {self.out}"
+            if self.out
+            else "not saved"
+        )
         return f"stopped at step {self.step} of {self.iterations}; {where}"
 
 

@@ -117,7 +117,9 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
             code = _exit_code(error)
             if code is None or "--debug" in (sys.argv if argv is None else argv):
                 raise
-            print(f"scratchlm: error: {_message(error)}", file=sys.stderr)
+            asked_for = isinstance(error, Interrupted | KeyboardInterrupt)
+            kind = "scratchlm:" if asked_for else "scratchlm: error:"
+            print(kind, _message(error), file=sys.stderr)
             return code
         return 0
 

@@ -24,11 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     config, checkpoint = recipe.resolve(file, flags, resume)
     trainer = recipe.build(config, resume=checkpoint)
+    if trainer.step == trainer.iterations:
+        print(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
     trainer.fit()
-    print(
-        f"trained: {trainer.saved}\n"
-        f'generate: scratchlm-generate --model_path {trainer.out} --prompt "..." --max_tokens 200'
-    )
+    print(f"trained: {trainer.saved}")
+    length = min(200, config.model.context_length // 2)
+    words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
+    print(f"generate: scratchlm-generate {words}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "model.d_ff": ("width of the feed-forward layer", "d_ff", "intermediate_size"),
     "model.rope_theta": ("base of the rotary angles", "rope_theta"),
+    "model.norm_eps": (
+        "added under the norms' root", "norm_eps", "rms_norm_eps", "layer_norm_epsilon",
+    ),
+    "model.tie_embeddings": (
+        "one matrix for embedding and head: true", "tie_embeddings", "tie_word_embeddings",
+    ),
     "model.dropout": ("dropout on the residual branches", "dropout", "drop_rate"),
     "optim.optimizer": ("adamw, muon or sgd", "optimizer"),
     "optim.lr": ("peak learning rate", "lr", "learning_rate", "max_lr"),
@@ -43,6 +49,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm", "grad_clip"),
     "train.eval_every": ("steps between validations", "eval_every", "eval_interval"),
+    "train.eval_batches": ("batches of a validation, 0 all", "eval_batches", "eval_iters"),
     "train.save_every": ("steps between checkpoints", "save_every"),
     "train.save_format": ("directory or pt", "save_format"),
     "train.seed": ("of weights, dropout and batches", "seed"),

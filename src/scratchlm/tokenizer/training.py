@@ -72,7 +72,7 @@ def train_bpe(
     num_merges = vocab_size - 256 - len(specials)
     if num_merges < 0:
         raise ValueError(
-            f"vocab_size must hold the 256 bytes and {len(specials)} special tokens "
+            "vocab_size must hold the 256 bytes and all special tokens "
             f"({vocab_size}); give at least {256 + len(specials)}"
         )
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
