@@ -206,7 +206,8 @@ def build(
         micro = config.train.epochs * batches.windows_per_epoch / config.train.batch_size
         steps = max(1, math.ceil(micro / config.train.accumulate))
     config = _with_steps(config, steps)
-    say(configuration.to_toml(config))
+    resolved = configuration.to_toml(config)
+    say(resolved)
 
     torch.manual_seed(config.train.seed)
     model = Transformer(model_config).to(device)
@@ -242,7 +243,7 @@ def build(
         with replacing_file(out / "tokenizer.json") as file:
             file.write(extra["tokenizer"].encode())
     with replacing_file(out / "config.toml") as file:
-        file.write(configuration.to_toml(config).encode())
+        file.write(resolved.encode())
     return trainer
 
 

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from scratchlm.checkpoint import read_checkpoint, restore
 from scratchlm.checkpoint_folder import CheckpointFolder
-from scratchlm.data.batches import IGNORED, Batch
+from scratchlm.data.batches import Batch
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
+from scratchlm.functional import IGNORED
 from scratchlm.metrics import JsonlLog, bits_per_byte
 from scratchlm.optim.clip import clip_grad_norm
 from scratchlm.runtime import autocast, deferred_signals, rng_state, set_rng_state

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scratchlm.functional import IGNORED
+
 Tokens = npt.NDArray[np.integer] | Tensor
 Batch = tuple[Tensor, Tensor]
-
-IGNORED = -100  # a target that cross_entropy leaves out
 
 
 def get_batch(

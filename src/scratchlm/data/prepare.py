@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchlm.data.shards import TokenShard, open_shard, write_shard
+from scratchlm.data.shards import TokenShard, open_shard, read_sidecar, write_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.training import train_bpe
@@ -92,7 +92,7 @@ def prepare(
                 f"the {which} data is shorter than the context ({len(ids)} tokens, "
                 f"{context_length + 1} needed); give more text or a smaller --context_length"
             )
-    data_id = {"train data": _sha256(train), "training tokens": len(train_ids)}
+    data_id = {"train data": train.sha256, "training tokens": len(train_ids)}
     return PreparedData(train_ids, val_ids, tokenizer, data_id)
 
 
@@ -100,10 +100,10 @@ def default_vocab_size(config: DataConfig) -> int:
     """The size of the tokenizer that the data names; ValueError where there is none."""
     if config.tokenizer is not None:
         return len(BPETokenizer.load(config.tokenizer))
-    if Path(config.train).suffix in SHARD_SUFFIXES:
-        info = open_shard(Path(config.train)).info
-        if info is not None and info.vocab_size is not None:
-            return info.vocab_size
+    Path(config.train).stat()  # a missing file is the system's own FileNotFoundError
+    info = read_sidecar(config.train)
+    if info is not None:
+        return info.vocab_size
     raise ValueError(
         f"the vocabulary's size is not known ({config.train} names no tokenizer); "
         "give --vocab_size N, or --tokenizer_path"
@@ -129,7 +129,7 @@ def _tokenizer(
         return BPETokenizer.load(path), path
     source = Path(config.train)
     if source.suffix in SHARD_SUFFIXES:
-        info = open_shard(source).info
+        info = read_sidecar(source)
         if info is None or info.tokenizer is None:
             return None, None
         path = source.parent / info.tokenizer
@@ -185,10 +185,3 @@ def _key(source: Path, maker: str) -> str:
     status = source.stat()
     made_from = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {maker}"
     return hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _sha256(shard: TokenShard) -> str:
-    if shard.info:
-        return shard.info.sha256
-    with shard.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -61,6 +61,11 @@ class TokenShard:
         """The largest id: as recorded, or else found by reading the whole file once."""
         return self.info.max_id if self.info else _largest(self.tokens, self.path)
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the file's bytes: as recorded, or else found in the same way."""
+        return self.info.sha256 if self.info else _sha256(self.path)
+
 
 def open_shard(path: str | Path, *, verify: bool = False) -> TokenShard:
     """Map the ids of a `.bin` or `.npy` file.
@@ -81,7 +86,7 @@ def open_shard(path: str | Path, *, verify: bool = False) -> TokenShard:
         )
     if size == 0:
         raise FileFormatError(f"the token shard is empty ({path}); encode its text again")
-    info = _read_sidecar(path) if path.suffix == ".bin" else None
+    info = read_sidecar(path)
     if info:
         _compare(path, info, verify=verify)
     elif verify:
@@ -201,7 +206,11 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _read_sidecar(path: Path) -> ShardInfo | None:
+def read_sidecar(path: str | Path) -> ShardInfo | None:
+    """What is said of a shard, without opening it; None where nothing is, as for a `.npy`."""
+    path = Path(path)
+    if path.suffix != ".bin":
+        return None
     sidecar = _sidecar(path)
     try:
         fields = json.loads(sidecar.read_bytes())
