@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import tiktoken
 
-from scratchlm.tokenizer import bpe, merging, pretokenize
+from scratchlm.tokenizer import bpe, pretokenize, workers
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.merging import merge_long_word, merge_word
-from scratchlm.tokenizer.pretokenize import GPT2
+from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.training import train_bpe
 
 END = "<|endoftext|>"
@@ -227,15 +227,6 @@ def test_encode_iterable_is_lazy_and_bounded(trained: BPETokenizer) -> None:
     assert taken > 5_000
 
 
-def test_the_word_cache_is_bounded(trained: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "CACHED_WORDS", 100)
-    tokenizer = pickle.loads(pickle.dumps(trained))
-    text = " ".join(map(str, range(1000))) + " " + "x" * 1000
-    assert tokenizer.encode(text) == tokenizer.encode(text) == trained.encode(text)
-    assert len(tokenizer._words) <= 100
-    assert max(map(len, tokenizer._words)) < 100
-
-
 def test_encode_array(trained: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = trained.encode_array(f"some text{END}")
     assert ids.dtype == np.uint16
@@ -257,7 +248,7 @@ def test_encode_file_equals_encode(
     num_workers: int,
     block: int,
 ) -> None:
-    monkeypatch.setattr(pretokenize, "SMALL_BYTES", 0)
+    monkeypatch.setattr(workers, "SMALL_BYTES", 0)
     monkeypatch.setattr(pretokenize, "BLOCK_CHARACTERS", block)
     text = "".join(texts(6, 100)) + " \n" * 500 + "a" * 2000 + "don't  " * 200 + END * 100 + "\r\n"
     src, dst = tmp_path / "text", tmp_path / "ids.bin"
@@ -358,6 +349,16 @@ def test_special_tokens_in_the_vocabulary_keep_their_ids() -> None:
     assert vocab == {0: END.encode(), 1: b"a", 2: b"b"}  # the caller's is not changed
 
 
+def test_ids_may_have_holes() -> None:
+    tokenizer = BPETokenizer({0: b"a", 2: b"b"}, [], ["<c>"])
+    assert len(tokenizer) == 4
+    assert tokenizer.encode("ab<c>") == [0, 2, 3]
+    with pytest.raises(ValueError, match=r"no token has this id \(1\)"):
+        tokenizer.decode([1])
+    full = BPETokenizer({0: b"a", 1: b"x", 2: b"b"}, [], ["<c>"])
+    assert tokenizer.hash != full.hash
+
+
 @pytest.mark.parametrize(
     ("vocab", "merges", "specials", "message"),
     [
@@ -365,8 +366,7 @@ def test_special_tokens_in_the_vocabulary_keep_their_ids() -> None:
         ({0: b"a", 1: b"ab"}, [(b"a", b"b")], [], r"merge 0 needs a token .*\(b'b'\)"),
         ({0: b"a", 1: b"aa"}, [(b"a", b"a")] * 2, [], "merge 1 was listed before"),
         ({0: b"a", 1: b"a"}, [], [], r"two ids have the same bytes \(b'a'\)"),
-        ({0: b"a", 2: b"b"}, [], [], r"no hole \(1 is missing\)"),
-        ({0: b"a", 2: b"b"}, [], ["c"], r"no hole \(1 is missing\)"),
+        ({-1: b"a", 0: b"b"}, [], [], r"an id is negative \(-1\)"),
         ({0: b"a"}, [], ["c", "c"], "2 times"),
         ({0: b"a"}, [], [""], "empty"),
         ({0: b"a"}, [], "<|x|>", "put it in a list"),

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 import random
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,16 +14,13 @@ from pathlib import Path
 import pytest
 import regex
 
-from scratchlm.errors import WorkerError
-from scratchlm.tokenizer import pretokenize
+from scratchlm.tokenizer import workers
+from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.pretokenize import (
-    GPT2,
     Pretokenizer,
     check_special_tokens,
     count_pieces,
-    parallel_map,
     read_text,
-    workers_for,
 )
 
 # Few characters of every kind, so that short random texts hold every awkward neighbourhood.
@@ -159,7 +153,7 @@ def test_read_text_names_the_byte_that_is_not_utf8(
 def test_count_pieces_equals_counting_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
 ) -> None:
-    monkeypatch.setattr(pretokenize, "SMALL_BYTES", 0)
+    monkeypatch.setattr(workers, "SMALL_BYTES", 0)
     rng = random.Random(1)
     texts = ["".join(rng.choices([*NASTY, "<|a|>"], k=n)) for n in (150_000, 3, 0)]
     paths = [tmp_path / str(i) for i in range(3)]
@@ -169,47 +163,6 @@ def test_count_pieces_equals_counting_the_whole(
     expected = Counter(p for text in texts for p in whole_pieces(text, ["<|a|>"]))
     del expected["<|a|>"]
     assert counts == expected
-
-
-def test_small_files_stay_in_one_process() -> None:
-    assert workers_for(3_999_999, None) == workers_for(3_999_999, 8) == 1
-    assert workers_for(10**8, 8) == 8
-    assert 1 <= workers_for(10**8, None) <= (os.cpu_count() or 1)
-    with pytest.raises(ValueError, match=r"at least 1 \(0\)"):
-        workers_for(1, 0)
-
-
-def test_workers_do_not_import_torch(tmp_path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from scratchlm.tokenizer.pretokenize import parallel_map\n"
-        "def names(block): return sorted(sys.modules)\n"
-        "for names in parallel_map(names, ['a', 'b', 'c'], 2):\n"
-        "    assert 'regex' in names and 'torch' not in names\n"
-        "print('fine')"
-    )
-    script = tmp_path / "unguarded.py"  # without `if __name__ == '__main__'`
-    script.write_text(program)
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
-    assert (run.stdout, run.stderr) == ("fine\n", "")
-
-
-def test_a_worker_that_dies_is_an_error() -> None:
-    with pytest.raises(WorkerError, match="worker process died"):
-        list(parallel_map(lambda block: os._exit(1), ["a"] * 9, 2))
-
-
-def test_parallel_map_keeps_order_and_few_blocks_in_flight() -> None:
-    taken = 0
-
-    def blocks() -> Iterator[str]:
-        nonlocal taken
-        for taken in range(100):
-            yield str(taken)
-
-    for i, result in enumerate(parallel_map(int, blocks(), 2)):
-        assert result == i
-        assert taken - i <= 4
 
 
 def test_a_pretokenizer_can_be_sent_to_another_process() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import regex
 
-from scratchlm.tokenizer import pretokenize, training
-from scratchlm.tokenizer.pretokenize import GPT2
+from scratchlm.tokenizer import pretokenize, training, workers
+from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.training import learn_merges, train_bpe
 
 END = "<|endoftext|>"
@@ -165,7 +165,7 @@ def test_a_corpus_that_runs_out_of_pairs_gives_a_smaller_tokenizer(tmp_path: Pat
 def test_the_same_for_any_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretokenize, "SMALL_BYTES", 0)
+    monkeypatch.setattr(workers, "SMALL_BYTES", 0)
     monkeypatch.setattr(pretokenize, "BLOCK_CHARACTERS", 1000)
     path = write(tmp_path / "text", natural_text())
     one, two, three = (train_bpe(path, 600, num_workers=n) for n in (1, 2, 3))

@@ -12,9 +12,10 @@ import json
 import operator
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,28 +24,34 @@ from tqdm import tqdm
 from scratchlm.atomic import replacing_file
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer import formats
-from scratchlm.tokenizer.merging import Pair, WordEncoder
+from scratchlm.tokenizer.encoding import TextEncoder, WordEncoder
+from scratchlm.tokenizer.merging import Pair
+from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
-    GPT2,
     Pretokenizer,
     StrPath,
     check_special_tokens,
-    parallel_map,
     read_text,
-    workers_for,
 )
+from scratchlm.tokenizer.workers import parallel_map, workers_for
+
+Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 class BPETokenizer:
     """Byte-level BPE from a vocabulary and its merges, in the order of their rank.
 
-    `vocab` gives each id its bytes; the ids are 0…N-1. Special tokens that are not in it get the
-    next ids, in their order. Text outside special tokens is cut by `pattern` and every piece merged
-    by itself. `vocab` (with the special tokens), `merges`, `special_tokens` and `pattern` can be
-    read back, and must not be changed.
+    `vocab` gives each id its bytes; special tokens that are not in it get the next ids, in their
+    order. Text outside special tokens is cut by `pattern` and every piece merged by itself.
+    `ignore_merges`: a piece that is a token of `vocab` is that token, whatever its merges say (as
+    in Llama 3's file). `normalization`: a Unicode form that text is brought to first ("NFC" in
+    Qwen's file); decoding then gives back the normalized text. All of these can be read back as
+    attributes, `vocab` with the special tokens, and must not be changed.
 
-    ValueError where ids have a hole, two ids have the same bytes, a merge is listed twice or its
+    `len()` is the largest id + 1, the size that a model's vocabulary must have.
+
+    ValueError where an id is negative, two ids have the same bytes, a merge is listed twice or its
     parts or product are not in the vocabulary, or a special token is empty or repeated.
 
     >>> tokens = [b"t", b"h", b"e", b" ", b"c", b"a", b"th", b"the", b" c"]
@@ -60,27 +67,34 @@ class BPETokenizer:
         merges: Sequence[tuple[bytes, bytes]],
         special_tokens: Sequence[str] | None = None,
         pattern: str = GPT2,
+        *,
+        ignore_merges: bool = False,
+        normalization: Normalization | None = None,
     ) -> None:
         self.vocab = dict(vocab)
         self.merges = list(merges)
         self.special_tokens = check_special_tokens(special_tokens or [])
         self.pattern = pattern
+        self.ignore_merges = ignore_merges
+        if normalization not in (None, *get_args(Normalization)):
+            raise ValueError(
+                f"normalization is NFC, NFD, NFKC, NFKD or None ({normalization!r}); give one"
+            )
+        self.normalization = normalization
 
         id_of = {token: id for id, token in self.vocab.items()}
         if len(id_of) < len(self.vocab):
             twice = next(token for id, token in self.vocab.items() if id_of[token] != id)
             raise ValueError(f"two ids have the same bytes ({twice!r}); give each token one id")
+        if self.vocab and min(self.vocab) < 0:
+            raise ValueError(f"an id is negative ({min(self.vocab)}); count ids from 0")
+        self._size = max(self.vocab, default=-1) + 1
         for special in self.special_tokens:
             token = special.encode()
             if token not in id_of:
-                id_of[token] = len(self.vocab)
-                self.vocab[len(self.vocab)] = token
-        missing = next((id for id in range(len(self.vocab)) if id not in self.vocab), None)
-        if missing is not None:
-            raise ValueError(
-                f"ids must be 0 to {len(self.vocab) - 1} with no hole ({missing} is missing); "
-                "renumber them, or give the missing ids a token"
-            )
+                id_of[token] = self._size
+                self.vocab[self._size] = token
+                self._size += 1
 
         ranks: dict[Pair, int] = {}
         products: list[int] = []  # rank -> id of the merged token
@@ -97,16 +111,23 @@ class BPETokenizer:
                 raise ValueError(f"merge {rank} was listed before ({(a, b)!r}); list it once")
 
         self._id_of = id_of
-        self._words = WordEncoder(id_of, ranks, products)
         self._special_ids = {special: id_of[special.encode()] for special in self.special_tokens}
+        self._special_bytes = {
+            special: np.array(id, self.dtype).tobytes() for special, id in self._special_ids.items()
+        }
+        words = WordEncoder(id_of, ranks, products, self.dtype, ignore_merges=ignore_merges)
+        self._encode_ordinary = TextEncoder(words, pattern, self.dtype, normalization)
         self._plain = Pretokenizer(pattern)
         self._all_special = Pretokenizer(pattern, self.special_tokens)
 
     def __len__(self) -> int:
-        return len(self.vocab)
+        return self._size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.vocab, self.merges, self.special_tokens, self.pattern)
+        again = partial(
+            type(self), ignore_merges=self.ignore_merges, normalization=self.normalization
+        )
+        return again, (self.vocab, self.merges, self.special_tokens, self.pattern)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -115,13 +136,18 @@ class BPETokenizer:
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex over vocabulary, merges, special tokens and pattern.
+        """SHA-256 in hex over vocabulary, merges, special tokens, pattern, and what is not default.
 
         It does not depend on the file the tokenizer came from, nor on the order of special tokens.
         """
-        tokens = [self.vocab[id].decode("latin-1") for id in range(len(self))]
+        known = (self.vocab.get(id) for id in range(len(self)))
+        tokens = [None if token is None else token.decode("latin-1") for token in known]
         merges = [[a.decode("latin-1"), b.decode("latin-1")] for a, b in self.merges]
-        content = [tokens, merges, sorted(self.special_tokens), self.pattern]
+        content: list[Any] = [tokens, merges, sorted(self.special_tokens), self.pattern]
+        if self.ignore_merges:
+            content.append("ignore_merges")
+        if self.normalization:
+            content.append(self.normalization)
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def token_to_id(self, token: str) -> int:
@@ -143,9 +169,15 @@ class BPETokenizer:
         any other string, an unknown special token, a lone surrogate in the text (with its place),
         or a byte that an incomplete vocabulary does not have.
         """
+        return self.encode_array(text, allowed_special).tolist()
+
+    def encode_array(
+        self, text: str, allowed_special: str | Collection[str] = "all"
+    ) -> npt.NDArray[Any]:
+        """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`."""
         pretokenizer = self._pretokenizer(allowed_special)
         blocks = [text] if len(text) <= BLOCK_CHARACTERS else pretokenizer.blocks([text])
-        return list(chain.from_iterable(self._encode_blocks(blocks, pretokenizer)))
+        return np.frombuffer(b"".join(self._encode_blocks(blocks, pretokenizer)), self.dtype)
 
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: str | Collection[str] = "all"
@@ -158,13 +190,11 @@ class BPETokenizer:
         """
         pretokenizer = self._pretokenizer(allowed_special)
         blocks = pretokenizer.blocks(texts)
-        return chain.from_iterable(self._encode_blocks(blocks, pretokenizer))
-
-    def encode_array(
-        self, text: str, allowed_special: str | Collection[str] = "all"
-    ) -> npt.NDArray[Any]:
-        """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`."""
-        return np.fromiter(self.encode_iterable([text], allowed_special), self.dtype)
+        # A block's ids are made as they are taken: an array's iterator keeps no list of them.
+        return chain.from_iterable(
+            map(int, np.frombuffer(ids, self.dtype))
+            for ids in self._encode_blocks(blocks, pretokenizer)
+        )
 
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
         """Write the ids of a UTF-8 file to `dst`, raw numbers of `dtype`, and return how many.
@@ -175,16 +205,16 @@ class BPETokenizer:
         """
         size = os.path.getsize(src)
         workers = workers_for(size, num_workers)
-        count = 0
+        written = 0
         with (
             replacing_file(Path(dst)) as file,
             tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar,
         ):
             blocks = self._all_special.blocks(read_text(src, bar))
-            for ids in parallel_map(self._encode_block_to_array, blocks, workers):
-                file.write(ids.tobytes())
-                count += len(ids)
-        return count
+            encode = partial(self._encode_block, pretokenizer=self._all_special)
+            for ids in parallel_map(encode, blocks, workers):
+                written += file.write(ids)
+        return written // self.dtype.itemsize
 
     def _pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
         if allowed_special == "all":
@@ -204,9 +234,7 @@ class BPETokenizer:
             )
         return Pretokenizer(self.pattern, set(allowed_special))
 
-    def _encode_blocks(
-        self, blocks: Iterable[str], pretokenizer: Pretokenizer
-    ) -> Iterator[list[int]]:
+    def _encode_blocks(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
         offset = 0
         for block in blocks:
             try:
@@ -219,20 +247,15 @@ class BPETokenizer:
                 ) from None
             offset += len(block)
 
-    def _encode_block(self, block: str, pretokenizer: Pretokenizer) -> list[int]:
-        ids: list[int] = []
+    def _encode_block(self, block: str, pretokenizer: Pretokenizer) -> bytes:
+        """The bytes of the ids of a block."""
+        parts = []
         for i, part in enumerate(pretokenizer.split(block)):
             if i % 2:
-                ids.append(self._special_ids[part])
-            else:
-                # All in C but for words not in the cache, which go through its __missing__.
-                ids.extend(
-                    chain.from_iterable(map(self._words.__getitem__, pretokenizer.pieces(part)))
-                )
-        return ids
-
-    def _encode_block_to_array(self, block: str) -> npt.NDArray[Any]:
-        return np.array(self._encode_block(block, self._all_special), self.dtype)
+                parts.append(self._special_bytes[part])
+            elif part:
+                parts.append(self._encode_ordinary(part))
+        return b"".join(parts)
 
     # Decoding
 

@@ -14,41 +14,6 @@ from itertools import pairwise
 
 Pair = tuple[int, int]
 NO_RANK = 1 << 62  # above every rank
-LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the word
-CACHED_WORDS = 1 << 16  # some 15 MB
-LONGEST_CACHED_WORD = 64  # characters
-
-
-class WordEncoder(dict[str, tuple[int, ...]]):
-    """Word to ids: `encoder[word]`. The dict holds words met before, at C speed.
-
-    It is emptied when full, so that its memory is bounded and it follows a change of text.
-    ValueError for a byte that is not in the vocabulary.
-    """
-
-    def __init__(
-        self, id_of: Mapping[bytes, int], ranks: Mapping[Pair, int], products: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self._byte_ids = [id_of.get(bytes([byte]), -1) for byte in range(256)]
-        self._ranks = ranks
-        self._products = products
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        data = word.encode()
-        ids = [self._byte_ids[byte] for byte in data]
-        if -1 in ids:
-            raise ValueError(
-                f"the vocabulary has no token for a byte of the text "
-                f"(0x{data[ids.index(-1)]:02x} in {word[:40]!r}); add all 256 bytes to it"
-            )
-        merge = merge_word if len(ids) < LONG_WORD else merge_long_word
-        merged = tuple(merge(ids, self._ranks, self._products))
-        if len(word) <= LONGEST_CACHED_WORD:
-            if len(self) >= CACHED_WORDS:
-                self.clear()
-            self[word] = merged
-        return merged
 
 
 def merge_word(ids: list[int], ranks: Mapping[Pair, int], products: Sequence[int]) -> list[int]:

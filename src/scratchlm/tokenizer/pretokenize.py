@@ -11,42 +11,31 @@ from __future__ import annotations
 
 import codecs
 import functools
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import regex
 from tqdm import tqdm
 
-from scratchlm.errors import WorkerError
+from scratchlm.tokenizer.patterns import GPT2, find_pieces, is_known, translate
+from scratchlm.tokenizer.workers import parallel_map, workers_for
 
 StrPath = str | os.PathLike[str]
-Result = TypeVar("Result")
 
-# Radford et al. 2019, the encoder of openai/gpt-2: contractions, then words, numbers and other
-# signs with one space before them, then white space (its last character left to a word after it).
-GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-
-# Where a text may be cut in two without changing a GPT-2 piece: between two characters of which
-# the left is no white space and no apostrophe, and the right is of another class (letter, number,
-# white space, other). The piece on the left must end there, for no alternative goes from such a
-# character into another class. Nothing on the left changes when the rest is taken away: only
-# `(?!\S)` and an unfinished contraction look past their own end, the first from white space, the
-# second from an apostrophe to letters. Nothing on the right does, for no alternative looks back.
-# Matching backwards, (?r), finds the last such place; it is the end of the match.
-GPT2_BORDER = regex.compile(r"(?r)\p{L}(?=\P{L})|\p{N}(?=\P{N})|[^\s\p{L}\p{N}'](?=[\s\p{L}\p{N}])")
+# Where a text may be cut in two without changing a piece of any known pattern: between two
+# characters of which the left is no white space and the right a space, or the left a letter or
+# number and the right of another class. The piece on the left must end there, for no alternative
+# goes on from such a character to such another. Nothing on the left changes when the rest is taken
+# away: only `(?!\S)` and an unfinished contraction look past their own end, the first from white
+# space, the second from an apostrophe to letters (so a letter before an apostrophe is no border
+# either, for GPT-4o's words end with their contraction). Nothing on the right does, for no
+# alternative looks back. Marks (accents) go with their letter, so that normalization too does the
+# same on both sides. Matching backwards, (?r), finds the last such place, the end of the match.
+_BORDER = r"[^\s](?= )|\p{L}(?=[^\p{L}\p{M}'])|\p{N}(?=[^\p{N}\p{M}])"
 
 BLOCK_CHARACTERS = 1 << 20  # a block handed to a worker: pieces of it take some 20 MB
-SMALL_BYTES = 4_000_000  # below this, starting workers costs more than it gives
-
-_function: Callable[[str], Any]  # what a worker applies to its blocks, set as it starts
 
 
 class Pretokenizer:
@@ -58,17 +47,8 @@ class Pretokenizer:
 
     def __init__(self, pattern: str = GPT2, special_tokens: Collection[str] = ()) -> None:
         self.pattern = pattern
-        try:
-            compiled = regex.compile(pattern)
-        except regex.error as error:
-            raise ValueError(
-                f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
-            ) from None
-        if compiled.groups:
-            raise ValueError(
-                f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
-            )
-        self._find_pieces = compiled.findall
+        self._find_pieces = find_pieces(pattern)
+        self._known = is_known(pattern)
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._longest_special = len(longest_first[0]) if longest_first else 0
         self._specials = (
@@ -84,7 +64,7 @@ class Pretokenizer:
     def pieces(self, ordinary: str) -> list[str]:
         """The pieces of text in which no special token is looked for."""
         pieces: list[str] = self._find_pieces(ordinary)
-        if self.pattern != GPT2 and sum(map(len, pieces)) != len(ordinary):
+        if not self._known and sum(map(len, pieces)) != len(ordinary):
             raise ValueError(
                 f"the pattern leaves characters of the text out ({self.pattern!r}); "
                 r"let it match every character, for example by ending it with |[\s\S]"
@@ -96,7 +76,7 @@ class Pretokenizer:
 
         A block is given out as soon as it is safe. What is held back is what more text could still
         change: the last piece, some characters around it, and as many as the longest special token
-        has. So memory is bounded by one chunk and the longest piece. Only GPT-2's pattern has
+        has. So memory is bounded by one chunk and the longest piece. Only known patterns have
         borders proven safe; under any other the text is cut at special tokens alone.
         """
         held: list[str] = []
@@ -133,12 +113,17 @@ class Pretokenizer:
                 if match.start() > limit:
                     break
                 border = match.end()
-        if self.pattern == GPT2:
+        if self._known:
             # The border may be limit + 1 at most; its right-hand character must be visible.
-            last = GPT2_BORDER.search(text, border, max(border, limit + 2))
+            last = _border().search(text, border, max(border, limit + 2))
             if last:
                 border = last.end()
         return border
+
+
+@functools.cache
+def _border() -> regex.Pattern[str]:
+    return regex.compile(f"(?r){translate(_BORDER)[0]}")
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
@@ -208,67 +193,3 @@ def _count_block(pretokenizer: Pretokenizer, text: str) -> Counter[str]:
     for ordinary in pretokenizer.split(text)[::2]:
         counts.update(pretokenizer.pieces(ordinary))
     return counts
-
-
-def workers_for(size: int, num_workers: int | None) -> int:
-    """How many processes to use on `size` bytes: at most `num_workers`, one for a small file."""
-    if num_workers is not None and num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1 ({num_workers}); leave it out for all")
-    if size < SMALL_BYTES:
-        return 1
-    if num_workers is not None:
-        return num_workers
-    if hasattr(os, "sched_getaffinity"):  # the cores this process may use, where that is known
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def parallel_map(
-    function: Callable[[str], Result], blocks: Iterable[str], num_workers: int
-) -> Iterator[Result]:
-    """`map(function, blocks)` in order, by worker processes, with few blocks in flight at a time.
-
-    Workers are forked on Linux: they import nothing, neither torch nor the caller's script, and
-    get `function` for free. A worker that dies raises WorkerError instead of hanging.
-    """
-    if num_workers == 1:
-        yield from map(function, blocks)
-        return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start_worker, (function,))
-    in_flight: deque[Future[Result]] = deque()
-    try:
-        for block in blocks:
-            in_flight.append(pool.submit(_work, block))
-            if len(in_flight) > 2 * num_workers:
-                yield in_flight.popleft().result()
-        while in_flight:
-            yield in_flight.popleft().result()
-    except BrokenProcessPool:
-        raise WorkerError(
-            f"a worker process died (one of {num_workers}), most often for want of memory; "
-            "use fewer, with num_workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(function: Callable[[str], Result]) -> None:
-    # Ctrl-C reaches the whole group; the parent answers it and winds its workers up.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    global _function
-    _function = function
-
-
-def _end_with_parent() -> None:
-    """A killed parent sends no word, and its workers would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(block: str) -> Any:
-    return _function(block)

@@ -31,8 +31,8 @@ from itertools import pairwise
 from tqdm import tqdm
 
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.pretokenize import (
-    GPT2,
     Pretokenizer,
     StrPath,
     check_special_tokens,

@@ -1,0 +1,219 @@
+r"""The patterns that cut text into pieces, and what their classes mean.
+
+A pattern is written as its own tokenizer writes it. `\p{L}` in it means what tiktoken and
+`tokenizers` take for a letter, which is Unicode 16; Python's `re` knows no `\p`, and the installed
+`regex` some newer version, in which thousands of code points more are letters. So the classes are
+written out as ranges from a table, and `re`, the fastest of the three on them, does the matching.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import itertools
+import re
+from collections.abc import Callable
+from itertools import groupby
+
+import regex
+
+from scratchlm.tokenizer.unicode_table import RUNS
+
+# Radford et al. 2019, the encoder of openai/gpt-2: contractions, then words, numbers and other
+# signs with one space before them, then white space (its last character left to a word after it).
+GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# tiktoken's cl100k_base (GPT-4) and Llama 3: any sign may lead a word, digits stand in threes, and
+# lines end with what stands before them.
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# tiktoken's o200k_base (GPT-4o): words are cut before a capital too, and keep their contraction.
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Qwen 2, 2.5 and 3: as GPT-4's, but every digit stands alone, as in the first two Llamas.
+QWEN2 = CL100K.replace("{1,3}", "")
+
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "llama3": CL100K, "o200k": O200K, "qwen2": QWEN2}
+
+# Unicode's White_Space, what `\s` means to tiktoken and `tokenizers` (Python's has U+001C-1F too).
+WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+# tiktoken writes two of them in another way; the pieces are the same.
+_SAME_PIECES = {
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": GPT2,
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": CL100K,
+}
+
+Ranges = list[tuple[int, int]]
+
+_PROPERTY = re.compile(r"[pP](?:\{(\^?)(\w+)\}|([A-Z]))")
+_BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
+# Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
+_ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
+_LAST = 0x10FFFF
+_LAST_OF_BMP = 0xFFFF
+
+
+def is_known(pattern: str) -> bool:
+    """Whether it is one of the patterns above, of which more is proven than of any pattern."""
+    return pattern in PATTERNS.values() or pattern in _SAME_PIECES
+
+
+@functools.cache
+def find_pieces(pattern: str) -> Callable[[str], list[str]]:
+    """`findall` of a pattern. ValueError where it is none, or has capturing groups.
+
+    `re` looks a character of the Basic Multilingual Plane up in a bitmap, but goes through ranges
+    beyond it one by one. So its ranges end there, and a character beyond is searched as another of
+    its category. A pattern that names such characters itself keeps all ranges. What `re` cannot
+    read (scripts, set operations, `\\X`) is left to `regex`.
+    """
+    pattern = _SAME_PIECES.get(pattern, pattern)
+    try:
+        given = regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(
+            f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
+        ) from None
+    if given.groups:
+        raise ValueError(
+            f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
+        )
+    source, by_category = translate(pattern, _LAST_OF_BMP)
+    if by_category:
+        with contextlib.suppress(re.error):
+            return functools.partial(_find, re.compile(source).findall)
+    return regex.compile(translate(pattern)[0]).findall
+
+
+def _find(findall: Callable[[str], list[str]], text: str) -> list[str]:
+    if text.isascii() or len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text):
+        return findall(text)
+    found = findall(_BEYOND_BMP.sub(_stand_in, text))
+    ends = list(itertools.accumulate(map(len, found)))
+    return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _stand_in(match: re.Match[str]) -> str:
+    return _stand_in_of(ord(match[0]))
+
+
+@functools.lru_cache(1 << 12)
+def _stand_in_of(code_point: int) -> str:
+    """A character of the Basic Multilingual Plane and of the same category, no case of an ASCII
+    letter."""
+    names, firsts = _run_starts()
+    name = names[bisect.bisect(firsts, code_point) - 1]
+    return chr(next(first for first, _ in category(name) if first > 0x17F))
+
+
+def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
+    r"""The pattern with `\p{…}`, `\P{…}`, `\s`, `\S`, `\d`, `\D` written out as ranges up
+    to `last`, and whether it says nothing else of characters beyond ASCII.
+    """
+    parts: list[str] = []
+    by_category = pattern.isascii() and "(?i)" not in pattern and "[[" not in pattern
+    inside = False  # of a [class]
+    i = 0
+    while i < len(pattern):
+        character = pattern[i]
+        length = 1
+        if character == "\\":
+            ranges, length = _escaped_class(pattern, i)
+            if ranges is not None:
+                written = _written([(a, min(b, last)) for a, b in ranges if a <= last])
+                parts.append(written if inside else f"[{written}]")
+            else:
+                by_category = by_category and pattern[i + 1 : i + 2] in _ASCII_ESCAPES
+                parts.append(pattern[i : i + length])
+        else:
+            if character == "[":
+                inside = True
+                # A bracket that comes first is a member: []…] and [^]…].
+                length = len(re.match(r"\[\^?\]?", pattern[i:])[0])  # type: ignore[index]
+            elif character == "]":
+                inside = False
+            parts.append(pattern[i : i + length])
+        i += length
+    return "".join(parts), by_category
+
+
+def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
+    """The code points that the escape at `i` stands for, None for any other, and its length."""
+    kind = pattern[i + 1 : i + 2]
+    if kind and kind in "sSdD":
+        ranges = _white_space() if kind in "sS" else category("Nd")
+        return (ranges if kind.islower() else complement(ranges)), 2
+    if kind and kind in "pP" and (match := _PROPERTY.match(pattern, i + 1)):
+        name = match[2] or match[3]
+        if name in _category_names():
+            negative = (kind == "P") != bool(match[1])
+            ranges = category(name)
+            return (complement(ranges) if negative else ranges), match.end() - i
+        return None, match.end() - i
+    return None, 2
+
+
+@functools.cache
+def category(name: str) -> Ranges:
+    """The code points of a general category, `Lu`, or of all that begin so, `L`."""
+    ranges: Ranges = []
+    for inside, runs in groupby(_runs(), lambda run: run[0].startswith(name)):
+        if inside:
+            (_, first, last), *more = runs
+            ranges.append((first, more[-1][2] if more else last))
+    return ranges
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All other code points."""
+    starts = [0, *(last + 1 for _, last in ranges)]
+    ends = [*(first - 1 for first, _ in ranges), 0x10FFFF]
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if a <= b]
+
+
+@functools.cache
+def _white_space() -> Ranges:
+    return [
+        (ord(first), ord(last or first))
+        for first, last in re.findall(r"(.)(?:-(.))?", WHITE_SPACE, re.DOTALL)
+    ]
+
+
+@functools.cache
+def _runs() -> list[tuple[str, int, int]]:
+    """Category, first and last code point."""
+    runs = []
+    start = 0
+    for name, length in re.findall(r"([A-Z][a-z])(\d*)", RUNS):
+        end = start + int(length or 1)
+        runs.append((name, start, end - 1))
+        start = end
+    return runs
+
+
+@functools.cache
+def _run_starts() -> tuple[list[str], list[int]]:
+    return [name for name, _, _ in _runs()], [first for _, first, _ in _runs()]
+
+
+@functools.cache
+def _category_names() -> frozenset[str]:
+    names = {name for name, _, _ in _runs()}
+    return frozenset(names | {name[0] for name in names})
+
+
+def _written(ranges: Ranges) -> str:
+    """Ranges as they stand between brackets."""
+    return "".join(f"\\U{a:08x}-\\U{b:08x}" if a < b else f"\\U{a:08x}" for a, b in ranges)

@@ -1,0 +1,186 @@
+"""The fast ways through a text against its two-line definition: cut it, merge each piece."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scratchlm.tokenizer import encoding
+from scratchlm.tokenizer.batch_merging import BatchMerger, PairTable, byte_starts
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.merging import merge_word
+from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.pretokenize import Pretokenizer
+from scratchlm.tokenizer.training import train_bpe
+
+Pair = tuple[int, int]
+ALPHABET = [
+    "a",
+    "b",
+    "the",
+    "ing",
+    "é",
+    "中",
+    "👍",
+    "1",
+    "'s",
+    "'",
+    ".",
+    "!",
+    "\u0301",
+    "\t",
+    "\x85",
+]
+SPACES = [" ", " ", " ", "  ", "   ", "\n", "\r\n", "\n\n    ", " \n ", "\u3000", "\x1c"]
+
+
+def random_vocabulary(rng: random.Random) -> tuple[dict[Pair, int], list[int]]:
+    """Merges of a few bytes in any order, as no training would give: ranks may fall as well."""
+    ids = list(b"abcd")
+    pairs: list[Pair] = []
+    for _ in range(60):
+        pair = (rng.choice(ids), rng.choice(ids))
+        if pair not in pairs:
+            pairs.append(pair)
+            ids.append(256 + len(pairs) - 1)
+    order = rng.sample(range(len(pairs)), len(pairs))
+    return {pairs[i]: rank for rank, i in enumerate(order)}, [256 + i for i in order]
+
+
+def test_merging_together_equals_merging_one_by_one() -> None:
+    rng = random.Random(0)
+    several = 0
+    for _ in range(300):
+        ranks, products = random_vocabulary(rng)
+        words = [bytes(rng.choices(b"abcd", k=rng.randrange(1, 30))) for _ in range(40)]
+        expected = [merge_word(list(word), ranks, products) for word in words]
+        data = np.frombuffer(b"".join(words), np.uint8)
+        starts = np.cumsum([0, *map(len, words)])[:-1]
+        ids = BatchMerger(range(256), ranks, products).merge(data, starts)
+        ends = [*starts[1:], len(data)]
+        got = [[id for id in ids[a:b] if id >= 0] for a, b in zip(starts, ends, strict=True)]
+        assert got == expected
+        several += len(data) - sum(map(len, expected))
+    assert several > 30_000  # merges done
+
+
+def test_pair_table_knows_every_pair_and_no_other() -> None:
+    rng = random.Random(1)
+    ranks = {(rng.randrange(60_000), rng.randrange(60_000)): i for i in range(50_000)}
+    table = PairTable(ranks, 60_000)
+    first, second = np.array(list(ranks)).T
+    assert table(first.copy(), second.copy()).tolist() == list(ranks.values())
+    others = [(a, b) for a, b in zip(second.tolist(), first.tolist(), strict=True)]
+    expected = [ranks.get(pair, 1 << 30) for pair in others]
+    assert table(second.copy(), first.copy()).tolist() == expected
+    assert PairTable({}, 10)(first.copy(), second.copy()).min() == 1 << 30
+
+
+def test_byte_starts() -> None:
+    for words in (["a", "bc", "d"], ["é", "中a", "x👍", "y"]):
+        data = np.frombuffer("".join(words).encode(), np.uint8)
+        lengths = [len(word.encode()) for word in words]
+        assert byte_starts(words, data).tolist() == np.cumsum([0, *lengths])[:-1].tolist()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "text"
+    source = Path(argparse.__file__).read_bytes()
+    path.write_bytes(source + "春眠不覺曉,處處聞啼鳥。夜來風雨聲。花落知多少。\n".encode() * 50)
+    return path
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_every_way_through_a_text_gives_the_same_ids(
+    corpus: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_bpe(corpus, 700, [], pattern=pattern)
+    ids = {token: id for id, token in tokenizer.vocab.items()}
+    ranks = {(ids[a], ids[b]): rank for rank, (a, b) in enumerate(tokenizer.merges)}
+    products = [ids[a + b] for a, b in tokenizer.merges]
+
+    def by_definition(text: str) -> list[int]:
+        pieces = Pretokenizer(pattern).pieces(text)
+        return [
+            id
+            for piece in pieces
+            for id in merge_word([ids[bytes([b])] for b in piece.encode()], ranks, products)
+        ]
+
+    monkeypatch.setattr(encoding, "SHORT_TEXT", 0)
+    monkeypatch.setattr(encoding, "FEW_WORDS", 2)
+    rng = random.Random(2)
+    for i in range(1500):
+        kinds = ALPHABET + SPACES * rng.choice([0, 1, 4])
+        text = "".join(rng.choices(kinds, k=rng.randrange(60)))
+        if i % 100 == 0:
+            text += "x" * 600 + " y"
+        assert tokenizer.encode(text) == by_definition(text), repr(text)
+
+
+def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = train_bpe(corpus, 500)
+    text = " ".join(map(str, range(3000))) + " " + "x" * 1000
+    expected = trained.encode(text)
+    monkeypatch.setattr(encoding, "CACHED_WORDS", 100)
+    monkeypatch.setattr(encoding, "CACHED_STRETCHES", 100)
+    tokenizer = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens)
+    for _ in range(2):
+        assert tokenizer.encode(text) == expected
+    words = tokenizer._encode_ordinary._words
+    for number in range(1000):
+        tokenizer.encode(f"n{number}")
+    assert len(words) <= 100
+    assert max(map(len, words)) <= encoding.LONGEST_CACHED
+
+
+def test_bytes_that_the_vocabulary_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = BPETokenizer({0: b"a", 1: b" ", 2: b"aa"}, [(b"a", b"a")])
+    long = "a aa " * 2000
+    assert tokenizer.encode(long)[:5] == [0, 1, 2, 1, 0]
+    for text in ("ab", long + "b", "a" * 9000 + "b"):
+        with pytest.raises(ValueError, match="no token for a byte of the text \\(0x62"):
+            tokenizer.encode(text)
+
+
+def test_a_lone_surrogate_in_a_long_text_is_named() -> None:
+    tokenizer = BPETokenizer({i: bytes([i]) for i in range(256)}, [])
+    for surrogate in ("\ud800", "\udfff"):
+        with pytest.raises(ValueError, match=r"lone surrogate \(U\+D[8F].. at character 6000\)"):
+            tokenizer.encode("a b c " * 1000 + surrogate + " d" * 5000)
+
+
+def test_ignore_merges_takes_a_piece_that_is_a_token_whole() -> None:
+    vocab = {i: bytes([i]) for i in range(256)} | {256: b" b", 257: b"bc", 258: b" bc"}
+    merges = [(b" ", b"b"), (b"b", b"c")]  # which leave " bc" as " b", "c"
+    for text in ("a bc", "a bc " * 1000, "\nbc" * 3000):
+        plain = BPETokenizer(vocab, merges)
+        whole = BPETokenizer(vocab, merges, ignore_merges=True)
+        assert set(plain.encode(text)) & {258} == set()
+        assert (258 in whole.encode(text)) == (" bc" in text)
+        assert plain.decode(plain.encode(text)) == whole.decode(whole.encode(text)) == text
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_normalization(corpus: Path, form: str) -> None:
+    import unicodedata
+
+    plain = train_bpe(corpus, 400)
+    tokenizer = BPETokenizer(
+        plain.vocab,
+        plain.merges,
+        plain.special_tokens,
+        normalization=form,  # type: ignore[arg-type]
+    )
+    for text in ("e\u0301\u00e9 \ufb01 \uac00", "e\u0301 \u00e9 \ufb01 " * 1000):
+        normalized = unicodedata.normalize(form, text)  # type: ignore[arg-type]
+        assert tokenizer.encode(text) == plain.encode(normalized)
+        chunks = [text[i : i + 7] for i in range(0, len(text), 7)]
+        assert list(tokenizer.encode_iterable(chunks)) == plain.encode(normalized)
+    with pytest.raises(ValueError, match="normalization is NFC"):
+        BPETokenizer({}, [], normalization="nfc")  # type: ignore[arg-type]
