@@ -7,19 +7,16 @@ import pickle
 import random
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import regex
 
-from scratchlm.tokenizer import workers
 from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.pretokenize import (
     Pretokenizer,
     check_special_tokens,
-    count_pieces,
     read_text,
 )
 
@@ -147,22 +144,6 @@ def test_read_text_names_the_byte_that_is_not_utf8(
         ValueError, match=rf"latin is not UTF-8 \(byte {byte} at offset {offset}\); "
     ):
         list(read_text(path))
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_count_pieces_equals_counting_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
-    monkeypatch.setattr(workers, "SMALL_BYTES", 0)
-    rng = random.Random(1)
-    texts = ["".join(rng.choices([*NASTY, "<|a|>"], k=n)) for n in (150_000, 3, 0)]
-    paths = [tmp_path / str(i) for i in range(3)]
-    for path, text in zip(paths, texts, strict=True):
-        path.write_bytes(text.encode())
-    counts = count_pieces(paths, Pretokenizer(GPT2, ["<|a|>"]), num_workers)
-    expected = Counter(p for text in texts for p in whole_pieces(text, ["<|a|>"]))
-    del expected["<|a|>"]
-    assert counts == expected
 
 
 def test_a_pretokenizer_can_be_sent_to_another_process() -> None:

@@ -1,246 +1,232 @@
-"""tokenizer.json against Hugging Face tokenizers, and a table of broken files."""
+"""Tokenizer files both ways: Hugging Face tokenizers, transformers and tiktoken give our ids."""
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tokenizers
 
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.pretokenize import GPT2
-from scratchlm.tokenizer.training import train_bpe
-from test_bpe import CL100K, END, texts
-
-BYTES = {i: bytes([i]) for i in range(256)}
-
-
-def gpt2_byte_map() -> dict[int, str]:
-    """`bytes_to_unicode` as openai/gpt-2 has it."""
-    bs = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
-    cs = bs[:]
-    for b in range(256):
-        if b not in bs:
-            bs.append(b)
-            cs.append(256 + len(cs) - 188)
-    return dict(zip(bs, map(chr, cs), strict=True))
-
-
-@pytest.fixture(scope="module", params=[GPT2, CL100K], ids=["gpt2", "cl100k"])
-def trained(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> BPETokenizer:
-    path = tmp_path_factory.mktemp("corpus") / "text"
-    source = Path(argparse.__file__).read_text(encoding="utf-8")
-    path.write_bytes((source + "".join(texts(0, 500))).encode())
-    return train_bpe(path, 1500, [END, "<|é x|>", "<|endoftext|><|é x|>"], pattern=request.param)
-
-
-def test_tokenizers_gives_the_same_ids(trained: BPETokenizer, tmp_path: Path) -> None:
-    trained.save(tmp_path / "tokenizer.json")
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert theirs.get_vocab_size() == len(trained)
-    for special in trained.special_tokens:
-        assert theirs.token_to_id(special) == trained.token_to_id(special)
-    rng = random.Random(0)
-    for text in texts(1, 1000):
-        text += "".join(rng.choices([*trained.special_tokens, "x", " "], k=3))
-        ids = trained.encode(text)
-        assert theirs.encode(text).ids == ids, repr(text)
-        if "é x" not in text:  # their decoder takes the é of a special token for a byte
-            assert theirs.decode(ids, skip_special_tokens=False) == text
+from scratchlm.tokenizer.formats import (
+    TokenizerParts,
+    read_tokenizer_json,
+    write_tokenizer_json,
+)
+from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.parts import check_portable
+from scratchlm.tokenizer.patterns import CL100K, GPT2, O200K, PATTERNS, QWEN2
+from scratchlm.tokenizer.tiktoken_files import (
+    read_tiktoken,
+    tiktoken_ranks,
+    write_tiktoken,
+)
+from test_bpe import END, texts
+from tokenizer_layouts import (
+    BYTES,
+    LAYOUTS,
+    NAMES,
+    added,
+    check_same_ids,
+    gpt2_layout,
+    learned,
+    padded_layout,
+    parts_of,
+    qwen_layout,
+    tokenizer_of,
+)
 
 
-def test_special_tokens_in_the_middle_load_in_tokenizers_too(tmp_path: Path) -> None:
-    vocab = {0: END.encode(), **{1 + i: bytes([i]) for i in range(256)}, 257: b"ab"}
-    ours = BPETokenizer(vocab, [(b"a", b"b")], ["<|x|>", END])
-    ours.save(tmp_path / "tokenizer.json")
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    text = f"ab{END}b<|x|>é"
-    assert theirs.encode(text).ids == ours.encode(text)
-    assert BPETokenizer.load(tmp_path / "tokenizer.json").special_tokens == ["<|x|>", END]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layouts_of_real_files_load_and_give_the_ids_of_tokenizers(
+    layout: str, tmp_path: Path
+) -> None:
+    write, pattern = LAYOUTS[layout]
+    text = json.dumps(write(learned(pattern)))
+    theirs = tokenizers.Tokenizer.from_str(text)
+    parts = read_tokenizer_json(text, "theirs.json")
+    ours = tokenizer_of(parts)
+    assert ours.pattern == pattern
+    check_same_ids(theirs, ours)
+
+    again = write_tokenizer_json(parts_of(ours))
+    check_same_ids(tokenizers.Tokenizer.from_str(again), ours)
+    assert read_tokenizer_json(again, "ours.json") == parts
+    assert write_tokenizer_json(read_tokenizer_json(again, "ours.json")) == again
+    # What tokenizers writes of either is the same tokenizer too.
+    assert read_tokenizer_json(tokenizers.Tokenizer.from_str(again).to_str(), "both") == parts
+    assert read_tokenizer_json(theirs.to_str(), "both") == parts
 
 
-def test_save_and_load_restore_everything(trained: BPETokenizer, tmp_path: Path) -> None:
-    trained.save(tmp_path / "tokenizer.json")
-    copy = BPETokenizer.load(tmp_path / "tokenizer.json")
-    assert copy.vocab == trained.vocab
-    assert copy.merges == trained.merges
-    assert copy.special_tokens == trained.special_tokens
-    assert copy.pattern == trained.pattern
-    assert copy.hash == trained.hash
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transformers_gives_the_same_ids(layout: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    write, pattern = LAYOUTS[layout]
+    parts = read_tokenizer_json(json.dumps(write(learned(pattern))), "theirs.json")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(write_tokenizer_json(parts), encoding="utf-8")
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+    check_same_ids(theirs, tokenizer_of(parts), 50)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_a_normalizer_is_read_and_written(form: str) -> None:
+    content = qwen_layout(learned(QWEN2))
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": form}]}
+    parts = read_tokenizer_json(json.dumps(content), "theirs.json")
+    assert parts.normalization == form
+    again = write_tokenizer_json(parts)
+    assert json.loads(again)["normalizer"] == {"type": form}
+    check_same_ids(tokenizers.Tokenizer.from_str(again), tokenizer_of(parts), 60)
+
+
+def test_save_and_load_restore_everything(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for tokenizer in map(learned, (GPT2, CL100K, O200K)):
+        specials = [END, "<|é x|>", "<|endoftext|><|é x|>"]
+        first = BPETokenizer(tokenizer.vocab, tokenizer.merges, specials, tokenizer.pattern)
+        first.save(path)
+        copy = BPETokenizer.load(path)
+        assert parts_of(copy) == parts_of(first)
+        assert copy.hash == first.hash
+        check_same_ids(tokenizers.Tokenizer.from_file(str(path)), first, 100)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
-
-
-def test_load_reads_what_tokenizers_saves(trained: BPETokenizer, tmp_path: Path) -> None:
-    trained.save(tmp_path / "ours.json")
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "ours.json"))
-    theirs.save(str(tmp_path / "theirs.json"))  # merges as pairs, other keys
-    assert BPETokenizer.load(tmp_path / "theirs.json").hash == trained.hash
 
 
 def test_load_reads_a_tokenizer_that_tokenizers_trained(tmp_path: Path) -> None:
     theirs = tokenizers.ByteLevelBPETokenizer()
-    theirs.train_from_iterator(texts(2, 500), 600, special_tokens=[END])  # END is id 0
+    theirs.train_from_iterator(texts(2, 300), 600, special_tokens=[END])  # END is id 0
     theirs.save(str(tmp_path / "tokenizer.json"))
-    ours = BPETokenizer.load(tmp_path / "tokenizer.json")
-    for text in texts(3, 500):
-        assert ours.encode(text) == theirs.encode(text).ids, repr(text)
+    check_same_ids(theirs, BPETokenizer.load(tmp_path / "tokenizer.json"))
 
 
-def test_from_gpt2_with_and_without_a_version_line(tmp_path: Path) -> None:
-    names = gpt2_byte_map()
-    tokens = [*names.values(), "Ġt", "##", "Ġt##"]
-    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(tokens)}))
-    lines = "# #\nĠ t\nĠt ##\n"
-    (tmp_path / "bare.txt").write_text(lines)
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + lines)
-    for merges in ("bare.txt", "merges.txt"):
-        tokenizer = BPETokenizer.from_gpt2(tmp_path / "vocab.json", tmp_path / merges)
-        assert tokenizer.merges == [(b"#", b"#"), (b" ", b"t"), (b" t", b"##")]
-        assert [tokenizer.vocab[i] for i in range(256)] == [bytes([b]) for b in names]
-        assert tokenizer.special_tokens == [END]
-        assert tokenizer.encode(f" t{END}##") == [256, 259, 257]
+def test_merges_of_a_token_named_version_are_kept() -> None:
+    """`tokenizers` skips a merge that is a string and starts with #version, as a header."""
+    words = [b"#v", b"#ve", b"#ver", b"#vers", b"#versi", b"#versio", b"#version", b"#versions"]
+    vocab = BYTES | {256 + i: word for i, word in enumerate(words)}
+    merges = [(word[:-1], word[-1:]) for word in words]
+    parts = TokenizerParts(vocab, merges, [], r"\S+|\s+")
+    theirs = tokenizers.Tokenizer.from_str(write_tokenizer_json(parts))
+    assert theirs.encode("#versions").ids == [263]
+    assert read_tokenizer_json(write_tokenizer_json(parts), "x") == parts
+    with pytest.raises(ValueError, match=r"merges.txt cannot hold a merge of the token #version"):
+        write_gpt2_merges(TokenizerParts(vocab, merges, []))
 
 
-def test_real_gpt2_through_tokenizer_json(shared_data: Path, tmp_path: Path) -> None:
-    files = shared_data / "gpt2_vocab.json", shared_data / "gpt2_merges.txt"
-    gpt2 = BPETokenizer.from_gpt2(*files)
-    assert gpt2.token_to_id(END) == 50_256
-    gpt2.save(tmp_path / "tokenizer.json")
-    assert BPETokenizer.load(tmp_path / "tokenizer.json").hash == gpt2.hash
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in texts(4, 500):
-        assert theirs.encode(text).ids == gpt2.encode(text), repr(text)
+def test_tokenizers_numbers_added_tokens_as_the_reader_expects() -> None:
+    """It is why an id that `tokenizers` would not keep is refused, and why all are written."""
+    content = padded_layout(BPETokenizer(BYTES, []))
+    for own in ({}, {"<|b|>": 10_000}, {"<|a|>": 9_001}, {"<|a|>": 9_001, "<|b|>": 10_000}):
+        content["model"]["vocab"] = {NAMES[b]: b for b in range(256)} | own
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+        kept = [theirs.token_to_id("<|a|>"), theirs.token_to_id("<|b|>")] == [9_001, 10_000]
+        try:
+            read_tokenizer_json(json.dumps(content), "x")
+        except FileFormatError as error:
+            assert "must be what `tokenizers` makes it" in str(error)  # noqa: PT017
+            assert not kept
+        else:
+            assert kept
 
 
-def set_in(*keys: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
-    def change(content: Any) -> None:
-        for key in keys[:-1]:
-            content = content[key]
-        content[keys[-1]] = to
-
-    return change
-
-
-def remove(*keys: str | int) -> Callable[[dict[str, Any]], None]:
-    def change(content: Any) -> None:
-        for key in keys[:-1]:
-            content = content[key]
-        del content[keys[-1]]
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (remove("model"), "'model' must be a dict"),
-        (remove("model", "vocab"), "'vocab' must be a dict"),
-        (remove("model", "merges"), "'merges' must be a list"),
-        (remove("added_tokens"), "'added_tokens' must be a list"),
-        (remove("pre_tokenizer"), "pre_tokenizer must be ByteLevel"),
-        (set_in("model", to=[]), "'model' must be a dict"),
-        (set_in("model", "type", to="WordPiece"), r"model must be BPE \('WordPiece'\)"),
-        (set_in("model", "dropout", to=0.1), r"dropout is not supported \(0.1\)"),
-        (set_in("model", "ignore_merges", to=True), "ignore_merges is not supported"),
-        (set_in("model", "byte_fallback", to=True), "byte_fallback is not supported"),
-        (set_in("normalizer", to={"type": "NFC"}), "normalizer is not supported"),
-        (set_in("truncation", to={"max_length": 5}), "truncation is not supported"),
-        (set_in("post_processor", to={"type": "TemplateProcessing"}), "must add no tokens"),
-        (set_in("post_processor", to="x"), "must add no tokens"),
-        (set_in("pre_tokenizer", to={"type": "Whitespace"}), "pre_tokenizer must be ByteLevel"),
-        (set_in("pre_tokenizer", "use_regex", to=False), "pre_tokenizer must be ByteLevel"),
-        (set_in("pre_tokenizer", "add_prefix_space", to=True), "add_prefix_space"),
-        (remove("pre_tokenizer", "add_prefix_space"), "add_prefix_space"),
-        (set_in("model", "vocab", "a", to=98), r"same id \(98"),
-        (set_in("model", "vocab", "a", to=1000), r"no hole \(97 is missing\)"),
-        (set_in("model", "vocab", "a", to="97"), "must be an int from 0 on"),
-        (set_in("model", "vocab", "a", to=-1), "must be an int from 0 on"),
-        (set_in("model", "vocab", "a", to=True), "must be an int from 0 on"),
-        (set_in("model", "vocab", "a b", to=259), "stands for no byte .' ' in 'a b'"),
-        (set_in("model", "vocab", "中", to=259), "stands for no byte .'中'"),
-        (set_in("model", "merges", 0, to="a z"), r"merge 0 needs a token .*\(b'az'\)"),
-        (set_in("model", "merges", 0, to="a zz"), r"merge 0 needs a token .*\(b'zz'\)"),
-        (set_in("model", "merges", 0, to="ab"), "a merge must be two tokens"),
-        (set_in("model", "merges", 0, to="a b c"), "a merge must be two tokens"),
-        (set_in("model", "merges", 0, to=["a"]), "a merge must be two tokens"),
-        (set_in("model", "merges", 0, to=7), "a merge must be two tokens"),
-        (set_in("model", "merges", 1, to="a b"), "merge 1 was listed before"),
-        (set_in("added_tokens", 0, "content", to=3), "'content' must be a str"),
-        (set_in("added_tokens", to=[{"id": 259, "content": "\ud800"}]), "lone surrogate"),
-        (set_in("added_tokens", 0, "lstrip", to=True), "lstrip is not supported"),
-        (set_in("added_tokens", 0, "id", to=97), r"same id \(97"),
-        (set_in("added_tokens", to=["x"]), "'content' must be a str"),
-        (set_in("added_tokens", to=[{"id": 258, "content": "x"}] * 2), "listed twice"),
-    ],
-)
-def test_a_broken_tokenizer_json_is_named(
-    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    path = tmp_path / "tokenizer.json"
-    vocab = BYTES | {256: b"ab", 257: b"abc"}
-    BPETokenizer(vocab, [(b"a", b"b"), (b"ab", b"c")], [END]).save(path)
-    content = json.loads(path.read_bytes())
-    change(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(FileFormatError, match=message) as error:
-        BPETokenizer.load(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert "; " in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b'{"model": \xff}', b"[]", b"null", b"\x80\x02K"])
-def test_what_is_no_json_object_is_named(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_bytes(data)
-    with pytest.raises(
-        FileFormatError, match=r"tokenizer.json: it (is not JSON|must be a JSON obj)"
-    ):
-        BPETokenizer.load(path)
-    with pytest.raises(FileFormatError):
-        BPETokenizer.from_gpt2(path, path)
+def test_added_tokens_of_two_kinds_are_refused_only_where_they_may_overlap() -> None:
+    """`tokenizers` looks for those that are not normalized first, wherever they stand."""
+    for a, b, text in (
+        ("abc", "xab", "xabc"), ("bc", "abcd", "abcd"), ("abcd", "bc", "abcd"),
+        ("<a>", "<b>", "<a><b>"), ("ba", "ab", "aba"), ("aa", "bb", "abba"),
+    ):  # fmt: skip
+        content = gpt2_layout(BPETokenizer(BYTES, []))
+        del content["model"]["vocab"][END]
+        content["added_tokens"] = [added(256, a, normalized=True), added(257, b)]
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+        ours = BPETokenizer(BYTES, [], [a, b])
+        try:
+            parts = read_tokenizer_json(json.dumps(content), "x")
+        except FileFormatError as error:
+            assert "added tokens overlap" in str(error)  # noqa: PT017
+        else:
+            assert parts.special_tokens == [a, b]
+            assert theirs.encode(text).ids == ours.encode(text)
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (b"a b\n\xff", "it is not UTF-8"),
-        (b"a b c", "a merge must be two tokens"),
-        (b"ab", "a merge must be two tokens"),
-        ("a 中".encode(), "a token has a character that stands for no byte"),
-        (b"a b\nb c", r"merge 1 needs a token .*\(b'bc'\)"),
-    ],
-)
-def test_broken_gpt2_merges_are_named(tmp_path: Path, lines: bytes, message: str) -> None:
-    names = [*gpt2_byte_map().values(), "ab"]
-    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    (tmp_path / "merges.txt").write_bytes(lines)
-    with pytest.raises(FileFormatError, match=rf"merges\.txt: {message}"):
-        BPETokenizer.from_gpt2(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    ("pattern", "text"),
+    [(r"\p{N}{1,3}+|\D", "12345"), (r"\s+$|\s|\S", "a  \n b"), (r"\w+|\W", "a²b"),
+     (r"xa{2}?b|[abx]", "xb")],
+)  # fmt: skip
+def test_a_pattern_that_tokenizers_reads_otherwise_is_refused(pattern: str, text: str) -> None:
+    ours = BPETokenizer(BYTES, [], pattern=pattern)._plain.pieces(text)
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    assert [piece for piece, _ in split.pre_tokenize_str(text)] != ours
+    with pytest.raises(ValueError, match="would read the pattern in another way"):
+        write_tokenizer_json(TokenizerParts(BYTES, [], [], pattern))
+
+
+def test_the_known_patterns_are_portable() -> None:
+    for pattern in [*PATTERNS.values(), r"[^$^\]]++|(?<!a)(?>b|c)(?i:d){1,2}|\x41\n|[\s\S]"]:
+        check_portable(pattern)
+    for pattern in (r"a|(?i)b", "[a[b]]", "[a-z&&b]", r"\h", "^a", r"\bx", r"(?m:a)", "a{2}+"):
+        with pytest.raises(ValueError, match="another way"):
+            check_portable(pattern)
+
+
+def test_real_gpt2_through_every_format(shared_data: Path, tmp_path: Path) -> None:
+    parts = read_gpt2(shared_data / "gpt2_vocab.json", shared_data / "gpt2_merges.txt")
+    ours = tokenizer_of(parts)
+    assert ours.token_to_id(END) == 50_256
+    text = write_tokenizer_json(parts)
+    assert read_tokenizer_json(text, "x") == parts
+    check_same_ids(tokenizers.Tokenizer.from_str(text), ours, 50)
+    ranks = tiktoken_ranks(parts)  # compares the merges
+    (tmp_path / "gpt2.tiktoken").write_bytes(write_tiktoken(ranks))
+    assert read_tiktoken(tmp_path / "gpt2.tiktoken") == ranks
+    lines = (shared_data / "gpt2_merges.txt").read_text(encoding="utf-8").splitlines()[-50_000:]
+    assert write_gpt2_merges(parts).splitlines()[1:] == lines
+    theirs = json.loads((shared_data / "gpt2_vocab.json").read_bytes())
+    assert json.loads(write_gpt2_vocab(parts)) == theirs
+
+
+# What every writer refuses
+
+
+def test_writers_refuse_what_no_reader_would_take() -> None:
+    ab = BYTES | {256: b"ab", 257: b"abc"}
+    for parts, message in (
+        (TokenizerParts({0: b"a", 1: b"a"}, [], []), r"two ids have the same bytes \(b'a', 0"),
+        (TokenizerParts({2**31: b"a"}, [], []), r"from 0 to 2\*\*31 - 1 \(2147483648 of b'a'\)"),
+        (TokenizerParts({0: b""}, [], []), r"a token is empty \(id 0\)"),
+        (TokenizerParts(BYTES | {256: b" a", 257: "Ġa".encode()}, [], ["Ġa"]),
+         r"two tokens alike \('Ġa', ids 256 and 257\)"),
+        (TokenizerParts(BYTES | {256: b" a"}, [(b" ", b"a")], [" a"]),
+         r"merge 0 has a special token in it \(' a'\)"),
+        (TokenizerParts(ab, [(b"ab", b"c"), (b"a", b"b")], []),
+         r"merge 0 joins a token that no merge before it makes \(b'ab' \+ b'c'\)"),
+        (TokenizerParts(ab, [(b"ab", b"c")], []), r"merge 0 joins a token that no merge"),
+        (TokenizerParts({97: b"a", 300: "é".encode()}, [], ["é"]), "written as the bytes"),
+        (TokenizerParts(BYTES | {300: "Ġzz".encode()}, [], ["Ġzz"], ignore_merges=True),
+         r"a special token is written as the bytes b' zz' are \('Ġzz'\)"),
+        (TokenizerParts(BYTES, [], [], "("), "is no regular expression"),
+        (TokenizerParts(BYTES, [], [], "(?:" * 3000), "too deep"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            write_tokenizer_json(parts)
+    # Out of order, but with another merge in order, or where merges are not the only way.
+    early = [(b"a", b"bc"), (b"a", b"b"), (b"ab", b"c"), (b"b", b"c")]
+    write_tokenizer_json(TokenizerParts(ab | {258: b"bc"}, early, []))
+    write_tokenizer_json(TokenizerParts(ab, [(b"ab", b"c")], [], ignore_merges=True))
+    write_tokenizer_json(TokenizerParts(BYTES | {300: "Ġzz".encode()}, [], ["Ġzz"]))
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         BPETokenizer.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
-        BPETokenizer.from_gpt2(tmp_path / "nowhere", tmp_path / "nowhere")
+        read_gpt2(tmp_path / "nowhere", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        read_tiktoken(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
         BPETokenizer(BYTES, []).save(tmp_path / "nowhere" / "tokenizer.json")
-
-
-def test_save_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
-    alike = BPETokenizer(BYTES | {256: b" a"}, [(b" ", b"a")], ["Ġa"])
-    with pytest.raises(ValueError, match=r"writes two tokens alike \('Ġa', ids 256 and 257\)"):
-        alike.save(tmp_path / "tokenizer.json")
-    both = BPETokenizer(BYTES | {256: b" a"}, [(b" ", b"a")], [" a"])
-    with pytest.raises(ValueError, match=r"both special and merged"):
-        both.save(tmp_path / "tokenizer.json")
-    assert list(tmp_path.iterdir()) == []
+    assert list(itertools.islice(tmp_path.iterdir(), 1)) == []

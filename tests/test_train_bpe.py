@@ -9,13 +9,18 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import regex
 
-from scratchlm.tokenizer import pretokenize, training, workers
+from scratchlm.tokenizer import fast_learning, learning, pretokenize, workers
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.fast_learning import learn_merges_fast
+from scratchlm.tokenizer.learning import learn_merges
 from scratchlm.tokenizer.patterns import GPT2
-from scratchlm.tokenizer.training import learn_merges, train_bpe
+from scratchlm.tokenizer.pretokenize import Pretokenizer
+from scratchlm.tokenizer.training import train_bpe, train_bpe_from_texts
 
 END = "<|endoftext|>"
 
@@ -79,7 +84,11 @@ def test_learn_merges_equals_naive_on_random_words(seed: int) -> None:
     )
     for word in words:
         words[word] = rng.choice([1, 1, 2, 1000])
-    assert learn_merges(words, 200) == naive_merges(words, 200)
+    assert learn_merges(words, 200) == learn_merges_fast(words, 200) == naive_merges(words, 200)
+    few, longest = rng.choice([0, 2, 5]), rng.choice([None, 1, 2, 5])
+    readable = learn_merges(words, 200, few, longest)
+    assert readable == learn_merges_fast(words, 200, few, longest)
+    assert all(len(a + b) <= (longest or 100) for a, b in readable)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,6 +112,67 @@ def test_train_bpe_equals_naive_on_shakespeare(shared_data: Path, tmp_path: Path
     assert tokenizer.merges == naive_train([text], 150, [])
 
 
+def test_the_fast_trainer_equals_the_readable_one_on_real_text(tmp_path: Path) -> None:
+    source = Path(argparse.__file__).read_bytes()
+    text = source.decode() + "春眠不覺曉處處聞啼鳥夜來風雨聲花落知多少" * 9
+    words = {p.encode(): n for p, n in Counter(Pretokenizer().pieces(text)).items()}
+    for few in (1, 3):
+        fast = learn_merges_fast(words, 5000, few)
+        assert fast == learn_merges(words, 5000, few)
+    assert 500 < len(fast) < 5000
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_both_ways_of_the_fast_trainer_agree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {p.encode(): n for p, n in Counter(Pretokenizer().pieces(natural_text())).items()}
+    expected = learn_merges(words, 300)
+    monkeypatch.setattr(fast_learning, "FEW", few)
+    monkeypatch.setattr(fast_learning, "MANY", 10)
+    assert learn_merges_fast(words, 300) == expected
+
+
+def test_texts_in_memory_are_learned_as_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = natural_text().split(END)
+    path = write(tmp_path / "text", END.join(texts))
+    expected = train_bpe(path, 400)
+    assert train_bpe_from_texts(iter(texts), 400).hash == expected.hash
+    assert BPETokenizer.fit(texts, 400).hash == expected.hash
+    assert train_bpe_from_texts([END.join(texts)], 400).hash == expected.hash
+    monkeypatch.setattr(learning, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(workers, "SMALL_BYTES", 1000)
+    assert train_bpe_from_texts(texts, 400, num_workers=2).hash == expected.hash
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one string", "put it in a list"),
+        ([], "corpus is empty"),
+        (["a", "b\udfffc"], r"lone surrogate \(U\+DFFF\)"),
+        (["a b " * 50 + "\ud800"], r"lone surrogate \(U\+D800\)"),
+    ],
+)
+def test_texts_that_cannot_be_learned(texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_bpe_from_texts(texts, 300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_frequency": -1}, r"min_frequency is negative \(-1\)"),
+        ({"max_token_length": 0}, r"at least 1 \(0\)"),
+        ({"pattern": "("}, "no regular expression"),
+        ({"pattern": "a"}, "leaves characters of the text out"),
+    ],
+)
+def test_what_may_be_asked_of_training(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_bpe_from_texts(["some text"], 300, **arguments)
+
+
 def test_wikipedia_example() -> None:
     # aaabdaaabac: a a stands in 4 places (overlapping ones count) and becomes Z: ZabdZabac. Of
     # Z a and a b, in 2 each, (aa, a) is the greater: YbdYbac; then Y b, in 2, for XdXac.
@@ -121,7 +191,7 @@ def test_a_tie_goes_to_the_greater_pair_of_byte_strings() -> None:
 
 
 def test_docstring_examples() -> None:
-    assert doctest.testmod(training) == doctest.TestResults(failed=0, attempted=2)
+    assert doctest.testmod(learning) == doctest.TestResults(failed=0, attempted=2)
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens(tmp_path: Path) -> None:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from scratchlm.optim.sgd import SGD, SGDDecay
     from scratchlm.sampling import generate
     from scratchlm.tokenizer.bpe import BPETokenizer
-    from scratchlm.tokenizer.training import train_bpe
+    from scratchlm.tokenizer.training import train_bpe, train_bpe_from_texts
     from scratchlm.trainer import Trainer
 
 __version__ = "0.1.0"
 
 _HOME = {  # module -> the public names it defines
     "tokenizer.bpe": ("BPETokenizer",),
-    "tokenizer.training": ("train_bpe",),
+    "tokenizer.training": ("train_bpe", "train_bpe_from_texts"),
     "functional": ("softmax", "silu", "cross_entropy", "scaled_dot_product_attention"),
     "model.layers": ("Linear", "Embedding", "RMSNorm", "LayerNorm"),
     "model.feed_forward": ("SwiGLU",),
@@ -84,6 +84,7 @@ __all__ = [
     "silu",
     "softmax",
     "train_bpe",
+    "train_bpe_from_texts",
     "wsd_schedule",
 ]
 

@@ -31,6 +31,12 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """The file has this content, or, if that fails, what it had before."""
+    with replacing_file(Path(path)) as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """The same for a directory; the files in it are the block's to sync.

@@ -7,36 +7,45 @@ learned, the pair learned first is merged, the leftmost where it stands several 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from scratchlm.atomic import replacing_file
-from scratchlm.errors import FileFormatError
+from scratchlm.atomic import replacing_file, write_file
 from scratchlm.tokenizer import formats
-from scratchlm.tokenizer.encoding import TextEncoder, WordEncoder
-from scratchlm.tokenizer.merging import Pair
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.encoding import TextEncoder, WordEncoder, lone_surrogate
+from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.learning import Training
+from scratchlm.tokenizer.merging import merge_tables
+from scratchlm.tokenizer.parts import (
+    Normalization,
+    StrPath,
+    TokenizerParts,
+    content_hash,
+    read_file,
+)
+from scratchlm.tokenizer.patterns import GPT2, canonical
 from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
     Pretokenizer,
-    StrPath,
     check_special_tokens,
     read_text,
 )
+from scratchlm.tokenizer.tiktoken_files import (
+    parts_of_ranks,
+    read_tiktoken,
+    tiktoken_ranks,
+    write_tiktoken,
+)
 from scratchlm.tokenizer.workers import parallel_map, workers_for
-
-Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 class BPETokenizer:
@@ -74,12 +83,8 @@ class BPETokenizer:
         self.vocab = dict(vocab)
         self.merges = list(merges)
         self.special_tokens = check_special_tokens(special_tokens or [])
-        self.pattern = pattern
+        self.pattern = canonical(pattern)
         self.ignore_merges = ignore_merges
-        if normalization not in (None, *get_args(Normalization)):
-            raise ValueError(
-                f"normalization is NFC, NFD, NFKC, NFKD or None ({normalization!r}); give one"
-            )
         self.normalization = normalization
 
         id_of = {token: id for id, token in self.vocab.items()}
@@ -96,29 +101,25 @@ class BPETokenizer:
                 self.vocab[self._size] = token
                 self._size += 1
 
-        ranks: dict[Pair, int] = {}
-        products: list[int] = []  # rank -> id of the merged token
-        for rank, (a, b) in enumerate(self.merges):
-            try:
-                ranks[id_of[a], id_of[b]] = rank
-                products.append(id_of[a + b])
-            except KeyError as error:
-                raise ValueError(
-                    f"merge {rank} needs a token that is not in the vocabulary "
-                    f"({error.args[0]!r}); give vocabulary and merges of the same tokenizer"
-                ) from None
-            if len(ranks) <= rank:
-                raise ValueError(f"merge {rank} was listed before ({(a, b)!r}); list it once")
-
+        ranks, products = merge_tables(id_of, self.merges)
         self._id_of = id_of
         self._special_ids = {special: id_of[special.encode()] for special in self.special_tokens}
         self._special_bytes = {
             special: np.array(id, self.dtype).tobytes() for special, id in self._special_ids.items()
         }
-        words = WordEncoder(id_of, ranks, products, self.dtype, ignore_merges=ignore_merges)
+        # A special token is never found in plain text, not even where merges are ignored.
+        specials = set(self._special_ids.values())
+        whole = {token: id for token, id in id_of.items() if id not in specials}
+        words = WordEncoder(id_of, ranks, products, self.dtype, whole if ignore_merges else {})
         self._encode_ordinary = TextEncoder(words, pattern, self.dtype, normalization)
         self._plain = Pretokenizer(pattern)
         self._all_special = Pretokenizer(pattern, self.special_tokens)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """A tokenizer learned from texts in memory; `train_bpe_from_texts` has more to choose."""
+        training = Training(vocab_size, ("<|endoftext|>",), GPT2, 0, None)
+        return cls.from_parts(training.learn_from_texts(texts, None))
 
     def __len__(self) -> int:
         return self._size
@@ -136,19 +137,8 @@ class BPETokenizer:
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex over vocabulary, merges, special tokens, pattern, and what is not default.
-
-        It does not depend on the file the tokenizer came from, nor on the order of special tokens.
-        """
-        known = (self.vocab.get(id) for id in range(len(self)))
-        tokens = [None if token is None else token.decode("latin-1") for token in known]
-        merges = [[a.decode("latin-1"), b.decode("latin-1")] for a, b in self.merges]
-        content: list[Any] = [tokens, merges, sorted(self.special_tokens), self.pattern]
-        if self.ignore_merges:
-            content.append("ignore_merges")
-        if self.normalization:
-            content.append(self.normalization)
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        """SHA-256 in hex of what it is, whatever file it came from; see `content_hash`."""
+        return content_hash(self.parts)
 
     def token_to_id(self, token: str) -> int:
         """The id of a token, special or not, by its text; ValueError where there is none."""
@@ -240,11 +230,7 @@ class BPETokenizer:
             try:
                 yield self._encode_block(block, pretokenizer)
             except UnicodeEncodeError:
-                place = next(i for i, c in enumerate(block) if "\ud800" <= c <= "\udfff")
-                raise ValueError(
-                    f"the text has a lone surrogate (U+{ord(block[place]):04X} at character "
-                    f"{offset + place}); replace it, for example with U+FFFD"
-                ) from None
+                raise lone_surrogate(block, offset) from None
             offset += len(block)
 
     def _encode_block(self, block: str, pretokenizer: Pretokenizer) -> bytes:
@@ -276,59 +262,69 @@ class BPETokenizer:
 
     def save(self, path: StrPath) -> None:
         """Write tokenizer.json, which Hugging Face tokenizers and transformers read too."""
-        text = self.to_json()
-        with replacing_file(Path(path)) as file:
-            file.write(text.encode())
+        write_file(path, self.to_json().encode())
 
     def to_json(self) -> str:
-        """The text of tokenizer.json."""
-        return formats.to_tokenizer_json(self.vocab, self.merges, self.special_tokens, self.pattern)
+        """The text of tokenizer.json. ValueError where it could not be read again as it is."""
+        return formats.write_tokenizer_json(self.parts)
+
+    def save_gpt2(self, vocab_json: StrPath, merges_txt: StrPath) -> None:
+        """Write GPT-2's two files. ValueError where they cannot say it: another pattern, or what
+        GPT-2 has not."""
+        vocab, merges = write_gpt2_vocab(self.parts), write_gpt2_merges(self.parts)
+        write_file(vocab_json, vocab.encode())
+        write_file(merges_txt, merges.encode())
+
+    def save_tiktoken(self, path: StrPath) -> None:
+        """Write tiktoken's rank file, which has neither pattern nor special tokens. ValueError
+        where ranks would give other ids."""
+        write_file(path, write_tiktoken(tiktoken_ranks(self.parts)))
+
+    @property
+    def parts(self) -> TokenizerParts:
+        """What files hold of it."""
+        return TokenizerParts(
+            self.vocab,
+            self.merges,
+            self.special_tokens,
+            self.pattern,
+            self.ignore_merges,
+            self.normalization,
+        )
+
+    @classmethod
+    def from_parts(cls, parts: TokenizerParts) -> Self:
+        """The tokenizer that has these parts."""
+        return cls(**vars(parts))
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
         """Read tokenizer.json. FileFormatError where it is broken or is no byte-level BPE."""
-        return cls.from_json(Path(path).read_bytes(), path)
+        return cls.from_json(read_file(path), path)
 
     @classmethod
     def from_json(cls, text: str | bytes, path: StrPath = "tokenizer.json") -> Self:
         """The same from the text itself; errors name it by `path`."""
-        return cls._from_file(path, *formats.from_tokenizer_json(text, path))
+        return cls.from_parts(formats.read_tokenizer_json(text, path))
 
     @classmethod
     def from_gpt2(cls, vocab_json: StrPath, merges_txt: StrPath) -> Self:
         """GPT-2's tokenizer from its two files, with `<|endoftext|>` special."""
-        vocab = formats.read_gpt2_vocab(vocab_json)
-        merges = formats.read_gpt2_merges(merges_txt)
-        files = f"{os.fspath(vocab_json)} with {os.fspath(merges_txt)}"
-        return cls._from_file(files, vocab, merges, ["<|endoftext|>"], GPT2)
-
-    @classmethod
-    def _from_file(
-        cls,
-        path: StrPath,
-        vocab: dict[int, bytes],
-        merges: list[tuple[bytes, bytes]],
-        special_tokens: list[str],
-        pattern: str,
-    ) -> Self:
-        try:
-            return cls(vocab, merges, special_tokens, pattern)
-        except ValueError as error:
-            raise FileFormatError(f"{os.fspath(path)}: {error}") from None
+        return cls.from_parts(read_gpt2(vocab_json, merges_txt))
 
     @classmethod
     def from_tiktoken(
         cls,
-        ranks: Mapping[bytes, int],
+        ranks: Mapping[bytes, int] | StrPath,
         special_tokens: Sequence[str] | Mapping[str, int] = (),
         pattern: str = GPT2,
     ) -> Self:
-        """A tiktoken vocabulary, `mergeable_ranks`; its special tokens with their ids, or without.
+        """tiktoken's `mergeable_ranks`, or the file that has them, and what the file has not: the
+        special tokens, with their ids or without, and the pattern.
 
-        tiktoken keeps no merges: each token's is what BPE with the lower ranks leaves of it.
-        ValueError where that is not two tokens.
+        tiktoken keeps no merges: each token's is what BPE with the lower ranks leaves of it. Where
+        that is not two tokens, it joins any two that make a token, and so does this.
         """
-        vocab = {rank: token for token, rank in ranks.items()}
-        if isinstance(special_tokens, Mapping):
-            vocab |= {id: special.encode() for special, id in special_tokens.items()}
-        return cls(vocab, formats.merges_of_ranks(ranks), list(special_tokens), pattern)
+        if isinstance(ranks, str | os.PathLike):
+            ranks = read_tiktoken(ranks)
+        return cls.from_parts(parts_of_ranks(ranks, special_tokens, pattern))

@@ -8,18 +8,24 @@ together with everything else that was not (`batch_merging`).
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts
 from scratchlm.tokenizer.merging import Pair, merge_long_word, merge_word
-from scratchlm.tokenizer.patterns import WHITE_SPACE, find_pieces, is_known
+from scratchlm.tokenizer.parts import Normalization
+from scratchlm.tokenizer.patterns import find_pieces, is_known
+from scratchlm.tokenizer.stretches import (
+    SEPARATOR,
+    cut,
+    has_stretches,
+    plain_text,
+    together,
+)
 
 LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the word
 SHORT_TEXT = 4_000  # characters; below, the fast paths cost more than they give
@@ -27,13 +33,6 @@ FEW_WORDS = 100  # below, merging them one by one is faster than together
 CACHED_WORDS = 1 << 16
 CACHED_STRETCHES = 1 << 17
 LONGEST_CACHED = 64  # characters
-
-# In the known patterns a piece that reaches a space from something else ends before it, whatever
-# follows, and a piece that starts at a space with something else behind it starts anew. So the only
-# space that is no border stands between two white spaces, or in white space that ends the text.
-# There it is replaced by a mark, a character that no text can have.
-_NO_BORDER = re.compile(f"(?<=[{WHITE_SPACE}]) (?=[{WHITE_SPACE}]|\\Z)")
-_MARK = "\udfff"
 
 
 class WordEncoder(dict[str, bytes]):
@@ -48,15 +47,15 @@ class WordEncoder(dict[str, bytes]):
         ranks: Mapping[Pair, int],
         products: Sequence[int],
         dtype: np.dtype[Any],
-        *,
-        ignore_merges: bool,
+        whole: Mapping[bytes, int],
     ) -> None:
+        """`whole`: tokens that a piece is, whatever merges say."""
         super().__init__()
         self._byte_ids = [id_of.get(bytes([byte]), -1) for byte in range(256)]
         self._ranks = ranks
         self._products = products
         self._dtype = dtype
-        self._whole = id_of if ignore_merges else {}
+        self._whole = whole
 
     def __missing__(self, piece: str) -> bytes:
         data = piece.encode()
@@ -82,44 +81,46 @@ class WordEncoder(dict[str, bytes]):
         """The ids of pieces one after another."""
         return b"".join(map(self.__getitem__, pieces))
 
-    def learn(self, pieces: set[str]) -> None:
-        """Take in those of the pieces that are not in the dict, merged together if they are many.
-
-        Few of them, and long ones, are left to `__missing__`.
-        """
-        new = pieces.difference(self)
-        if len(self) + len(new) > CACHED_WORDS:
-            self.clear()
-            new = pieces
-        words = [piece for piece in new if len(piece) < LONG_WORD // 4]
-        if self._whole:
-            words = [word for word in words if word.encode() not in self._whole]
-        if len(words) < FEW_WORDS or -1 in self._byte_ids:
-            return
-        data = np.frombuffer("".join(words).encode(), np.uint8)
-        starts = byte_starts(words, data)
-        ids = self.together.merge(data, starts)
-        live = ids >= 0
-        lengths = np.add.reduceat(live, starts, dtype=np.int64) * self._dtype.itemsize
-        ends = np.cumsum(lengths)
-        merged = ids[live].astype(self._dtype).tobytes()
-        for word, start, end in zip(words, (ends - lengths).tolist(), ends.tolist(), strict=True):
-            self[word] = merged[start:end]
-
     @cached_property
-    def together(self) -> BatchMerger:
-        return BatchMerger(self._byte_ids, self._ranks, self._products)
+    def merger(self) -> BatchMerger | None:
+        """Merges many pieces together; None where what it gives would not be what `self` gives."""
+        if -1 in self._byte_ids:
+            return None
+        merger = BatchMerger(self._byte_ids, self._ranks, self._products)
+        if self._whole:
+            # As a rule the merges make each token of itself, and looking it up changes nothing.
+            data = np.frombuffer(b"".join(self._whole), np.uint8)
+            lengths = np.fromiter(map(len, self._whole), np.int64, len(self._whole))
+            starts = np.cumsum(lengths) - lengths
+            ids = merger.merge(data, starts)
+            tokens = np.fromiter(self._whole.values(), np.int64, len(self._whole))
+            if not np.array_equal(ids[ids >= 0], tokens):
+                return None
+        return merger
 
-    @property
-    def can_merge_all(self) -> bool:
-        """Whether any text can be merged as it stands, with nothing looked up first."""
-        return not self._whole and -1 not in self._byte_ids
+
+def lone_surrogate(text: str, offset: int) -> ValueError:
+    """The error for text that no UTF-8 can say; `offset` characters came before it."""
+    place = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    return ValueError(
+        f"the text has a lone surrogate (U+{ord(text[place]):04X} at character {offset + place}); "
+        "replace it, for example with U+FFFD"
+    )
+
+
+def _keep(cache: dict[str, bytes], used: set[str]) -> None:
+    """Make room: keep what the text at hand uses, for that has the words that come all the time."""
+    kept = {key: cache[key] for key in used.intersection(cache)}
+    cache.clear()
+    cache.update(kept)
 
 
 class TextEncoder:
     """Text in which no special token is looked for -> the bytes of its ids."""
 
     def __init__(self, words: WordEncoder, pattern: str, dtype: np.dtype[Any], form: Any) -> None:
+        if form not in (None, *get_args(Normalization)):
+            raise ValueError(f"normalization is NFC, NFD, NFKC, NFKD or None ({form!r}); give one")
         self._words = words
         self._pieces = find_pieces(pattern)
         self._known = is_known(pattern)
@@ -133,39 +134,63 @@ class TextEncoder:
             text = unicodedata.normalize(self._form, text)
         if len(text) < SHORT_TEXT:
             return self._words.join(self._pieces(text))
-        if self._known and text.count(" ") * 16 > len(text):
+        if self._known and has_stretches(text):
             return self._by_stretches(text)
-        return self._by_pieces(self._pieces(text), text)
+        return self._by_pieces(text)
 
     def _by_stretches(self, text: str) -> bytes:
-        """Text with spaces: a stretch is what stands between two of them, with the one before it.
-
-        Stretches come again and again, so most of a text is one dict look-up each.
-        """
-        text.encode()  # a lone surrogate could be taken for the mark
-        first, *stretches = _NO_BORDER.sub(_MARK, text).split(" ")
-        start = self._words.join(self._pieces(first.replace(_MARK, " ")))
-        known = self._stretches
-        new = set(stretches).difference(known)
+        """Text with spaces: most of its stretches were met before, one dict look-up each."""
+        first, *stretches = cut(text)
+        known, distinct = self._stretches, set(stretches)
+        new = distinct.difference(known)
         if len(known) + len(new) > CACHED_STRETCHES:
-            known.clear()
-            new = set(stretches)
-        pieces = [self._pieces(" " + stretch.replace(_MARK, " ")) for stretch in new]
-        self._words.learn(set(chain.from_iterable(pieces)))
-        join = self._words.join
-        known.update(zip(new, map(join, pieces), strict=True))
+            _keep(known, distinct)
+            new = distinct.difference(known)
+        self._learn(new)
+        start = self._words.join(self._pieces(plain_text(first)))
         merged = start + b"".join(map(known.__getitem__, stretches))
         for stretch in new:
             if len(stretch) > LONGEST_CACHED:
                 del known[stretch]
         return merged
 
-    def _by_pieces(self, pieces: list[str], text: str) -> bytes:
+    def _learn(self, stretches: set[str]) -> None:
+        """Merge stretches together, those apart that are long or have the separator's sign."""
+        sign = SEPARATOR[-1]
+        batch = [s for s in stretches if len(s) < LONG_WORD // 4 and sign not in s]
+        if len(batch) < FEW_WORDS or (merger := self._words.merger) is None:
+            batch.clear()
+        else:
+            text = together(batch)
+            data = np.frombuffer(text.encode(), np.uint8)
+            ids = merger.merge(data, byte_starts(self._pieces(text), data))
+            live = ids >= 0
+            tokens_before = np.append(0, np.cumsum(live)) * self._dtype.itemsize
+            signs = np.flatnonzero(data == ord(sign))
+            starts = tokens_before[np.append(0, signs[:-1] + 1)].tolist()
+            ends = tokens_before[signs - 1].tolist()  # the separator begins with its space
+            merged = ids[live].astype(self._dtype).tobytes()
+            for stretch, start, end in zip(batch, starts, ends, strict=True):
+                self._stretches[stretch] = merged[start:end]
+        for stretch in stretches.difference(batch):
+            pieces = self._pieces(" " + plain_text(stretch))
+            self._stretches[stretch] = self._words.join(pieces)
+
+    def _by_pieces(self, text: str) -> bytes:
         """Text with few spaces, as Chinese: its pieces hardly come again, and all are merged as
         they stand in the text."""
-        if not self._words.can_merge_all or max(map(len, pieces)) > LONG_WORD // 4:
-            self._words.learn(set(pieces))
+        pieces = self._pieces(text)
+        long = [i for i, piece in enumerate(pieces) if len(piece) >= LONG_WORD // 4]
+        merged = []
+        done = 0
+        for i in [*long, len(pieces)]:
+            merged += [self._merge(pieces[done:i]), self._words.join(pieces[i : i + 1])]
+            done = i + 1
+        return b"".join(merged)
+
+    def _merge(self, pieces: list[str]) -> bytes:
+        if len(pieces) < FEW_WORDS or (merger := self._words.merger) is None:
             return self._words.join(pieces)
-        data = np.frombuffer(text.encode(), np.uint8)
-        ids = self._words.together.merge(data, byte_starts(pieces, data))
+        data = np.frombuffer("".join(pieces).encode(), np.uint8)
+        ids = merger.merge(data, byte_starts(pieces, data))
         return ids[ids >= 0].astype(self._dtype).tobytes()

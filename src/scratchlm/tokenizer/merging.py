@@ -16,6 +16,27 @@ Pair = tuple[int, int]
 NO_RANK = 1 << 62  # above every rank
 
 
+def merge_tables(
+    id_of: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]
+) -> tuple[dict[Pair, int], list[int]]:
+    """`ranks` and `products` of merges. ValueError where one is listed twice, or needs a token
+    that has no id."""
+    ranks: dict[Pair, int] = {}
+    products: list[int] = []
+    for rank, (a, b) in enumerate(merges):
+        try:
+            ranks[id_of[a], id_of[b]] = rank
+            products.append(id_of[a + b])
+        except KeyError as error:
+            raise ValueError(
+                f"merge {rank} needs a token that is not in the vocabulary "
+                f"({error.args[0]!r}); give vocabulary and merges of the same tokenizer"
+            ) from None
+        if len(ranks) <= rank:
+            raise ValueError(f"merge {rank} was listed before ({(a, b)!r}); list it once")
+    return ranks, products
+
+
 def merge_word(ids: list[int], ranks: Mapping[Pair, int], products: Sequence[int]) -> list[int]:
     """The ids that are left of a word's; `ids` is used up.
 

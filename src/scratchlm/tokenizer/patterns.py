@@ -67,7 +67,12 @@ _LAST_OF_BMP = 0xFFFF
 
 def is_known(pattern: str) -> bool:
     """Whether it is one of the patterns above, of which more is proven than of any pattern."""
-    return pattern in PATTERNS.values() or pattern in _SAME_PIECES
+    return canonical(pattern) in PATTERNS.values()
+
+
+def canonical(pattern: str) -> str:
+    """The pattern, or the one above that gives the same pieces."""
+    return _SAME_PIECES.get(pattern, pattern)
 
 
 @functools.cache
@@ -79,7 +84,7 @@ def find_pieces(pattern: str) -> Callable[[str], list[str]]:
     its category. A pattern that names such characters itself keeps all ranges. What `re` cannot
     read (scripts, set operations, `\\X`) is left to `regex`.
     """
-    pattern = _SAME_PIECES.get(pattern, pattern)
+    pattern = canonical(pattern)
     try:
         given = regex.compile(pattern)
     except regex.error as error:
@@ -153,7 +158,7 @@ def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
     """The code points that the escape at `i` stands for, None for any other, and its length."""
     kind = pattern[i + 1 : i + 2]
     if kind and kind in "sSdD":
-        ranges = _white_space() if kind in "sS" else category("Nd")
+        ranges = white_space() if kind in "sS" else category("Nd")
         return (ranges if kind.islower() else complement(ranges)), 2
     if kind and kind in "pP" and (match := _PROPERTY.match(pattern, i + 1)):
         name = match[2] or match[3]
@@ -184,7 +189,8 @@ def complement(ranges: Ranges) -> Ranges:
 
 
 @functools.cache
-def _white_space() -> Ranges:
+def white_space() -> Ranges:
+    """The code points of Unicode's White_Space."""
     return [
         (ord(first), ord(last or first))
         for first, last in re.findall(r"(.)(?:-(.))?", WHITE_SPACE, re.DOTALL)

@@ -19,10 +19,8 @@ from typing import Any
 import regex
 from tqdm import tqdm
 
+from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.patterns import GPT2, find_pieces, is_known, translate
-from scratchlm.tokenizer.workers import parallel_map, workers_for
-
-StrPath = str | os.PathLike[str]
 
 # Where a text may be cut in two without changing a piece of any known pattern: between two
 # characters of which the left is no white space and the right a space, or the left a letter or
@@ -48,7 +46,7 @@ class Pretokenizer:
     def __init__(self, pattern: str = GPT2, special_tokens: Collection[str] = ()) -> None:
         self.pattern = pattern
         self._find_pieces = find_pieces(pattern)
-        self._known = is_known(pattern)
+        self.known = is_known(pattern)
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._longest_special = len(longest_first[0]) if longest_first else 0
         self._specials = (
@@ -64,7 +62,7 @@ class Pretokenizer:
     def pieces(self, ordinary: str) -> list[str]:
         """The pieces of text in which no special token is looked for."""
         pieces: list[str] = self._find_pieces(ordinary)
-        if not self._known and sum(map(len, pieces)) != len(ordinary):
+        if not self.known and sum(map(len, pieces)) != len(ordinary):
             raise ValueError(
                 f"the pattern leaves characters of the text out ({self.pattern!r}); "
                 r"let it match every character, for example by ending it with |[\s\S]"
@@ -113,7 +111,7 @@ class Pretokenizer:
                 if match.start() > limit:
                     break
                 border = match.end()
-        if self._known:
+        if self.known:
             # The border may be limit + 1 at most; its right-hand character must be visible.
             last = _border().search(text, border, max(border, limit + 2))
             if last:
@@ -167,29 +165,3 @@ def read_text(path: StrPath, bar: tqdm[Any] | None = None) -> Iterator[str]:
             if bar is not None:
                 bar.update(len(data))
             yield text
-
-
-def count_pieces(
-    paths: Sequence[StrPath], pretokenizer: Pretokenizer, num_workers: int | None = None
-) -> Counter[str]:
-    """How often each piece occurs in the files, special tokens left out; each file is one text.
-
-    Read in bounded blocks and counted by `num_workers` processes (default: one a core), or in this
-    one where the files are small together. The counts do not depend on the number.
-    """
-    size = sum(os.path.getsize(path) for path in paths)
-    workers = workers_for(size, num_workers)
-    counts: Counter[str] = Counter()
-    with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
-        blocks = (block for path in paths for block in pretokenizer.blocks(read_text(path, bar)))
-        count = functools.partial(_count_block, pretokenizer)
-        for block_counts in parallel_map(count, blocks, workers):
-            counts.update(block_counts)
-    return counts
-
-
-def _count_block(pretokenizer: Pretokenizer, text: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for ordinary in pretokenizer.split(text)[::2]:
-        counts.update(pretokenizer.pieces(ordinary))
-    return counts

@@ -1,0 +1,106 @@
+"""GPT-2's two files: vocab.json (also encoder.json) and merges.txt (also vocab.bpe).
+
+vocab.json gives each token's name its id; merges.txt has one merge a line, after a line with
+`#version`. They hold neither the pattern nor which tokens are special: both are GPT-2's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from scratchlm.tokenizer.parts import (
+    Merges,
+    StrPath,
+    TokenizerParts,
+    check,
+    checked,
+    decode,
+    ids_by_name,
+    names_of,
+    parse_json,
+    read_file,
+    refuse,
+    shown,
+    to_bytes,
+    to_characters,
+    to_merge,
+)
+from scratchlm.tokenizer.patterns import GPT2
+
+END = "<|endoftext|>"
+
+
+def read_gpt2(
+    vocab_json: StrPath, merges_txt: StrPath, special_tokens: Sequence[str] = (END,)
+) -> TokenizerParts:
+    """Both files. Every other token of the vocabulary must be made by a merge: where one is not,
+    the merges are cut off or belong to another vocabulary.
+    """
+    vocab = read_gpt2_vocab(vocab_json, special_tokens)
+    merges = read_gpt2_merges(merges_txt)
+    files = f"{os.fspath(vocab_json)} with {os.fspath(merges_txt)}"
+    parts = checked(files, TokenizerParts(vocab, merges, list(special_tokens)))
+    made = {a + b for a, b in merges} | {special.encode() for special in special_tokens}
+    for id, token in vocab.items():
+        if len(token) > 1 and token not in made:
+            what = f"a token is made by no merge ({shown(token)}, id {id})"
+            refuse(files, what, "give the whole merges.txt, or name the token as special")
+    return parts
+
+
+def read_gpt2_vocab(path: StrPath, special_tokens: Sequence[str] = (END,)) -> dict[int, bytes]:
+    """Id to bytes from vocab.json, in which special tokens are named by their own text."""
+    ids = ids_by_name(path, parse_json(path, read_file(path)))
+    specials = frozenset(special_tokens)
+    return {
+        id: name.encode() if name in specials else to_bytes(path, name) for name, id in ids.items()
+    }
+
+
+def read_gpt2_merges(path: StrPath) -> Merges:
+    """The merges from merges.txt. Its `#version` line may lack, and lines may end with CR LF."""
+    lines = decode(path, read_file(path)).rstrip("\r\n").split("\n")
+    start = 1 if lines[0].startswith("#version") else 0
+    merges = []
+    for i, line in enumerate(lines[start:], start + 1):
+        if line.startswith("#version"):
+            # A merge of the token `#version`, or a header that is skipped: readers do not agree.
+            what = f"only the first line may start with #version (line {i})"
+            refuse(path, what, "give a tokenizer.json")
+        merges.append(to_merge(path, line.removesuffix("\r").split(" "), "line", i, {}))
+    return merges
+
+
+def write_gpt2_vocab(parts: TokenizerParts) -> str:
+    """The text of vocab.json. ValueError for what the two files cannot hold."""
+    _check_is_gpt2(parts)
+    return json.dumps(names_of(parts), ensure_ascii=False)
+
+
+def write_gpt2_merges(parts: TokenizerParts) -> str:
+    """The text of merges.txt. ValueError for what the two files cannot hold."""
+    _check_is_gpt2(parts)
+    lines = [f"{to_characters(a)} {to_characters(b)}\n" for a, b in parts.merges]
+    for i, line in enumerate(lines):
+        if line.startswith("#version"):
+            raise ValueError(
+                f"merges.txt cannot hold a merge of the token #version (merge {i}), which is its "
+                "header; save tokenizer.json"
+            )
+    return "#version: 0.2\n" + "".join(lines)
+
+
+def _check_is_gpt2(parts: TokenizerParts) -> None:
+    check(parts)
+    for name, value, gpt2 in (
+        ("pattern", parts.pattern, GPT2),
+        ("ignore_merges", parts.ignore_merges, False),
+        ("normalization", parts.normalization, None),
+    ):
+        if value != gpt2:
+            raise ValueError(
+                f"GPT-2's files cannot hold {name} ({shown(value)}), for theirs is always "
+                f"{shown(gpt2)}; save tokenizer.json"
+            )

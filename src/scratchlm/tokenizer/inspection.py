@@ -1,0 +1,179 @@
+"""What a tokenizer has learned, as plain text for a terminal.
+
+>>> from scratchlm.tokenizer.bpe import BPETokenizer
+>>> tokens = [b"t", b"h", b"e", b" ", b"th", b"the", b" the"]
+>>> merges = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
+>>> print(merge_tree(BPETokenizer(dict(enumerate(tokens)), merges), "the he"))
+'the he' is cut into 2 pieces: 'the', ' he'
+               t h e
+      merge 0  th e
+      merge 1  the
+          ids  5
+               ␣ h e
+          ids  3 1 2
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.patterns import PATTERNS, find_pieces
+
+BAR = 40  # characters of the longest bar
+LONGEST = 10  # how many of the longest tokens are shown
+SPECIALS = 20  # how many of the special tokens are shown
+_NO_WAY_TO_PRINT = re.compile(r"[\x00-\x1f\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\ufeff]")
+
+
+def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None = None) -> str:
+    """Size, lengths and longest tokens; how far it compresses a `sample`; how a `word` merges."""
+    sections = [_size(tokenizer), _lengths(tokenizer), _longest(tokenizer)]
+    if sample:
+        sections.append(compression(tokenizer, sample))
+    if word:
+        sections.append(merge_tree(tokenizer, word))
+    return "\n\n".join(sections)
+
+
+def compression(tokenizer: BPETokenizer, sample: str) -> str:
+    """Bytes and characters that a token of the sample stands for, in all and by kind of text.
+
+    A piece counts for the kind that most of its characters are of; special tokens in the sample
+    are read as plain text.
+    """
+    pieces = Counter(find_pieces(tokenizer.pattern)(sample))
+    rows: dict[str, list[int]] = {}
+    for piece, count in pieces.items():
+        tokens = len(tokenizer.encode(piece, allowed_special="none"))
+        row = rows.setdefault(_kind(piece), [0, 0, 0])
+        for i, number in enumerate((tokens, len(piece.encode()), len(piece))):
+            row[i] += count * number
+    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    lines = ["sample          tokens  bytes/token  characters/token"]
+    for name, (tokens, size, characters) in [
+        *sorted(rows.items(), key=lambda item: -item[1][1]),
+        ("all", total),
+    ]:
+        lines.append(f"  {name:<12}{tokens:>8,}{size / tokens:>13.2f}{characters / tokens:>18.2f}")
+    return "\n".join(lines)
+
+
+def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
+    """How each piece of a word is put together: one line a merge, with its rank.
+
+    ValueError for a lone surrogate, or a byte that has no token.
+    """
+    tokenizer.encode(word, allowed_special="none")
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    if tokenizer.normalization:
+        word = unicodedata.normalize(tokenizer.normalization, word)
+    pieces = find_pieces(tokenizer.pattern)(word)
+    ids = {token: id for id, token in _ordinary(tokenizer).items()}
+    count = f"{len(pieces)} pieces" if len(pieces) > 1 else "1 piece"
+    lines = [f"{word!r} is cut into {count}: {', '.join(map(repr, pieces))}"]
+    for piece in pieces:
+        parts: list[bytes] = []
+        for parts, rank in _merge_steps(piece.encode(), ranks):
+            lines.append(_row("" if rank is None else f"merge {rank:,}", parts))
+        if tokenizer.ignore_merges and len(parts) > 1 and piece.encode() in ids:
+            parts = [piece.encode()]
+            lines.append(_row("known whole", parts))
+        lines.append(f"{'ids':>13}  " + " ".join(str(ids[part]) for part in parts))
+    return "\n".join(lines)
+
+
+def _merge_steps(
+    data: bytes, ranks: dict[tuple[bytes, bytes], int]
+) -> Iterable[tuple[list[bytes], int | None]]:
+    """The parts before any merge, and after each with its rank: the definition of BPE."""
+    parts = [data[i : i + 1] for i in range(len(data))]
+    yield parts[:], None
+    while True:
+        pairs = [(parts[i], parts[i + 1]) for i in range(len(parts) - 1)]
+        known = [ranks[pair] for pair in pairs if pair in ranks]
+        if not known:
+            return
+        rank = min(known)
+        i = next(i for i, pair in enumerate(pairs) if ranks.get(pair) == rank)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        yield parts[:], rank
+
+
+def shown_token(token: bytes) -> str:
+    """A token on one line: spaces as ␣, bytes that are no character of their own as \\x…"""
+    text = token.decode("utf-8", "backslashreplace").replace(" ", "␣")
+    return _NO_WAY_TO_PRINT.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def _row(note: str, parts: Iterable[bytes]) -> str:
+    return f"{note:>13}  " + " ".join(map(shown_token, parts))
+
+
+def _size(tokenizer: BPETokenizer) -> str:
+    specials = {special: tokenizer.token_to_id(special) for special in tokenizer.special_tokens}
+    single = sum(len(token) == 1 for token in tokenizer.vocab.values())
+    names = [name for name, pattern in PATTERNS.items() if pattern == tokenizer.pattern]
+    holes = len(tokenizer) - len(tokenizer.vocab)
+    lines = [
+        f"ids             {len(tokenizer):,}" + (f" ({holes:,} without a token)" if holes else ""),
+        f"single bytes    {single:,}",
+        f"merges          {len(tokenizer.merges):,}",
+        f"special tokens  {len(specials):,}",
+        *(f"  {id:>8}  {special!r}" for special, id in list(specials.items())[:SPECIALS]),
+        *([f"  and {len(specials) - SPECIALS:,} more"] if len(specials) > SPECIALS else []),
+        f"pattern         {' = '.join(names) or 'of its own'}",
+        f"  {tokenizer.pattern!r}"[:97],
+    ]
+    if tokenizer.normalization:
+        lines.append(f"normalization   {tokenizer.normalization}")
+    if tokenizer.ignore_merges:
+        lines.append("ignore_merges   a piece that is a token is that token")
+    return "\n".join(lines)
+
+
+def _ordinary(tokenizer: BPETokenizer) -> dict[int, bytes]:
+    specials = {special.encode() for special in tokenizer.special_tokens}
+    return {id: token for id, token in tokenizer.vocab.items() if token not in specials}
+
+
+def _lengths(tokenizer: BPETokenizer) -> str:
+    """A histogram of bytes a token; what is longer than 16 bytes goes together."""
+    counts = Counter(min(len(token), 17) for token in _ordinary(tokenizer).values())
+    most = max(counts.values(), default=1)
+    lines = ["bytes a token, of tokens that are not special"]
+    for length in range(1, max(counts, default=0) + 1):
+        bar = "#" * -(-counts[length] * BAR // most)
+        name = f"{length:>4}" if length < 17 else " >16"
+        lines.append(f"{name}{counts[length]:>9,}  {bar}".rstrip())
+    return "\n".join(lines)
+
+
+def _longest(tokenizer: BPETokenizer) -> str:
+    by_length = sorted(_ordinary(tokenizer).items(), key=lambda item: (-len(item[1]), item[0]))
+    lines = [f"{'the longest tokens':<22}bytes"]
+    for id, token in by_length[:LONGEST]:
+        text = shown_token(token)
+        lines.append(f"{id:>10}{len(token):>17}  {text[:60]}{'…' if len(text) > 60 else ''}")
+    return "\n".join(lines)
+
+
+def _kind(piece: str) -> str:
+    """Script of most letters of a piece, or what it is instead of a word."""
+    names = Counter(_character_kind(character) for character in piece if character != " ")
+    return names.most_common(1)[0][0] if names else "space"
+
+
+def _character_kind(character: str) -> str:
+    category = unicodedata.category(character)
+    if character.isspace():
+        return "space"
+    if category[0] == "N":
+        return "digits"
+    if category[0] not in "LM":
+        return "signs"
+    # The first word of a letter's name is its script, but for names such as MODIFIER LETTER.
+    return unicodedata.name(character, "other").split()[0].lower()[:12]

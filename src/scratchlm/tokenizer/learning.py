@@ -1,0 +1,168 @@
+"""Learning byte-level BPE merges from text (Sennrich et al. 2016, arXiv 1508.07909; GPT-2).
+
+Count how often each word occurs, and in all words the pairs of neighbours. Merge the most frequent
+pair into a new token everywhere, and repeat. `learn_merges` is that, readable on one page; training
+uses `fast_learning.learn_merges_fast`, which gives the same merges.
+
+The worked example, `low` 5 times, `lower` 2, `widest` 3, `newest` 6, as `learn_merges` sees it.
+At first every byte is a token; the most frequent pairs are `e s` and `s t`, 9 times each, in
+widest and newest. A tie goes to the lexicographically greater pair, so `s t` becomes `st`:
+
+    l o w · l o w e r · w i d e st · n e w e st        e st is in 9 places now, e s in none
+    l o w · l o w e r · w i d est · n e w est          l o and o w in 7: ow is the greater
+    l ow · l ow e r · w i d est · n e w est            l ow in 7
+    low · low e r · w i d est · n e w est              w est and n e, in 6 each: west
+    low · low e r · w i d est · n e west               n e, then ne west: newest is one token
+
+>>> words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}
+>>> [a + b for a, b in learn_merges(words, 7)]
+[b'st', b'est', b'ow', b'low', b'west', b'ne', b'newest']
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+
+from tqdm import tqdm
+
+from scratchlm.tokenizer.counting import count_pieces
+from scratchlm.tokenizer.fast_learning import learn_merges_fast
+from scratchlm.tokenizer.parts import TokenizerParts
+from scratchlm.tokenizer.pretokenize import (
+    BLOCK_CHARACTERS,
+    Pretokenizer,
+    check_special_tokens,
+)
+from scratchlm.tokenizer.workers import SMALL_BYTES, workers_for
+
+
+def learn_merges(
+    words: Mapping[bytes, int],
+    num_merges: int,
+    min_frequency: int = 0,
+    max_token_length: int | None = None,
+) -> list[tuple[bytes, bytes]]:
+    """Up to `num_merges` merges, most frequent pair first, from words and how often each occurs.
+
+    A tie goes to the greater pair of byte strings. Within a word a pair is merged from left to
+    right, so `aaa` becomes `aa a`. Fewer merges are given where no pair is left that occurs
+    `min_frequency` times and makes a token of at most `max_token_length` bytes.
+    """
+    tokens_of = {word: [bytes([byte]) for byte in word] for word in words}
+    counts: Counter[tuple[bytes, bytes]] = Counter()
+    words_with: defaultdict[tuple[bytes, bytes], set[bytes]] = defaultdict(set)
+    for word, tokens in tokens_of.items():
+        for pair in pairwise(tokens):
+            counts[pair] += words[word]
+            words_with[pair].add(word)
+
+    merges: list[tuple[bytes, bytes]] = []
+    while len(merges) < num_merges:
+        allowed = (
+            pair
+            for pair, times in counts.items()
+            if times >= max(1, min_frequency)
+            and (max_token_length is None or len(pair[0] + pair[1]) <= max_token_length)
+        )
+        best = max(allowed, key=lambda pair: (counts[pair], pair), default=None)
+        if best is None:
+            break
+        merges.append(best)
+        for word in words_with.pop(best):
+            tokens = tokens_of[word]
+            for pair in pairwise(tokens):
+                counts[pair] -= words[word]
+            tokens = tokens_of[word] = _merge_pair(tokens, best)
+            for pair in pairwise(tokens):
+                counts[pair] += words[word]
+                words_with[pair].add(word)
+    return merges
+
+
+def _merge_pair(tokens: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    """`tokens` with every such pair of neighbours made one, from left to right."""
+    merged: list[bytes] = []
+    for token in tokens:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged
+
+
+class Training:
+    """What is asked for, checked before any text is read; see `train_bpe` for the arguments."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        special_tokens: Sequence[str],
+        pattern: str,
+        min_frequency: int,
+        max_token_length: int | None,
+    ) -> None:
+        self.specials = check_special_tokens(special_tokens)
+        for token in self.specials:
+            if len(token.encode()) == 1:
+                raise ValueError(
+                    f"a special token is a single byte ({token!r}), which has an id of its own; "
+                    "use a longer one"
+                )
+        self.num_merges = vocab_size - 256 - len(self.specials)
+        if self.num_merges < 0:
+            raise ValueError(
+                "vocab_size must hold the 256 bytes and all special tokens "
+                f"({vocab_size}); give at least {256 + len(self.specials)}"
+            )
+        if min_frequency < 0:
+            raise ValueError(f"min_frequency is negative ({min_frequency}); give 0 for any")
+        if max_token_length is not None and max_token_length < 1:
+            raise ValueError(
+                f"max_token_length must be at least 1 ({max_token_length}); leave it out for any"
+            )
+        self.pretokenizer = Pretokenizer(pattern, self.specials)
+        self.min_frequency, self.max_token_length = min_frequency, max_token_length
+
+    def learn(self, texts: Iterable[str], num_workers: int) -> TokenizerParts:
+        """Count the pieces of texts, each cut by itself, by worker processes, and learn merges."""
+        try:
+            counts = count_pieces(texts, self.pretokenizer, num_workers)
+            words = {piece.encode(): times for piece, times in counts.items()}
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}); "
+                "replace it, for example with U+FFFD"
+            ) from None
+        merges = learn_merges_fast(
+            words, self.num_merges, self.min_frequency, self.max_token_length
+        )
+        tokens = [bytes([byte]) for byte in range(256)] + [a + b for a, b in merges]
+        pattern = self.pretokenizer.pattern
+        vocab = dict(enumerate([*tokens, *(special.encode() for special in self.specials)]))
+        return TokenizerParts(vocab, merges, self.specials, pattern)
+
+    def learn_from_texts(self, texts: Iterable[str], num_workers: int | None) -> TokenizerParts:
+        """The same, with one process as long as the text is small."""
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one string ({texts[:20]!r}); put it in a list")
+        bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, disable=None)
+        blocks = chain.from_iterable(map(self._blocks, bar))
+        first = list(_up_to(blocks, SMALL_BYTES))
+        if not first:
+            raise ValueError("the corpus is empty (no text); give text to learn from")
+        workers = workers_for(sum(map(len, first)), num_workers)
+        return self.learn(chain(first, blocks), workers)
+
+    def _blocks(self, text: str) -> Iterable[str]:
+        return [text] if len(text) <= BLOCK_CHARACTERS else self.pretokenizer.blocks([text])
+
+
+def _up_to(texts: Iterator[str], characters: int) -> Iterator[str]:
+    """The first texts, until that many characters are there."""
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters <= 0:
+            return

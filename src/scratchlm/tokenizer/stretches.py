@@ -1,0 +1,60 @@
+r"""Text cut at its spaces, the quick half of cutting it into pieces.
+
+A stretch is what stands between two spaces, with the space before it. In a known pattern no piece
+goes on from something else into a space, and none that starts at a space with something else behind
+it began before. So the only space that is no border stands between two white spaces, or in white
+space that ends the text. There it is replaced by a mark that no text can have, and then
+`split(" ")` cuts everywhere else. Stretches come again and again: who counts or encodes a text
+needs the pieces of the distinct ones only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from scratchlm.tokenizer.patterns import white_space
+
+_IS_WHITE = np.zeros(1 << 16, bool)
+for _first, _last in white_space():
+    _IS_WHITE[_first : _last + 1] = True
+_MARK = "\udfff"
+# Written after each stretch when many are searched at once: a piece of its own in every known
+# pattern, which ends white space before it as the next stretch did, for it too is a space and a
+# sign.
+SEPARATOR = " \x01"
+
+
+def has_stretches(text: str) -> bool:
+    """Whether there are enough spaces: Chinese has few, and stretches that hardly come again."""
+    return text.count(" ") * 16 > len(text)
+
+
+def cut(text: str) -> list[str]:
+    """The text up to its first space, then the stretches, each without its own space.
+
+    UnicodeEncodeError for a lone surrogate.
+    """
+    units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
+    white = _IS_WHITE[units]
+    spaces = white & (units == ord(" "))
+    spaces[1:] &= white[:-1]
+    spaces[:1] = False
+    spaces[:-1] &= white[1:]
+    marked = np.flatnonzero(spaces)
+    if len(marked):
+        units = units.copy()
+        units[marked] = ord(_MARK)
+        text = units.tobytes().decode("utf-16-le", "surrogatepass")
+    return text.split(" ")
+
+
+def together(stretches: Iterable[str]) -> str:
+    """All stretches in one text, `SEPARATOR` after each; none may have its sign."""
+    return plain_text("".join([f" {stretch}{SEPARATOR}" for stretch in stretches]))
+
+
+def plain_text(stretch: str) -> str:
+    """A stretch, or the text before the first, with its marks as the spaces they were."""
+    return stretch.replace(_MARK, " ")

@@ -1,0 +1,182 @@
+"""tiktoken's files: one token a line, `<base64 of its bytes> <rank>`, the rank being its id.
+
+They keep no merges. tiktoken joins the two neighbours whose bytes together have the lowest rank, so
+a tokenizer can be such a file only where its merges go in the order of the ids that they make.
+Neither pattern nor special tokens are in the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from scratchlm.tokenizer.parts import (
+    LARGEST_ID,
+    Merges,
+    StrPath,
+    TokenizerParts,
+    check,
+    read_file,
+    refuse,
+    shown,
+)
+
+
+class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well have such a token)
+    """A token that merges in the order of ranks never make."""
+
+
+_LINE = re.compile(rb"(\S+) ([0-9]{1,10})")
+
+
+def read_tiktoken(path: StrPath) -> dict[bytes, int]:
+    """Ranks by token. Every single byte must have one, for tiktoken starts from them; ranks may
+    have holes (p50k_base has one)."""
+    ranks: dict[bytes, int] = {}
+    lines: dict[int, int] = {}
+    for i, line in enumerate(read_file(path).splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if not match:
+            what = f"line {i} must be a token in base64, a space and its rank ({shown(line)})"
+            refuse(path, what, "save or download it anew")
+        token, rank = _from_base64(match[1]), int(match[2])
+        if not token:
+            what = f"line {i} has a token that is not base64 ({shown(match[1])})"
+            refuse(path, what, "save or download it anew")
+        if rank > LARGEST_ID:
+            refuse(path, f"line {i} has a rank above 2**31 - 1 ({rank})", "renumber it")
+        if token in ranks:
+            what = f"line {i} has a token for the second time ({shown(token)})"
+            refuse(path, what, "list it once")
+        if rank in lines:
+            what = f"line {i} has a rank that line {lines[rank]} has ({rank})"
+            refuse(path, what, "give each token its own")
+        ranks[token] = rank
+        lines[rank] = i
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            what = f"the byte 0x{byte:02x} has no rank (of {len(ranks)} tokens)"
+            refuse(path, what, "give the whole file")
+    return ranks
+
+
+def write_tiktoken(ranks: Mapping[bytes, int]) -> bytes:
+    """The content of a .tiktoken file, for ranks by token in the order of rank."""
+    if len(set(ranks.values())) < len(ranks) or b"" in ranks:
+        raise ValueError("two tokens have one rank, or a token is empty; give each its own")
+    lines = sorted((rank, base64.b64encode(token)) for token, rank in ranks.items())
+    return b"".join(b"%s %d\n" % (token, rank) for rank, token in lines)
+
+
+def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
+    """The ranks with which tiktoken gives the same ids; special tokens are left out.
+
+    ValueError where there are none: a byte has no token, text is normalized, or the merges are not
+    those that ranks imply.
+    """
+    check(parts)
+    if parts.normalization:
+        raise ValueError(
+            f"tiktoken normalizes no text ({parts.normalization}); save tokenizer.json"
+        )
+    specials = {special.encode() for special in parts.special_tokens}
+    ranks = {token: id for id, token in parts.vocab.items() if token not in specials}
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise ValueError(
+                f"tiktoken needs a token for each byte (0x{byte:02x} has none); save tokenizer.json"
+            )
+    products = [ranks[a + b] for a, b in parts.merges]
+    for i in range(1, len(products)):
+        if products[i] < products[i - 1]:
+            raise ValueError(
+                f"tiktoken merges in the order of ids, but merge {i} makes id {products[i]} after "
+                f"id {products[i - 1]}; save tokenizer.json"
+            )
+    if parts.ignore_merges and set(parts.merges) == set(splits_of_ranks(ranks)):
+        return ranks
+    implied = merges_of_ranks(ranks)
+    if parts.merges != implied:
+        i = next(
+            (i for i, (a, b) in enumerate(zip(parts.merges, implied, strict=False)) if a != b),
+            min(len(parts.merges), len(implied)),
+        )
+        own, theirs = (shown(merges[i : i + 1]) for merges in (parts.merges, implied))
+        raise ValueError(
+            f"tiktoken's ranks imply other merges (merge {i}: {own}, by ranks {theirs}); "
+            "save tokenizer.json"
+        )
+    return ranks
+
+
+def parts_of_ranks(
+    ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: str
+) -> TokenizerParts:
+    """The tokenizer that gives tiktoken's ids; special tokens with their ids, or without."""
+    vocab = {rank: token for token, rank in ranks.items()}
+    if isinstance(special_tokens, Mapping):
+        vocab |= {id: special.encode() for special, id in special_tokens.items()}
+    specials = list(special_tokens)
+    try:
+        return TokenizerParts(vocab, merges_of_ranks(ranks), specials, pattern)
+    except UnreachableToken:
+        return TokenizerParts(vocab, splits_of_ranks(ranks), specials, pattern, ignore_merges=True)
+
+
+def merges_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
+    """The merges behind tiktoken's ranks: the two tokens BPE with lower ranks leaves of each.
+
+    UnreachableToken for one that lower ranks do not leave as two, which merging never makes.
+    """
+    merges: Merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) == 1:
+            continue
+        parts = _merge_below(token, ranks, rank)
+        if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
+            raise UnreachableToken(
+                f"a token is no merge of two tokens of lower rank ({token!r}, rank {rank}); "
+                "give all of tiktoken's mergeable_ranks"
+            )
+        merges.append((parts[0], parts[1]))
+    return merges
+
+
+def splits_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
+    """Every way to join two tokens to a third, in the order of its rank, as in Llama 3's
+    tokenizer.json. With `ignore_merges` that is what tiktoken does, also for a vocabulary with
+    tokens that merges never reach, which `merges_of_ranks` refuses.
+    """
+    merges: Merges = []
+    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
+        splits = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [(a, b) for a, b in splits if a in ranks and b in ranks]
+        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    return merges
+
+
+def _merge_below(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
+    """What is left of a token when neighbours are joined by the ranks below a limit."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    joined = [ranks.get(a + b, limit) for a, b in pairwise(parts)]
+    while joined and (lowest := min(joined)) < limit:
+        i = joined.index(lowest)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        del joined[i]
+        if i > 0:
+            joined[i - 1] = ranks.get(parts[i - 1] + parts[i], limit)
+        if i < len(joined):
+            joined[i] = ranks.get(parts[i] + parts[i + 1], limit)
+    return parts
+
+
+def _from_base64(text: bytes) -> bytes:
+    """The bytes, or none where the text is not how base64 writes them."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""
+    return data if base64.b64encode(data) == text else b""
