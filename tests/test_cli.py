@@ -85,6 +85,86 @@ def test_tokenize_trains_and_encodes_in_one_call(tmp_path, capsys):
     assert "280 ids" in capsys.readouterr().out
 
 
+def test_documents_to_shards_to_training(tmp_path, monkeypatch, capsys):
+    """A folder of documents in several formats -> shards and what is held out -> a run on them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    lines = "".join(json.dumps({"body": tiny.text(60, i)}) + "\n" for i in range(100))
+    (tmp_path / "texts" / "a.jsonl").write_text(lines)
+    (tmp_path / "texts" / "b.txt").write_text("<|endoftext|>".join([tiny.text(60)] * 50))
+    tiny.tokenizer(tmp_path).save("tokenizer.json")
+    words = ["--tokenizer_path", "tokenizer.json", "--encode", "texts", "--output", "shards"]
+    words += ["--field", "body", "--val_fraction", "0.2", "--shard_tokens", "3000"]
+    assert tokenize(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("encoding 2 files into shards: field body, val_fraction 0.2, shard_")
+    manifest = json.loads((tmp_path / "shards" / "corpus.json").read_text())
+    for line, split in zip(said[1:3], ("train", "val"), strict=True):
+        info = manifest[split]
+        assert line.startswith(f"{split}: {info['documents']} documents, {info['text_bytes']:,} by")
+        assert f"in {len(info['shards'])} shard" in line
+    assert manifest["train"]["documents"] + manifest["val"]["documents"] == 150
+    assert len(manifest["train"]["shards"]) > 1
+
+    assert tokenize([*words, "--resume"]) == 0, "a finished corpus stays"
+    words = ["--train_data", "shards/train-00000.bin", "--val_data", "shards/val-00000.bin"]
+    assert train([*words, *SMALL, "--iterations", "2", "--out", "run"]) == 0
+    assert log_of(tmp_path / "run")[-1]["val_bits_per_byte"] > 0
+
+
+def test_a_folder_output_splits_one_text_at_its_separator(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("one<|endoftext|>two<s>three")
+    BPETokenizer({i: bytes([i]) for i in range(256)}, [], ["<s>"]).save(tmp_path / "t.json")
+    words = ["--tokenizer_path", tmp_path / "t.json", "--encode", tmp_path / "a.txt"]
+    words += ["--output", tmp_path / "shards", "--separator", "<s>"]
+    assert tokenize([str(word) for word in words]) == 0
+    ids = np.fromfile(tmp_path / "shards" / "train-00000.bin", dtype="<u2").tolist()
+    assert ids == [*b"one<|endoftext|>two", 256, *b"three", 256]
+
+
+def test_every_format_trains_the_same_tokenizer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = [tiny.text(200, i) for i in range(20)]
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(texts))
+    half = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "b.jsonl").write_text("".join(half[:10]))
+    (tmp_path / "c.txt").write_text("<|endoftext|>".join(texts[10:]))
+    hashes = set()
+    for paths in (["a.txt"], ["b.jsonl", "c.txt"], ["[bc].*"]):
+        words = ["--corpus", *paths, "--vocab_size", "300", "--output_tokenizer", "t.json"]
+        assert tokenize(words) == 0
+        hashes.add(BPETokenizer.load("t.json").hash)
+    assert len(hashes) == 1
+    assert "learning from 2 files: vocab_size 300" in capsys.readouterr().out
+
+
+def test_the_flags_of_a_new_tokenizer(tmp_path, capsys):
+    from scratchlm.tokenizer.patterns import CL100K
+
+    corpus = tiny.corpus(tmp_path)
+    words = ["--corpus", corpus, "--vocab_size", 320, "--output_tokenizer", tmp_path / "t.json"]
+    words += ["--special_tokens", "<s>", "</s>", "--pattern", "cl100k", "--max_token_length", 3]
+    assert tokenize([str(word) for word in words]) == 0
+    tokenizer = BPETokenizer.load(tmp_path / "t.json")
+    assert tokenizer.special_tokens == ["<s>", "</s>"]
+    assert tokenizer.pattern == CL100K
+    ordinary = [tokenizer.vocab[id] for id in range(len(tokenizer) - 2)]
+    assert max(map(len, ordinary)) == 3
+    assert tokenize([str(word) for word in [*words, "--min_frequency", 1000]]) == 0
+    assert len(BPETokenizer.load(tmp_path / "t.json")) < 320
+    assert "no more pairs to merge" in capsys.readouterr().out
+
+
+def test_inspect_prints(tmp_path, capsys):
+    tiny.tokenizer(tmp_path).save(tmp_path / "t.json")
+    (tmp_path / "sample.txt").write_text(tiny.text(50))
+    words = ["--inspect", tmp_path / "t.json", "--sample", tmp_path / "sample.txt"]
+    assert tokenize([str(word) for word in [*words, "--word", "birds"]]) == 0
+    said = capsys.readouterr().out
+    assert "300" in said
+    assert "'birds' is cut into 1 piece" in said
+
+
 def test_training_on_text_trains_its_own_tokenizer_once(tmp_path, capsys):
     corpus, out = tiny.corpus(tmp_path), tmp_path / "run"
     words = ["--train_data", str(corpus), "--vocab_size", "300", *SMALL, "--out", str(out)]

@@ -8,7 +8,6 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import regex
@@ -17,7 +16,6 @@ from scratchlm.tokenizer.patterns import GPT2
 from scratchlm.tokenizer.pretokenize import (
     Pretokenizer,
     check_special_tokens,
-    read_text,
 )
 
 # Few characters of every kind, so that short random texts hold every awkward neighbourhood.
@@ -114,36 +112,6 @@ def test_wrong_patterns() -> None:
         Pretokenizer("(a)|b")
     with pytest.raises(ValueError, match="leaves characters of the text out"):
         Pretokenizer(r"\w+").pieces("one two")
-
-
-def test_read_text_gives_bytes_as_they_are(tmp_path: Path) -> None:
-    text = "\ufeffone\r\ntwo\rthree\n" + "é中😀\u2028" * 400_000  # characters across every 1 MiB
-    path = tmp_path / "text"
-    path.write_bytes(text.encode())
-    chunks = list(read_text(path))
-    assert "".join(chunks) == text
-    assert len(chunks) > 3
-
-
-@pytest.mark.parametrize(
-    ("data", "byte", "offset"),
-    [
-        (b"ab\xffcd", "0xff", 2),
-        (b"\xc3(", "0xc3", 0),
-        (b"fine " + "é".encode()[:1], "0xc3", 5),  # cut at the end
-        (b"a" * ((1 << 20) - 1) + b"\xe4\xb8!", "0xe4", (1 << 20) - 1),  # cut by the reads
-        (b"a" * (1 << 20) + b"a\x80", "0x80", (1 << 20) + 1),
-    ],
-)
-def test_read_text_names_the_byte_that_is_not_utf8(
-    tmp_path: Path, data: bytes, byte: str, offset: int
-) -> None:
-    path = tmp_path / "latin"
-    path.write_bytes(data)
-    with pytest.raises(
-        ValueError, match=rf"latin is not UTF-8 \(byte {byte} at offset {offset}\); "
-    ):
-        list(read_text(path))
 
 
 def test_a_pretokenizer_can_be_sent_to_another_process() -> None:

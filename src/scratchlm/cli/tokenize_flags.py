@@ -5,14 +5,30 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from scratchlm.cli.command import Once, Parser
 
+TRAINING = (
+    "vocab_size", "output_tokenizer", "special_tokens", "pattern", "min_frequency",
+    "max_token_length",
+)  # fmt: skip
+FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
+READING = ("field", "separator")
+
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """The flags; ValueError where they contradict each other or would overwrite what is read."""
+    """The flags; ValueError where they contradict each other or would overwrite what is read.
+
+    Adds what they come to: `corpus_files`, `encode_files`, and whether these go `to_folder`.
+    """
     args = _parser(description).parse_args(argv)
+    if args.inspect is not None:
+        _only_inspected(args)
+        return args
     _check_together(args)
+    _find(args)
+    _check_encoding(args)
     _check_outputs(args)
     return args
 
@@ -20,24 +36,59 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
 def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = Parser("scratchlm-tokenize", summary, examples)
-    flag = parser.add_argument
-    flag(
-        "--corpus",
-        nargs="+",
-        action="extend",
-        metavar="FILE",
-        help="UTF-8 text to train a tokenizer on",
-    )
-    flag("--vocab_size", type=int, action=Once, metavar="N",
-         help="ids of the new tokenizer: 256 bytes, the merges, the special token")  # fmt: skip
-    flag("--output_tokenizer", action=Once, metavar="FILE",
-         help="where it is written (default: tokenizer.json)")  # fmt: skip
-    flag("--tokenizer_path", action=Once, metavar="FILE", help="use this tokenizer, train none")
-    flag("--encode", action=Once, metavar="FILE", help="UTF-8 text to encode")
-    flag("--output", action=Once, metavar="FILE", help="the token shard (default: FILE.bin)")
-    flag("--num_workers", type=int, action=Once, metavar="N",
-         help="processes (default: one a core; the result is the same)")  # fmt: skip
+    many: dict[str, Any] = {"nargs": "+", "action": "extend"}
+    one: dict[str, Any] = {"action": Once}
+    number: dict[str, Any] = {"action": Once, "type": int, "metavar": "N"}
+
+    group = parser.add_argument_group("train a tokenizer")
+    flag = group.add_argument
+    flag("--corpus", **many, metavar="PATH", help="files, folders or globs of text to learn from")
+    flag("--vocab_size", **number, help="ids: 256 bytes, the merges, the special tokens")
+    flag("--output_tokenizer", **one, metavar="FILE", help="default: tokenizer.json")
+    flag("--special_tokens", **many, metavar="TEXT", help="default: <|endoftext|>")
+    flag("--pattern", **one, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
+         " or a regular expression that cuts text into pieces")  # fmt: skip
+    flag("--min_frequency", **number, help="merge no pair that occurs less often (default: 0)")
+    flag("--max_token_length", **number, help="learn no token of more bytes (default: any length)")
+
+    group = parser.add_argument_group("encode")
+    flag = group.add_argument
+    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer, train none")
+    flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .jsonl, "
+         ".parquet, .zst, several files, folders, globs")  # fmt: skip
+    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (the default, beside it), "
+         "with its special tokens as ids; or a folder, for shards of many documents")  # fmt: skip
+    flag("--val_fraction", **one, type=float, metavar="X", help="documents held out (default: 0)")
+    flag("--seed", **number, help="which documents are held out (default: 0)")
+    flag("--shard_tokens", **number, help="ids of a shard (default: 100,000,000)")
+    flag("--resume", action="store_true", default=None, help="go on with a folder that was begun")
+
+    group = parser.add_argument_group("both")
+    flag = group.add_argument
+    flag("--field", **one, metavar="NAME", help="of .jsonl and .parquet (default: text)")
+    flag("--separator", **one, metavar="TEXT", help="special token that stands between the "
+         "documents of a text, and after each in the shards (default: <|endoftext|>)")  # fmt: skip
+    flag("--num_workers", **number, help="processes (default: one a core; the result is the same)")
+
+    group = parser.add_argument_group("look at a tokenizer")
+    flag = group.add_argument
+    flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json has learned")
+    flag("--sample", **one, metavar="FILE", help="and how far it compresses this text")
+    flag("--word", **one, metavar="TEXT", help="and how it merges this word")
     return parser
+
+
+def _given(args: Namespace, flags: Sequence[str]) -> list[str]:
+    return [flag for flag in flags if getattr(args, flag) is not None]
+
+
+def _only_inspected(args: Namespace) -> None:
+    others = (*TRAINING, *FOLDER, *READING, "corpus", "tokenizer_path", "encode", "output",
+              "num_workers")  # fmt: skip
+    for flag in _given(args, others):
+        raise ValueError(
+            f"--inspect only prints (--{flag} given); leave --{flag} out, or run it apart"
+        )
 
 
 def _check_together(args: Namespace) -> None:
@@ -55,26 +106,78 @@ def _check_together(args: Namespace) -> None:
         raise ValueError(
             "a new tokenizer needs its size (no --vocab_size); give --vocab_size 10000"
         )
-    for flag in ("vocab_size", "output_tokenizer"):
-        if not args.corpus and getattr(args, flag) is not None:
-            raise ValueError(
-                f"--{flag} is for a new tokenizer ({getattr(args, flag)}); give --corpus too"
-            )
-    if args.output and not args.encode:
-        raise ValueError(f"--output is for an encoded file ({args.output}); give --encode FILE")
-    if args.num_workers is not None and args.num_workers < 1:
+    for flags, needed, what in (
+        (TRAINING, "corpus", "a new tokenizer"),
+        (("output", *FOLDER), "encode", "encoding"),
+        (("sample", "word"), "inspect", "looking at a tokenizer"),
+    ):
+        for flag in _given(args, flags):
+            if not getattr(args, needed):
+                raise ValueError(
+                    f"--{flag} is for {what} ({getattr(args, flag)}); give --{needed} too"
+                )
+    for flag, least in (("num_workers", 1), ("min_frequency", 0), ("max_token_length", 1)):
+        value = getattr(args, flag)
+        if value is not None and value < least:
+            raise ValueError(f"{flag} is at least {least} ({value}); leave it out for the default")
+
+
+def _find(args: Namespace) -> None:
+    # Imported here so that --help answers at once.
+    from scratchlm.data.documents import find_files, is_plain
+
+    args.corpus_files = find_files(args.corpus) if args.corpus else []
+    args.encode_files = find_files(args.encode) if args.encode else []
+    args.as_documents = not all(map(is_plain, args.corpus_files))
+    one_file = args.encode is not None and args.encode_files == [Path(args.encode[0])]
+    one_text = one_file and is_plain(args.encode_files[0])
+    named_file = args.output is None or Path(args.output).suffix == ".bin"
+    args.to_folder = bool(args.encode) and not (one_text and named_file)
+    if args.to_folder and named_file:
         raise ValueError(
-            f"num_workers is at least 1 ({args.num_workers}); leave it out for all cores"
+            f"many documents go to a folder ({args.encode[0]}, --output {args.output}); "
+            "give --output DIR"
+        )
+
+
+def _check_encoding(args: Namespace) -> None:
+    if args.encode and not args.to_folder:
+        for flag in _given(args, FOLDER):
+            raise ValueError(
+                f"--{flag} is for many documents ({getattr(args, flag)}, --encode "
+                f"{args.encode[0]}); give --output DIR, without .bin, or leave it out"
+            )
+    if not args.to_folder and not args.as_documents:
+        for flag in _given(args, READING):
+            raise ValueError(
+                f"--{flag} is for many documents ({getattr(args, flag)}); leave it out: a text "
+                "file is one text, split at its special tokens"
+            )
+    if args.seed is not None and not args.val_fraction:
+        raise ValueError(f"--seed chooses what is held out ({args.seed}); give --val_fraction too")
+    separator = args.separator or "<|endoftext|>"
+    if args.to_folder and args.special_tokens and separator not in args.special_tokens:
+        raise ValueError(
+            f"the separator is no special token of the new tokenizer ({separator!r}); add it to "
+            "--special_tokens, or name one of them with --separator"
         )
 
 
 def _check_outputs(args: Namespace) -> None:
-    inputs = {Path(name).resolve() for name in [*(args.corpus or []), args.encode] if name}
+    inputs = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     for flag in ("output_tokenizer", "output"):
         path = Path(getattr(args, flag) or "tokenizer.json")
         if path.resolve() in inputs:
             raise ValueError(f"--{flag} would replace what is read ({path}); name another file")
         if not path.parent.is_dir():
             raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
-    if args.output and Path(args.output).suffix != ".bin":
-        raise ValueError(f"a token shard ends in .bin (--output {args.output}); name it so")
+    if args.to_folder:
+        output = Path(args.output)
+        if output.suffix[1:].isalpha() and not output.is_dir():
+            raise ValueError(
+                f"a token shard ends in .bin, a folder of them in nothing (--output {output}); "
+                "name it so"
+            )
+        from scratchlm.data.corpus_folder import check_folder
+
+        check_folder(output, resume=bool(args.resume))

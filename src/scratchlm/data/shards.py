@@ -111,12 +111,7 @@ def write_shard(
     num_workers: int | None = None,
     tokenizer_path: str | Path | None = None,
 ) -> ShardInfo:
-    """Encode the text file `src` into the shard `dst` and its sidecar.
-
-    Encoded under a temporary name; then the sidecar is replaced, then the ids. A kill between the
-    two leaves ids that their sidecar does not describe, which `open_shard` refuses: the other
-    order would leave uint32 ids to be read as uint16.
-    """
+    """Encode the text file `src` into the shard `dst` and its sidecar."""
     src, dst = Path(src), Path(dst)
     if dst.suffix != ".bin":
         raise ValueError(f"a token shard is written to a .bin file ({dst}); name it {dst.stem}.bin")
@@ -125,7 +120,7 @@ def write_shard(
         raise ValueError(f"the text and its shard are one file ({src}); name another output")
     if tokenizer_path is not None:
         tokenizer_path = Path(os.path.relpath(tokenizer_path, dst.parent)).as_posix()
-    temporary = dst.with_name(f".{dst.name}.partial")  # what a killed run left is written over
+    temporary = partial_path(dst)
     try:
         count = tokenizer.encode_file(src, temporary, num_workers)
         if count == 0:
@@ -137,13 +132,27 @@ def write_shard(
             temporary, dtype, text_bytes, len(tokenizer), tokenizer.hash, tokenizer_path
         )
         assert info.count == count
-        _write(dst, info)
-        temporary.replace(dst)
+        put_shard(temporary, dst, info)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(dst.parent)
     return info
+
+
+def partial_path(path: Path) -> Path:
+    """Where a shard lies while it is written."""
+    return path.with_name(f".{path.name}.partial")  # what a killed run left is written over
+
+
+def put_shard(temporary: Path, path: Path, info: ShardInfo) -> None:
+    """The sidecar, then the ids in its place.
+
+    A kill between the two leaves ids that their sidecar does not describe, which `open_shard`
+    refuses: the other order would leave uint32 ids to be read as uint16.
+    """
+    _write(path, info)
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def write_sidecar(

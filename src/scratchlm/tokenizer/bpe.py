@@ -37,8 +37,8 @@ from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
     Pretokenizer,
     check_special_tokens,
-    read_text,
 )
+from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.tiktoken_files import (
     parts_of_ranks,
     read_tiktoken,
@@ -189,9 +189,9 @@ class BPETokenizer:
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
         """Write the ids of a UTF-8 file to `dst`, raw numbers of `dtype`, and return how many.
 
-        The special tokens in the file become their ids. It is read in bounded blocks, encoded by
-        up to `num_workers` processes (default one a core; a file below 4 MB by this one), and
-        `dst` is replaced only once all of it is written. ValueError where it is not UTF-8.
+        The special tokens in the file become their ids. Up to `num_workers` processes (default one
+        a core; for less than 4 MB this one) read and encode ranges of it, and `dst` is replaced
+        only once all of it is written. ValueError where it is not UTF-8.
         """
         size = os.path.getsize(src)
         workers = workers_for(size, num_workers)
@@ -200,11 +200,14 @@ class BPETokenizer:
             replacing_file(Path(dst)) as file,
             tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar,
         ):
-            blocks = self._all_special.blocks(read_text(src, bar))
-            encode = partial(self._encode_block, pretokenizer=self._all_special)
-            for ids in parallel_map(encode, blocks, workers):
+            items = cut_file(src, self._all_special, 1 << 22, bar)
+            for ids in parallel_map(self._encode_item, items, workers):
                 written += file.write(ids)
         return written // self.dtype.itemsize
+
+    def _encode_item(self, item: Range | str) -> bytes:
+        texts = texts_of(item, self._all_special)
+        return b"".join(self._encode_block(text, self._all_special) for text in texts)
 
     def _pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
         if allowed_special == "all":
@@ -269,15 +272,13 @@ class BPETokenizer:
         return formats.write_tokenizer_json(self.parts)
 
     def save_gpt2(self, vocab_json: StrPath, merges_txt: StrPath) -> None:
-        """Write GPT-2's two files. ValueError where they cannot say it: another pattern, or what
-        GPT-2 has not."""
+        """Write GPT-2's two files. ValueError where they cannot say it, as for another pattern."""
         vocab, merges = write_gpt2_vocab(self.parts), write_gpt2_merges(self.parts)
         write_file(vocab_json, vocab.encode())
         write_file(merges_txt, merges.encode())
 
     def save_tiktoken(self, path: StrPath) -> None:
-        """Write tiktoken's rank file, which has neither pattern nor special tokens. ValueError
-        where ranks would give other ids."""
+        """Write tiktoken's rank file, without special tokens; ValueError if it gives other ids."""
         write_file(path, write_tiktoken(tiktoken_ranks(self.parts)))
 
     @property
@@ -294,7 +295,6 @@ class BPETokenizer:
 
     @classmethod
     def from_parts(cls, parts: TokenizerParts) -> Self:
-        """The tokenizer that has these parts."""
         return cls(**vars(parts))
 
     @classmethod

@@ -27,7 +27,7 @@ from itertools import chain, pairwise
 
 from tqdm import tqdm
 
-from scratchlm.tokenizer.counting import count_pieces
+from scratchlm.tokenizer.counting import Item, batches, count_pieces
 from scratchlm.tokenizer.fast_learning import learn_merges_fast
 from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pretokenize import (
@@ -125,11 +125,10 @@ class Training:
         self.pretokenizer = Pretokenizer(pattern, self.specials)
         self.min_frequency, self.max_token_length = min_frequency, max_token_length
 
-    def learn(self, texts: Iterable[str], num_workers: int) -> TokenizerParts:
-        """Count the pieces of texts, each cut by itself, by worker processes, and learn merges."""
+    def learn(self, items: Iterable[Item], num_workers: int) -> TokenizerParts:
+        """Count pieces by worker processes, see `count_pieces`, and learn merges."""
         try:
-            counts = count_pieces(texts, self.pretokenizer, num_workers)
-            words = {piece.encode(): times for piece, times in counts.items()}
+            words = count_pieces(items, self.pretokenizer, num_workers)
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}); "
@@ -153,7 +152,7 @@ class Training:
         if not first:
             raise ValueError("the corpus is empty (no text); give text to learn from")
         workers = workers_for(sum(map(len, first)), num_workers)
-        return self.learn(chain(first, blocks), workers)
+        return self.learn(batches(chain(first, blocks)), workers)
 
     def _blocks(self, text: str) -> Iterable[str]:
         return [text] if len(text) <= BLOCK_CHARACTERS else self.pretokenizer.blocks([text])

@@ -9,17 +9,12 @@ and encoding a file all stand on it.
 
 from __future__ import annotations
 
-import codecs
 import functools
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 import regex
-from tqdm import tqdm
 
-from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.patterns import GPT2, find_pieces, is_known, translate
 
 # Where a text may be cut in two without changing a piece of any known pattern: between two
@@ -48,7 +43,8 @@ class Pretokenizer:
         self._find_pieces = find_pieces(pattern)
         self.known = is_known(pattern)
         longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._longest_special = len(longest_first[0]) if longest_first else 0
+        self._special_tokens = longest_first
+        self.longest_special = len(longest_first[0]) if longest_first else 0
         self._specials = (
             regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
             if longest_first
@@ -102,7 +98,7 @@ class Pretokenizer:
         A special token that starts at `limit` or before is seen whole, with all its rivals; one
         that starts later may still be cut off or outgrown by a longer one.
         """
-        limit = len(text) - self._longest_special
+        limit = len(text) - self.longest_special
         if limit < 0:
             return 0
         border = 0
@@ -117,6 +113,25 @@ class Pretokenizer:
             if last:
                 border = last.end()
         return border
+
+    def border_near(self, text: str, end: int) -> int:
+        """The last place up to `end` where a text can be cut that this is only a part of; 0 where
+        none is found. At least one character and a special token's length must follow `end`.
+
+        A border between characters is one whatever stands further away. It is none for a special
+        token that lies across it.
+        """
+        if not self.known:
+            return 0
+        border = end + 1
+        while match := _border().search(text, 0, border):
+            border = match.end()
+            if not any(
+                special in text[max(0, border - len(special) + 1) : border + len(special) - 1]
+                for special in self._special_tokens
+            ):
+                return border
+        return 0
 
 
 @functools.cache
@@ -139,29 +154,3 @@ def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
         if times > 1:
             raise ValueError(f"a special token is given {times} times ({token!r}); give it once")
     return list(special_tokens)
-
-
-def read_text(path: StrPath, bar: tqdm[Any] | None = None) -> Iterator[str]:
-    """The file's text in chunks of up to 1 MiB, every byte as it is: no newline is translated.
-
-    `bar` is moved on by the bytes read. ValueError with the offset where a byte is not UTF-8.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with open(path, "rb") as file:
-        while True:
-            data = file.read(1 << 20)
-            pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} "
-                    f"at offset {offset - pending + error.start}); convert the file to UTF-8"
-                ) from None
-            if not data:
-                return
-            offset += len(data)
-            if bar is not None:
-                bar.update(len(data))
-            yield text

@@ -36,18 +36,21 @@ def cut(text: str) -> list[str]:
 
     UnicodeEncodeError for a lone surrogate.
     """
+    return marked(text).split(" ")
+
+
+def marked(text: str) -> str:
+    """The text with a mark for every space that is no border."""
     units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
-    white = _IS_WHITE[units]
-    spaces = white & (units == ord(" "))
-    spaces[1:] &= white[:-1]
-    spaces[:1] = False
-    spaces[:-1] &= white[1:]
-    marked = np.flatnonzero(spaces)
-    if len(marked):
-        units = units.copy()
-        units[marked] = ord(_MARK)
-        text = units.tobytes().decode("utf-16-le", "surrogatepass")
-    return text.split(" ")
+    spaces = np.flatnonzero(units[1:] == ord(" ")) + 1
+    spaces = spaces[_IS_WHITE[units[spaces - 1]]]
+    following = np.minimum(spaces + 1, len(units) - 1)  # the last has itself, a space
+    spaces = spaces[_IS_WHITE[units[following]]]
+    if not len(spaces):
+        return text
+    units = units.copy()
+    units[spaces] = ord(_MARK)
+    return units.tobytes().decode("utf-16-le", "surrogatepass")
 
 
 def together(stretches: Iterable[str]) -> str:

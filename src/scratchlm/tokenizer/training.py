@@ -12,8 +12,10 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.learning import Training
 from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.patterns import GPT2
-from scratchlm.tokenizer.pretokenize import read_text
+from scratchlm.tokenizer.text_files import cut_file
 from scratchlm.tokenizer.workers import workers_for
+
+LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time
 
 
 def train_bpe(
@@ -47,9 +49,11 @@ def train_bpe(
         names = ", ".join(map(str, files)) or "no file"
         raise ValueError(f"the corpus is empty ({names}); give text to learn from")
     with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
-        blocks = training.pretokenizer.blocks
-        texts = chain.from_iterable(blocks(read_text(path, bar)) for path in files)
-        return BPETokenizer.from_parts(training.learn(texts, workers_for(size, num_workers)))
+        # Two ranges a worker keep all of them busy to the end; more would cost time.
+        workers = workers_for(size, num_workers)
+        step = min(size // (2 * workers) + 1, LARGEST_RANGE)
+        items = (cut_file(path, training.pretokenizer, step, bar) for path in files)
+        return BPETokenizer.from_parts(training.learn(chain.from_iterable(items), workers))
 
 
 def train_bpe_from_texts(

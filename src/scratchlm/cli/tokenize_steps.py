@@ -1,0 +1,105 @@
+"""What `scratchlm-tokenize` does, each step one call of the library and a line that says so."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from scratchlm.data.corpora import encode_corpus
+from scratchlm.data.documents import read_texts
+from scratchlm.data.shards import write_shard
+from scratchlm.tokenizer import training
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.inspection import inspect
+from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.text_files import read_text
+
+
+def train(args: Namespace) -> tuple[BPETokenizer, Path]:
+    """The new tokenizer and its file."""
+    start = time.perf_counter()
+    path = Path(args.output_tokenizer or "tokenizer.json")
+    settings: dict[str, Any] = {
+        "vocab_size": args.vocab_size,
+        "special_tokens": args.special_tokens or ["<|endoftext|>"],
+        "pattern": args.pattern or "gpt2",
+    } | _given(args, "min_frequency", "max_token_length", "num_workers")
+    print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
+    settings["pattern"] = _pattern(settings["pattern"])
+    if args.as_documents:
+        specials = settings["special_tokens"]
+        separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]
+        reading = {"separator": separator} | _given(args, "field", "separator")
+        texts = read_texts(
+            args.corpus_files,
+            **reading,
+            pattern=settings["pattern"],
+            special_tokens=specials,
+        )
+        tokenizer = training.train_bpe_from_texts(texts, **settings)
+    else:
+        tokenizer = training.train_bpe(args.corpus_files, **settings)
+    tokenizer.save(path)
+    print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
+    if len(tokenizer) < args.vocab_size:
+        print(f"the corpus has no more pairs to merge: {len(tokenizer)} of {args.vocab_size} ids")
+    return tokenizer, path
+
+
+def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
+    """One text to one shard."""
+    start, source = time.perf_counter(), args.encode_files[0]
+    output = Path(args.output or f"{source}.bin")
+    info = write_shard(tokenizer, source, output, num_workers=args.num_workers, tokenizer_path=path)
+    print(
+        f"encoded {info.text_bytes:,} bytes to {info.count:,} tokens "
+        f"({info.text_bytes / max(info.count, 1):.2f} bytes each) in "
+        f"{time.perf_counter() - start:.1f} s: {output}"
+    )
+
+
+def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
+    """Many documents to a folder of shards."""
+    start, output = time.perf_counter(), Path(args.output)
+    settings = _given(
+        args, "field", "separator", "val_fraction", "seed", "shard_tokens", "resume", "num_workers"
+    )
+    shown = f": {_shown(settings)}" if settings else ""
+    print(f"encoding {_counted(args.encode_files, 'file')} into {output}{shown}")
+    info = encode_corpus(tokenizer, args.encode_files, output, **settings)
+    for name, split in (("train", info.train), ("val", info.val)):
+        if name == "train" or args.val_fraction:
+            print(
+                f"{name}: {split.documents:,} documents, {split.text_bytes:,} bytes, "
+                f"{split.tokens:,} tokens ({split.text_bytes / max(split.tokens, 1):.2f} bytes "
+                f"each) in {_counted(split.shards, 'shard')}"
+            )
+    print(f"encoded in {time.perf_counter() - start:.1f} s: {output}")
+
+
+def inspection(args: Namespace) -> str:
+    tokenizer = BPETokenizer.load(args.inspect)
+    sample = "".join(read_text(args.sample)) if args.sample else None
+    return inspect(tokenizer, sample, args.word)
+
+
+def _pattern(name: str) -> str:
+    if name not in PATTERNS and name.isidentifier():  # an expression has more than letters
+        raise ValueError(
+            f"no such pattern ({name}); give one of {', '.join(PATTERNS)}, or a regular expression"
+        )
+    return PATTERNS.get(name, name)
+
+
+def _given(args: Namespace, *flags: str) -> dict[str, Any]:
+    return {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
+
+
+def _counted(things: list[Any], name: str) -> str:
+    return f"{len(things):,} {name}{'s' * (len(things) != 1)}"
+
+
+def _shown(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

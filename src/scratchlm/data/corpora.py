@@ -1,0 +1,297 @@
+"""Many documents to many token shards: in bounded memory, by several processes, resumable.
+
+The shards of a split, one after another, are one stream: each document's ids, then the separator's.
+A shard is cut at exactly `shard_tokens`, wherever in a document that falls, so that one document of
+many gigabytes makes shards like all others.
+
+The documents go into items of about a MB, each of one split, which depend on the documents and on
+nothing else: not on workers, nor on where a run was killed. So a place in a split's stream is the
+number of an item and of an id in it, and that is all a resumed run needs to know: it reads the
+items before that place, and encodes those after.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from scratchlm.atomic import sync
+from scratchlm.data.corpus_folder import (
+    SPLITS,
+    TOKENIZER,
+    CorpusFolder,
+    CorpusInfo,
+    Place,
+    SplitInfo,
+    corpus_folder,
+)
+from scratchlm.data.documents import Chunk, find_files, read_documents, rest_of_document
+from scratchlm.data.prepare import bytes_of
+from scratchlm.data.shards import ShardInfo, partial_path, put_shard
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.parts import StrPath
+from scratchlm.tokenizer.pretokenize import Pretokenizer
+from scratchlm.tokenizer.workers import parallel_map, workers_for
+
+_ITEM = 1 << 20  # characters of text in an item
+_DOCUMENT = 100  # what a document takes beside them, so that items of tiny ones are bounded too
+
+
+class _Item(NamedTuple):
+    split: str
+    texts: list[tuple[str, bool]]  # and whether the document ends with it
+
+
+def encode_corpus(
+    tokenizer: BPETokenizer,
+    paths: StrPath | Sequence[StrPath],
+    output: StrPath,
+    *,
+    field: str = "text",
+    separator: str = "<|endoftext|>",
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    shard_tokens: int = 100_000_000,
+    num_workers: int | None = None,
+    resume: bool = False,
+) -> CorpusInfo:
+    """Encode the documents of `paths` (see `read_documents`) into shards in the folder `output`.
+
+    Special tokens in a document are plain text; the separator's id follows each. A document is
+    held out with chance `val_fraction`, by a hash of `seed` and its number. The output is the same
+    for any `num_workers`. A killed run leaves complete shards only, and `resume` goes on after
+    them, to the bytes that an uninterrupted one writes; on a finished corpus it only checks.
+
+    Errors: ValueError for a separator that is no special token, a folder that holds a corpus, a
+    `resume` with nothing to resume, and what `read_documents` refuses; FileFormatError for a
+    `resume` with other settings, tokenizer or inputs.
+    """
+    _check(tokenizer, separator, val_fraction, shard_tokens)
+    files = find_files(paths)
+    inputs = _described(files)
+    settings = {
+        "field": field,
+        "separator": separator,
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "shard_tokens": shard_tokens,
+        "tokenizer": tokenizer.hash,
+    }
+    size = sum(entry["size"] for entry in inputs)
+    workers = workers_for(size, num_workers)
+    with (
+        corpus_folder(Path(output), tokenizer, settings, inputs, resume=resume) as folder,
+        tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        if folder.finished:
+            return folder.finished
+        streams = {split: _Stream(folder, split) for split in SPLITS}
+        chunks = read_documents(files, field, separator, bar.update)
+        items = _items(chunks, Pretokenizer(tokenizer.pattern), val_fraction, seed)
+        todo = (item for item in items if streams[item.split].wants(item))
+        encode = functools.partial(_encode, tokenizer, tokenizer.token_to_id(separator))
+        try:
+            for split, ids in parallel_map(encode, todo, workers):
+                streams[split].add(ids)
+            train, val = (stream.end() for stream in streams.values())
+        finally:
+            for stream in streams.values():
+                stream.abandon()
+        if not train.documents + val.documents:
+            raise ValueError(f"the files have no document ({files[0]} …); give files with text")
+        if inputs != _described(files):
+            raise FileFormatError(
+                f"a file changed while it was read ({files[0]} …); encode into another folder"
+            )
+        return folder.finish(train, val)
+
+
+def _check(tokenizer: BPETokenizer, separator: str, val_fraction: float, shard_tokens: int) -> None:
+    if separator not in tokenizer.special_tokens:
+        has = ", ".join(tokenizer.special_tokens) or "none"
+        raise ValueError(
+            f"the separator is no special token of the tokenizer ({separator!r}; it has {has}); "
+            "name one of them with --separator"
+        )
+    if not 0 <= val_fraction < 1:
+        raise ValueError(
+            f"val_fraction is from 0 to below 1 ({val_fraction}); give the part of the documents "
+            "to hold out, such as 0.01"
+        )
+    if shard_tokens < 1:
+        raise ValueError(f"shard_tokens is at least 1 ({shard_tokens}); give e.g. 100000000")
+
+
+def _described(files: list[Path]) -> list[dict[str, Any]]:
+    described = []
+    for path in files:
+        status = path.stat()
+        described.append(
+            {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        )
+    return described
+
+
+def _items(
+    chunks: Iterator[Chunk], pretokenizer: Pretokenizer, val_fraction: float, seed: int
+) -> Iterator[_Item]:
+    texts: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0)
+    for chunk in chunks:
+        split = "val" if _chance(seed, chunk.document) < val_fraction else "train"
+        for text, last in _parts(chunk, chunks, pretokenizer):
+            texts[split].append((text, last))
+            sizes[split] += len(text) + _DOCUMENT
+            if sizes[split] >= _ITEM:
+                yield _Item(split, texts[split])
+                texts[split], sizes[split] = [], 0
+    for split in SPLITS:
+        if texts[split]:
+            yield _Item(split, texts[split])
+
+
+def _chance(seed: int, document: int) -> float:
+    """From 0 to below 1, the same on every machine."""
+    digest = hashlib.sha256(f"{seed} {document}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / (1 << 48)
+
+
+def _parts(
+    first: Chunk, chunks: Iterator[Chunk], pretokenizer: Pretokenizer
+) -> Iterator[tuple[str, bool]]:
+    """A document's text; a long one's in blocks whose ids together are the whole's."""
+    if first.last and len(first.text) <= _ITEM:
+        yield first.text, True
+        return
+    blocks = pretokenizer.blocks(rest_of_document(first, chunks))
+    block = next(blocks)
+    for following in blocks:
+        yield block, False
+        block = following
+    yield block, True
+
+
+def _encode(
+    tokenizer: BPETokenizer, separator: int, item: _Item
+) -> tuple[str, npt.NDArray[np.integer]]:
+    parts: list[npt.NDArray[np.integer]] = []
+    end = np.array([separator], tokenizer.dtype)
+    for text, last in item.texts:
+        parts.append(tokenizer.encode_array(text, allowed_special="none"))
+        if last:
+            parts.append(end)
+    return item.split, np.concatenate(parts)
+
+
+class _Stream:
+    """The ids of one split, in order, into its shards; from the folder's place for it on."""
+
+    def __init__(self, folder: CorpusFolder, split: str) -> None:
+        self._folder, self._split = folder, split
+        self._infos = folder.shard_infos(split)
+        place = folder.places[split]
+        self._first = self._next = place.item  # the first item to encode, the next to be added
+        self._skip = place.id  # ids at its beginning that lie in a shard already
+        self._documents = self._seen = 0
+        self._bytes_of = bytes_of(folder.tokenizer)
+        self._shard: _Shard | None = None
+
+    def wants(self, item: _Item) -> bool:
+        """Whether the item is to be encoded; asked of every item of the split, in order."""
+        self._documents += sum(last for _, last in item.texts)
+        self._seen += 1
+        return self._seen > self._first
+
+    def add(self, ids: npt.NDArray[np.integer]) -> None:
+        """The ids of the next wanted item."""
+        start, self._skip = self._skip, 0
+        while start < len(ids):
+            if self._shard is None:
+                path = self._folder.shard_path(self._split, len(self._infos))
+                self._shard = _Shard(path, self._folder)
+            room = self._folder.settings["shard_tokens"] - self._shard.count
+            part = ids[start : start + room]
+            # Counted by the ids, a shard's bytes are right wherever in a document it begins.
+            self._shard.write(part, int(self._bytes_of[part].sum()))
+            start += len(part)
+            if len(part) == room:
+                self._close(Place(len(self._infos) + 1, self._next, start))
+        self._next += 1
+
+    def _close(self, place: Place) -> None:
+        assert self._shard is not None
+        self._infos.append(self._shard.close())
+        self._shard = None
+        self._folder.save(self._split, place)
+
+    def end(self) -> SplitInfo:
+        """Close the last shard, and sum up."""
+        if self._shard is not None:
+            self._close(Place(len(self._infos) + 1, self._next))
+        return SplitInfo(
+            documents=self._documents,
+            text_bytes=sum(info.text_bytes for info in self._infos),
+            tokens=sum(info.count for info in self._infos),
+            shards=[path.name for path in self._folder.shard_paths(self._split)],
+        )
+
+    def abandon(self) -> None:
+        """Leave nothing of a shard that was not closed."""
+        if self._shard is not None:
+            self._shard.abandon()
+
+
+class _Shard:
+    """A shard written piece by piece, hashed and counted on the way, so that nothing is read twice.
+
+    It is there once `close` returns; until then, and after a kill, only its temporary is.
+    """
+
+    def __init__(self, path: Path, folder: CorpusFolder) -> None:
+        self.path = path
+        self.count = self.text_bytes = self.max_id = 0
+        self._folder = folder
+        self._hash = hashlib.sha256()
+        self._temporary = partial_path(path)
+        self._file = self._temporary.open("wb")
+
+    def write(self, ids: npt.NDArray[np.integer], text_bytes: int) -> None:
+        """Append ids, (n,), that stand for so many bytes of text."""
+        data = ids.tobytes()  # of the tokenizer's type, as `_encode` makes them
+        self._file.write(data)
+        self._hash.update(data)
+        self.count += len(ids)
+        self.text_bytes += text_bytes
+        self.max_id = max(self.max_id, int(ids.max(initial=0)))
+
+    def close(self) -> ShardInfo:
+        sync(self._file)
+        self._file.close()
+        status = self._temporary.stat()
+        info = ShardInfo(
+            dtype=self._folder.tokenizer.dtype.name,
+            count=self.count,
+            text_bytes=self.text_bytes,
+            vocab_size=len(self._folder.tokenizer),
+            max_id=self.max_id,
+            tokenizer_hash=self._folder.settings["tokenizer"],
+            tokenizer=TOKENIZER,
+            sha256=self._hash.hexdigest(),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+        )
+        put_shard(self._temporary, self.path, info)
+        return info
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a shard that is not to be closed."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)

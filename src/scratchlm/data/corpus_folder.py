@@ -1,0 +1,249 @@
+"""The folder of a corpus: begun, gone on with and finished, whole at every moment.
+
+    DIR/train-00000.bin, .bin.json   `shard_tokens` ids each, the last one fewer
+    DIR/val-00000.bin, .bin.json     the documents held out
+    DIR/tokenizer.json               what made the ids, and reads them
+    DIR/corpus.json                  what the corpus is; written last, so there only when all is
+    DIR/progress.json                how far an unfinished one has come
+
+progress.json is replaced after each finished shard. A kill between the two leaves a whole shard
+that it does not name; a resumed run removes that and writes the same again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scratchlm.atomic import replacing_file, sync_directory
+from scratchlm.data.shards import ShardInfo, open_shard
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+SPLITS = ("train", "val")
+MANIFEST, PROGRESS, TOKENIZER = "corpus.json", "progress.json", "tokenizer.json"
+
+_SHARD = re.compile(r"(train|val)-\d{5,}\.bin(\.json)?")
+_TEMPORARY = re.compile(r"\.(train|val|corpus|progress|tokenizer)\b.*\.(partial|tmp-\d+)")
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """`text_bytes` are the bytes that the ids stand for, the separators' not among them."""
+
+    documents: int
+    text_bytes: int
+    tokens: int
+    shards: list[str]
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What corpus.json says. `inputs`: path, size and mtime_ns of each file read."""
+
+    train: SplitInfo
+    val: SplitInfo
+    settings: dict[str, Any]
+    inputs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the last whole shard of a split ends: so many shards, whole items, ids after them."""
+
+    shards: int = 0
+    item: int = 0
+    id: int = 0
+
+
+@dataclass
+class CorpusFolder:
+    """An open folder; `finished` where nothing is left to do."""
+
+    path: Path
+    tokenizer: BPETokenizer
+    settings: dict[str, Any]
+    inputs: list[dict[str, Any]]
+    places: dict[str, Place] = field(default_factory=lambda: dict.fromkeys(SPLITS, Place()))
+    finished: CorpusInfo | None = None
+
+    def save(self, split: str, place: Place) -> None:
+        """Note that the split's shards are whole up to `place`."""
+        self.places[split] = place
+        places = {name: asdict(place) for name, place in self.places.items()}
+        self._write(PROGRESS, {"settings": self.settings, "inputs": self.inputs} | places)
+
+    def finish(self, train: SplitInfo, val: SplitInfo) -> CorpusInfo:
+        info = CorpusInfo(train, val, self.settings, self.inputs)
+        self._write(MANIFEST, asdict(info))
+        (self.path / PROGRESS).unlink()
+        sync_directory(self.path)
+        return info
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        with replacing_file(self.path / name) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
+
+    def shard_path(self, split: str, number: int) -> Path:
+        return self.path / f"{split}-{number:05}.bin"
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """Of the whole ones."""
+        return [self.shard_path(split, number) for number in range(self.places[split].shards)]
+
+    def shard_infos(self, split: str) -> list[ShardInfo]:
+        """FileFormatError where a shard that was whole is gone, damaged, or another's."""
+        return [self._checked(path) for path in self.shard_paths(split)]
+
+    def _checked(self, path: Path) -> ShardInfo:
+        try:
+            info = open_shard(path).info
+        except FileNotFoundError:
+            info = None
+        if info is None or info.tokenizer_hash != self.settings["tokenizer"]:
+            raise FileFormatError(
+                f"a finished shard is gone or another's ({path}); encode into another folder"
+            )
+        return info
+
+    def begin(self) -> None:
+        self.sweep()
+        self.save("train", Place())
+        self._keep_tokenizer()
+
+    def go_on(self) -> None:
+        """Take up what progress.json or corpus.json says, after comparing it with what is asked."""
+        complete = (self.path / MANIFEST).exists()
+        path = self.path / (MANIFEST if complete else PROGRESS)
+        try:
+            content = json.loads(path.read_bytes())
+            settings, inputs = content["settings"], content["inputs"]
+            if complete:
+                infos = {name: SplitInfo(**content[name]) for name in SPLITS}
+                self.finished = CorpusInfo(**infos, settings=settings, inputs=inputs)
+                places = {name: Place(len(info.shards)) for name, info in infos.items()}
+            else:
+                places = {name: Place(**content[name]) for name in SPLITS}
+            self._compare(path, dict(settings), [dict(entry) for entry in inputs])
+        except FileFormatError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FileFormatError(
+                f"not the state of a corpus ({path}: {error}); encode into another folder"
+            ) from None
+        self.places = places
+        self.sweep()
+        self._keep_tokenizer()
+        if complete:
+            (self.path / PROGRESS).unlink(missing_ok=True)
+
+    def _compare(self, path: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]) -> None:
+        for key, value in self.settings.items():
+            if settings.get(key) != value:
+                raise FileFormatError(
+                    f"the corpus was begun with other settings ({path}: {key} was "
+                    f"{settings.get(key)!r}, is now {value!r}); give the same, or another folder"
+                )
+        if inputs != self.inputs:
+            before = {entry.get("path"): entry for entry in inputs}
+            now = {entry["path"]: entry for entry in self.inputs}
+            names = sorted(
+                str(name) for name in before.keys() | now if before.get(name) != now.get(name)
+            )
+            what = names[0] if names else "their order"
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise FileFormatError(
+                f"the corpus was begun on other files ({path}: {what}{more} changed); "
+                "encode them into another folder"
+            )
+
+    def _keep_tokenizer(self) -> None:
+        path = self.path / TOKENIZER
+        if not path.exists():
+            self.tokenizer.save(path)
+        elif BPETokenizer.load(path).hash != self.tokenizer.hash:
+            raise FileFormatError(
+                f"another tokenizer is in the folder ({path}); name another folder"
+            )
+
+    def sweep(self) -> None:
+        """Remove what killed runs left, each shard before the sidecar that describes it."""
+        whole = {path.name for split in SPLITS for path in self.shard_paths(split)}
+        for path in sorted(self.path.iterdir()):
+            stale = _SHARD.fullmatch(path.name) and path.name.removesuffix(".json") not in whole
+            if stale or _TEMPORARY.fullmatch(path.name):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def corpus_folder(
+    path: Path,
+    tokenizer: BPETokenizer,
+    settings: dict[str, Any],
+    inputs: list[dict[str, Any]],
+    *,
+    resume: bool,
+) -> Iterator[CorpusFolder]:
+    """Open the folder for one process at a time; leave nothing where no shard was finished."""
+    check_folder(path, resume=resume)
+    folder = CorpusFolder(path, tokenizer, settings, inputs)
+    new = [path / name for name in (PROGRESS, TOKENIZER) if not (path / name).exists()]
+    made = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        with _locked(path / ".lock"):
+            try:
+                folder.go_on() if resume else folder.begin()
+                yield folder
+            except BaseException:
+                # Not of a resumed run: it may have been refused before it knew its shards.
+                if not resume and not any(folder.shard_paths(split) for split in SPLITS):
+                    folder.sweep()
+                    for file in new:
+                        file.unlink(missing_ok=True)
+                raise
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: the finished shards stay
+                path.rmdir()
+        raise
+
+
+def check_folder(path: Path, *, resume: bool) -> None:
+    """ValueError for a folder that holds a corpus, or, to resume, one that does not."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"the output is a file ({path}); name a folder")
+    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    begun = names & {MANIFEST, PROGRESS}
+    if resume and not begun:
+        raise ValueError(f"nothing to resume ({path} holds no corpus); leave --resume out")
+    shards = sorted(name for name in names if _SHARD.fullmatch(name))
+    if not resume and (begun or shards):
+        what = MANIFEST if MANIFEST in begun else PROGRESS if begun else shards[0]
+        remedy = "go on with --resume, or " if what == PROGRESS else ""
+        raise ValueError(
+            f"a corpus is in the folder already ({path / what}); {remedy}name another folder"
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """A lock of this process, which ends with it; its workers do not share it."""
+    with path.open("wb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another process is encoding into the folder ({path.parent}); wait for its end, "
+                "or name another folder"
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink()

@@ -1,0 +1,280 @@
+"""Documents are what the files hold, whatever the reads' borders, and what is bad is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tracemalloc
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from scratchlm.data import documents
+from scratchlm.data.documents import find_files, read_documents, read_texts
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.patterns import GPT2
+
+END = "<|endoftext|>"
+TEXTS = ["one\n", "\ntwo é 中文 😀", " ", END[:5], "line 1\nline 2\r\n", "\u2028 \x00 end"]
+
+
+def joined(path: str | Path | list[Path], **options: str) -> list[str]:
+    """The documents, each from its chunks; numbers and `last` are seen to be right on the way."""
+    found = []
+    chunks = list(read_documents(path, **options))
+    for number, group in groupby(chunks, lambda chunk: chunk.document):
+        parts = list(group)
+        assert number == len(found)
+        assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+        found.append("".join(part.text for part in parts))
+    return found
+
+
+def write_all(folder: Path, texts: list[str]) -> list[Path]:
+    """The same documents in every format."""
+    lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts))
+    plain = END.join(texts).encode()
+    pack = zstandard.ZstdCompressor().compress
+    contents = {
+        "a.txt": plain,
+        "a.unknown": plain,
+        "a.txt.zst": pack(plain),
+        "a.jsonl": lines.encode(),
+        "a.jsonl.zst": pack(lines[:20].encode()) + pack(lines[20:].encode()),  # two frames
+        "unescaped.jsonl": "\n".join(
+            json.dumps({"text": text}, ensure_ascii=False) for text in texts
+        ).encode(),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    table = pyarrow.table({"id": range(len(texts)), "text": texts})
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=2)
+    return [*(folder / name for name in contents), folder / "a.parquet"]
+
+
+@pytest.mark.parametrize("read", [1, 2, 3, 7, 1 << 20])
+def test_every_format_gives_the_documents_as_they_are(tmp_path, monkeypatch, read):
+    for name in ("_READ", "_READ_ZST", "_ROWS"):
+        monkeypatch.setattr(documents, name, read)
+    for path in write_all(tmp_path, TEXTS):
+        assert joined(path) == TEXTS, path
+
+
+@pytest.mark.parametrize("read", [1, 2, 5, 1 << 20])
+@pytest.mark.parametrize("separator", ["a", "aa", "aba", "\n", "é中", "abab"])
+def test_text_is_split_as_str_split_does(tmp_path, monkeypatch, read, separator):
+    monkeypatch.setattr(documents, "_READ", read)
+    path = tmp_path / "text.txt"
+    for text in ("", "a", "aaa", "abababaab\n\né中é中abaabbaaaababab", "é中", "\naba\n"):
+        path.write_bytes(text.encode())
+        assert joined(path, separator=separator) == [t for t in text.split(separator) if t]
+
+
+def test_empty_documents_are_left_out_and_not_counted(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(f"{END}{END}one{END}{END}two{END}")
+    assert joined(path) == ["one", "two"]
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n\n{"text": "three"}\n  \n{"text": ""}')
+    assert joined([path, tmp_path / "b.jsonl"]) == ["one", "two", "three"]
+    path.write_text("")
+    assert joined(path) == []
+
+
+def test_a_file_is_the_end_of_a_document(tmp_path):
+    for name, text in (("a.txt", "one"), ("b.txt", "two" + END + "three")):
+        (tmp_path / name).write_text(text)
+    assert joined(tmp_path) == ["one", "two", "three"]
+
+
+def test_a_separator_in_json_is_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": f"a{END}b"}))
+    assert joined(tmp_path / "a.jsonl", field="body") == [f"a{END}b"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.jsonl.zst", "a.txt.zst"])
+def test_progress_counts_the_files_bytes(tmp_path, name):
+    paths = write_all(tmp_path, TEXTS * 50)
+    path = next(path for path in paths if path.name == name)
+    read = []
+    list(read_documents(path, progress=read.append))
+    assert sum(read) == path.stat().st_size
+
+
+def test_a_document_of_any_length_is_read_in_bounded_memory(tmp_path):
+    texts = [os.urandom(10_000).hex() for _ in range(1500)]
+    (tmp_path / "a.txt").write_text("".join(texts))
+    (tmp_path / "b.txt.zst").write_bytes(
+        zstandard.ZstdCompressor().compress("".join(texts).encode())
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "c.parquet")
+    del texts
+    tracemalloc.start()
+    read = 0
+    for chunk in read_documents(tmp_path):
+        read += len(chunk.text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == 3 * 1500 * 20_000
+    assert peak < 20_000_000
+
+
+def test_texts_to_learn_from_are_cut_between_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_READ", 100)
+    path = tmp_path / "a.txt"
+    path.write_text("the cat sat. " * 100 + END + "short")
+    texts = list(read_texts(path, pattern=GPT2))
+    assert "".join(texts) == "the cat sat. " * 100 + "short"
+    assert texts[-1].endswith("short")
+    assert all(not text.startswith(("he", "at")) for text in texts)
+
+
+# --- which files ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch) -> Path:
+    names = ["b.txt", "a.md", "sub/c.jsonl", "sub/deep/d.parquet", "sub/e.jsonl.zst", "[x].txt"]
+    left_out = ["t.json", "x.bin", "x.bin.json", ".hidden.txt", ".git/f.txt", "b.txt~", "g.py"]
+    for name in names + left_out:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names_of(paths: object) -> list[str]:
+    return [path.as_posix() for path in find_files(paths)]
+
+
+def test_a_folder_gives_its_text_sorted(tree):
+    everything = ["[x].txt", "a.md", "b.txt", "sub/c.jsonl", "sub/deep/d.parquet"]
+    assert names_of(".") == [*everything, "sub/e.jsonl.zst"]
+    assert names_of(Path("sub")) == ["sub/c.jsonl", "sub/deep/d.parquet", "sub/e.jsonl.zst"]
+
+
+def test_the_order_named_is_kept_and_no_file_comes_twice(tree):
+    assert names_of(["sub/c.jsonl", "b.txt", "sub", "./b.txt", tree / "b.txt"]) == [
+        "sub/c.jsonl",
+        "b.txt",
+        "sub/deep/d.parquet",
+        "sub/e.jsonl.zst",
+    ]
+    assert names_of(["g.py", "t.json"]) == ["g.py", "t.json"], "a file that is named is taken"
+
+
+def test_globs(tree):
+    assert names_of("*.txt") == ["[x].txt", "b.txt"]
+    assert names_of("**/*.jsonl") == ["sub/c.jsonl"]
+    assert names_of("su?") == names_of("sub")
+    assert names_of("[x].txt") == ["[x].txt"], "an existing file is no pattern"
+
+
+def test_paths_that_name_nothing(tree):
+    (tree / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        find_files(["b.txt", "missing.txt"])
+    with pytest.raises(ValueError, match=r"no file matches \(\*\.csv\); check"):
+        find_files(["b.txt", "*.csv"])
+    with pytest.raises(ValueError, match=r"the folder has no text \(empty\); give .*\.parquet"):
+        find_files("empty")
+    with pytest.raises(ValueError, match=r"a path is empty \(''\); name"):
+        find_files([""])
+    with pytest.raises(ValueError, match=r"no file is given .*; name"):
+        find_files([])
+    os.mkfifo(tree / "pipe")
+    with pytest.raises(ValueError, match=r"not a file or folder \(pipe\); give"):
+        find_files("pipe")
+
+
+# --- bad files ------------------------------------------------------------------------------------
+
+BAD_LINES = [
+    ('{"text": "a"}\n{"text": "b"', r"not a line of JSON \(.*a\.jsonl:2: .*\); correct"),
+    ('{"text": "a"}\n\n[1]', r"a line is a JSON object \(.*a\.jsonl:3: list\); write"),
+    ('{"txt": "a", "id": 1}', r"no field 'text' \(.*a\.jsonl:1 has 'txt', 'id'\); name"),
+    ("{}", r"no field 'text' \(.*a\.jsonl:1 has none\); name"),
+    ('{"text": 3}', r"field 'text' is no string \(.*a\.jsonl:1: int\); name"),
+    ('{"text": null}', r"field 'text' is no string \(.*a\.jsonl:1: NoneType\); name"),
+    (
+        '{"text": "ab\\ud800"}',
+        r"a lone surrogate \(.*a\.jsonl:1: U\+D800 at character 2\); replace",
+    ),
+    ("[" * 100_000, r"not a line of JSON \(.*a\.jsonl:1: .*recursion.*\); correct"),
+    ('{"text": ' + "9" * 5000 + "}", r"not a line of JSON \(.*a\.jsonl:1: .*\); correct"),
+    ("\ufeff{}", r"not a line of JSON \(.*a\.jsonl:1: .*BOM.*\); correct"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_LINES, ids=[m for _, m in BAD_LINES])
+def test_bad_lines(tmp_path, content, message):
+    (tmp_path / "a.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as caught:
+        list(read_documents(tmp_path / "a.jsonl"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [1, 4, 1 << 20])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_the_offset_of_what_is_not_utf8(tmp_path, monkeypatch, read, name):
+    monkeypatch.setattr(documents, "_READ", read)
+    content = b'{"text": "\xc3\xa9"}\n{"text": "ab\xff"}\n'
+    (tmp_path / name).write_bytes(content)
+    offset = content.index(b"\xff")
+    message = rf"{name} is not UTF-8 \(byte 0xff at offset {offset}\); convert"
+    with pytest.raises(ValueError, match=message):
+        list(read_documents(tmp_path / name))
+    (tmp_path / name).write_bytes(content[:11])
+    with pytest.raises(ValueError, match=r"\(byte 0xc3 at offset 10\)"):
+        list(read_documents(tmp_path / name))
+
+
+def test_bad_zst(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    packed = zstandard.ZstdCompressor().compress(b'{"text": "abcdefgh"}\n' * 1000)
+    for cut in (0, 5, len(packed) // 2, len(packed) - 1):
+        path.write_bytes(packed[:cut])
+        with pytest.raises(FileFormatError, match=r"zst file is truncated \(.*\); copy it again"):
+            list(read_documents(path))
+    path.write_bytes(b"no zst at all")
+    with pytest.raises(FileFormatError, match=r"not a zst file \(.*a\.jsonl\.zst: .*\); copy"):
+        list(read_documents(path))
+
+
+def test_bad_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), path)
+    with pytest.raises(ValueError, match=r"no column 'body' \(.*a\.parquet has text, n\); name"):
+        list(read_documents(path, field="body"))
+    with pytest.raises(ValueError, match=r"column 'text' has no string \(.*row 1: NoneType\); nam"):
+        list(read_documents(path))
+    with pytest.raises(ValueError, match=r"column 'n' has no string \(.*row 0: int\); name"):
+        list(read_documents(path, field="n"))
+    content = path.read_bytes()
+    for bad in (b"", b"PAR1", content[:-20], content[:40] + bytes(60) + content[100:]):
+        path.write_bytes(bad)
+        with pytest.raises(FileFormatError, match=r"not a parquet file \(.*\); copy it again"):
+            list(read_documents(path))
+    array = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
+    pyarrow.parquet.write_table(pyarrow.table({"text": array}), path)
+    with pytest.raises(ValueError, match=r"is not UTF-8 \(in rows from 0\); write"):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.jsonl.zst", "zstandard"), ("a.parquet", "py")])
+def test_an_extra_that_is_missing_is_named(tmp_path, monkeypatch, name, package):
+    (tmp_path / name).touch()
+    for module in ("zstandard", "pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    message = rf"{name} needs a package .*\({package}.*\); pip install 'scratchlm\[data\]'"
+    with pytest.raises(ValueError, match=message):
+        list(read_documents(tmp_path / name))
+
+
+def test_an_empty_separator(tmp_path):
+    with pytest.raises(ValueError, match=r"the separator is empty \(''\); give"):
+        list(read_documents(tmp_path, separator=""))
