@@ -62,7 +62,7 @@ _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 # Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
 _ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
 _LAST = 0x10FFFF
-_LAST_OF_BMP = 0xFFFF
+LAST_OF_BMP = 0xFFFF
 
 
 def is_known(pattern: str) -> bool:
@@ -95,7 +95,7 @@ def find_pieces(pattern: str) -> Callable[[str], list[str]]:
         raise ValueError(
             f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
         )
-    source, by_category = translate(pattern, _LAST_OF_BMP)
+    source, by_category = translate(pattern, LAST_OF_BMP)
     if by_category:
         with contextlib.suppress(re.error):
             return functools.partial(_find, re.compile(source).findall)

@@ -10,12 +10,13 @@ and encoding a file all stand on it.
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import regex
 
-from scratchlm.tokenizer.patterns import GPT2, find_pieces, is_known, translate
+from scratchlm.tokenizer.patterns import GPT2, LAST_OF_BMP, find_pieces, is_known, translate
 
 # Where a text may be cut in two without changing a piece of any known pattern: between two
 # characters of which the left is no white space and the right a space, or the left a letter or
@@ -25,8 +26,12 @@ from scratchlm.tokenizer.patterns import GPT2, find_pieces, is_known, translate
 # space, the second from an apostrophe to letters (so a letter before an apostrophe is no border
 # either, for GPT-4o's words end with their contraction). Nothing on the right does, for no
 # alternative looks back. Marks (accents) go with their letter, so that normalization too does the
-# same on both sides. Matching backwards, (?r), finds the last such place, the end of the match.
-_BORDER = r"[^\s](?= )|\p{L}(?=[^\p{L}\p{M}'])|\p{N}(?=[^\p{N}\p{M}])"
+# same on both sides.
+_BORDER = (
+    r"[^\s](?= )"
+    r"|\p{L}(?=(?!')[\p{N}\p{P}\p{S}\p{Z}\p{C}])"
+    r"|\p{N}(?=[\p{L}\p{P}\p{S}\p{Z}\p{C}])"
+)
 
 BLOCK_CHARACTERS = 1 << 20  # a block handed to a worker: pieces of it take some 20 MB
 
@@ -109,9 +114,7 @@ class Pretokenizer:
                 border = match.end()
         if self.known:
             # The border may be limit + 1 at most; its right-hand character must be visible.
-            last = _border().search(text, border, max(border, limit + 2))
-            if last:
-                border = last.end()
+            border = _last_match(text, border, max(border, limit + 2)) or border
         return border
 
     def border_near(self, text: str, end: int) -> int:
@@ -124,8 +127,7 @@ class Pretokenizer:
         if not self.known:
             return 0
         border = end + 1
-        while match := _border().search(text, 0, border):
-            border = match.end()
+        while border := _last_match(text, 0, border):
             if not any(
                 special in text[max(0, border - len(special) + 1) : border + len(special) - 1]
                 for special in self._special_tokens
@@ -134,9 +136,20 @@ class Pretokenizer:
         return 0
 
 
+def _last_match(text: str, start: int, end: int) -> int:
+    """The last border between two characters of text[start:end], 0 where there is none."""
+    reach = 64
+    while True:
+        first = max(start, end - reach)
+        ends = [match.end() for match in _border().finditer(text, first, end)]
+        if ends or first == start:
+            return ends[-1] if ends else 0
+        reach *= 16
+
+
 @functools.cache
-def _border() -> regex.Pattern[str]:
-    return regex.compile(f"(?r){translate(_BORDER)[0]}")
+def _border() -> re.Pattern[str]:
+    return re.compile(translate(_BORDER, LAST_OF_BMP)[0])
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
