@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratchlm.tokenizer import encoding
+from scratchlm.tokenizer import encoding, stretch_cache
 from scratchlm.tokenizer.batch_merging import BatchMerger, PairTable, byte_starts
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.merging import merge_word
@@ -128,13 +128,19 @@ def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
     text = " ".join(map(str, range(3000))) + " " + "x" * 1000
     expected = trained.encode(text)
     monkeypatch.setattr(encoding, "CACHED_WORDS", 100)
-    monkeypatch.setattr(encoding, "CACHED_STRETCHES", 100)
+    monkeypatch.setattr(stretch_cache, "CAPACITY", 100)
+    monkeypatch.setattr(stretch_cache, "LONG_BYTES", 100)
     tokenizer = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens)
     for _ in range(2):
         assert tokenizer.encode(text) == expected
     words = tokenizer._encode_ordinary._words
+    stretches = tokenizer._encode_ordinary._stretches
     for number in range(1000):
         tokenizer.encode(f"n{number}")
+    for number in range(20):
+        tokenizer.encode(f"some {'long' * number} words {number} " * 300)
+        assert len(stretches) <= 100
+        assert sum(map(len, stretches._long)) <= 100 or len(stretches) < 10
     assert len(words) <= 100
     assert max(map(len, words)) <= encoding.LONGEST_CACHED
 

@@ -10,26 +10,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from scratchlm.tokenizer.batch_merging import byte_starts
+from scratchlm.tokenizer.byte_strings import (
+    SHORT,
+    Array,
+    between_spaces,
+    numbers_of,
+    slices,
+    strings_of,
+)
 from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.stretches import SEPARATOR, has_stretches, marked, plain_text
+from scratchlm.tokenizer.stretches import SEPARATOR, has_stretches, marked, plain_text, together
 from scratchlm.tokenizer.text_files import Range, texts_of
 from scratchlm.tokenizer.workers import parallel_map
 
 BATCH_CHARACTERS = 1 << 24  # of texts that a worker counts at a time
 
 Item = Range | str | list[str]
-Array = npt.NDArray[Any]
-
-_SHORT = 8  # bytes
-_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_SHORT + 1)], np.uint64)
-_PADDING = bytes(_SHORT)
-_SIGN = SEPARATOR[-1]
 
 
 def count_pieces(
@@ -72,12 +72,10 @@ class PieceCounter:
         stretches = _ByteStrings()
         for text in texts_of(item, self._pretokenizer):
             for ordinary in self._pretokenizer.split(text)[::2]:
-                # Padding and separator must be no part of what they are added to.
-                clean = "\0" not in ordinary and _SIGN not in ordinary
-                if clean and self._pretokenizer.known and has_stretches(ordinary):
+                if self._pretokenizer.known and has_stretches(ordinary):
                     first, space, others = marked(ordinary).partition(" ")
                     pieces.update(self._pretokenizer.pieces(plain_text(first)))
-                    stretches.add_all_between_spaces(space + others)
+                    stretches.add(*between_spaces(space + others))
                 else:
                     pieces.update(self._pretokenizer.pieces(ordinary))
         counts = self._pieces_of(*stretches.counted())
@@ -86,9 +84,7 @@ class PieceCounter:
 
     def _pieces_of(self, stretches: list[bytes], times: Array) -> Counter[bytes]:
         """The pieces of distinct stretches that occur so many times."""
-        separator = SEPARATOR.encode()
-        joined = b"".join([b" %b%b" % (stretch, separator) for stretch in stretches])
-        text = plain_text(joined.decode("utf-8", "surrogatepass"))
+        text = together(stretches)
         found = self._pretokenizer.pieces(text)
         if not found:
             return Counter()
@@ -96,7 +92,7 @@ class PieceCounter:
         starts = byte_starts(found, np.frombuffer(data, np.uint8))
         lengths = np.diff(starts, append=len(data))
         second = np.frombuffer(data + b" ", np.uint8)[starts + 1]
-        is_separator = (lengths == len(separator)) & (second == ord(_SIGN))
+        is_separator = (lengths == len(SEPARATOR)) & (second == ord(SEPARATOR[-1]))
         owner = np.cumsum(is_separator)
         chosen = np.flatnonzero(~is_separator)
         pieces = _ByteStrings()
@@ -113,25 +109,15 @@ class _ByteStrings:
         self._times: list[Array] = []
         self._long: Counter[bytes] = Counter()
 
-    def add_all_between_spaces(self, text: str) -> None:
-        """What follows each space of a text that begins with one, up to the next."""
-        data = text.encode("utf-8", "surrogatepass")
-        spaces = np.flatnonzero(np.frombuffer(data + b" ", np.uint8) == ord(" "))
-        self.add(data, spaces[:-1] + 1, np.diff(spaces) - 1)
-
     def add(self, data: bytes, starts: Array, lengths: Array, times: Array | None = None) -> None:
         """The strings at these places, each once or so many times."""
-        short = lengths <= _SHORT
-        # Every eight bytes in a row as a number, of which those past the string are cleared.
-        numbers: Array = np.ndarray(len(data) + 1, "<u8", data + _PADDING, strides=(1,))
-        self._keys.append(numbers[starts[short]] & _MASKS[lengths[short]])
-        if times is not None:
-            self._times.append(times[short])
-        starts, ends = starts[~short], (starts + lengths)[~short]
-        strings = [data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        short = lengths <= SHORT
+        self._keys.append(numbers_of(data, starts[short], lengths[short]))
+        strings = slices(data, starts[~short], lengths[~short])
         if times is None:
             self._long.update(strings)
         else:
+            self._times.append(times[short])
             for string, count in zip(strings, times[~short].tolist(), strict=True):
                 self._long[string] += count
 
@@ -144,8 +130,7 @@ class _ByteStrings:
         counts: Array = np.diff(firsts, append=len(keys))
         if order is not None and len(keys):
             counts = np.add.reduceat(np.concatenate(self._times)[order], firsts)
-        strings = keys[firsts].astype("<u8").view(f"S{_SHORT}").tolist()  # ends at a zero byte
         return (
-            [*strings, *self._long],
+            [*strings_of(keys[firsts]), *self._long],
             np.append(counts, np.fromiter(self._long.values(), np.int64, len(self._long))),
         )

@@ -16,13 +16,15 @@ from typing import Any, get_args
 import numpy as np
 
 from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts
+from scratchlm.tokenizer.byte_strings import Array, between_spaces
 from scratchlm.tokenizer.merging import Pair, merge_long_word, merge_word
 from scratchlm.tokenizer.parts import Normalization
 from scratchlm.tokenizer.patterns import find_pieces, is_known
+from scratchlm.tokenizer.stretch_cache import StretchCache
 from scratchlm.tokenizer.stretches import (
     SEPARATOR,
-    cut,
     has_stretches,
+    marked,
     plain_text,
     together,
 )
@@ -31,7 +33,6 @@ LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the
 SHORT_TEXT = 4_000  # characters; below, the fast paths cost more than they give
 FEW_WORDS = 100  # below, merging them one by one is faster than together
 CACHED_WORDS = 1 << 16
-CACHED_STRETCHES = 1 << 17
 LONGEST_CACHED = 64  # characters
 
 
@@ -108,13 +109,6 @@ def lone_surrogate(text: str, offset: int) -> ValueError:
     )
 
 
-def _keep(cache: dict[str, bytes], used: set[str]) -> None:
-    """Make room: keep what the text at hand uses, for that has the words that come all the time."""
-    kept = {key: cache[key] for key in used.intersection(cache)}
-    cache.clear()
-    cache.update(kept)
-
-
 class TextEncoder:
     """Text in which no special token is looked for -> the bytes of its ids."""
 
@@ -126,7 +120,7 @@ class TextEncoder:
         self._known = is_known(pattern)
         self._dtype = dtype
         self._form = form
-        self._stretches: dict[str, bytes] = {}
+        self._stretches = StretchCache()
 
     def __call__(self, text: str) -> bytes:
         """UnicodeEncodeError for a lone surrogate; ValueError as in `WordEncoder`."""
@@ -139,42 +133,39 @@ class TextEncoder:
         return self._by_pieces(text)
 
     def _by_stretches(self, text: str) -> bytes:
-        """Text with spaces: most of its stretches were met before, one dict look-up each."""
-        first, *stretches = cut(text)
-        known, distinct = self._stretches, set(stretches)
-        new = distinct.difference(known)
-        if len(known) + len(new) > CACHED_STRETCHES:
-            _keep(known, distinct)
-            new = distinct.difference(known)
-        self._learn(new)
+        """Text with spaces: most of its stretches were met before."""
+        first, space, others = marked(text).partition(" ")
         start = self._words.join(self._pieces(plain_text(first)))
-        merged = start + b"".join(map(known.__getitem__, stretches))
-        for stretch in new:
-            if len(stretch) > LONGEST_CACHED:
-                del known[stretch]
-        return merged
+        ids = self._stretches.encode(*between_spaces(space + others), self._merge_stretches)
+        return start + ids.tobytes()
 
-    def _learn(self, stretches: set[str]) -> None:
-        """Merge stretches together, those apart that are long or have the separator's sign."""
-        sign = SEPARATOR[-1]
-        batch = [s for s in stretches if len(s) < LONG_WORD // 4 and sign not in s]
-        if len(batch) < FEW_WORDS or (merger := self._words.merger) is None:
-            batch.clear()
-        else:
-            text = together(batch)
-            data = np.frombuffer(text.encode(), np.uint8)
-            ids = merger.merge(data, byte_starts(self._pieces(text), data))
-            live = ids >= 0
-            tokens_before = np.append(0, np.cumsum(live)) * self._dtype.itemsize
-            signs = np.flatnonzero(data == ord(sign))
-            starts = tokens_before[np.append(0, signs[:-1] + 1)].tolist()
-            ends = tokens_before[signs - 1].tolist()  # the separator begins with its space
-            merged = ids[live].astype(self._dtype).tobytes()
-            for stretch, start, end in zip(batch, starts, ends, strict=True):
-                self._stretches[stretch] = merged[start:end]
-        for stretch in stretches.difference(batch):
-            pieces = self._pieces(" " + plain_text(stretch))
-            self._stretches[stretch] = self._words.join(pieces)
+    def _merge_stretches(self, stretches: list[bytes]) -> tuple[Array, Array]:
+        """Merge the short ones, which come first, together; a long one takes many rounds, and is
+        merged by itself."""
+        num_short = sum(len(stretch) < LONG_WORD // 4 for stretch in stretches)
+        ids, counts = self._merge_batch(stretches[:num_short])
+        long_ids, long_counts = self._one_by_one(stretches[num_short:])
+        return np.append(ids, long_ids), np.append(counts, long_counts)
+
+    def _merge_batch(self, stretches: list[bytes]) -> tuple[Array, Array]:
+        if len(stretches) < FEW_WORDS or (merger := self._words.merger) is None:
+            return self._one_by_one(stretches)
+        text = together(stretches)
+        data = np.frombuffer(text.encode(), np.uint8)
+        ids = merger.merge(data, byte_starts(self._pieces(text), data))
+        # A separator is a space and its sign, and no part of any piece before or after.
+        signs = np.flatnonzero(data == ord(SEPARATOR[-1]))
+        ids[signs - 1] = ids[signs] = -1
+        live = ids >= 0
+        return ids[live].astype(self._dtype), np.diff(np.cumsum(live)[signs], prepend=0)
+
+    def _one_by_one(self, stretches: list[bytes]) -> tuple[Array, Array]:
+        merged = [
+            self._words.join(self._pieces(" " + plain_text(s.decode("utf-8", "surrogatepass"))))
+            for s in stretches
+        ]
+        counts = np.fromiter(map(len, merged), np.int64, len(merged)) // self._dtype.itemsize
+        return np.frombuffer(b"".join(merged), self._dtype), counts
 
     def _by_pieces(self, text: str) -> bytes:
         """Text with few spaces, as Chinese: its pieces hardly come again, and all are merged as

@@ -3,9 +3,8 @@ r"""Text cut at its spaces, the quick half of cutting it into pieces.
 A stretch is what stands between two spaces, with the space before it. In a known pattern no piece
 goes on from something else into a space, and none that starts at a space with something else behind
 it began before. So the only space that is no border stands between two white spaces, or in white
-space that ends the text. There it is replaced by a mark that no text can have, and then
-`split(" ")` cuts everywhere else. Stretches come again and again: who counts or encodes a text
-needs the pieces of the distinct ones only.
+space that ends the text. There it is replaced by a mark that no text can have. Stretches come again
+and again: who counts or encodes a text needs the pieces of the distinct ones only.
 """
 
 from __future__ import annotations
@@ -27,20 +26,16 @@ SEPARATOR = " \x01"
 
 
 def has_stretches(text: str) -> bool:
-    """Whether there are enough spaces: Chinese has few, and stretches that hardly come again."""
-    return text.count(" ") * 16 > len(text)
-
-
-def cut(text: str) -> list[str]:
-    """The text up to its first space, then the stretches, each without its own space.
-
-    UnicodeEncodeError for a lone surrogate.
-    """
-    return marked(text).split(" ")
+    """Whether there are enough spaces (Chinese has few, and stretches that hardly come again), and
+    neither the separator's sign nor a zero byte, which ends what `byte_strings` holds."""
+    return text.count(" ") * 16 > len(text) and SEPARATOR[-1] not in text and "\0" not in text
 
 
 def marked(text: str) -> str:
-    """The text with a mark for every space that is no border."""
+    """The text with a mark for every space that is no border; any other begins a stretch.
+
+    UnicodeEncodeError for a lone surrogate.
+    """
     units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
     spaces = np.flatnonzero(units[1:] == ord(" ")) + 1
     spaces = spaces[_IS_WHITE[units[spaces - 1]]]
@@ -53,9 +48,11 @@ def marked(text: str) -> str:
     return units.tobytes().decode("utf-16-le", "surrogatepass")
 
 
-def together(stretches: Iterable[str]) -> str:
+def together(stretches: Iterable[bytes]) -> str:
     """All stretches in one text, `SEPARATOR` after each; none may have its sign."""
-    return plain_text("".join([f" {stretch}{SEPARATOR}" for stretch in stretches]))
+    end = SEPARATOR.encode()
+    joined = b"".join([b" %b%b" % (stretch, end) for stretch in stretches])
+    return plain_text(joined.decode("utf-8", "surrogatepass"))
 
 
 def plain_text(stretch: str) -> str:

@@ -1,0 +1,248 @@
+"""The tokenizer beside its peers: `python scripts/bench_tokenizer.py [--data FOLDER] [--memory]`.
+
+Needs the extra `dev`, two cores, and a folder with books_train.txt.xz, tang_poems.txt.xz,
+gpt2_vocab.json and gpt2_merges.txt (or $SCRATCHLM_DATA). Each measurement is a process of its own,
+ours and the peer's in turn, and the ratio is the median of the rounds': times on a shared machine
+are noise, ratios within one round much less so. Time is from the text in a file, or in memory where
+the peer has no other way, to the tokenizer or the ids; imports are not counted. --memory measures
+the peak of all processes of ours together on a 1 GB file instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROUNDS = 3
+THREADS = 2
+Job = Callable[[], object]
+
+
+def jobs(name: str, data: Path) -> tuple[Job, Job]:
+    """What is prepared, and what is timed after it."""
+    from scratchlm import BPETokenizer, train_bpe
+
+    kind, _, detail = name.partition(" ")
+    corpus, _, argument = detail.partition(" ")
+    path = data / corpus
+    if kind == "ours-train":
+        return _nothing, lambda: train_bpe(path, int(argument), num_workers=THREADS)
+    if kind == "tokenizers-train":
+        from tokenizers import ByteLevelBPETokenizer
+
+        peer = ByteLevelBPETokenizer()
+        return _nothing, lambda: peer.train(str(path), int(argument), show_progress=False)
+    if kind == "rustbpe-train":
+        import rustbpe
+
+        from scratchlm.tokenizer.patterns import GPT2
+
+        trainer = rustbpe.Tokenizer()
+        return _nothing, lambda: trainer.train_from_iterator(
+            _chunks(path), int(argument), pattern=GPT2
+        )
+
+    tokenizer = BPETokenizer.from_gpt2(data / "gpt2_vocab.json", data / "gpt2_merges.txt")
+    text = path.read_text(encoding="utf-8")
+    if kind == "ours-file":
+        out = data / "out.bin"
+        return _nothing, lambda: tokenizer.encode_file(path, out, num_workers=THREADS)
+    if kind == "ours-cold":
+        return _nothing, lambda: tokenizer.encode_array(text, allowed_special="none")
+    if kind == "ours-warm":
+        encode: Job = lambda: tokenizer.encode_array(text, allowed_special="none")  # noqa: E731
+        return encode, encode
+    if kind == "tiktoken":
+        import tiktoken
+
+        ranks = {token: id for id, token in tokenizer.vocab.items() if id < len(tokenizer) - 1}
+        encoding = tiktoken.Encoding(
+            "gpt2", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={}
+        )
+        return _nothing, lambda: encoding.encode_ordinary(text)
+    assert kind == "tokenizers"
+    from tokenizers import Tokenizer
+
+    tokenizers = Tokenizer.from_str(tokenizer.to_json())
+    documents = text.split("<|endoftext|>")
+    return _nothing, lambda: tokenizers.encode_batch_fast(documents, add_special_tokens=False)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _chunks(path: Path) -> Iterator[str]:
+    """As rustbpe is fed fastest."""
+    with path.open(encoding="utf-8") as file:
+        while text := file.read(1 << 16):
+            yield text
+
+
+def seconds(name: str, data: Path) -> float:
+    """The time of one job, in a fresh process."""
+    environment = os.environ | {
+        "RAYON_NUM_THREADS": str(THREADS),
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    command = [sys.executable, __file__, "--data", str(data), "--job", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def row(task: str, ours: str, peer: str, asked: str, data: Path) -> None:
+    times = [(seconds(ours, data), seconds(peer, data)) for _ in range(ROUNDS)]
+    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    if ours.startswith("ours-train"):
+        ratio = statistics.median(a / b for a, b in times)
+        what = "of its time"
+    else:
+        ratio = statistics.median(b / a for a, b in times)
+        what = "its speed"
+    name = peer.split("-")[0].split()[0]
+    cells = (task, name, f"{mine:.2f} s", f"{theirs:.2f} s", f"{ratio:.2f}x {what}", asked)
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def compare(data: Path) -> None:
+    print("| task | peer | ours | peer's | ratio (median of rounds) | asked for |")
+    print("|---|---|---|---|---|---|", flush=True)
+    books, poems, python = "books_train.txt", "tang_poems.txt", "python.txt"
+    for size in (10_000, 32_000):
+        task = f"train to {size:,} on books, 2 processes"
+        row(task, f"ours-train {books} {size}", f"tokenizers-train {books} {size}", "≤ 0.45", data)
+        row(task, f"ours-train {books} {size}", f"rustbpe-train {books} {size}", "≤ 0.95", data)
+    row("train to 10,000 on Chinese, 2 processes", f"ours-train {poems} 10000",
+        f"tokenizers-train {poems} 10000", "≤ 1.0", data)  # fmt: skip
+    row("encode books, cold, 2 processes", f"ours-file {books}", f"tiktoken {books}", "≥ 1.0", data)
+    row("the same", f"ours-file {books}", f"tokenizers {books}", "≥ 2.3", data)
+    row("encode books, cold, 1 process", f"ours-cold {books}", f"tiktoken {books}", "≥ 0.55", data)
+    row("encode books, warm, 1 process", f"ours-warm {books}", f"tiktoken {books}", "≥ 1.1", data)
+    row("encode Chinese, cold, 1 process", f"ours-cold {poems}", f"tiktoken {poems}", "≥ 0.4", data)
+    row("encode Python source, cold, 2 processes", f"ours-file {python}", f"tiktoken {python}",
+        "≥ 0.8", data)  # fmt: skip
+
+
+def measure_memory(data: Path) -> None:
+    """Peak of the memory of our processes together (each shared page counted once) on 1 GB."""
+    large = data / "large.txt"
+    books = (data / "books_train.txt").read_bytes()
+    with large.open("wb") as file:
+        while file.tell() < 1 << 30:
+            file.write(books)
+    (data / "tokenizer.json").write_text(_gpt2(data).to_json(), encoding="utf-8")
+    program = "from scratchlm.cli.tokenize import main; import sys; sys.exit(main(sys.argv[1:]))"
+    tasks = {
+        "train to 10,000": ["--corpus", large, "--vocab_size", "10000", "--output_tokenizer",
+                            data / "trained.json"],
+        "encode to shards": ["--tokenizer_path", data / "tokenizer.json", "--encode", large,
+                             "--output", data / "shards"],
+        "encode to one file": ["--tokenizer_path", data / "tokenizer.json", "--encode", large,
+                               "--output", data / "large.bin"],
+    }  # fmt: skip
+    print("| 1 GB of books, 2 processes | peak memory | time |\n|---|---|---|")
+    for task, arguments in tasks.items():
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments), "--num_workers", str(THREADS)],
+            stdout=subprocess.DEVNULL,
+        )
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _proportional_memory(process.pid))
+            time.sleep(0.1)
+        assert process.returncode == 0
+        print(
+            f"| {task} | {peak / 1e6:,.0f} MB | {time.perf_counter() - start:.0f} s |", flush=True
+        )
+    print(f"| `encode_iterable`, its growth | {_growth_of_encode_iterable(data):,.0f} MB | |")
+
+
+def _gpt2(data: Path):  # type: ignore[no-untyped-def]
+    from scratchlm import BPETokenizer
+
+    return BPETokenizer.from_gpt2(data / "gpt2_vocab.json", data / "gpt2_merges.txt")
+
+
+def _growth_of_encode_iterable(data: Path) -> float:
+    """MB that a process grows by while it takes the ids of the books, one by one."""
+    tokenizer = _gpt2(data)
+    tokenizer.encode("once, for the tables. " * 1000)
+    before = _proportional_memory(os.getpid())
+    peak, running = before, True
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, _proportional_memory(os.getpid()))
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with (data / "books_train.txt").open(encoding="utf-8") as file:
+        for _ in tokenizer.encode_iterable(file):
+            pass
+    running = False
+    watcher.join()
+    return (peak - before) / 1e6
+
+
+def _proportional_memory(pid: int) -> int:
+    """Bytes of a process and its children; a page that several share counts in parts."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(
+                map(_proportional_memory, map(int, (task / "children").read_text().split()))
+            )
+    except (OSError, ProcessLookupError):  # it has ended meanwhile
+        pass
+    return total
+
+
+def unpack(source: Path, target: Path) -> None:
+    """Plain copies of the data, and the standard library's sources, in a folder of our own."""
+    for name in ("books_train.txt", "tang_poems.txt"):
+        (target / name).write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
+    for name in ("gpt2_vocab.json", "gpt2_merges.txt"):
+        (target / name).write_bytes((source / name).read_bytes())
+    sources = sorted(Path(json.__file__).parents[1].rglob("*.py"))
+    chosen = [path for path in sources if "site-packages" not in path.parts]
+    text = "".join(path.read_text(encoding="utf-8", errors="ignore") for path in chosen)
+    (target / "python.txt").write_text(text[:24_000_000], encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    default = Path(__file__).parents[2] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=os.environ.get("SCRATCHLM_DATA", default))
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        prepare, timed = jobs(args.job, args.data)
+        prepare()
+        start = time.perf_counter()
+        timed()
+        print(time.perf_counter() - start)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(args.data, Path(folder))
+        (measure_memory if args.memory else compare)(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Stretches met before and their ids, looked up all at once: a hash table in numpy arrays.
+
+Short stretches are numbers, and a text's are found in a few passes over arrays; the others, a tenth
+of a text, are keys of a dict. Each has an entry, which says where its ids lie in one array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+
+import numpy as np
+
+from scratchlm.tokenizer.byte_strings import SHORT, Array, numbers_of, slices, strings_of
+
+CAPACITY = 1 << 18  # stretches
+LONG_BYTES = 1 << 24  # of all keys of the dict
+_SLOTS = 1 << 20
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Knuth's, of the golden ratio
+_SHIFT = np.uint64(64 - 20)
+
+# Stretches, the shorter first -> their ids one after another, and how many each has.
+Merge = Callable[[list[bytes]], tuple[Array, Array]]
+
+
+class StretchCache:
+    """Emptied when full, so that memory is bounded and it follows a change of text."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._size = 0
+        self._keys = np.zeros(_SLOTS, np.uint64)
+        self._entries = np.full(_SLOTS, -1, np.int32)
+        self._long: dict[bytes, int] = {}
+        self._long_bytes = 0
+        self._ids: list[Array] = []
+        self._starts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
+        """The ids of the stretches at these places; `merge` gives those of new ones."""
+        is_short = lengths <= SHORT
+        numbers = numbers_of(data, starts[is_short], lengths[is_short])
+        long = slices(data, starts[~is_short], lengths[~is_short])
+        entries = np.empty(len(starts), np.int64)
+        entries[is_short] = self._find(numbers)
+        entries[~is_short] = self._find_long(long)
+        if len(entries) and entries.min() < 0:
+            self._learn(numbers, long, merge)
+            entries[is_short] = self._find(numbers)
+            entries[~is_short] = self._find_long(long)
+        counts = self._counts[entries]
+        ends = np.cumsum(counts)
+        total = int(ends[-1]) if len(ends) else 0
+        # Each stretch's ids come from its start on: the place in the output, moved by that much.
+        places = np.repeat(self._starts[entries] - (ends - counts), counts) + np.arange(total)
+        self._ids = [np.concatenate(self._ids)] if len(self._ids) > 1 else self._ids
+        return self._ids[0][places]
+
+    def _learn(self, numbers: Array, long: list[bytes], merge: Merge) -> None:
+        """Give those of the stretches that have none an entry."""
+        distinct, distinct_long = np.unique(numbers), set(long)
+        new = distinct[self._find(distinct) < 0]
+        new_long = distinct_long.difference(self._long)
+        long_bytes = sum(map(len, new_long))
+        if self._size and (
+            self._size + len(new) + len(new_long) > CAPACITY
+            or self._long_bytes + long_bytes > LONG_BYTES
+        ):
+            self.clear()
+            new, new_long = distinct, distinct_long
+            long_bytes = sum(map(len, new_long))
+        ordered = sorted(new_long, key=len)
+        ids, counts = merge([*strings_of(new), *ordered])
+        used = sum(map(len, self._ids))
+        self._ids.append(ids)
+        self._starts = np.append(self._starts, used + np.cumsum(counts) - counts)
+        self._counts = np.append(self._counts, counts)
+        self._insert(new)
+        self._long.update(
+            zip(ordered, range(self._size + len(new), len(self._starts)), strict=True)
+        )
+        self._long_bytes += long_bytes
+        self._size = len(self._starts)
+
+    def _find_long(self, stretches: list[bytes]) -> Array:
+        return np.fromiter(map(self._long.get, stretches, repeat(-1)), np.int64, len(stretches))
+
+    def _find(self, numbers: Array) -> Array:
+        """Their entries, -1 for those that have none. A taken slot sends on to the next one."""
+        slots = _slots(numbers)
+        found = self._entries[slots]
+        rest = np.flatnonzero((found >= 0) & (self._keys[slots] != numbers))
+        while len(rest):
+            slots[rest] = (slots[rest] + 1) % _SLOTS
+            found[rest] = self._entries[slots[rest]]
+            wrong = (found[rest] >= 0) & (self._keys[slots[rest]] != numbers[rest])
+            rest = rest[wrong]
+        return found
+
+    def _insert(self, numbers: Array) -> None:
+        """Give distinct new numbers the next entries."""
+        entries = np.arange(self._size, self._size + len(numbers), dtype=np.int32)
+        slots = _slots(numbers)
+        while len(numbers):
+            free = np.flatnonzero(self._entries[slots] < 0)
+            self._keys[slots[free]] = numbers[free]
+            # Of several numbers for one slot the last written has it.
+            won = free[self._keys[slots[free]] == numbers[free]]
+            self._entries[slots[won]] = entries[won]
+            rest = np.ones(len(numbers), bool)
+            rest[won] = False
+            numbers, entries, slots = numbers[rest], entries[rest], (slots[rest] + 1) % _SLOTS
+
+
+def _slots(numbers: Array) -> Array:
+    return ((numbers * _MULTIPLIER) >> _SHIFT).view(np.int64)

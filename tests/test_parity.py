@@ -1,0 +1,411 @@
+"""Ids against two other implementations, tiktoken and `tokenizers`, on generated and real texts, with
+no difference allowed; and time that grows no faster than the text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import json
+import lzma
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import HealthCheck, given, settings
+from text_generators import (
+    ADVERSARIAL,
+    END,
+    OVERLAPPING,
+    SPECIALS,
+    TEXTS,
+    python_sources,
+    random_chunks,
+    random_texts,
+    sentences,
+)
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.encoding import SHORT_TEXT
+from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.pretokenize import BLOCK_CHARACTERS
+from scratchlm.tokenizer.training import train_bpe_from_texts
+
+SOME = {END, SPECIALS[3]}  # of the special tokens
+
+
+def printable(token: bytes) -> str:
+    """A token as GPT-2's files write it: bytes that cannot be seen are moved to U+0100 and on."""
+    return "".join(_printable_bytes()[byte] for byte in token)
+
+
+@functools.cache
+def _printable_bytes() -> list[str]:
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(byte if byte in seen else next(moved)) for byte in range(256)]
+
+
+@dataclasses.dataclass
+class Trio:
+    """One vocabulary in three implementations. `theirs(text, "all" | "some" | "none")` are ids of
+    `tokenizers`, built of a vocabulary, merges and a pattern, from no file of ours."""
+
+    ours: BPETokenizer
+    tiktoken: tiktoken.Encoding
+    theirs: Callable[[str, str], list[int]]
+
+
+def trio(ours: BPETokenizer, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Trio:
+    """`vocab` and `merges` as `tokenizers` wants them; special tokens are added here."""
+    specials = {special: ours.token_to_id(special) for special in ours.special_tokens}
+    ranks = {token: id for id, token in ours.vocab.items() if id not in specials.values()}
+    twin = tiktoken.Encoding(
+        "twin", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens=specials
+    )
+
+    def tokenizer(allowed: set[str]) -> Tokenizer:
+        assert {*vocab.values(), *specials.values()} == set(ours.vocab)
+        model = models.BPE(vocab | specials, merges, ignore_merges=ours.ignore_merges)
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(ours.pattern), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in allowed])
+        return tokenizer
+
+    tokenizers = {
+        "all": tokenizer(set(specials)),
+        "some": tokenizer(SOME & set(specials)),
+        "none": tokenizer(set()),
+    }
+
+    def theirs(text: str, allowed: str) -> list[int]:
+        return tokenizers[allowed].encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    return Trio(ours, twin, theirs)
+
+
+def trained_trio(pattern: str, specials: list[str], ignore_merges: bool = False) -> Trio:
+    plain = learned(pattern)
+    ours = BPETokenizer(plain.vocab, plain.merges, specials, pattern, ignore_merges=ignore_merges)
+    vocab = {printable(token): id for id, token in plain.vocab.items()}
+    return trio(ours, vocab, [(printable(a), printable(b)) for a, b in plain.merges])
+
+
+@functools.cache
+def learned(pattern: str) -> BPETokenizer:
+    """3,000 tokens of code and of sentences in many scripts."""
+    corpus = python_sources("argparse", "inspect", "datetime", "typing", "tarfile")
+    corpus += [*sentences() * 20, *random_texts(99, 500)]
+    return train_bpe_from_texts(corpus, 3000, [], pattern=pattern, num_workers=1)
+
+
+@functools.cache
+def gpt2_trio(folder: Path, specials: tuple[str, ...]) -> Trio:
+    vocab = json.loads((folder / "gpt2_vocab.json").read_bytes())
+    lines = (folder / "gpt2_merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [(a, b) for a, b in (line.split(" ") for line in lines if line[:8] != "#version")]
+    assert len(merges) == 50_000
+    plain = BPETokenizer.from_gpt2(folder / "gpt2_vocab.json", folder / "gpt2_merges.txt")
+    return trio(BPETokenizer(plain.vocab, plain.merges, specials), vocab, merges)
+
+
+@functools.cache
+def trio_of(name: str, overlapping: bool) -> Trio:
+    specials = OVERLAPPING if overlapping else SPECIALS
+    return trained_trio(PATTERNS[name], specials, ignore_merges=name == "llama3")
+
+
+@pytest.fixture(params=PATTERNS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make_trio(name: str, request: pytest.FixtureRequest, overlapping: bool = False) -> Trio:
+    """GPT-2's own vocabulary for its pattern, learned ones for the others; Llama 3 ignores merges
+    where a piece is a token, as its file says."""
+    if name == "gpt2":
+        specials = tuple(OVERLAPPING if overlapping else SPECIALS)
+        return gpt2_trio(request.getfixturevalue("shared_data"), specials)
+    return trio_of(name, overlapping)
+
+
+def assert_parity(trio: Trio, text: str) -> None:
+    """The ids of three implementations under three sets of special tokens, and the text back."""
+    for allowed, ours, tik in (
+        ("all", "all", "all"),
+        ("some", SOME, SOME),
+        ("none", "none", set()),
+    ):
+        ids = trio.ours.encode(text, ours)
+        expected = trio.tiktoken.encode(text, allowed_special=tik, disallowed_special=())
+        assert ids == expected, f"{allowed}, tiktoken: {text[:200]!r}"
+        assert ids == trio.theirs(text, allowed), f"{allowed}, tokenizers: {text[:200]!r}"
+        assert trio.ours.decode(ids) == text
+
+
+def assert_all_ways(trio: Trio, text: str, rng: random.Random) -> None:
+    """Every way of encoding gives the ids of `encode`."""
+    for allowed in ("all", SOME, "none"):
+        ids = trio.ours.encode(text, allowed)
+        array = trio.ours.encode_array(text, allowed)
+        assert array.dtype == trio.ours.dtype
+        assert array.tolist() == ids
+        chunks = random_chunks(rng, text)
+        assert list(trio.ours.encode_iterable(chunks, allowed)) == ids, chunks
+
+
+def joined(texts: list[str], size: int, separator: str) -> list[str]:
+    """The same texts in longer ones, of `size` characters at least but for the last."""
+    longer, held = [], []
+    for text in texts:
+        held.append(text)
+        if sum(map(len, held)) >= size:
+            longer.append(separator.join(held))
+            held.clear()
+    return [*longer, separator.join(held)]
+
+
+def check_generated(trio: Trio, texts: list[str]) -> int:
+    rng = random.Random(len(texts))
+    for text in texts:
+        assert_parity(trio, text)
+        assert_all_ways(trio, text, rng)
+    for separator in ("", " ", "\n", "中", " a "):  # few spaces and many: two ways through a text
+        for text in joined(texts, SHORT_TEXT, separator):
+            assert_parity(trio, text)
+    return len(texts)
+
+
+def check_hypothesis(trio: Trio, examples: int) -> int:
+    seen: list[str] = []
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(TEXTS)
+    def check(text: str) -> None:
+        seen.append(text)
+        assert_parity(trio, text)
+
+    check()
+    assert_all_ways(trio, "".join(seen), random.Random(0))
+    return len(seen)
+
+
+def test_ids_equal_both_on_generated_texts(name: str, request: pytest.FixtureRequest) -> None:
+    three = make_trio(name, request)
+    count = check_generated(three, random_texts(1, 1700)) + check_hypothesis(three, 300)
+    assert count >= 2000
+
+
+@pytest.mark.slow
+def test_ids_equal_both_on_20000_generated_texts(name: str, request: pytest.FixtureRequest) -> None:
+    three = make_trio(name, request)
+    count = check_generated(three, random_texts(2, 18_000)) + check_hypothesis(three, 3000)
+    assert count >= 20_000
+
+
+@pytest.mark.parametrize("texts", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_the_longest_of_overlapping_special_tokens_wins_as_in_tokenizers(
+    name: str, request: pytest.FixtureRequest, texts: int
+) -> None:
+    three = make_trio(name, request, overlapping=True)
+    rng = random.Random(3)
+    parts = [*OVERLAPPING * 3, "<a", ">", "a", "<b>", "'", "s", " ", "\n", "\u0301", "t", "1", "😀"]
+    found = 0
+    for _ in range(texts):
+        text = "".join(rng.choices(parts, k=rng.randrange(14)))
+        ids = three.ours.encode(text)
+        assert ids == three.theirs(text, "all"), repr(text)
+        assert three.ours.encode(text, "none") == three.theirs(text, "none"), repr(text)
+        assert list(three.ours.encode_iterable(random_chunks(rng, text))) == ids, repr(text)
+        assert three.ours.decode(ids) == text
+        found += ids != three.ours.encode(text, "none")
+    assert found > texts // 2
+
+
+def long_texts(seed: int) -> list[str]:
+    """Longer than a block, dense and with spaces; words of 20,000 letters."""
+    rng = random.Random(seed)
+    spread = random_texts(seed, 20_000)
+    words = [
+        "".join(rng.choices(letters, k=20_000)) for letters in ("ab", "etaoin", "日本語", "é1", "A")
+    ]
+    long = " ".join(spread) + "".join(words) + " ".join(words)
+    long *= 1_100_000 // len(long) + 1
+    dense = "".join(long.split(" "))
+    return [long, dense * (1_100_000 // len(dense) + 1), "\n".join(words), *words]
+
+
+@pytest.mark.slow
+def test_ids_equal_both_on_texts_of_several_blocks(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    three = make_trio(name, request)
+    long, dense, *words = long_texts(4)
+    assert min(len(long), len(dense)) > BLOCK_CHARACTERS
+    for text in (long, dense, *words):
+        assert_parity(three, text)
+        assert_all_ways(three, text, random.Random(5))
+
+
+def test_ids_equal_tiktoken_on_a_text_of_several_blocks() -> None:
+    three = trio_of("o200k", False)
+    text = " ".join(random_texts(6, 14_000))
+    text *= 1_100_000 // len(text) + 1
+    ids = three.ours.encode(text)
+    assert ids == three.tiktoken.encode(text, allowed_special="all")
+    assert three.ours.decode(ids) == text
+
+
+# Real text
+
+
+def read(path: Path) -> str:
+    data = path.read_bytes()
+    return (lzma.decompress(data) if path.suffix == ".xz" else data).decode()
+
+
+WHOLE_FILES = ["shakespeare.txt", "instructions.json", "hellaswag_sample.jsonl"]
+LARGE_FILES = ["books_val.txt.xz", "tang_poems.txt.xz", "books_train.txt.xz"]
+
+
+@pytest.mark.parametrize("file", WHOLE_FILES)
+def test_whole_files_equal_tiktoken(shared_data: Path, file: str) -> None:
+    text = read(shared_data / file)
+    for three in (gpt2_trio(shared_data, tuple(SPECIALS)), trio_of("cl100k", False)):
+        ids = three.ours.encode(text)
+        assert ids == three.tiktoken.encode(text, allowed_special="all")
+        assert three.ours.decode(ids) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", WHOLE_FILES)
+def test_whole_files_equal_both(
+    shared_data: Path, file: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    assert_parity(make_trio(name, request), read(shared_data / file))
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=pytest.mark.slow) for file in LARGE_FILES]
+)
+def test_large_files_equal_tiktoken(shared_data: Path, tmp_path: Path, file: str) -> None:
+    text = read(shared_data / file)
+    (tmp_path / "text").write_bytes(text.encode())
+    three = gpt2_trio(shared_data, tuple(SPECIALS))
+    expected = np.array(three.tiktoken.encode(text, allowed_special="all"))
+    assert np.array_equal(three.ours.encode_array(text), expected)
+    three.ours.encode_file(tmp_path / "text", tmp_path / "ids", num_workers=2)
+    assert np.array_equal(np.fromfile(tmp_path / "ids", three.ours.dtype), expected)
+
+
+# Text that is none
+
+
+@pytest.mark.parametrize("surrogate", ["\ud800", "\udbff", "\udc00", "\udfff"])
+def test_a_lone_surrogate_anywhere_is_an_error_with_its_place(name: str, surrogate: str) -> None:
+    ours = trio_of(name, False).ours
+    fills = ["a b c ", "中", " ", "\n\n", "x", f"{END}é "]
+    cases = [
+        (fill * (n // len(fill)), after)
+        for fill in fills
+        for n in (0, 60, 6000)
+        for after in ("", "z ")
+    ]
+    cases += [(fill * (1_200_000 // len(fill)), " b") for fill in fills[:2]]
+    for before, after in cases:
+        message = rf"lone surrogate \(U\+{ord(surrogate):04X} at character {len(before)}\); replace"
+        text = before + surrogate + after * 100
+        with pytest.raises(ValueError, match=message) as caught:
+            ours.encode(text)
+        assert caught.type is ValueError
+        with pytest.raises(ValueError, match=message):
+            ours.encode(text, "none")
+        with pytest.raises(ValueError, match=message):
+            list(ours.encode_iterable([text[:50], text[50:]]))
+
+
+# Time
+
+
+def cpu_seconds(work: Callable[[Any], object], make: Callable[[], Any]) -> float:
+    """The best of three, each on an argument of its own."""
+    best = float("inf")
+    for _ in range(3):
+        argument = make()
+        gc.collect()
+        start = time.process_time()
+        work(argument)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+def assert_doubling_costs_at_most(limit: float, cost: Callable[[int], float]) -> None:
+    """From the size on where one run takes 0.1 s. Another program may take a cache or a core away,
+    so what looks too slow is measured again."""
+    size = 1 << 15
+    while (once := cost(size)) < 0.1:
+        size *= 2
+    ratios = []
+    for _ in range(4):
+        ratios.append(cost(2 * size) / once)
+        if ratios[-1] <= limit:
+            return
+        once = cost(size)
+    raise AssertionError(f"{size} characters take {once:.2f} s, twice as many {ratios} times that")
+
+
+def encoding_cost(tokenizer: BPETokenizer, make: Callable[[int], str]) -> Callable[[int], float]:
+    def cost(size: int) -> float:
+        text = make(size)
+        fresh = functools.partial(BPETokenizer.from_parts, tokenizer.parts)  # nothing remembered
+        return cpu_seconds(lambda new: new.encode(text), fresh)
+
+    return cost
+
+
+FEW = ["equal letters", "spaces, then a letter", "unique words", "special tokens"]
+
+
+@pytest.mark.parametrize("text", FEW)
+def test_encoding_twice_the_text_takes_twice_the_time(text: str) -> None:
+    cost = encoding_cost(trio_of("o200k", False).ours, ADVERSARIAL[text])
+    assert_doubling_costs_at_most(2.5, cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ADVERSARIAL)
+def test_encoding_twice_of_any_text_takes_twice_the_time(
+    text: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    cost = encoding_cost(make_trio(name, request).ours, ADVERSARIAL[text])
+    assert_doubling_costs_at_most(2.5, cost)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ADVERSARIAL)
+@pytest.mark.parametrize("pattern", ["gpt2", "o200k"])
+def test_learning_from_twice_the_text_takes_twice_the_time(text: str, pattern: str) -> None:
+    def cost(size: int) -> float:
+        learn = functools.partial(
+            train_bpe_from_texts, vocab_size=400, pattern=PATTERNS[pattern], num_workers=1
+        )
+        return cpu_seconds(learn, lambda: [ADVERSARIAL[text](size)])
+
+    assert_doubling_costs_at_most(2.5, cost)
