@@ -7,7 +7,7 @@ pair left drop out. So a round does for every word what a step of `merge_word` d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -156,9 +156,8 @@ def _slots(keys: Ids, multiplier: np.uint64, shift: np.uint64) -> npt.NDArray[An
     return ((keys.view(np.uint64) * multiplier) >> shift).view(np.int64)
 
 
-def byte_starts(words: Collection[str], data: npt.NDArray[np.uint8]) -> Ids:
-    """Where each word starts in `data`, the UTF-8 bytes of all of them joined."""
-    lengths = np.fromiter(map(len, words), np.int64, len(words))
+def byte_starts(lengths: Ids, data: npt.NDArray[np.uint8]) -> Ids:
+    """Where pieces of so many characters start in `data`, the UTF-8 bytes of all of them joined."""
     starts = np.cumsum(lengths) - lengths
     if len(data) == starts[-1] + lengths[-1]:
         return starts

@@ -85,11 +85,10 @@ class PieceCounter:
     def _pieces_of(self, stretches: list[bytes], times: Array) -> Counter[bytes]:
         """The pieces of distinct stretches that occur so many times."""
         text = together(stretches)
-        found = self._pretokenizer.pieces(text)
-        if not found:
+        if not text:
             return Counter()
         data = text.encode()
-        starts = byte_starts(found, np.frombuffer(data, np.uint8))
+        starts = byte_starts(self._pretokenizer.find.lengths(text), np.frombuffer(data, np.uint8))
         lengths = np.diff(starts, append=len(data))
         second = np.frombuffer(data + b" ", np.uint8)[starts + 1]
         is_separator = (lengths == len(SEPARATOR)) & (second == ord(SEPARATOR[-1]))

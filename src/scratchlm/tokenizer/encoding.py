@@ -30,7 +30,7 @@ from scratchlm.tokenizer.stretches import (
 )
 
 LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the word
-SHORT_TEXT = 4_000  # characters; below, the fast paths cost more than they give
+SHORT_TEXT = 8_000  # characters; below, the fast paths cost more than they give
 FEW_WORDS = 100  # below, merging them one by one is faster than together
 CACHED_WORDS = 1 << 16
 LONGEST_CACHED = 64  # characters
@@ -152,7 +152,7 @@ class TextEncoder:
             return self._one_by_one(stretches)
         text = together(stretches)
         data = np.frombuffer(text.encode(), np.uint8)
-        ids = merger.merge(data, byte_starts(self._pieces(text), data))
+        ids = merger.merge(data, byte_starts(self._pieces.lengths(text), data))
         # A separator is a space and its sign, and no part of any piece before or after.
         signs = np.flatnonzero(data == ord(SEPARATOR[-1]))
         ids[signs - 1] = ids[signs] = -1
@@ -169,19 +169,24 @@ class TextEncoder:
 
     def _by_pieces(self, text: str) -> bytes:
         """Text with few spaces, as Chinese: its pieces hardly come again, and all are merged as
-        they stand in the text."""
-        pieces = self._pieces(text)
-        long = [i for i, piece in enumerate(pieces) if len(piece) >= LONG_WORD // 4]
+        they stand in the text, but for long ones, between which the others are."""
+        lengths = self._pieces.lengths(text)
+        ends = np.cumsum(lengths)
+        long = np.flatnonzero(lengths >= LONG_WORD // 4)
         merged = []
-        done = 0
-        for i in [*long, len(pieces)]:
-            merged += [self._merge(pieces[done:i]), self._words.join(pieces[i : i + 1])]
-            done = i + 1
+        done = start = 0
+        for i in [*long.tolist(), len(lengths)]:
+            end = int(ends[i - 1]) if i else 0
+            merged.append(self._merge(text[start:end], lengths[done:i]))
+            if i < len(lengths):
+                done, start = i + 1, int(ends[i])
+                merged.append(self._words[text[end:start]])
         return b"".join(merged)
 
-    def _merge(self, pieces: list[str]) -> bytes:
-        if len(pieces) < FEW_WORDS or (merger := self._words.merger) is None:
-            return self._words.join(pieces)
-        data = np.frombuffer("".join(pieces).encode(), np.uint8)
-        ids = merger.merge(data, byte_starts(pieces, data))
+    def _merge(self, text: str, lengths: Array) -> bytes:
+        if len(lengths) < FEW_WORDS or (merger := self._words.merger) is None:
+            ends = np.cumsum(lengths).tolist()
+            return self._words.join([text[a:b] for a, b in zip([0, *ends], ends, strict=False)])
+        data = np.frombuffer(text.encode(), np.uint8)
+        ids = merger.merge(data, byte_starts(lengths, data))
         return ids[ids >= 0].astype(self._dtype).tobytes()

@@ -13,9 +13,10 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Callable
 from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
 import regex
 
 from scratchlm.tokenizer.unicode_table import RUNS
@@ -75,39 +76,62 @@ def canonical(pattern: str) -> str:
     return _SAME_PIECES.get(pattern, pattern)
 
 
-@functools.cache
-def find_pieces(pattern: str) -> Callable[[str], list[str]]:
-    """`findall` of a pattern. ValueError where it is none, or has capturing groups.
+class PieceFinder:
+    """The pieces of a text: `findall` of a pattern.
 
-    `re` looks a character of the Basic Multilingual Plane up in a bitmap, but goes through ranges
-    beyond it one by one. So its ranges end there, and a character beyond is searched as another of
-    its category. A pattern that names such characters itself keeps all ranges. What `re` cannot
-    read (scripts, set operations, `\\X`) is left to `regex`.
+    Python's `re` looks a character of the Basic Multilingual Plane up in a bitmap, but goes through
+    ranges beyond it one by one. So its ranges end there, and a character beyond is searched as
+    another of its category. What says more of characters beyond ASCII than their category, or what
+    `re` cannot read (scripts, set operations, `\\X`), is left to `regex`.
     """
-    pattern = canonical(pattern)
-    try:
-        given = regex.compile(pattern)
-    except regex.error as error:
-        raise ValueError(
-            f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
-        ) from None
-    if given.groups:
-        raise ValueError(
-            f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
-        )
-    source, by_category = translate(pattern, LAST_OF_BMP)
-    if by_category:
-        with contextlib.suppress(re.error):
-            return functools.partial(_find, re.compile(source).findall)
-    return regex.compile(translate(pattern)[0]).findall
+
+    def __init__(self, pattern: str) -> None:
+        pattern = canonical(pattern)
+        try:
+            given = regex.compile(pattern)
+        except regex.error as error:
+            raise ValueError(
+                f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
+            ) from None
+        if given.groups:
+            raise ValueError(
+                f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
+            )
+        source, by_category = translate(pattern, LAST_OF_BMP)
+        self._stands_in = False
+        if by_category:
+            with contextlib.suppress(re.error):
+                self._find = re.compile(source).findall
+                self._stands_in = True
+        if not self._stands_in:
+            self._find = regex.compile(translate(pattern)[0]).findall
+
+    def __call__(self, text: str) -> list[str]:
+        """The pieces in order."""
+        searched = self._searched(text)
+        found: list[str] = self._find(searched)
+        if searched is text:
+            return found
+        ends = list(itertools.accumulate(map(len, found)))
+        return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+    def lengths(self, text: str) -> npt.NDArray[np.int64]:
+        """How many characters each piece has."""
+        found = self._find(self._searched(text))
+        return np.fromiter(map(len, found), np.int64, len(found))
+
+    def _searched(self, text: str) -> str:
+        """The text, with a stand-in for each character beyond the plane."""
+        if (
+            not self._stands_in
+            or text.isascii()
+            or len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
+        ):
+            return text
+        return _BEYOND_BMP.sub(_stand_in, text)
 
 
-def _find(findall: Callable[[str], list[str]], text: str) -> list[str]:
-    if text.isascii() or len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text):
-        return findall(text)
-    found = findall(_BEYOND_BMP.sub(_stand_in, text))
-    ends = list(itertools.accumulate(map(len, found)))
-    return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+find_pieces = functools.cache(PieceFinder)
 
 
 def _stand_in(match: re.Match[str]) -> str:

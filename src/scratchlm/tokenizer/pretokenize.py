@@ -45,7 +45,7 @@ class Pretokenizer:
 
     def __init__(self, pattern: str = GPT2, special_tokens: Collection[str] = ()) -> None:
         self.pattern = pattern
-        self._find_pieces = find_pieces(pattern)
+        self.find = find_pieces(pattern)
         self.known = is_known(pattern)
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._special_tokens = longest_first
@@ -62,7 +62,7 @@ class Pretokenizer:
 
     def pieces(self, ordinary: str) -> list[str]:
         """The pieces of text in which no special token is looked for."""
-        pieces: list[str] = self._find_pieces(ordinary)
+        pieces: list[str] = self.find(ordinary)
         if not self.known and sum(map(len, pieces)) != len(ordinary):
             raise ValueError(
                 f"the pattern leaves characters of the text out ({self.pattern!r}); "
