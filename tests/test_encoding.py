@@ -141,7 +141,7 @@ def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(1000):
         tokenizer.encode(f"n{number}")
     for number in range(20):
-        tokenizer.encode(f"some {'long' * number} words {number} " * 300)
+        tokenizer.encode(f"some {'long' * number} words {number} " * 2000)
         assert len(stretches) <= 100
         assert sum(map(len, stretches._long)) <= 100 or len(stretches) < 10
     assert len(words) <= 100

@@ -1,32 +1,30 @@
 """Texts that are hard on a tokenizer: random ones of every script and sign, and long ones that are
-meant to be slow."""
+meant to be slow; and the three implementations that are compared on them."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import tiktoken
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.training import train_bpe_from_texts
 
 END = "<|endoftext|>"
 # No two of them can overlap in a text: tiktoken and `tokenizers` agree on where they are.
 SPECIALS = [END, "<|end|>", "<fim prefix>", "⟦中🙂⟧"]
+SOME = {END, SPECIALS[3]}
 # Of these, several may start at one place or reach into each other.
 OVERLAPPING = [
-    "<a>",
-    "<a><a>",
-    "a><",
-    "<a><a><b>",
-    "'s t",
-    "é",
-    "e\u0301",
-    "  ",
-    " \n",
-    "\r\n",
-    "😀😀",
-]
+    *("<a>", "<a><a>", "a><", "<a><a><b>", "'s t", "é", "e\u0301", "  ", " \n", "\r\n", "😀😀"),
+]  # fmt: skip
 
 WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
@@ -107,13 +105,15 @@ def random_chunks(rng: random.Random, text: str) -> list[str]:
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
+_PARTS = [*PHRASES, *SPECIALS, "'", "s", " ", "\n", "é"]
+
 # hypothesis finds small examples of what fails, and characters that nobody thought of.
 TEXTS = st.one_of(
     st.text(),
     st.text(st.sampled_from(WHITE_SPACE + NEARLY_WHITE_SPACE + "a1'!"), max_size=30),
-    st.lists(st.sampled_from([*PHRASES, *SPECIALS, "'", "s", " ", "\n", "é"]), max_size=12).map("".join),
+    st.lists(st.sampled_from(_PARTS), max_size=12).map("".join),
     st.lists(st.one_of(st.text(max_size=3), st.sampled_from(SPECIALS)), max_size=8).map("".join),
-)  # fmt: skip
+)
 
 
 def _words(letters: str, seed: int) -> Callable[[int], str]:
@@ -133,6 +133,11 @@ def _signs(signs: str, seed: int) -> Callable[[int], str]:
 
 def _repeated(unit: str, end: str = "") -> Callable[[int], str]:
     return lambda n: unit * (n // len(unit)) + end
+
+
+def _any_code_points(n: int) -> str:
+    rng = random.Random(11)
+    return "".join(chr(_no_surrogate(rng)) for _ in range(n))
 
 
 _CHINESE = "".join(map(chr, range(0x4E00, 0x9FA6)))
@@ -172,7 +177,7 @@ ADVERSARIAL: dict[str, Callable[[int], str]] = {
     "combining marks": _repeated("\u0301"),
     "a letter, then marks": lambda n: "a" + "\u0301" * n,
     "base64": _signs(_BASE64, 10),
-    "any code points": lambda n: "".join(chr(_no_surrogate(rng)) for rng in [random.Random(11)] for _ in range(n)),
+    "any code points": _any_code_points,
     "special tokens": _repeated(END),
     "beginnings of special tokens": _repeated("<|endoftext"),
     "beginnings of special tokens, no letters": _repeated("<|"),
@@ -182,17 +187,18 @@ ADVERSARIAL: dict[str, Callable[[int], str]] = {
 
 
 def sentences() -> list[str]:
-    """Sentences in many scripts, to learn merges from."""
+    """Many scripts, to learn merges from."""
     return [
-        "The quick brown fox jumps over the lazy dog; it doesn't care, and we'll see why THEY'RE here.",
-        "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich, daß es eine Freude ist.",
-        "Dès Noël, où un zéphyr haï me vêt de glaçons würmiens, je dîne d’exquis rôtis de bœuf.",
+        "The quick brown fox jumps over the lazy dog; it doesn't care, and THEY'RE not amused.",
+        "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich, daß es Freude ist.",
+        "Dès Noël, où un zéphyr haï me vêt de glaçons würmiens, je dîne d\u2019exquis rôtis.",
         "Съешь же ещё этих мягких французских булок, да выпей чаю. Широкая электрификация.",
-        "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία. Γαζέες καὶ μυρτιὲς δὲν θὰ βρῶ πιὰ στὸ χρυσαφὶ ξέφωτο.",
+        "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία. Γαζέες καὶ μυρτιὲς δὲν θὰ βρῶ πιὰ στὸ ξέφωτο.",
         "דג סקרן שט בים מאוכזב ולפתע מצא לו חברה. نص حكيم له سر قاطع وذو شأن عظيم ١٢٣٤.",
-        "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण का सर्वनाश। เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
-        "春眠不覺曉,處處聞啼鳥。夜來風雨聲,花落知多少。いろはにほへと ちりぬるを。키스의 고유조건은 입술끼리 만나야 하고.",
-        "👍🏽 great 😀😀 👩‍👩‍👧‍👦 ok 🇫🇷 é e\u0301 １２３ 𝟘𝟙 ½ ² №5 €9.99 100% — “quoted” … «guillemets»",
+        "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण का सर्वनाश। เป็นมนุษย์สุดประเสริฐ",
+        "春眠不覺曉,處處聞啼鳥。夜來風雨聲,花落知多少。",
+        "いろはにほへと ちりぬるを。키스의 고유조건은 입술끼리 만나야 하고.",
+        "👍🏽 great 😀😀 👩‍👩‍👧‍👦 ok 🇫🇷 é e\u0301 ² №5 €9.99 100% — “quoted” … «guillemets»",
     ]
 
 
@@ -200,3 +206,76 @@ def python_sources(*names: str) -> list[str]:
     """The sources of standard modules, wherever this Python is."""
     folder = Path(argparse.__file__).parent
     return [(folder / f"{name}.py").read_text(encoding="utf-8") for name in names]
+
+
+# The same vocabulary in three implementations
+
+
+def printable(token: bytes) -> str:
+    """A token as GPT-2's files write it: bytes that cannot be seen are moved to U+0100 and on."""
+    return "".join(_printable_bytes()[byte] for byte in token)
+
+
+@functools.cache
+def _printable_bytes() -> list[str]:
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(byte if byte in seen else next(moved)) for byte in range(256)]
+
+
+@dataclasses.dataclass
+class Trio:
+    """One vocabulary in three implementations. `theirs(text, "all" | "some" | "none")` are ids of
+    `tokenizers`, built of a vocabulary, merges and a pattern, from no file of ours."""
+
+    ours: BPETokenizer
+    tiktoken: tiktoken.Encoding
+    theirs: Callable[[str, str], list[int]]
+
+
+def trio(ours: BPETokenizer, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Trio:
+    """`vocab` and `merges` as `tokenizers` wants them; special tokens are added here."""
+    specials = {special: ours.token_to_id(special) for special in ours.special_tokens}
+    ranks = {token: id for id, token in ours.vocab.items() if id not in specials.values()}
+    twin = tiktoken.Encoding(
+        "twin", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens=specials
+    )
+
+    def tokenizer(allowed: set[str]) -> Tokenizer:
+        assert {*vocab.values(), *specials.values()} == set(ours.vocab)
+        model = models.BPE(vocab | specials, merges, ignore_merges=ours.ignore_merges)
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(ours.pattern), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in allowed])
+        return tokenizer
+
+    tokenizers = {
+        "all": tokenizer(set(specials)),
+        "some": tokenizer(SOME & set(specials)),
+        "none": tokenizer(set()),
+    }
+
+    def theirs(text: str, allowed: str) -> list[int]:
+        return tokenizers[allowed].encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    return Trio(ours, twin, theirs)
+
+
+def trained_trio(pattern: str, specials: list[str], ignore_merges: bool = False) -> Trio:
+    plain = learned(pattern)
+    ours = BPETokenizer(plain.vocab, plain.merges, specials, pattern, ignore_merges=ignore_merges)
+    vocab = {printable(token): id for id, token in plain.vocab.items()}
+    return trio(ours, vocab, [(printable(a), printable(b)) for a, b in plain.merges])
+
+
+@functools.cache
+def learned(pattern: str) -> BPETokenizer:
+    """3,000 tokens of code and of sentences in many scripts."""
+    corpus = python_sources("argparse", "inspect", "datetime", "typing", "tarfile")
+    corpus += [*sentences() * 20, *random_texts(99, 500)]
+    return train_bpe_from_texts(corpus, 3000, [], pattern=pattern, num_workers=1)

@@ -13,7 +13,8 @@ from scratchlm.data.shards import write_shard
 from scratchlm.tokenizer import training
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import inspect
-from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.parts import check_portable
+from scratchlm.tokenizer.patterns import PATTERNS, canonical, find_pieces
 from scratchlm.tokenizer.text_files import read_text
 
 
@@ -27,7 +28,9 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         "pattern": args.pattern or "gpt2",
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
-    settings["pattern"] = _pattern(settings["pattern"])
+    settings["pattern"] = canonical(_pattern(settings["pattern"]))
+    find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
+    check_portable(settings["pattern"])  # before minutes go into it
     if args.as_documents:
         specials = settings["special_tokens"]
         separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]

@@ -29,7 +29,7 @@ _DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }
-_BLOCK = 1 << 24  # ids scanned at a time
+_BLOCK = 1 << 24  # ids, or bytes, scanned at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +184,11 @@ def _describe(
 ) -> ShardInfo:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be uint16 or uint32 ({dtype}); pass one of them")
-    tokens = np.memmap(path, _DTYPES[dtype], mode="r")
-    max_id = _largest(tokens, path)
+    sha256, max_id = hashlib.sha256(), 0
+    with path.open("rb") as file:  # read, not mapped: a map of many GB counts as memory in use
+        while data := file.read(_BLOCK):
+            sha256.update(data)
+            max_id = max(max_id, int(np.frombuffer(data, _DTYPES[dtype]).max()))
     if max_id >= vocab_size:
         raise ValueError(
             f"an id is outside the vocabulary ({path}: {max_id}, vocab_size {vocab_size}); "
@@ -194,13 +197,13 @@ def _describe(
     status = path.stat()
     return ShardInfo(
         dtype=dtype,
-        count=len(tokens),
+        count=status.st_size // _DTYPES[dtype].itemsize,
         text_bytes=text_bytes,
         vocab_size=vocab_size,
         max_id=max_id,
         tokenizer_hash=tokenizer_hash,
         tokenizer=tokenizer,
-        sha256=_sha256(path),
+        sha256=sha256.hexdigest(),
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )
