@@ -22,15 +22,10 @@ import tiktoken
 from scratchlm.tokenizer import bpe, pretokenize, workers
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.merging import merge_long_word, merge_word
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.patterns import GPT2, LLAMA3
 from scratchlm.tokenizer.training import train_bpe
 
 END = "<|endoftext|>"
-# A pattern that is not GPT-2's: cl100k's, in the form that both `regex` and tiktoken read.
-CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 SCRIPTS = [  # ranges with code points that are assigned in every Unicode version in use
     (0x00, 0x7F), (0x80, 0xFF), (0x100, 0x17F), (0x300, 0x36F), (0x391, 0x3C9), (0x400, 0x45F),
     (0x5D0, 0x5EA), (0x620, 0x669), (0x904, 0x96F), (0xE01, 0xE59), (0x1100, 0x1160),
@@ -110,7 +105,7 @@ def test_gpt2_ids_equal_tiktoken(gpt2: BPETokenizer) -> None:
         assert gpt2.encode(text, allowed_special="none") == plain, repr(text)
 
 
-@pytest.mark.parametrize("pattern", [GPT2, CL100K], ids=["gpt2", "cl100k"])
+@pytest.mark.parametrize("pattern", [GPT2, LLAMA3], ids=["gpt2", "llama3"])
 def test_trained_ids_equal_tiktoken(corpus: Path, pattern: str) -> None:
     tokenizer = train_bpe(corpus, 1200, [END, "<|end|>"], pattern=pattern)
     twin = tiktoken_twin(tokenizer)
@@ -394,7 +389,7 @@ def test_hash_is_over_all_that_decides_the_ids(trained: BPETokenizer) -> None:
     v, m, s = trained.vocab, trained.merges, trained.special_tokens
     assert trained.hash == BPETokenizer(v, m, s[::-1]).hash
     swapped = {**v, 0: v[1], 1: v[0]}
-    others = [(swapped, m, s), (v, m[::-1], s), (v, m[:-1], s), (v, m, s[:1]), (v, m, s, CL100K)]
+    others = [(swapped, m, s), (v, m[::-1], s), (v, m[:-1], s), (v, m, s[:1]), (v, m, s, LLAMA3)]
     hashes = {trained.hash, *(BPETokenizer(*other).hash for other in others)}
     assert len(hashes) == 6
     assert all(len(hash) == 64 for hash in hashes)

@@ -96,24 +96,21 @@ def assert_all_ways(trio: Trio, text: str, rng: random.Random) -> None:
         assert list(trio.ours.encode_iterable(chunks, allowed)) == ids, chunks
 
 
-def joined(texts: list[str], size: int, separator: str) -> list[str]:
-    """The same texts in longer ones, of `size` characters at least but for the last."""
-    longer, held = [], []
-    for text in texts:
-        held.append(text)
-        if sum(map(len, held)) >= size:
-            longer.append(separator.join(held))
-            held.clear()
-    return [*longer, separator.join(held)]
+def joined(texts: list[str], separator: str) -> list[str]:
+    """The same texts in longer ones, which take the fast paths."""
+    longer = [separator.join(texts[i : i + 600]) for i in range(0, len(texts), 600)]
+    assert min(map(len, longer)) > SHORT_TEXT
+    return longer
 
 
 def check_generated(trio: Trio, texts: list[str], separators: list[str]) -> int:
     rng = random.Random(len(texts))
-    for text in texts:
+    for i, text in enumerate(texts):
         assert_parity(trio, text)
-        assert_all_ways(trio, text, rng)
+        if i % 4 == 0:
+            assert_all_ways(trio, text, rng)
     for separator in separators:
-        for text in joined(texts, SHORT_TEXT, separator):
+        for text in joined(texts, separator):
             assert_parity(trio, text)
     return len(texts)
 
@@ -212,11 +209,11 @@ def read(path: Path) -> str:
     return (lzma.decompress(data) if path.suffix == ".xz" else data).decode()
 
 
-WHOLE_FILES = ["shakespeare.txt", "instructions.json", "hellaswag_sample.jsonl"]
+SMALL_FILES = ["shakespeare.txt", "instructions.json", "hellaswag_sample.jsonl"]
 LARGE_FILES = ["books_val.txt.xz", "tang_poems.txt.xz", "books_train.txt.xz"]
 
 
-@pytest.mark.parametrize("file", WHOLE_FILES)
+@pytest.mark.parametrize("file", SMALL_FILES)
 def test_whole_files_equal_tiktoken(shared_data: Path, file: str) -> None:
     text = read(shared_data / file)
     for three in (gpt2_trio(shared_data, tuple(SPECIALS)), trio_of("cl100k", False)):
@@ -226,7 +223,7 @@ def test_whole_files_equal_tiktoken(shared_data: Path, file: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", WHOLE_FILES)
+@pytest.mark.parametrize("file", SMALL_FILES)
 def test_whole_files_equal_both(
     shared_data: Path, file: str, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -249,16 +246,15 @@ def test_large_files_equal_tiktoken(shared_data: Path, tmp_path: Path, file: str
 # Text that is none
 
 
-@pytest.mark.parametrize("surrogate", [0xD800, 0xDBFF, 0xDC00, 0xDFFF])
+@pytest.mark.parametrize("surrogate", [0xD800, 0xDFFF])
 def test_a_lone_surrogate_anywhere_is_an_error_with_its_place(name: str, surrogate: int) -> None:
     ours = trio_of(name, False).ours
-    befores = [
-        fill * n for fill in ("a b c ", "中", " ", "\n\n", f"{END}é ") for n in (0, 10, 3000)
-    ]
-    befores += ["a b c " * 200_000, "中" * 1_200_000]
+    fills = ["a b c ", "中。", " ", "\n\n", f"{END}é "]
+    befores = [fill * n for fill in fills for n in (0, 10, 2500)]
+    befores += ["a b c " * 200_000] if name == "gpt2" else []  # more than a block
     for before in befores:
         message = rf"lone surrogate \(U\+{surrogate:04X} at character {len(before)}\); replace"
-        for after in ("", "z", " b" * 2000):
+        for after in ("", " b" * 2000):
             text = before + chr(surrogate) + after
             for allowed in ("all", "none"):
                 with pytest.raises(ValueError, match=message) as caught:
@@ -308,9 +304,7 @@ def encoding_cost(tokenizer: BPETokenizer, make: Callable[[int], str]) -> Callab
     return cost
 
 
-@pytest.mark.parametrize(
-    "text", ["equal letters", "spaces, then a letter", "unique words", "emoji"]
-)
+@pytest.mark.parametrize("text", ["equal letters", "unique words"])
 def test_encoding_twice_the_text_takes_twice_the_time(text: str) -> None:
     cost = encoding_cost(trio_of("o200k", False).ours, ADVERSARIAL[text])
     assert_doubling_costs_at_most(2.5, cost)

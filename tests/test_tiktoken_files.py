@@ -14,7 +14,7 @@ import tiktoken.load
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.formats import read_tokenizer_json
 from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import CL100K, GPT2, O200K
+from scratchlm.tokenizer.patterns import CL100K, GPT2, LLAMA3, O200K
 from scratchlm.tokenizer.tiktoken_files import (
     merges_of_ranks,
     read_tiktoken,
@@ -56,17 +56,17 @@ def test_a_tiktoken_file_of_ours_loads_in_tiktoken(
 
 def test_llama3_is_a_tiktoken_file_too() -> None:
     """Its tokens out of reach of merges are found whole by tiktoken as well."""
-    parts = read_tokenizer_json(json.dumps(llama3_layout(learned(CL100K))), "x")
+    parts = read_tokenizer_json(json.dumps(llama3_layout(learned(LLAMA3))), "x")
     ranks = tiktoken_ranks(parts)
     with pytest.raises(ValueError, match=r"no merge of two tokens of lower rank \(b' zyxwvut'"):
         merges_of_ranks(ranks)
     ours = BPETokenizer(
         {rank: token for token, rank in ranks.items()},
         splits_of_ranks(ranks),
-        pattern=CL100K,
+        pattern=LLAMA3,
         ignore_merges=True,
     )
-    theirs = tiktoken.Encoding("ours", pat_str=CL100K, mergeable_ranks=ranks, special_tokens={})
+    theirs = tiktoken.Encoding("ours", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens={})
     for text in samples([], 7, 200):
         assert theirs.encode(text) == ours.encode(text), repr(text)
 

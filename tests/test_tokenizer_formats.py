@@ -18,7 +18,7 @@ from scratchlm.tokenizer.formats import (
 )
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
 from scratchlm.tokenizer.parts import check_portable
-from scratchlm.tokenizer.patterns import CL100K, GPT2, O200K, PATTERNS, QWEN2
+from scratchlm.tokenizer.patterns import CL100K, GPT2, LLAMA3, O200K, PATTERNS, QWEN2
 from scratchlm.tokenizer.tiktoken_files import (
     read_tiktoken,
     tiktoken_ranks,
@@ -85,7 +85,7 @@ def test_a_normalizer_is_read_and_written(form: str) -> None:
 
 def test_save_and_load_restore_everything(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    for tokenizer in map(learned, (GPT2, CL100K, O200K)):
+    for tokenizer in map(learned, (GPT2, CL100K, LLAMA3, O200K)):
         specials = [END, "<|é x|>", "<|endoftext|><|é x|>"]
         first = BPETokenizer(tokenizer.vocab, tokenizer.merges, specials, tokenizer.pattern)
         first.save(path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import CL100K, GPT2, O200K, QWEN2
+from scratchlm.tokenizer.patterns import GPT2, LLAMA3, O200K, QWEN2
 from scratchlm.tokenizer.tiktoken_files import splits_of_ranks
 from scratchlm.tokenizer.training import train_bpe
 from test_bpe import END, texts
@@ -173,7 +173,7 @@ def padded_layout(tokenizer: BPETokenizer) -> dict[str, Any]:
 
 LAYOUTS = {
     "gpt2": (gpt2_layout, GPT2),
-    "llama3": (llama3_layout, CL100K),
+    "llama3": (llama3_layout, LLAMA3),
     "qwen": (qwen_layout, QWEN2),
     "padded": (padded_layout, O200K),
 }

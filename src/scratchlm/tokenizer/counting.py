@@ -23,7 +23,7 @@ from scratchlm.tokenizer.byte_strings import (
     strings_of,
 )
 from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.stretches import SEPARATOR, has_stretches, marked, plain_text, together
+from scratchlm.tokenizer.stretches import SEPARATOR, has_stretches, stretches_of, together
 from scratchlm.tokenizer.text_files import Range, texts_of
 from scratchlm.tokenizer.workers import parallel_map
 
@@ -73,9 +73,10 @@ class PieceCounter:
         for text in texts_of(item, self._pretokenizer):
             for ordinary in self._pretokenizer.split(text)[::2]:
                 if self._pretokenizer.known and has_stretches(ordinary):
-                    first, space, others = marked(ordinary).partition(" ")
-                    pieces.update(self._pretokenizer.pieces(plain_text(first)))
-                    stretches.add(*between_spaces(space + others))
+                    first, middle, last = stretches_of(ordinary)
+                    pieces.update(self._pretokenizer.pieces(first + SEPARATOR)[:-1])
+                    pieces.update(self._pretokenizer.pieces(last))
+                    stretches.add(*between_spaces(middle))
                 else:
                     pieces.update(self._pretokenizer.pieces(ordinary))
         counts = self._pieces_of(*stretches.counted())

@@ -24,8 +24,8 @@ from scratchlm.tokenizer.stretch_cache import StretchCache
 from scratchlm.tokenizer.stretches import (
     SEPARATOR,
     has_stretches,
-    marked,
     plain_text,
+    stretches_of,
     together,
 )
 
@@ -134,10 +134,10 @@ class TextEncoder:
 
     def _by_stretches(self, text: str) -> bytes:
         """Text with spaces: most of its stretches were met before."""
-        first, space, others = marked(text).partition(" ")
-        start = self._words.join(self._pieces(plain_text(first)))
-        ids = self._stretches.encode(*between_spaces(space + others), self._merge_stretches)
-        return start + ids.tobytes()
+        first, middle, last = stretches_of(text)
+        ids = self._stretches.encode(*between_spaces(middle), self._merge_stretches)
+        start = self._words.join(self._pieces(first + SEPARATOR)[:-1])
+        return start + ids.tobytes() + self._words.join(self._pieces(last))
 
     def _merge_stretches(self, stretches: list[bytes]) -> tuple[Array, Array]:
         """Merge the short ones, which come first, together; a long one takes many rounds, and is

@@ -25,12 +25,16 @@ from scratchlm.tokenizer.unicode_table import RUNS
 # signs with one space before them, then white space (its last character left to a word after it).
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
-# tiktoken's cl100k_base (GPT-4) and Llama 3: any sign may lead a word, digits stand in threes, and
-# lines end with what stands before them.
-CL100K = (
+# Llama 3: any sign may lead a word, digits stand in threes, and lines end with what stands before
+# them.
+LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+# tiktoken's cl100k_base (GPT-4): as Llama 3's, but that white space at the end of a text is one
+# piece. (?![\s\S]) is that end to every engine; `$` is every line's to some.
+CL100K = LLAMA3.replace(r"|\s*[\r\n]+", r"|\s+(?![\s\S])|\s*[\r\n]+")
 
 # tiktoken's o200k_base (GPT-4o): words are cut before a capital too, and keep their contraction.
 O200K = (
@@ -41,10 +45,10 @@ O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Qwen 2, 2.5 and 3: as GPT-4's, but every digit stands alone, as in the first two Llamas.
-QWEN2 = CL100K.replace("{1,3}", "")
+# Qwen 2, 2.5 and 3: as Llama 3's, but every digit stands alone, as in the first two Llamas.
+QWEN2 = LLAMA3.replace("{1,3}", "")
 
-PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "llama3": CL100K, "o200k": O200K, "qwen2": QWEN2}
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "llama3": LLAMA3, "o200k": O200K, "qwen2": QWEN2}
 
 # Unicode's White_Space, what `\s` means to tiktoken and `tokenizers` (Python's has U+001C-1F too).
 WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -62,6 +66,7 @@ _PROPERTY = re.compile(r"[pP](?:\{(\^?)(\w+)\}|([A-Z]))")
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 # Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
 _ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
+_SET_OPERATIONS = {"&&", "--", "~~"}
 _LAST = 0x10FFFF
 LAST_OF_BMP = 0xFFFF
 
@@ -88,7 +93,7 @@ class PieceFinder:
     def __init__(self, pattern: str) -> None:
         pattern = canonical(pattern)
         try:
-            given = regex.compile(pattern)
+            given = regex.compile(pattern, regex.V1)
         except regex.error as error:
             raise ValueError(
                 f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
@@ -104,7 +109,9 @@ class PieceFinder:
                 self._find = re.compile(source).findall
                 self._stands_in = True
         if not self._stands_in:
-            self._find = regex.compile(translate(pattern)[0]).findall
+            # V1 knows sets in sets and their operations (&&), as the oracles do; and, without -f,
+            # that "ss" is another case of ß, as they do not.
+            self._find = regex.compile(f"(?-f:{translate(pattern)[0]})", regex.V1).findall
 
     def __call__(self, text: str) -> list[str]:
         """The pieces in order."""
@@ -152,21 +159,25 @@ def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
     to `last`, and whether it says nothing else of characters beyond ASCII.
     """
     parts: list[str] = []
-    by_category = pattern.isascii() and "(?i)" not in pattern and "[[" not in pattern
+    by_category = pattern.isascii() and "(?i)" not in pattern
     inside = False  # of a [class]
     i = 0
     while i < len(pattern):
         character = pattern[i]
         length = 1
-        if character == "\\":
+        if inside and pattern[i : i + 2] == "||":
+            pass  # once is enough; `regex` would read an operation
+        elif character == "\\":
             ranges, length = _escaped_class(pattern, i)
             if ranges is not None:
                 written = _written([(a, min(b, last)) for a, b in ranges if a <= last])
                 parts.append(written if inside else f"[{written}]")
             else:
                 by_category = by_category and pattern[i + 1 : i + 2] in _ASCII_ESCAPES
-                parts.append(pattern[i : i + length])
+                parts.append(_frozen(pattern[i : i + length]))
         else:
+            if inside and (character == "[" or pattern[i : i + 2] in _SET_OPERATIONS):
+                by_category = False
             if character == "[":
                 inside = True
                 # A bracket that comes first is a member: []…] and [^]…].
@@ -192,6 +203,27 @@ def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
             return (complement(ranges) if negative else ranges), match.end() - i
         return None, match.end() - i
     return None, 2
+
+
+def _frozen(escape: str) -> str:
+    r"""An escape as `regex` reads it, `\w` and `\p{Han}` without the characters that it knows and
+    the table does not."""
+    if not re.match(r"\\[wWpP]", escape) or not (newer := _written(_newer())):
+        return escape
+    kind = escape[1].lower()
+    name = escape[2:].replace("^", "", 1)
+    negative = escape[1].isupper() != ("^" in escape)
+    return f"[{'^' if negative else ''}[\\{kind}{name}--[{newer}]]]"
+
+
+@functools.cache
+def _newer() -> Ranges:
+    """The code points that the installed `regex` knows and the table does not."""
+    unassigned = "".join(chr(c) for a, b in category("Cn") for c in range(a, b + 1))
+    points = map(ord, regex.findall(r"\P{Cn}", unassigned))
+    runs = groupby(enumerate(points), lambda point: point[1] - point[0])
+    ends = [[point for _, point in run] for _, run in runs]
+    return [(run[0], run[-1]) for run in ends]
 
 
 @functools.cache

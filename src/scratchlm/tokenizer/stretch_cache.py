@@ -13,7 +13,7 @@ import numpy as np
 
 from scratchlm.tokenizer.byte_strings import SHORT, Array, numbers_of, slices, strings_of
 
-CAPACITY = 1 << 18  # stretches
+CAPACITY = 1 << 19  # stretches; 60 MB of books have nearly as many
 LONG_BYTES = 1 << 24  # of all keys of the dict
 _SLOTS = 1 << 20
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Knuth's, of the golden ratio
@@ -44,21 +44,22 @@ class StretchCache:
 
     def encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
         """The ids of the stretches at these places; `merge` gives those of new ones."""
+        if not len(starts):
+            return np.zeros(0, np.int64)
         is_short = lengths <= SHORT
         numbers = numbers_of(data, starts[is_short], lengths[is_short])
         long = slices(data, starts[~is_short], lengths[~is_short])
         entries = np.empty(len(starts), np.int64)
         entries[is_short] = self._find(numbers)
         entries[~is_short] = self._find_long(long)
-        if len(entries) and entries.min() < 0:
+        if entries.min() < 0:
             self._learn(numbers, long, merge)
             entries[is_short] = self._find(numbers)
             entries[~is_short] = self._find_long(long)
         counts = self._counts[entries]
         ends = np.cumsum(counts)
-        total = int(ends[-1]) if len(ends) else 0
         # Each stretch's ids come from its start on: the place in the output, moved by that much.
-        places = np.repeat(self._starts[entries] - (ends - counts), counts) + np.arange(total)
+        places = np.repeat(self._starts[entries] - (ends - counts), counts) + np.arange(ends[-1])
         self._ids = [np.concatenate(self._ids)] if len(self._ids) > 1 else self._ids
         return self._ids[0][places]
 

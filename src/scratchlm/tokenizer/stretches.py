@@ -31,11 +31,20 @@ def has_stretches(text: str) -> bool:
     return text.count(" ") * 16 > len(text) and SEPARATOR[-1] not in text and "\0" not in text
 
 
-def marked(text: str) -> str:
-    """The text with a mark for every space that is no border; any other begins a stretch.
+def stretches_of(text: str) -> tuple[str, str, str]:
+    """What stands before the first stretch; all stretches but the last, still marked; the last.
 
+    To be cut, all but the last get `SEPARATOR` after them, in place of the space that follows. The
+    last does not, for a pattern may cut white space that ends a text in another way.
     UnicodeEncodeError for a lone surrogate.
     """
+    others, space, last = _marked(text).rpartition(" ")
+    first, first_space, stretches = others.partition(" ")
+    return plain_text(first), first_space + stretches, plain_text(space + last)
+
+
+def _marked(text: str) -> str:
+    """The text with a mark for every space that is no border; any other begins a stretch."""
     units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
     spaces = np.flatnonzero(units[1:] == ord(" ")) + 1
     spaces = spaces[_IS_WHITE[units[spaces - 1]]]
@@ -56,5 +65,5 @@ def together(stretches: Iterable[bytes]) -> str:
 
 
 def plain_text(stretch: str) -> str:
-    """A stretch, or the text before the first, with its marks as the spaces they were."""
+    """A stretch, or other marked text, with its marks as the spaces they were."""
     return stretch.replace(_MARK, " ")
