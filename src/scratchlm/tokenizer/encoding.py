@@ -24,7 +24,6 @@ from scratchlm.tokenizer.stretch_cache import StretchCache
 from scratchlm.tokenizer.stretches import (
     SEPARATOR,
     has_stretches,
-    plain_text,
     stretches_of,
     together,
 )
@@ -160,10 +159,7 @@ class TextEncoder:
         return ids[live].astype(self._dtype), np.diff(np.cumsum(live)[signs], prepend=0)
 
     def _one_by_one(self, stretches: list[bytes]) -> tuple[Array, Array]:
-        merged = [
-            self._words.join(self._pieces(" " + plain_text(s.decode("utf-8", "surrogatepass"))))
-            for s in stretches
-        ]
+        merged = [self._words.join(self._pieces(together([s]))[:-1]) for s in stretches]
         counts = np.fromiter(map(len, merged), np.int64, len(merged)) // self._dtype.itemsize
         return np.frombuffer(b"".join(merged), self._dtype), counts
 
