@@ -35,6 +35,7 @@ ALPHABET = [
     "\t",
     "\x85",
 ]
+SIGNS = ["\0", "\x01", "\x02"]  # of which the fast paths make use themselves
 SPACES = [" ", " ", " ", "  ", "   ", "\n", "\r\n", "\n\n    ", " \n ", "\u3000", "\x1c"]
 
 
@@ -123,6 +124,8 @@ def test_every_way_through_a_text_gives_the_same_ids(
     for i in range(1500):
         kinds = ALPHABET + SPACES * rng.choice([0, 1, 4])
         text = "".join(rng.choices(kinds, k=rng.randrange(60)))
+        if i % 5 == 0:
+            text += rng.choice(SIGNS) + text
         if i % 10 == 0:
             text += "  \n\n" + "x" * 600 + "\n\n " + text
         assert tokenizer.encode(text) == by_definition(text), repr(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import doctest
+import lzma
 import random
 import re
 from collections import Counter
@@ -228,6 +229,16 @@ def test_the_longest_of_overlapping_special_tokens_splits(tmp_path: Path) -> Non
 def test_line_ends_are_learned_as_they_are(tmp_path: Path) -> None:
     merges = train_bpe(write(tmp_path / "text", "a\r\n" * 9), 1000).merges
     assert (b"\r", b"\n") in merges
+
+
+def test_chinese_takes_two_to_four_times_fewer_tokens_than_bytes(shared_data: Path) -> None:
+    poems = lzma.decompress((shared_data / "tang_poems.txt.xz").read_bytes()).decode()
+    size = 1 << 18
+    tokenizer = BPETokenizer.fit([poems[:size]], 5000)
+    for text in (poems[:size], poems[-size:]):  # learned from, and not seen before
+        ids = tokenizer.encode_array(text)
+        assert 2 <= len(text.encode()) / len(ids) <= 4
+        assert tokenizer.decode(ids) == text
 
 
 def test_a_corpus_that_runs_out_of_pairs_gives_a_smaller_tokenizer(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ _MASKS = np.array([(1 << 8 * length) - 1 for length in range(SHORT + 1)], np.uin
 
 def between_spaces(text: str) -> tuple[bytes, Array, Array]:
     """The bytes of a text that begins with a space, or has none; where what follows each space
-    starts in them, and how long it is. Marks of `stretches` are bytes as well."""
-    data = text.encode("utf-8", "surrogatepass")
+    starts in them, and how long it is."""
+    data = text.encode()
     spaces = np.flatnonzero(np.frombuffer(data + b" ", np.uint8) == ord(" "))
     return data, spaces[:-1] + 1, np.diff(spaces) - 1
 

@@ -3,8 +3,8 @@ r"""Text cut at its spaces, the quick half of cutting it into pieces.
 A stretch is what stands between two spaces, with the space before it. In a known pattern no piece
 goes on from something else into a space, and none that starts at a space with something else behind
 it began before. So the only space that is no border stands between two white spaces, or in white
-space that ends the text. There it is replaced by a mark that no text can have. Stretches come again
-and again: who counts or encodes a text needs the pieces of the distinct ones only.
+space that ends the text. There a mark replaces it. Stretches come again and again: who counts or
+encodes a text needs the pieces of the distinct ones only.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from scratchlm.tokenizer.patterns import white_space
 _IS_WHITE = np.zeros(1 << 16, bool)
 for _first, _last in white_space():
     _IS_WHITE[_first : _last + 1] = True
-_MARK = "\udfff"
+_MARK = "\x02"
 # Written after each stretch when many are searched at once: a piece of its own in every known
 # pattern, which ends white space before it as the next stretch did, for it too is a space and a
 # sign.
 SEPARATOR = " \x01"
+_TAKEN = (_MARK, SEPARATOR[-1], "\0")
 
 
 def has_stretches(text: str) -> bool:
     """Whether there are enough spaces (Chinese has few, and stretches that hardly come again), and
-    neither the separator's sign nor a zero byte, which ends what `byte_strings` holds."""
-    return text.count(" ") * 16 > len(text) and SEPARATOR[-1] not in text and "\0" not in text
+    neither the mark, nor the separator's sign, nor a zero byte, which ends what `byte_strings`
+    holds."""
+    return text.count(" ") * 16 > len(text) and not any(sign in text for sign in _TAKEN)
 
 
 def stretches_of(text: str) -> tuple[str, str, str]:
@@ -54,14 +56,14 @@ def _marked(text: str) -> str:
         return text
     units = units.copy()
     units[spaces] = ord(_MARK)
-    return units.tobytes().decode("utf-16-le", "surrogatepass")
+    return units.tobytes().decode("utf-16-le")
 
 
 def together(stretches: Iterable[bytes]) -> str:
     """All stretches in one text, `SEPARATOR` after each; none may have its sign."""
     end = SEPARATOR.encode()
     joined = b"".join([b" %b%b" % (stretch, end) for stretch in stretches])
-    return plain_text(joined.decode("utf-8", "surrogatepass"))
+    return plain_text(joined.decode())
 
 
 def plain_text(stretch: str) -> str:
