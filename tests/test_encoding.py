@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,47 @@ def test_every_way_through_a_text_gives_the_same_ids(
         if i % 10 == 0:
             text += "  \n\n" + "x" * 600 + "\n\n " + text
         assert tokenizer.encode(text) == by_definition(text), repr(text)
+
+
+def test_threads_share_a_tokenizer(corpus: Path) -> None:
+    learned = train_bpe(corpus, 700, [])
+    text = corpus.read_text(encoding="utf-8")
+    texts = [text[i : i + 9000] for i in range(0, 200 * 400, 400)]
+    expected = [learned.encode(text) for text in texts]
+    fresh = BPETokenizer.from_parts(learned.parts)
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(fresh.encode, texts)) == expected
+    assert [fresh.encode(text) for text in texts] == expected
+
+
+def test_an_interrupted_text_leaves_a_whole_cache(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_bpe(corpus, 700, [])
+    texts = [corpus.read_text(encoding="utf-8")[start:] for start in (20_000, 0)]
+    expected = [BPETokenizer.from_parts(tokenizer.parts).encode(text) for text in texts]
+    cache = tokenizer._encode_ordinary._stretches
+    for name in ("_insert", "_find_long"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, name, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                tokenizer.encode(texts[0])
+        assert [tokenizer.encode(text) for text in texts] == expected
+        cache.clear()
+
+
+def test_more_stretches_than_the_cache_holds(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one text: no border in it lets it be cut into blocks, for white space touches white."""
+    tokenizer = train_bpe(corpus, 700, [])
+    text = "\t ".join(map(chr, range(0x2190, 0x2400)))
+    expected = tokenizer.encode(text)
+    for name, value in (("SHORT_TEXT", 0), ("MANY", 64), ("FEW_WORDS", 2)):
+        monkeypatch.setattr(encoding, name, value)
+    monkeypatch.setattr(stretch_cache, "CAPACITY", 64)
+    assert BPETokenizer.from_parts(tokenizer.parts).encode(text) == expected
+    assert BPETokenizer.from_parts(tokenizer.parts).encode(text.replace(" ", "")) == (
+        tokenizer.encode(text.replace(" ", ""))
+    )
 
 
 def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from scratchlm.tokenizer.patterns import (
     LLAMA3,
     O200K,
     PATTERNS,
+    PieceFinder,
     canonical,
     category,
     complement,
@@ -279,7 +280,7 @@ def test_pieces_of_other_patterns_equal_tokenizers(pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern",
     [r"\p{Han}+|\P{Han}", r"[\p{L}é]+|[^\p{L}é]+", r"[\U0001F600-\U0001F64F]+|[\s\S]",
-     r"\w+|\W", r"\X", r"(?i)é|[\s\S]"],
+     r"\w+|\W", r"\X"],
 )  # fmt: skip
 def test_patterns_that_say_more_of_characters_are_left_to_regex(pattern: str) -> None:
     assert translate(pattern)[1] is False
@@ -316,11 +317,11 @@ def test_set_operations_give_the_pieces_of_tokenizers(pattern: str) -> None:
 @pytest.mark.parametrize("name", [r"\w", r"\p{Han}", r"\p{Latin}", r"\p{Alphabetic}", r"\p{Emoji}"])
 def test_other_classes_know_no_character_that_tiktoken_does_not(name: str) -> None:
     seen = seen_by_tiktoken(name, EVERYTHING)
-    assert "".join(find_pieces(name)(EVERYTHING)) == seen
+    assert "".join(PieceFinder(name)._find(EVERYTHING)) == seen  # the call wants all of a text
     others = "".join(sorted(set(EVERYTHING).difference(seen)))
     negatives = [name.replace("p{", "P{").replace("w", "W"), f"[^{name}]"]
     for pattern in negatives:
-        assert "".join(find_pieces(pattern)(EVERYTHING)) == others, pattern
+        assert "".join(PieceFinder(pattern)._find(EVERYTHING)) == others, pattern
 
 
 @pytest.mark.parametrize("pattern", [r"(\p{L})+|.", r"(?P<name>a)|b", "(a)"])
@@ -329,7 +330,33 @@ def test_capturing_groups_are_refused(pattern: str) -> None:
         find_pieces(pattern)
 
 
-@pytest.mark.parametrize("pattern", ["(", "[a", r"\p{Nonsense}", "a**", "*", "(?<=a"])
+@pytest.mark.parametrize(
+    "pattern", [r"(?i:[a-z]+)|[\s\S]", "(?i:'i)|.", r"(?is)\p{Lu}|.", "(?i:ss)|.", "(?x). # x"]
+)
+def test_flags_that_engines_read_in_several_ways_are_refused(pattern: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"a flag that engines read in several ways .*; write both"
+    ):
+        find_pieces(pattern)
+
+
+def test_a_pattern_goes_by_its_name_too() -> None:
+    assert [canonical(name) for name in PATTERNS] == list(PATTERNS.values())
+    with pytest.raises(ValueError, match=r"no such pattern \(gpt9\); give one of gpt2, cl100k, "):
+        find_pieces("gpt9")
+
+
+@pytest.mark.parametrize("pattern", ["[a-z]+", r"\w+", r"[a-z]+|."])
+@pytest.mark.parametrize("text", ["ab, cd\n", "😀ab, cd\n"])
+def test_a_pattern_that_leaves_text_out_is_an_error(pattern: str, text: str) -> None:
+    for find in (find_pieces(pattern), find_pieces(pattern).lengths):
+        with pytest.raises(ValueError, match=r"leaves characters of the text out .*; let it match"):
+            find(text)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(", "[a", "(?:" * 3000 + "a" + ")" * 3000, r"\p{Nonsense}", "a**", "*", "(?<=a"]
+)
 def test_broken_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"no regular expression .*; correct it"):
         find_pieces(pattern)

@@ -14,7 +14,7 @@ from scratchlm.tokenizer import training
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import inspect
 from scratchlm.tokenizer.parts import check_portable
-from scratchlm.tokenizer.patterns import PATTERNS, canonical, find_pieces
+from scratchlm.tokenizer.patterns import canonical, find_pieces
 from scratchlm.tokenizer.text_files import read_text
 
 
@@ -28,7 +28,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         "pattern": args.pattern or "gpt2",
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
-    settings["pattern"] = canonical(_pattern(settings["pattern"]))
+    settings["pattern"] = canonical(settings["pattern"])
     find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
     check_portable(settings["pattern"])  # before minutes go into it
     if args.as_documents:
@@ -86,14 +86,6 @@ def inspection(args: Namespace) -> str:
     tokenizer = BPETokenizer.load(args.inspect)
     sample = "".join(read_text(args.sample)) if args.sample else None
     return inspect(tokenizer, sample, args.word)
-
-
-def _pattern(name: str) -> str:
-    if name not in PATTERNS and name.isidentifier():  # an expression has more than letters
-        raise ValueError(
-            f"no such pattern ({name}); give one of {', '.join(PATTERNS)}, or a regular expression"
-        )
-    return PATTERNS.get(name, name)
 
 
 def _given(args: Namespace, *flags: str) -> dict[str, Any]:

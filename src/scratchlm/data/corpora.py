@@ -95,7 +95,7 @@ def encode_corpus(
             return folder.finished
         streams = {split: _Stream(folder, split) for split in SPLITS}
         chunks = read_documents(files, field, separator, bar.update)
-        items = _items(chunks, Pretokenizer(tokenizer.pattern), val_fraction, seed)
+        items = _items(chunks, tokenizer.pretokenizer("none"), val_fraction, seed)
         todo = (item for item in items if streams[item.split].wants(item))
         encode = functools.partial(_encode, tokenizer, tokenizer.token_to_id(separator))
         try:

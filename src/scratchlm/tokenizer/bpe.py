@@ -54,9 +54,9 @@ class BPETokenizer:
     `vocab` gives each id its bytes; special tokens that are not in it get the next ids, in their
     order. Text outside special tokens is cut by `pattern` and every piece merged by itself.
     `ignore_merges`: a piece that is a token of `vocab` is that token, whatever its merges say (as
-    in Llama 3's file). `normalization`: a Unicode form that text is brought to first ("NFC" in
-    Qwen's file); decoding then gives back the normalized text. All of these can be read back as
-    attributes, `vocab` with the special tokens, and must not be changed.
+    in Llama 3's file). `normalization`: a form that text is brought to first ("NFC" in Qwen's
+    file), by this Python's Unicode; decoding gives the normalized text. All of these can be read
+    back as attributes, `vocab` with the special tokens, and must not be changed.
 
     `len()` is the largest id + 1, the size that a model's vocabulary must have.
 
@@ -111,9 +111,9 @@ class BPETokenizer:
         specials = set(self._special_ids.values())
         whole = {token: id for token, id in id_of.items() if id not in specials}
         words = WordEncoder(id_of, ranks, products, self.dtype, whole if ignore_merges else {})
-        self._encode_ordinary = TextEncoder(words, pattern, self.dtype, normalization)
-        self._plain = Pretokenizer(pattern)
-        self._all_special = Pretokenizer(pattern, self.special_tokens)
+        self._encode_ordinary = TextEncoder(words, self.pattern, self.dtype, normalization)
+        self._plain = Pretokenizer(self.pattern, (), normalization)
+        self._all_special = Pretokenizer(self.pattern, self.special_tokens, normalization)
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -165,7 +165,7 @@ class BPETokenizer:
         self, text: str, allowed_special: str | Collection[str] = "all"
     ) -> npt.NDArray[Any]:
         """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`."""
-        pretokenizer = self._pretokenizer(allowed_special)
+        pretokenizer = self.pretokenizer(allowed_special)
         blocks = [text] if len(text) <= BLOCK_CHARACTERS else pretokenizer.blocks([text])
         return np.frombuffer(b"".join(self._encode_blocks(blocks, pretokenizer)), self.dtype)
 
@@ -178,13 +178,11 @@ class BPETokenizer:
         memory bounded by the longest chunk and the longest piece (see `Pretokenizer.blocks`).
         Errors as in `encode`.
         """
-        pretokenizer = self._pretokenizer(allowed_special)
+        pretokenizer = self.pretokenizer(allowed_special)
         blocks = pretokenizer.blocks(texts)
         # A block's ids are made as they are taken: an array's iterator keeps no list of them.
-        return chain.from_iterable(
-            map(int, np.frombuffer(ids, self.dtype))
-            for ids in self._encode_blocks(blocks, pretokenizer)
-        )
+        encoded = self._encode_blocks(blocks, pretokenizer)
+        return chain.from_iterable(map(int, np.frombuffer(ids, self.dtype)) for ids in encoded)
 
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
         """Write the ids of a UTF-8 file to `dst`, raw numbers of `dtype`, and return how many.
@@ -209,7 +207,8 @@ class BPETokenizer:
         texts = texts_of(item, self._all_special)
         return b"".join(self._encode_block(text, self._all_special) for text in texts)
 
-    def _pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
+    def pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
+        """What cuts a text for `encode`; errors as there."""
         if allowed_special == "all":
             return self._all_special
         if allowed_special == "none":
@@ -225,7 +224,7 @@ class BPETokenizer:
                 f"allowed_special holds an unknown special token ({min(unknown)!r}); "
                 f"the tokenizer has {self.special_tokens}"
             )
-        return Pretokenizer(self.pattern, set(allowed_special))
+        return Pretokenizer(self.pattern, set(allowed_special), self.normalization)
 
     def _encode_blocks(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
         offset = 0

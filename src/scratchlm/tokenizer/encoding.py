@@ -31,6 +31,7 @@ from scratchlm.tokenizer.stretches import (
 LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the word
 SHORT_TEXT = 8_000  # characters; below, the fast paths cost more than they give
 FEW_WORDS = 100  # below, merging them one by one is faster than together
+MANY = 1 << 18  # stretches or pieces taken at a time: arrays of some MB, whatever the text's length
 CACHED_WORDS = 1 << 16
 LONGEST_CACHED = 64  # characters
 
@@ -134,9 +135,14 @@ class TextEncoder:
     def _by_stretches(self, text: str) -> bytes:
         """Text with spaces: most of its stretches were met before."""
         first, middle, last = stretches_of(text)
-        ids = self._stretches.encode(*between_spaces(middle), self._merge_stretches)
-        start = self._words.join(self._pieces(first + SEPARATOR)[:-1])
-        return start + ids.tobytes() + self._words.join(self._pieces(last))
+        parts = [self._words.join(self._pieces(first + SEPARATOR)[:-1])]
+        data, starts, lengths = between_spaces(middle)
+        for i in range(0, len(starts), MANY):
+            some = slice(i, i + MANY)
+            ids = self._stretches.encode(data, starts[some], lengths[some], self._merge_stretches)
+            parts.append(ids.tobytes())
+        parts.append(self._words.join(self._pieces(last)))
+        return b"".join(parts)
 
     def _merge_stretches(self, stretches: list[bytes]) -> tuple[Array, Array]:
         """Merge the short ones, which come first, together; a long one takes many rounds, and is
@@ -180,6 +186,10 @@ class TextEncoder:
         return b"".join(merged)
 
     def _merge(self, text: str, lengths: Array) -> bytes:
+        if len(lengths) > MANY:
+            half = len(lengths) // 2
+            at = int(lengths[:half].sum())
+            return self._merge(text[:at], lengths[:half]) + self._merge(text[at:], lengths[half:])
         if len(lengths) < FEW_WORDS or (merger := self._words.merger) is None:
             ends = np.cumsum(lengths).tolist()
             return self._words.join([text[a:b] for a, b in zip([0, *ends], ends, strict=False)])

@@ -62,7 +62,11 @@ _SAME_PIECES = {
 
 Ranges = list[tuple[int, int]]
 
-_PROPERTY = re.compile(r"[pP](?:\{(\^?)(\w+)\}|([A-Z]))")
+_PROPERTY = re.compile(r"[pP](?:\{(\^?)([^{}]+)\}|([A-Z]))")
+# (?i:…) over letters without another case beyond ASCII but ſ and the Kelvin sign, of which all
+# engines know; i has three to some, and to some a pair such as ss or st is a letter's other case.
+_CASELESS = re.compile(r"\(\?i:(?:(?!(?i:ss|st|f[fl]))[A-HJ-Za-hj-z'\u2019|\[\]?])*\)")
+_CASELESS_FLAG = re.compile(r"\(\?[a-zA-Z]*i[a-zA-Z]*[:)-]")
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 # Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
 _ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
@@ -77,8 +81,16 @@ def is_known(pattern: str) -> bool:
 
 
 def canonical(pattern: str) -> str:
-    """The pattern, or the one above that gives the same pieces."""
-    return _SAME_PIECES.get(pattern, pattern)
+    """The pattern, or the one above that has this name or gives the same pieces.
+
+    ValueError for any other single word: as an expression it would leave most text out.
+    """
+    if pattern.isidentifier() and pattern not in PATTERNS:
+        raise ValueError(
+            f"no such pattern ({pattern}); give one of {', '.join(PATTERNS)}, or a regular "
+            "expression"
+        )
+    return _SAME_PIECES.get(pattern, PATTERNS.get(pattern, pattern))
 
 
 class PieceFinder:
@@ -91,41 +103,43 @@ class PieceFinder:
     """
 
     def __init__(self, pattern: str) -> None:
-        pattern = canonical(pattern)
-        try:
-            given = regex.compile(pattern, regex.V1)
-        except regex.error as error:
-            raise ValueError(
-                f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
-            ) from None
-        if given.groups:
-            raise ValueError(
-                f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
-            )
-        source, by_category = translate(pattern, LAST_OF_BMP)
+        self._pattern = canonical(pattern)
+        # Of those above it is proven that they match every character.
+        self._known = is_known(pattern)
+        _check(self._pattern)
+        source, by_category = translate(self._pattern, LAST_OF_BMP)
         self._stands_in = False
         if by_category:
             with contextlib.suppress(re.error):
                 self._find = re.compile(source).findall
                 self._stands_in = True
         if not self._stands_in:
-            # V1 knows sets in sets and their operations (&&), as the oracles do; and, without -f,
-            # that "ss" is another case of ß, as they do not.
-            self._find = regex.compile(f"(?-f:{translate(pattern)[0]})", regex.V1).findall
+            self._find = _compiled(translate(self._pattern)[0]).findall
 
     def __call__(self, text: str) -> list[str]:
-        """The pieces in order."""
+        """The pieces in order; ValueError for a pattern that does not match all of the text."""
         searched = self._searched(text)
         found: list[str] = self._find(searched)
+        if not self._known and sum(map(len, found)) != len(text):
+            raise self._leaves_out()
         if searched is text:
             return found
         ends = list(itertools.accumulate(map(len, found)))
         return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
     def lengths(self, text: str) -> npt.NDArray[np.int64]:
-        """How many characters each piece has."""
+        """How many characters each piece has; errors as in the call."""
         found = self._find(self._searched(text))
-        return np.fromiter(map(len, found), np.int64, len(found))
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        if not self._known and lengths.sum() != len(text):
+            raise self._leaves_out()
+        return lengths
+
+    def _leaves_out(self) -> ValueError:
+        return ValueError(
+            f"the pattern leaves characters of the text out ({self._pattern!r}); "
+            r"let it match every character, for example by ending it with |[\s\S]"
+        )
 
     def _searched(self, text: str) -> str:
         """The text, with a stand-in for each character beyond the plane."""
@@ -139,6 +153,31 @@ class PieceFinder:
 
 
 find_pieces = functools.cache(PieceFinder)
+
+
+def _check(pattern: str) -> None:
+    """ValueError for what is no regular expression, or one that engines read in several ways."""
+    if _compiled(pattern).groups:
+        raise ValueError(
+            f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
+        )
+    rest = _CASELESS.sub("", pattern)
+    if flags := _CASELESS_FLAG.search(rest) or re.search(r"\(\?[a-z]*x", rest):
+        raise ValueError(
+            f"the pattern has a flag that engines read in several ways ({flags[0]} in "
+            f"{pattern!r}); write both cases out, as in [Aa], and no comments"
+        )
+
+
+def _compiled(pattern: str) -> regex.Pattern[str]:
+    """As `regex` reads it: its V1 knows sets in sets and their operations (&&), as the oracles
+    do."""
+    try:
+        return regex.compile(pattern, regex.V1)
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"the pattern is no regular expression ({error}: {pattern[:500]!r}); correct it"
+        ) from None
 
 
 def _stand_in(match: re.Match[str]) -> str:
@@ -159,7 +198,7 @@ def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
     to `last`, and whether it says nothing else of characters beyond ASCII.
     """
     parts: list[str] = []
-    by_category = pattern.isascii() and "(?i)" not in pattern
+    by_category = pattern.isascii()
     inside = False  # of a [class]
     i = 0
     while i < len(pattern):

@@ -6,6 +6,8 @@ of a text, are keys of a dict. Each has an entry, which says where its ids lie i
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections.abc import Callable
 from itertools import repeat
 
@@ -15,18 +17,21 @@ from scratchlm.tokenizer.byte_strings import SHORT, Array, numbers_of, slices, s
 
 CAPACITY = 1 << 19  # stretches; 60 MB of books have nearly as many
 LONG_BYTES = 1 << 24  # of all keys of the dict
-_SLOTS = 1 << 20
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # Knuth's, of the golden ratio
-_SHIFT = np.uint64(64 - 20)
+_SLOT_BITS = 20
+_SLOTS = 1 << _SLOT_BITS
 
 # Stretches, the shorter first -> their ids one after another, and how many each has.
 Merge = Callable[[list[bytes]], tuple[Array, Array]]
 
 
 class StretchCache:
-    """Emptied when full, so that memory is bounded and it follows a change of text."""
+    """Emptied when full, so that memory is bounded and it follows a change of text. One thread at a
+    time uses it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Drawn anew in every process: nobody can write a text whose words all want one slot.
+        self._multiplier = np.uint64(secrets.randbits(64) | 1)
         self.clear()
 
     def __len__(self) -> int:
@@ -43,9 +48,18 @@ class StretchCache:
         self._starts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
-        """The ids of the stretches at these places; `merge` gives those of new ones."""
+        """The ids of the stretches at these places, at most `CAPACITY`; `merge` gives those
+        of new ones."""
         if not len(starts):
             return np.zeros(0, np.int64)
+        with self._lock:
+            try:
+                return self._encode(data, starts, lengths, merge)
+            except BaseException:
+                self.clear()  # it may know half of something
+                raise
+
+    def _encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
         is_short = lengths <= SHORT
         numbers = numbers_of(data, starts[is_short], lengths[is_short])
         long = slices(data, starts[~is_short], lengths[~is_short])
@@ -94,7 +108,7 @@ class StretchCache:
 
     def _find(self, numbers: Array) -> Array:
         """Their entries, -1 for those that have none. A taken slot sends on to the next one."""
-        slots = _slots(numbers)
+        slots = self._slots(numbers)
         found = self._entries[slots]
         rest = np.flatnonzero((found >= 0) & (self._keys[slots] != numbers))
         while len(rest):
@@ -107,7 +121,7 @@ class StretchCache:
     def _insert(self, numbers: Array) -> None:
         """Give distinct new numbers the next entries."""
         entries = np.arange(self._size, self._size + len(numbers), dtype=np.int32)
-        slots = _slots(numbers)
+        slots = self._slots(numbers)
         while len(numbers):
             free = np.flatnonzero(self._entries[slots] < 0)
             self._keys[slots[free]] = numbers[free]
@@ -118,6 +132,5 @@ class StretchCache:
             rest[won] = False
             numbers, entries, slots = numbers[rest], entries[rest], (slots[rest] + 1) % _SLOTS
 
-
-def _slots(numbers: Array) -> Array:
-    return ((numbers * _MULTIPLIER) >> _SHIFT).view(np.int64)
+    def _slots(self, numbers: Array) -> Array:
+        return ((numbers * self._multiplier) >> np.uint64(64 - _SLOT_BITS)).view(np.int64)

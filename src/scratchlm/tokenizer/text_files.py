@@ -13,6 +13,7 @@ from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
 
 _WINDOW = 1 << 16  # bytes in which a border is looked for
+_CONTINUING = bytes(range(0x80, 0xC0))  # not the first of a character
 
 
 class Range(NamedTuple):
@@ -69,6 +70,7 @@ def cut_file(
         while end < total:
             file.seek(max(start, end - _WINDOW))
             before = file.read(end - file.tell())
+            before = before.lstrip(_CONTINUING) if end - start > _WINDOW else before
             # What follows must show the next character, and a special token to its last byte.
             after = file.read(4 * pretokenizer.longest_special + 4)
             text = (before + after).decode("utf-8", "surrogateescape")
