@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -110,6 +111,8 @@ def _documents(folder: Path, tokenizer) -> None:
     manifest = json.loads((folder / "begun" / "corpus.json").read_text())
     manifest["train"] = manifest["val"] = {"shards": 1, "item": 0, "id": 5}
     manifest["val"] = {"shards": 0, "item": 0, "id": 0}
+    del manifest["sha256"]
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     (folder / "begun" / "progress.json").write_text(json.dumps(manifest))
     (folder / "begun" / "corpus.json").unlink()
     shutil.copytree(folder / "begun", folder / "no-progress")
@@ -182,6 +185,22 @@ CASES = [
         "no special token of the new tokenizer ('<|endoftext|>')",
     ),
     ("tokenize", LEARN + " --encode docs.jsonl --output begun", 2, "go on with --resume"),
+    ("tokenize", TOKENIZE + " --encode corpus.txt --output new.json", 2, "name another file"),
+    (
+        "tokenize",
+        TOKENIZE.replace("new.json", "x.bin.json") + " --encode corpus.txt --output x.bin",
+        2,
+        "would replace what is read or written (x.bin)",
+    ),
+    (
+        "tokenize",
+        "--tokenizer_path x.bin --encode corpus.txt --output x.bin",
+        2,
+        "(x.bin); name another file",
+    ),
+    ("tokenize", TOKENIZE.replace("new.json", "."), 2, "--output_tokenizer is a folder ('.')"),
+    ("tokenize", TOKENIZE + " --pattern (?i:x)|\\p{sc=Nobody}", 2, "no regular expression"),
+    ("tokenize", TOKENIZE + " --pattern \\w+", 2, "write it with classes"),
     ("tokenize", ENCODE + " --pattern gpt2", 2, "--pattern is for a new tokenizer (gpt2)"),
     ("tokenize", ENCODE + " --special_tokens <s>", 2, "--special_tokens is for a new tokenizer"),
     ("tokenize", ENCODE + " --val_fraction 1.5", 2, "1.5"),

@@ -354,9 +354,7 @@ def test_a_pattern_that_leaves_text_out_is_an_error(pattern: str, text: str) -> 
             find(text)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["(", "[a", "(?:" * 3000 + "a" + ")" * 3000, r"\p{Nonsense}", "a**", "*", "(?<=a"]
-)
+@pytest.mark.parametrize("pattern", ["(", "[a", r"\p{Nonsense}", "a**", "*", "(?<=a"])
 def test_broken_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"no regular expression .*; correct it"):
         find_pieces(pattern)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import tiny
-from scratchlm.data.prepare import DataConfig, bytes_of, default_vocab_size, prepare
-from scratchlm.data.shards import write_shard
+from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
+from scratchlm.data.shards import bytes_of, write_shard
 from scratchlm.errors import FileFormatError
 
 

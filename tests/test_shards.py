@@ -13,6 +13,7 @@ import pytest
 
 from scratchlm.data.shards import ShardInfo, open_shard, write_shard, write_sidecar
 from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.bpe import BPETokenizer
 
 
 class ByteTokenizer:
@@ -20,6 +21,9 @@ class ByteTokenizer:
 
     def __init__(self, size: int = 256, name: str = "hash-of-bytes") -> None:
         self.size, self.hash = size, name
+        self.dtype = np.dtype("<u2" if size <= 65_536 else "<u4")
+        self.vocab = {size - 256 + byte: bytes([byte]) for byte in range(256)}
+        self.special_tokens: list[str] = []
 
     def __len__(self) -> int:
         return self.size
@@ -27,7 +31,7 @@ class ByteTokenizer:
     def encode_file(self, src: Path, dst: Path, num_workers: int | None) -> int:
         ids = np.frombuffer(Path(src).read_bytes(), np.uint8).astype(np.int64)
         ids += self.size - 256
-        ids.astype("<u2" if self.size <= 65_536 else "<u4").tofile(dst)
+        ids.astype(self.dtype).tofile(dst)
         return len(ids)
 
 
@@ -291,3 +295,10 @@ def test_write_sidecar_describes_ids_from_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dtype must be uint16 or uint32 \(int64\); pass"):
         write_sidecar(path, dtype="int64", vocab_size=70_001, **settings)
     assert open_shard(path).info == info  # a refusal leaves the old description
+
+
+def test_special_tokens_stand_for_no_text(tmp_path: Path) -> None:
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|end|>"])
+    (tmp_path / "a.txt").write_text("ab<|end|>é<|end|>")
+    info = write_shard(tokenizer, tmp_path / "a.txt", tmp_path / "a.bin")
+    assert (info.count, info.text_bytes) == (6, 4)

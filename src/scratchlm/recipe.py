@@ -16,7 +16,8 @@ from scratchlm import config as configuration
 from scratchlm.atomic import replacing_file
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.data.batches import EvalBatches, TrainBatches
-from scratchlm.data.prepare import DataConfig, bytes_of, default_vocab_size, prepare
+from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
+from scratchlm.data.shards import bytes_of
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups, muon_groups

@@ -164,11 +164,24 @@ def _check_encoding(args: Namespace) -> None:
 
 
 def _check_outputs(args: Namespace) -> None:
-    inputs = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
-    for flag in ("output_tokenizer", "output"):
-        path = Path(getattr(args, flag) or "tokenizer.json")
-        if path.resolve() in inputs:
-            raise ValueError(f"--{flag} would replace what is read ({path}); name another file")
+    taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
+    if args.tokenizer_path:
+        taken.add(Path(args.tokenizer_path).resolve())
+    for flag, default in (("output_tokenizer", "tokenizer.json"), ("output", None)):
+        name = getattr(args, flag)
+        if name is None and args.corpus:
+            name = default
+        if name is None:
+            continue
+        path = Path(name)
+        if not name or (flag == "output_tokenizer" and path.is_dir()):
+            raise ValueError(f"--{flag} is a folder ({name!r}); name a file in it")
+        sidecar = path.parent / f"{path.name}.json"
+        if taken & {path.resolve(), sidecar.resolve()}:
+            raise ValueError(
+                f"--{flag} would replace what is read or written ({path}); name another file"
+            )
+        taken.add(path.resolve())
         if not path.parent.is_dir():
             raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
     if args.to_folder:

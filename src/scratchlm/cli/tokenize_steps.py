@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from scratchlm.data.corpora import encode_corpus
+from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_texts
 from scratchlm.data.shards import write_shard
+from scratchlm.errors import Interrupted
 from scratchlm.tokenizer import training
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import inspect
@@ -25,7 +28,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     settings: dict[str, Any] = {
         "vocab_size": args.vocab_size,
         "special_tokens": args.special_tokens or ["<|endoftext|>"],
-        "pattern": args.pattern or "gpt2",
+        "pattern": "gpt2" if args.pattern is None else args.pattern,
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
     settings["pattern"] = canonical(settings["pattern"])
@@ -71,7 +74,15 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
     )
     shown = f": {_shown(settings)}" if settings else ""
     print(f"encoding {_counted(args.encode_files, 'file')} into {output}{shown}")
-    info = encode_corpus(tokenizer, args.encode_files, output, **settings)
+    try:
+        info = encode_corpus(tokenizer, args.encode_files, output, **settings)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if not (output / PROGRESS).exists():  # no shard was finished: nothing to go on with
+            raise
+        raise Interrupted(
+            getattr(stop, "signum", signal.SIGINT),
+            f"stopped; the finished shards are in {output}; the same command with --resume goes on",
+        ) from None
     for name, split in (("train", info.train), ("val", info.val)):
         if name == "train" or args.val_fraction:
             print(

@@ -33,8 +33,7 @@ from scratchlm.data.corpus_folder import (
     corpus_folder,
 )
 from scratchlm.data.documents import Chunk, find_files, read_documents, rest_of_document
-from scratchlm.data.prepare import bytes_of
-from scratchlm.data.shards import ShardInfo, partial_path, put_shard
+from scratchlm.data.shards import ShardInfo, bytes_of, partial_path, put_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.parts import StrPath

@@ -7,13 +7,15 @@
     DIR/progress.json                how far an unfinished one has come
 
 progress.json is replaced after each finished shard. A kill between the two leaves a whole shard
-that it does not name; a resumed run removes that and writes the same again.
+that it does not name; a resumed run removes that and writes the same again. Both JSON files end
+with a hash of what else they say, for a resumed run builds on it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scratchlm.atomic import replacing_file, sync_directory
+from scratchlm.atomic import sync_directory, write_file
 from scratchlm.data.shards import ShardInfo, open_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -30,7 +32,9 @@ SPLITS = ("train", "val")
 MANIFEST, PROGRESS, TOKENIZER = "corpus.json", "progress.json", "tokenizer.json"
 
 _SHARD = re.compile(r"(train|val)-\d{5,}\.bin(\.json)?")
-_TEMPORARY = re.compile(r"\.(train|val|corpus|progress|tokenizer)\b.*\.(partial|tmp-\d+)")
+_TEMPORARY = re.compile(
+    r"\.((train|val)-\d{5,}\.bin(\.json)?|(corpus|progress|tokenizer)\.json)\.(partial|tmp-\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class CorpusFolder:
         return info
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        with replacing_file(self.path / name) as file:
-            file.write(json.dumps(content, indent=2).encode() + b"\n")
+        whole = content | {"sha256": _hash(content)}
+        write_file(self.path / name, json.dumps(whole, indent=2).encode() + b"\n")
 
     def shard_path(self, split: str, number: int) -> Path:
         return self.path / f"{split}-{number:05}.bin"
@@ -123,6 +127,8 @@ class CorpusFolder:
         path = self.path / (MANIFEST if complete else PROGRESS)
         try:
             content = json.loads(path.read_bytes())
+            if content.pop("sha256") != _hash(content):
+                raise ValueError("its sha256 is not that of what it says")
             settings, inputs = content["settings"], content["inputs"]
             if complete:
                 infos = {name: SplitInfo(**content[name]) for name in SPLITS}
@@ -138,6 +144,8 @@ class CorpusFolder:
                 f"not the state of a corpus ({path}: {error}); encode into another folder"
             ) from None
         self.places = places
+        for split in SPLITS:
+            self.shard_infos(split)  # before anything is removed
         self.sweep()
         self._keep_tokenizer()
         if complete:
@@ -179,6 +187,10 @@ class CorpusFolder:
             stale = _SHARD.fullmatch(path.name) and path.name.removesuffix(".json") not in whole
             if stale or _TEMPORARY.fullmatch(path.name):
                 path.unlink()
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @contextlib.contextmanager

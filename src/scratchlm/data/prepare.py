@@ -110,16 +110,6 @@ def default_vocab_size(config: DataConfig) -> int:
     )
 
 
-def bytes_of(tokenizer: BPETokenizer) -> np.ndarray:
-    """(vocab,): the bytes of text each id stands for; none for a special token."""
-    lengths = np.zeros(len(tokenizer), dtype=np.int64)
-    for index, token in tokenizer.vocab.items():
-        lengths[index] = len(token)
-    for special in tokenizer.special_tokens:
-        lengths[tokenizer.token_to_id(special)] = 0
-    return lengths
-
-
 def _tokenizer(
     config: DataConfig, vocab_size: int, folder: Path, say: Callable[[str], None]
 ) -> tuple[BPETokenizer | None, Path | None]:

@@ -34,7 +34,7 @@ _BLOCK = 1 << 24  # ids, or bytes, scanned at a time
 
 @dataclasses.dataclass(frozen=True)
 class ShardInfo:
-    """The sidecar. `text_bytes` is the text's size in bytes, for bits per byte."""
+    """The sidecar. `text_bytes`: of the text that the ids stand for, special tokens for none."""
 
     dtype: str
     count: int
@@ -115,7 +115,6 @@ def write_shard(
     src, dst = Path(src), Path(dst)
     if dst.suffix != ".bin":
         raise ValueError(f"a token shard is written to a .bin file ({dst}); name it {dst.stem}.bin")
-    text_bytes = src.stat().st_size
     if src.resolve() == dst.resolve():
         raise ValueError(f"the text and its shard are one file ({src}); name another output")
     if tokenizer_path is not None:
@@ -128,6 +127,7 @@ def write_shard(
         with temporary.open("rb") as file:
             sync(file)
         dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+        text_bytes = _text_bytes(temporary, tokenizer)
         info = _describe(
             temporary, dtype, text_bytes, len(tokenizer), tokenizer.hash, tokenizer_path
         )
@@ -137,6 +137,16 @@ def write_shard(
         temporary.unlink(missing_ok=True)
         raise
     return info
+
+
+def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
+    """(vocab,): the bytes of text each id stands for; none for a special token."""
+    lengths = np.zeros(len(tokenizer), dtype=np.int64)
+    for index, token in tokenizer.vocab.items():
+        lengths[index] = len(token)
+    for special in tokenizer.special_tokens:
+        lengths[tokenizer.token_to_id(special)] = 0
+    return lengths
 
 
 def partial_path(path: Path) -> Path:
@@ -172,6 +182,15 @@ def write_sidecar(
     info = _describe(Path(path), dtype, text_bytes, vocab_size, tokenizer_hash, tokenizer)
     _write(Path(path), info)
     return info
+
+
+def _text_bytes(path: Path, tokenizer: BPETokenizer) -> int:
+    """How many bytes of text the ids in a file stand for; special tokens for none."""
+    lengths, total = bytes_of(tokenizer), 0
+    with path.open("rb") as file:
+        while data := file.read(_BLOCK):
+            total += int(lengths[np.frombuffer(data, tokenizer.dtype)].sum())
+    return total
 
 
 def _describe(

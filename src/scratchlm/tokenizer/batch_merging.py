@@ -23,6 +23,12 @@ _PLACE_BITS = 32
 _PLACE = (1 << _PLACE_BITS) - 1
 
 
+def fit_together(num_ranks: int, largest_id: int) -> bool:
+    """Whether a pair of ids and its rank fit into 63 bits, as `PairTable` packs them."""
+    size = largest_id + 2
+    return max(1, num_ranks.bit_length()) + (size * size).bit_length() < 63
+
+
 class BatchMerger:
     """Merges the words of one vocabulary; `byte_ids` are the ids of the 256 bytes."""
 
@@ -120,7 +126,7 @@ class PairTable:
         self._size = size
         self._rank_bits = max(1, len(ranks).bit_length())
         keys = pairs[:, 0] * size + pairs[:, 1]
-        assert self._rank_bits + int(size * size).bit_length() < 63
+        assert fit_together(len(ranks), size - 2)
         self._tables: list[tuple[np.uint64, np.uint64, Ids]] = []
         multiplier = 0x9E3779B97F4A7C15  # Knuth's, of the golden ratio
         while len(keys):
@@ -135,7 +141,7 @@ class PairTable:
             multiplier = (multiplier * 0xD1342543DE82EF95 + 2) % (1 << 64)
 
     def __call__(self, first: Ids, second: Ids) -> Ids:
-        """The rank of each pair, shifted as far up as no pair of words' keys is; see _NO_PAIR."""
+        """The rank of each pair, or, where it has none, a number above all ranks."""
         return self._look_up(first * self._size + second, 0)
 
     def _look_up(self, keys: Ids, level: int) -> Ids:

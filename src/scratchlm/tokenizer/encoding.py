@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts
+from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts, fit_together
 from scratchlm.tokenizer.byte_strings import Array, between_spaces
 from scratchlm.tokenizer.merging import Pair, merge_long_word, merge_word
 from scratchlm.tokenizer.parts import Normalization
@@ -78,6 +78,9 @@ class WordEncoder(dict[str, bytes]):
             self[piece] = merged
         return merged
 
+    def _fit_together(self) -> bool:
+        return fit_together(len(self._ranks), max(*self._byte_ids, *self._products))
+
     def join(self, pieces: Iterable[str]) -> bytes:
         """The ids of pieces one after another."""
         return b"".join(map(self.__getitem__, pieces))
@@ -85,7 +88,7 @@ class WordEncoder(dict[str, bytes]):
     @cached_property
     def merger(self) -> BatchMerger | None:
         """Merges many pieces together; None where what it gives would not be what `self` gives."""
-        if -1 in self._byte_ids:
+        if -1 in self._byte_ids or not self._fit_together():
             return None
         merger = BatchMerger(self._byte_ids, self._ranks, self._products)
         if self._whole:

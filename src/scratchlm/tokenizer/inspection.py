@@ -45,6 +45,8 @@ def compression(tokenizer: BPETokenizer, sample: str) -> str:
     A piece counts for the kind that most of its characters are of; special tokens in the sample
     are read as plain text.
     """
+    if not sample:
+        raise ValueError("the sample has no text (''); give a file that has")
     pieces = Counter(find_pieces(tokenizer.pattern)(sample))
     rows: dict[str, list[int]] = {}
     for piece, count in pieces.items():

@@ -174,9 +174,13 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
     do."""
     try:
         return regex.compile(pattern, regex.V1)
-    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+    except regex.error as error:
         raise ValueError(
-            f"the pattern is no regular expression ({error}: {pattern[:500]!r}); correct it"
+            f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
+        ) from None
+    except (RecursionError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"the pattern is too deep or too long ({type(error).__name__}); shorten it"
         ) from None
 
 

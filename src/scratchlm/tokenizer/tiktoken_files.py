@@ -47,7 +47,7 @@ def read_tiktoken(path: StrPath) -> dict[bytes, int]:
             what = f"line {i} has a token that is not base64 ({shown(match[1])})"
             refuse(path, what, "save or download it anew")
         if rank > LARGEST_ID:
-            refuse(path, f"line {i} has a rank above 2**31 - 1 ({rank})", "renumber it")
+            refuse(path, f"line {i} has a rank above {LARGEST_ID} ({rank})", "renumber it")
         if token in ranks:
             what = f"line {i} has a token for the second time ({shown(token)})"
             refuse(path, what, "list it once")
@@ -115,10 +115,18 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
 def parts_of_ranks(
     ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: str
 ) -> TokenizerParts:
-    """The tokenizer that gives tiktoken's ids; special tokens with their ids, or without."""
-    vocab = {rank: token for token, rank in ranks.items()}
-    if isinstance(special_tokens, Mapping):
-        vocab |= {id: special.encode() for special, id in special_tokens.items()}
+    """The tokenizer that gives tiktoken's ids; special tokens with their ids, or without.
+
+    ValueError for two tokens of one rank.
+    """
+    vocab: dict[int, bytes] = {}
+    with_ids = special_tokens.items() if isinstance(special_tokens, Mapping) else ()
+    for token, id in [*ranks.items(), *((special.encode(), id) for special, id in with_ids)]:
+        if id in vocab:
+            raise ValueError(
+                f"two tokens have one rank ({id}: {vocab[id]!r} and {token!r}); give each its own"
+            )
+        vocab[id] = token
     specials = list(special_tokens)
     try:
         return TokenizerParts(vocab, merges_of_ranks(ranks), specials, pattern)
