@@ -54,6 +54,13 @@ def test_a_tiktoken_file_of_ours_loads_in_tiktoken(
         assert BPETokenizer.from_tiktoken(ranks, [END], pattern).hash == ours.hash
 
 
+def test_two_tokens_of_one_rank_are_refused() -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for given, specials in ((ranks, {"<|x|>": 65}), (ranks | {b"ab": 97}, ())):
+        with pytest.raises(ValueError, match=r"two tokens have one rank \((65|97): b'[aA]' and "):
+            BPETokenizer.from_tiktoken(given, specials)
+
+
 def test_llama3_is_a_tiktoken_file_too() -> None:
     """Its tokens out of reach of merges are found whole by tiktoken as well."""
     parts = read_tokenizer_json(json.dumps(llama3_layout(learned(LLAMA3))), "x")

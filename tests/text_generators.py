@@ -116,13 +116,13 @@ TEXTS = st.one_of(
 )
 
 
-def _words(letters: str, seed: int) -> Callable[[int], str]:
+def _words(letters: str, seed: int, between: str = " ") -> Callable[[int], str]:
     """Words that hardly come again, `n` characters of them."""
 
     def make(n: int) -> str:
         rng = random.Random(seed)
         text = "".join(rng.choices(letters, k=n))
-        return " ".join(text[i : i + 9] for i in range(0, n, 10))
+        return between.join(text[i : i + 9] for i in range(0, n, 9 + len(between)))
 
     return make
 
@@ -182,6 +182,8 @@ ADVERSARIAL: dict[str, Callable[[int], str]] = {
     "beginnings of special tokens": _repeated("<|endoftext"),
     "beginnings of special tokens, no letters": _repeated("<|"),
     "one line of code": _repeated("f(x)=y[i];"),
+    "lines of signs": _repeated("};\n"),
+    "white space between signs": _words("!#$%&*+-./:;<=>?@^_|~", 12, "\t "),
     "one long word in a text": lambda n: "so it is " * (n // 18) + "x" * (n // 2),
 }  # fmt: skip
 
