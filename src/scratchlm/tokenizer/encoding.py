@@ -1,9 +1,14 @@
 """Text to ids, fast: the way from a text without special tokens to the bytes of an id array.
 
-What it must equal is two lines: cut the text into pieces, merge each piece (`merging.merge_word`).
+What it must equal is this:
+
+    for piece in find_pieces(pattern)(text):
+        ids += merge_word([byte_id[byte] for byte in piece.encode()], ranks, products)
+
 It is fast by never touching a token twice in Python: ids stay little-endian bytes that are joined,
-whole stretches between two spaces are looked up at once, and what was never met before is merged
-together with everything else that was not (`batch_merging`).
+whole stretches between two spaces are looked up at once (`stretches`, `stretch_cache`), and what was
+never met before is merged together with everything else that was not (`batch_merging`). Read those
+first, or leave all four out: nothing else depends on how they work.
 """
 
 from __future__ import annotations
@@ -161,7 +166,7 @@ class TextEncoder:
         text = together(stretches)
         data = np.frombuffer(text.encode(), np.uint8)
         ids = merger.merge(data, byte_starts(self._pieces.lengths(text), data))
-        # A separator is a space and its sign, and no part of any piece before or after.
+        # Each separator is a piece, of two tokens at most; what it became is taken out.
         signs = np.flatnonzero(data == ord(SEPARATOR[-1]))
         ids[signs - 1] = ids[signs] = -1
         live = ids >= 0
@@ -173,8 +178,9 @@ class TextEncoder:
         return np.frombuffer(b"".join(merged), self._dtype), counts
 
     def _by_pieces(self, text: str) -> bytes:
-        """Text with few spaces, as Chinese: its pieces hardly come again, and all are merged as
-        they stand in the text, but for long ones, between which the others are."""
+        """Text with few spaces, as Chinese. Its pieces hardly come again, so none is looked up: all
+        are merged together, as they stand in the text. A long piece takes many rounds, and is merged
+        by itself; so the text is cut there."""
         lengths = self._pieces.lengths(text)
         ends = np.cumsum(lengths)
         long = np.flatnonzero(lengths >= LONG_WORD // 4)

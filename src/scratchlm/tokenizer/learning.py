@@ -11,7 +11,7 @@ widest and newest. A tie goes to the lexicographically greater pair, so `s t` be
     l o w · l o w e r · w i d e st · n e w e st        e st is in 9 places now, e s in none
     l o w · l o w e r · w i d est · n e w est          l o and o w in 7: ow is the greater
     l ow · l ow e r · w i d est · n e w est            l ow in 7
-    low · low e r · w i d est · n e w est              w est and n e, in 6 each: west
+    low · low e r · w i d est · n e w est              n e, e w, w est in 6: w est is it
     low · low e r · w i d est · n e west               n e, then ne west: newest is one token
 
 >>> words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}

@@ -1,10 +1,14 @@
 r"""Text cut at its spaces, the quick half of cutting it into pieces.
 
-A stretch is what stands between two spaces, with the space before it. In a known pattern no piece
-goes on from something else into a space, and none that starts at a space with something else behind
-it began before. So the only space that is no border stands between two white spaces, or in white
-space that ends the text. There a mark replaces it. Stretches come again and again: who counts or
-encodes a text needs the pieces of the distinct ones only.
+A stretch is a space and what follows it up to the next. " the" or " end." comes again and again: who
+counts or encodes a text needs the pieces of the distinct stretches only.
+
+    to be  or not   to    ->    to · ␣be · ␣ · ␣or · ␣not · ␣* · ␣to
+
+In the known patterns a space is a border where a sign that is no white space stands beside it: no
+piece goes on from such a sign into a space, and a space before such a sign begins a piece. So only a
+space between two white spaces, or one that ends the text after another, may be inside a piece. A
+mark (* above) replaces it, which makes it part of the stretch that it stands in.
 """
 
 from __future__ import annotations
