@@ -6,9 +6,9 @@ What it must equal is this:
         ids += merge_word([byte_id[byte] for byte in piece.encode()], ranks, products)
 
 It is fast by never touching a token twice in Python: ids stay little-endian bytes that are joined,
-whole stretches between two spaces are looked up at once (`stretches`, `stretch_cache`), and what was
-never met before is merged together with everything else that was not (`batch_merging`). Read those
-first, or leave all four out: nothing else depends on how they work.
+whole stretches between two spaces are looked up at once (`stretches`, `stretch_cache`), and what
+was never met before is merged together with everything else that was not (`batch_merging`). Read
+those first, or leave all four out: nothing else depends on how they work.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ class TextEncoder:
 
     def _by_pieces(self, text: str) -> bytes:
         """Text with few spaces, as Chinese. Its pieces hardly come again, so none is looked up: all
-        are merged together, as they stand in the text. A long piece takes many rounds, and is merged
-        by itself; so the text is cut there."""
+        are merged together, as they stand in the text. A long piece takes many rounds, and is
+        merged by itself; so the text is cut there."""
         lengths = self._pieces.lengths(text)
         ends = np.cumsum(lengths)
         long = np.flatnonzero(lengths >= LONG_WORD // 4)

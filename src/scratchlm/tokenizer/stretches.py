@@ -1,13 +1,13 @@
 r"""Text cut at its spaces, the quick half of cutting it into pieces.
 
-A stretch is a space and what follows it up to the next. " the" or " end." comes again and again: who
-counts or encodes a text needs the pieces of the distinct stretches only.
+A stretch is a space and what follows it up to the next. " the" or " end." comes again and again:
+who counts or encodes a text needs the pieces of the distinct stretches only.
 
     to be  or not   to    ->    to · ␣be · ␣ · ␣or · ␣not · ␣* · ␣to
 
 In the known patterns a space is a border where a sign that is no white space stands beside it: no
-piece goes on from such a sign into a space, and a space before such a sign begins a piece. So only a
-space between two white spaces, or one that ends the text after another, may be inside a piece. A
+piece goes on from such a sign into a space, and a space before such a sign begins a piece. So only
+a space between two white spaces, or one that ends the text after another, may be inside a piece. A
 mark (* above) replaces it, which makes it part of the stretch that it stands in.
 """
 

@@ -1,28 +1,23 @@
-"""The main jobs beside an installed peer, in one run: `python scripts/bench_overview.py`.
+"""Training and generating beside an installed peer, in one run: `python scripts/bench_model.py`.
 
 Needs the extra `dev`. Ours and the peer take turns, and the ratio is the median of the rounds':
-times on a shared machine are noise, ratios within one run are not. The corpus is the standard
-library's sources (or the text files named as arguments). Nothing is trained to a result here.
+times on a shared machine are noise, ratios within one run are not. Nothing is trained to a result
+here.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import tiktoken
-import tokenizers
 import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from scratchlm import AdamW, BPETokenizer, ModelConfig, Transformer, generate, train_bpe
+from scratchlm import AdamW, ModelConfig, Transformer, generate
 
 ROUNDS = 5
 Job = Callable[[], object]
@@ -46,35 +41,7 @@ def measure(name: str, ours: Job, peer_name: str, peer: Job, amount: float, unit
     print(f"| {name} | {peer_name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def tokenizer_rows(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    megabytes = path.stat().st_size / 1e6
-
-    def peer_training() -> None:
-        peer = tokenizers.ByteLevelBPETokenizer()
-        peer.train(str(path), vocab_size=4096, show_progress=False)
-
-    measure(
-        "train a tokenizer of 4,096", lambda: train_bpe(path, 4096),
-        "tokenizers", peer_training, megabytes, "MB/s",
-    )  # fmt: skip
-    tokenizer = train_bpe(path, 4096)
-    ranks = {token: id for id, token in tokenizer.vocab.items() if id < len(tokenizer) - 1}
-    peer = tiktoken.Encoding(
-        "peer", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={}
-    )
-
-    def ours_cold() -> None:
-        fresh = BPETokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
-        fresh.encode(text, allowed_special="none")
-
-    measure(
-        "encode, one process, cold cache", ours_cold,
-        "tiktoken", lambda: peer.encode_ordinary(text), megabytes, "MB/s",
-    )  # fmt: skip
-
-
-def model_rows() -> None:
+def compare() -> None:
     vocab, length, width, layers, heads, batch = 4096, 256, 256, 4, 4, 8
     torch.manual_seed(0)
     ours = Transformer(ModelConfig(vocab, length, width, layers, heads, d_ff=704))
@@ -114,17 +81,8 @@ def model_rows() -> None:
 
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
-    with tempfile.TemporaryDirectory() as folder:
-        if len(sys.argv) > 1:
-            paths = [Path(name) for name in sys.argv[1:]]
-        else:
-            from stdlib_corpus import write_corpus
-
-            paths = [write_corpus(Path(folder))["train"]]
-        print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
-        for path in paths:
-            tokenizer_rows(path)
-    model_rows()
+    print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
+    compare()
 
 
 if __name__ == "__main__":
