@@ -280,18 +280,26 @@ def cpu_seconds(work: Callable[[Any], object], make: Callable[[], Any]) -> float
 
 
 def assert_doubling_costs_at_most(limit: float, cost: Callable[[int], float]) -> None:
-    """From the size on where one run takes 0.1 s. Another program may take a cache or a core away,
-    so what looks too slow is measured again, and the least of each size counts."""
+    """Over two doublings, from the size on where one run takes 0.03 s: a single one may cross the
+    size of a cache. Another program may take a cache or a core away, so what looks too slow is
+    measured again, and the least of each size counts."""
     size = 1 << 15
     # A text longer than a block is cut into blocks first: more time for each of its characters.
-    while (once := cost(size)) < 0.1 or size <= BLOCK_CHARACTERS < 2 * size:
+    while (once := cost(size)) < 0.03 or size <= BLOCK_CHARACTERS < 4 * size:
         size *= 2
-    twice = cost(2 * size)
+    fourfold = cost(4 * size)
     for _ in range(3):
-        if twice <= limit * once:
+        if fourfold <= limit**2 * once:
             return
-        once, twice = min(once, cost(size)), min(twice, cost(2 * size))
-    assert twice <= limit * once, f"{size} characters take {once:.2f} s, twice as many {twice:.2f}"
+        once, fourfold = min(once, cost(size)), min(fourfold, cost(4 * size))
+    growth = fourfold / once
+    assert growth <= limit**2, f"{size} characters take {once:.3f} s, four times as many {growth}x"
+
+
+def test_what_grows_faster_is_told() -> None:
+    with pytest.raises(AssertionError, match="four times as many 8.0x"):
+        assert_doubling_costs_at_most(2.5, lambda size: (size / 1e6) ** 1.5)
+    assert_doubling_costs_at_most(2.5, lambda size: (size / 1e6) ** 1.3)
 
 
 def encoding_cost(tokenizer: BPETokenizer, make: Callable[[int], str]) -> Callable[[int], float]:
