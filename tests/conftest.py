@@ -22,10 +22,10 @@ def shared_data() -> Path:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     expression = config.getoption("markexpr")
-    slow = pytest.mark.skip(reason="slow: run with -m slow")
     for item in items:
-        if "slow" in item.keywords and "slow" not in expression:
-            item.add_marker(slow)
+        for marker in ("slow", "timing"):
+            if marker in item.keywords and marker not in expression:
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: run with -m {marker}"))
         if "gpu" in item.keywords:
             import torch
 
