@@ -280,12 +280,12 @@ def cpu_seconds(work: Callable[[Any], object], make: Callable[[], Any]) -> float
 
 
 def assert_doubling_costs_at_most(limit: float, cost: Callable[[int], float]) -> None:
-    """Over two doublings, from the size on where one run takes 0.1 s: a single one may cross the
+    """Over two doublings, from the size on where one run takes 0.03 s: a single one may cross the
     size of a cache. Another program may take a cache or a core away, so what looks too slow is
     measured again, and the least of each size counts."""
-    size = 1 << 15
+    size = 30_000
     # A text longer than a block is cut into blocks first: more time for each of its characters.
-    while (once := cost(size)) < 0.1 or size <= BLOCK_CHARACTERS < 4 * size:
+    while (once := cost(size)) < 0.03 or size <= BLOCK_CHARACTERS < 4 * size:
         size *= 2
     fourfold = cost(4 * size)
     for _ in range(3):
