@@ -72,6 +72,23 @@ def test_newton_schulz_of_zero_is_zero() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_stack_of_matrices_is_updated_one_by_one(shape: tuple[int, int]) -> None:
+    """As the experts of a mixture keep theirs."""
+    torch.manual_seed(0)
+    stack = nn.Parameter(torch.randn(3, *shape))
+    alone = [nn.Parameter(matrix.detach().clone()) for matrix in stack]
+    ours = Muon([stack], lr=0.02, weight_decay=0.1)
+    one_by_one = Muon(alone, lr=0.02, weight_decay=0.1)
+    for _ in range(10):
+        stack.grad = torch.randn(stack.shape)
+        for matrix, grad in zip(alone, stack.grad, strict=True):
+            matrix.grad = grad
+        ours.step()
+        one_by_one.step()
+    torch.testing.assert_close(stack.detach(), torch.stack([*alone]), rtol=1e-5, atol=1e-6)
+
+
 def test_adamw_groups_match_torchs_adamw() -> None:
     ours, theirs = matrices(), matrices()
     settings = {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.2}
@@ -155,7 +172,7 @@ def test_resumed_is_bit_exact_for_both_algorithms() -> None:
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({}, "Muon updates matrices only (a parameter of shape (3,)); put it into a group"),
+        ({}, "Muon updates matrices, or stacks of them (shape (3,)); put it into a group"),
         ({"algorithm": "lion"}, "algorithm must be 'muon' or 'adamw' ('lion'); pass one"),
         ({"algorithm": "adamw", "momentum": 0.9}, "adamw algorithm has no such setting (momentum)"),
         ({"betas": (0.9, 0.9)}, "muon algorithm has no such setting (betas)"),

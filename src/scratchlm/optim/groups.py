@@ -33,7 +33,8 @@ def muon_groups(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
 ) -> list[Group]:
-    """Groups for Muon: the matrices under `layers.` by Muon, all else by AdamW with `adamw_lr`.
+    """Groups for Muon: the matrices under `layers.` by Muon (an expert's lies in a stack of them),
+    all else by AdamW with `adamw_lr`.
 
     The embedding and the head are matrices, but their rows are the vectors of single tokens, not a
     map between hidden spaces: they are AdamW's, and decay. ValueError if no name starts with
@@ -56,7 +57,7 @@ def muon_groups(
 
 
 def _is_hidden_matrix(name: str, param: Tensor) -> bool:
-    return name.startswith("layers.") and param.ndim == 2
+    return name.startswith("layers.") and param.ndim >= 2
 
 
 def _trainable(named_parameters: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:

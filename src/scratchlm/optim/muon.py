@@ -119,7 +119,7 @@ def muon_update(
     ns_steps: int,
     ns_dtype: torch.dtype,
 ) -> None:
-    """param, grad, momentum_buffer (b): (rows, cols); param and b change in place.
+    """param, grad, momentum_buffer (b): (..., rows, cols); param and b change in place.
 
     b ← μb + (1 − μ)g
     u = (1 − μ)g + μb if nesterov else b
@@ -128,14 +128,14 @@ def muon_update(
     """
     momentum_buffer.lerp_(grad, 1 - momentum)
     update = grad.lerp(momentum_buffer, momentum) if nesterov else momentum_buffer
-    rows, cols = param.shape
+    rows, cols = param.shape[-2:]
     param.mul_(1 - lr * weight_decay)
     scale = math.sqrt(max(1.0, rows / cols))
     param.add_(orthogonalize(update, ns_steps, ns_dtype), alpha=-lr * scale)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(rows, cols) -> (rows, cols) of `dtype`: UVᵀ, roughly, of the matrix's SVD USVᵀ.
+    """(..., rows, cols) -> the same of `dtype`: UVᵀ, roughly, of each matrix's SVD USVᵀ.
 
     X ← aX + b(XXᵀ)X + c(XXᵀ)²X maps each singular value s to as + bs³ + cs⁵ and leaves U and V.
     The coefficients are those with the steepest slope at 0, so that small singular values grow
@@ -144,14 +144,15 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.flo
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
-    tall = matrix.shape[0] > matrix.shape[1]
+    tall = matrix.shape[-2] > matrix.shape[-1]
     if tall:  # the Gram matrix is then the smaller of the two
-        x = x.T
-    x = x / x.norm().clamp(min=1e-7)
+        x = x.mT
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def _ns_dtype(name: NSDtype, device: torch.device) -> torch.dtype:
@@ -170,8 +171,8 @@ def _check_muon(group: Group) -> None:
             f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); pass one"
         )
     for param in group["params"]:
-        if param.ndim != 2:
+        if param.ndim not in (2, 3):
             raise ValueError(
-                f"Muon updates matrices only (a parameter of shape {tuple(param.shape)}); "
+                f"Muon updates matrices, or stacks of them (shape {tuple(param.shape)}); "
                 "put it into a group with algorithm='adamw', as muon_groups does"
             )
