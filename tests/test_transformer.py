@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scratchlm import ModelConfig, Transformer, TransformerBlock, functional
+from scratchlm.model.config import MoEConfig, RopeScaling
 from scratchlm.model.layers import LayerNorm
 from scratchlm.model.rope import RotaryEmbedding
 
@@ -29,7 +30,14 @@ VARIANTS: list[dict[str, Any]] = [
     {"num_kv_heads": 2, "rope_interleaved": True},
     {"num_kv_heads": 1, "qk_norm": True, "tie_embeddings": True},
     {"norm": "layernorm", "ffn": "relu2", "bias": True, "position": "none"},
-]
+    {"norm": "layernorm", "ffn": "gelu", "bias": True, "position": "learned", "init": "gpt2",
+     "tie_embeddings": True, "vocab_multiple": 16},
+    {"gated_attention": "elementwise", "qk_norm": True, "qk_norm_gain": False, "ffn": "silu"},
+    {"gated_attention": "headwise", "num_kv_heads": 2, "qkv_bias": True, "head_dim": 16},
+    {"window": 5, "rope_scaling": RopeScaling("linear", 2.0)},
+    {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 12), "init": "xavier"},
+    {"moe": MoEConfig(4, 2, num_shared=1), "d_ff": 32, "init": "kaiming"},
+]  # fmt: skip
 
 
 def small(**changes: Any) -> Transformer:
@@ -389,7 +397,7 @@ def test_device_and_dtype_arguments() -> None:
 # Learning
 
 
-@pytest.mark.parametrize("variant", [{}, {"ffn": "relu2", "residual_init": "zero"}])
+@pytest.mark.parametrize("variant", [*VARIANTS, {"ffn": "relu2", "residual_init": "zero"}])
 def test_overfits_one_batch(variant: dict[str, Any]) -> None:
     model, ids = small(**variant), random_ids(4, 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -402,6 +410,21 @@ def test_overfits_one_batch(variant: dict[str, Any]) -> None:
     assert loss.item() < 0.05
 
 
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "moe" not in v])
+def test_dense_variants_compile_whole(variant: dict[str, Any]) -> None:
+    model, ids = small(**variant), random_ids()
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_padding_rows_are_no_tokens() -> None:
+    model, ids = small(vocab_multiple=16), random_ids()
+    assert model.embedding.weight.shape == model.lm_head.weight.shape == (64, 32)
+    assert model(ids).shape == (2, 20, 61)
+    loss_of(model, ids).backward()
+    assert not model.lm_head.weight.grad[61:].any()
+
+
 # The config
 
 
@@ -410,6 +433,9 @@ def test_config_is_resolved_and_rebuilds_itself() -> None:
     assert (config.num_kv_heads, config.d_ff, config.d_head) == (4, 128, 8)
     assert ModelConfig(**asdict(config)) == config
     assert replace(config, ffn="relu2", d_ff=None).d_ff == 128
+    for variant in VARIANTS:
+        config = ModelConfig(**SMALL | variant)
+        assert ModelConfig(**asdict(config)) == config
     assert replace(config, d_model=64, d_ff=None).d_ff == 192
 
 
@@ -421,7 +447,7 @@ def test_config_is_resolved_and_rebuilds_itself() -> None:
         ({"context_length": True}, r"context_length must be a positive integer \(True\)"),
         ({"d_ff": 0}, r"d_ff must be a positive integer \(0\)"),
         ({"num_kv_heads": 0}, r"num_kv_heads must be a positive integer \(0\)"),
-        ({"d_model": 30}, r"multiple of num_heads \(30, 4\); take d_model 32 or"),
+        ({"d_model": 30}, r"multiple of num_heads \(30, 4\); take d_model 32, another"),
         ({"num_kv_heads": 3}, r"multiple of num_kv_heads \(4, 3\); take .* divisors of 4"),
         ({"d_model": 36}, r"must be even with rope \(9\)"),
         ({"dropout": 1.0}, r"dropout must be at least 0 and below 1 \(1.0\)"),
@@ -431,8 +457,8 @@ def test_config_is_resolved_and_rebuilds_itself() -> None:
         ({"norm_eps": "1e-5"}, r"norm_eps must be positive \('1e-5'\)"),
         ({"bias": 1}, r"bias must be a bool \(1\)"),
         ({"norm": "batchnorm"}, r"norm .* \('batchnorm'\); use 'rmsnorm' or 'layernorm'"),
-        ({"position": "alibi"}, r"position .* use 'rope' or 'none'"),
-        ({"ffn": "mlp"}, r"ffn .* use 'swiglu' or 'relu2'"),
+        ({"position": "alibi"}, r"position .* use 'rope' or 'learned' or 'none'"),
+        ({"ffn": "mlp"}, r"ffn .* use 'swiglu' or 'gelu'"),
         ({"residual_init": 0}, r"residual_init .* \(0\); use 'scaled' or 'zero'"),
         ({"position": "none", "rope_interleaved": True}, r'nothing with position="none"'),
         ({"position": "none", "rope_theta": 5e5}, r'nothing with position="none"'),

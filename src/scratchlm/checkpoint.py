@@ -24,6 +24,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from scratchlm import config as configuration
 from scratchlm import plain
 from scratchlm.atomic import previous, replacing_directory, replacing_file
 from scratchlm.checkpoint_files import (
@@ -120,6 +121,13 @@ def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transforme
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
     """The Transformer that a checkpoint's content describes, in evaluation mode."""
+    model = Transformer(_config_from(payload, path), device="meta")
+    model.allocate("cpu")
+    restore(payload, model, None, name=str(path))
+    return model.eval()
+
+
+def _config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
     config = payload.get("config")
     if not isinstance(config, dict):
         raise FileFormatError(
@@ -127,14 +135,12 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
             "load_checkpoint, or save it again with save_checkpoint(..., config={...})"
         )
     try:
-        model = Transformer(ModelConfig(**config))
-    except (TypeError, ValueError) as error:
+        return configuration.build(ModelConfig, config)
+    except ValueError as error:
         raise FileFormatError(
             f"the checkpoint's model config is not ours ({path}: {error}); "
             "save it again with this version"
         ) from None
-    restore(payload, model, None, name=str(path))
-    return model.eval()
 
 
 def tokenizer_from(

@@ -141,6 +141,23 @@ def relu_squared(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return linear(linear(x, up).clamp(min=0).square(), down)
 
 
+def mixture_of_experts(
+    x: Tensor, router: Tensor, gate: Tensor, up: Tensor, down: Tensor, num_active: int
+) -> Tensor:
+    """x (..., d_model), router (expert, d_model), gate and up (expert, d_ff, d_model),
+    down (expert, d_model, d_ff) -> (..., d_model).
+
+    Σ_e w_e swiglu_e(x), with w = softmax(router x) where it is among the `num_active` largest and 0
+    elsewhere, divided by its sum.  arXiv 2401.04088, section 2.1
+    """
+    weights = softmax(einx.dot("... [d_model], expert [d_model] -> ... expert", _wide(x), router))
+    least = weights.topk(num_active, dim=-1).values[..., -1:]
+    weights = weights * (weights >= least)
+    weights = weights / weights.sum(-1, keepdim=True)
+    y = torch.stack([swiglu(x, *matrices) for matrices in zip(gate, up, down, strict=True)])
+    return einx.dot("... [expert], [expert] ... d_model -> ... d_model", weights, y).to(x.dtype)
+
+
 def rotate(
     x: Tensor, positions: Tensor, theta: float = 10_000.0, interleaved: bool = False
 ) -> Tensor:
@@ -163,7 +180,13 @@ def rotate(
 
 
 def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
@@ -171,7 +194,8 @@ def scaled_dot_product_attention(
 
     mask: boolean, broadcast to (..., query, key), True where a query may attend. `causal` lets
     query i attend keys j ≤ i + key − query: the last query is at the last key, as with a cache of
-    past keys. Both together: both must allow. A query that may attend nothing gets zeros.
+    past keys. `window` lets it attend the last `window` of those only (arXiv 2310.06825). Together:
+    all must allow. A query that may attend nothing gets zeros.
 
     With fewer heads (axis −3) in k and v than in q, each serves a group of neighbouring heads of q.
     arXiv 2305.13245
@@ -194,10 +218,12 @@ def scaled_dot_product_attention(
     scores = einx.dot("... query [d_head], ... key [d_head] -> ... query key", wide_q, wide_k)
     scores = scores / math.sqrt(q.shape[-1])
     allowed = torch.ones((), dtype=torch.bool, device=q.device) if mask is None else mask
-    if causal:
+    if causal or window is not None:
         last = torch.arange(query, device=q.device) + key - query
         keys = torch.arange(key, device=q.device)
         allowed = allowed & einx.less_equal("key, query -> query key", keys, last)
+        if window is not None:
+            allowed = allowed & einx.greater("key, query -> query key", keys, last - window)
     # The smallest number, not −inf: a row where nothing is allowed stays finite, and × makes it 0.
     weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)

@@ -28,6 +28,7 @@ from scratchlm.data.batches import Batch
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.functional import IGNORED
 from scratchlm.metrics import JsonlLog, bits_per_byte
+from scratchlm.model.transformer import Transformer
 from scratchlm.optim.clip import clip_grad_norm
 from scratchlm.runtime import autocast, deferred_signals, rng_state, set_rng_state
 
@@ -177,7 +178,7 @@ class Trainer:
             # The sum over all micro-batches / all targets: equal to one large batch, even
             # where the micro-batches hold different numbers of targets.
             loss = self._sum_loss(inputs, targets) / num_targets
-            loss.backward()
+            (loss + self._router_loss() / self.config.accumulate).backward()
             total += loss.detach()
         step = self.step + 1
         if not math.isfinite(total.item()):
@@ -198,7 +199,18 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": float(grad_norm),
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
+            **self._expert_load(),
         }
+
+    def _router_loss(self) -> Tensor | float:
+        """What the experts' routers lost in the last forward pass, beside the cross-entropy."""
+        loss = self.model.auxiliary_loss() if isinstance(self.model, Transformer) else None
+        return 0.0 if loss is None else loss
+
+    def _expert_load(self) -> dict[str, list[list[float]]]:
+        """For the log: each expert's share of the last micro-batch, layer by layer."""
+        load = self.model.expert_load() if isinstance(self.model, Transformer) else []
+        return {"expert_load": load} if load else {}
 
     def _sum_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, summed over the targets; inputs and targets (batch, seq)."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
-from scratchlm.model.layers import Device, Linear, RMSNorm
+from scratchlm.model.layers import Device, Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
 
 
@@ -37,7 +39,7 @@ def sdpa(
     that may attend nothing, fewer heads (axis −3) in k and v than in q.
 
     `window` lets a query attend the last `window` keys, itself included, and implies causal
-    (sliding windows, arXiv 2310.06825). To give it to a model: `partial(sdpa, window=1024)`.
+    (sliding windows, arXiv 2310.06825).
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
@@ -62,6 +64,38 @@ def sdpa(
     )
 
 
+class AttentionGate(nn.Module):
+    """y (..., head, seq, d_head), x (..., seq, d_model) -> y ⊙ sigmoid(W x).  arXiv 2505.06708
+
+    W gives a number for each element of y (`width` d_head), or for each head (`width` 1).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        width: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.proj = Linear(d_model, num_heads * width, device=device, dtype=dtype)
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        # (..., seq, head · width) -> (..., seq, head, width) -> (..., head, seq, width)
+        gate = self.proj(x).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+        return y * gate.sigmoid()
+
+
+class NoGate(nn.Module):
+    """What stands in the place of a gate where there is none: y -> y."""
+
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        return y
+
+
 class MultiHeadAttention(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), with num_heads queries over num_kv_heads keys.
 
@@ -69,8 +103,9 @@ class MultiHeadAttention(nn.Module):
     heads: arXiv 2305.13245
 
     rope turns q and k by their positions; without it the layer knows no position but the order that
-    causality gives. qk_norm puts an RMSNorm over d_head on q and k before that (arXiv 2302.05442).
-    std_out is the initial standard deviation of `o_proj`, as in `Linear`.
+    causality gives. qk_norm puts an RMSNorm over d_head on q and k before that (arXiv 2302.05442),
+    with a gain or without. gate multiplies what was attended to before W_o (`AttentionGate`).
+    window: as in `sdpa`, handed on to `attend`. bias: in all four projections; qkv_bias: in three.
     """
 
     def __init__(
@@ -79,34 +114,48 @@ class MultiHeadAttention(nn.Module):
         num_heads: int,
         num_kv_heads: int | None = None,
         *,
+        d_head: int | None = None,
         rope: RotaryEmbedding | None = None,
         causal: bool = True,
         attend: Attend = sdpa,
         bias: bool = False,
+        qkv_bias: bool = False,
         qk_norm: bool = False,
+        qk_norm_gain: bool = True,
+        gate: Gate = "none",
+        window: int | None = None,
         norm_eps: float = 1e-5,
-        std_out: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if d_model % num_heads or num_heads % num_kv_heads:
+        if (d_head is None and d_model % num_heads) or num_heads % num_kv_heads:
             raise ValueError(
                 f"num_heads must divide d_model, and num_kv_heads num_heads ({d_model}, "
                 f"{num_heads}, {num_kv_heads}); change one of them"
             )
-        self.d_head = d_model // num_heads
+        self.d_head = d_model // num_heads if d_head is None else d_head
         self.causal = causal
-        self.attend = attend
-        self.rope = rope
+        # Given to `attend` where there is one, so that without it any `attend` will do.
+        self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
+        self.rope: nn.Module = NoPositions() if rope is None else rope
         new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.q_proj = Linear(d_model, num_heads * self.d_head, bias, **new)
-        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, bias, **new)
-        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, bias, **new)
-        self.o_proj = Linear(num_heads * self.d_head, d_model, bias, std=std_out, **new)
-        self.q_norm = RMSNorm(self.d_head, norm_eps, **new) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.d_head, norm_eps, **new) if qk_norm else nn.Identity()
+        qkv_bias = qkv_bias or bias
+        self.q_proj = Linear(d_model, num_heads * self.d_head, qkv_bias, **new)
+        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias, **new)
+        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias, **new)
+        self.o_proj = Linear(num_heads * self.d_head, d_model, bias, **new)
+        norm = partial(RMSNorm, self.d_head, norm_eps, qk_norm_gain, **new)
+        self.q_norm = norm() if qk_norm else nn.Identity()
+        self.k_norm = norm() if qk_norm else nn.Identity()
+        match gate:
+            case "elementwise":
+                self.gate: nn.Module = AttentionGate(d_model, num_heads, self.d_head, **new)
+            case "headwise":
+                self.gate = AttentionGate(d_model, num_heads, 1, **new)
+            case "none":
+                self.gate = NoGate()
 
     def forward(
         self,
@@ -126,14 +175,13 @@ class MultiHeadAttention(nn.Module):
         q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
         k = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
         v = self.v_proj(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
-        if self.rope is not None:
-            if positions is None:
-                start = 0 if cache is None else cache.length
-                positions = torch.arange(start, start + x.shape[-2], device=x.device)
-            positions = positions.unsqueeze(-2)  # (..., 1, seq): the same for every head
-            q, k = self.rope(q, positions), self.rope(k, positions)
+        if positions is None:
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + x.shape[-2], device=x.device)
+        positions = positions.unsqueeze(-2)  # (..., 1, seq): the same for every head
+        q, k = self.rope(q, positions), self.rope(k, positions)
         if cache is not None:
             k, v = cache.update(k, v)
-        y = self.attend(q, k, v, mask, causal=self.causal)
+        y = self.gate(self.attend(q, k, v, mask, causal=self.causal), x)
         # (..., head, seq, d_head) -> (..., seq, head, d_head) -> (..., seq, head · d_head)
         return self.o_proj(y.transpose(-3, -2).flatten(-2))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Norm = Literal["rmsnorm", "layernorm"]
-Position = Literal["rope", "none"]
-FeedForward = Literal["swiglu", "relu2"]
+Position = Literal["rope", "learned", "none"]
+FeedForward = Literal["swiglu", "gelu", "relu2", "silu"]
+Gate = Literal["none", "elementwise", "headwise"]
+Init = Literal["truncated", "gpt2", "xavier", "kaiming"]
 ResidualInit = Literal["scaled", "zero"]
 
 _ROPE_THETA = 10_000.0
@@ -17,14 +19,88 @@ _ROPE_THETA = 10_000.0
 def default_d_ff(d_model: int, ffn: FeedForward = "swiglu") -> int:
     """The usual width of a feed-forward layer: 8/3 or 4 times d_model.
 
-    SwiGLU has three matrices where ReLU² has two, so 8/3 · d_model costs what 4 · d_model does
-    (arXiv 2002.05202); it is rounded up to a multiple of 64, which matrix units like.
+    SwiGLU has three matrices where the others have two, so 8/3 · d_model costs what 4 · d_model
+    does (arXiv 2002.05202); it is rounded up to a multiple of 64, which matrix units like.
     """
     match ffn:
         case "swiglu":
             return math.ceil(d_model / 24) * 64
-        case "relu2":
+        case _:
             return 4 * d_model
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies changed so that a model reaches past the length it was trained with.
+
+    linear: all are divided by `factor` (position interpolation, arXiv 2306.15595). llama3: those
+    that turn less than `low_freq_factor` times within `original_context_length` are, those that
+    turn more than `high_freq_factor` times are not, and the ones between in part (arXiv 2407.21783;
+    the fields of the hub's `rope_type: llama3`).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_context_length: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("rope_scaling.kind", self.kind, ("linear", "llama3"))
+        _require_positive("rope_scaling.factor", self.factor)
+        names = ("low_freq_factor", "high_freq_factor", "original_context_length")
+        for name in names:
+            value = getattr(self, name)
+            if self.kind == "linear" and value is not None:
+                raise ValueError(
+                    f"rope_scaling.{name} has no effect on linear ({value}); leave it out"
+                )
+            if self.kind == "llama3":
+                _require_positive(f"rope_scaling.{name}", value)
+        if self.kind == "llama3":
+            assert self.low_freq_factor is not None
+            assert self.high_freq_factor is not None
+            if self.low_freq_factor >= self.high_freq_factor:
+                raise ValueError(
+                    "rope_scaling.low_freq_factor is below high_freq_factor "
+                    f"({self.low_freq_factor}, {self.high_freq_factor}); Llama 3 has 1 and 4"
+                )
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """A mixture of experts in place of every feed-forward layer; `d_ff` is the width of one.
+
+    Each token goes through `num_active` of `num_experts`, and through `num_shared` more that all
+    tokens share. `balance_weight` and `z_weight` multiply the router's two losses (arXiv
+    2101.03961, 2202.08906); `jitter` scales the router's input by up to 1 ± jitter while training.
+    """
+
+    num_experts: int
+    num_active: int
+    num_shared: int = 0
+    balance_weight: float = 0.01
+    z_weight: float = 0.001
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_count("moe.num_experts", self.num_experts)
+        _require_count("moe.num_active", self.num_active)
+        if self.num_active > self.num_experts:
+            raise ValueError(
+                f"moe.num_active is at most num_experts ({self.num_active} of "
+                f"{self.num_experts}); lower it"
+            )
+        if not isinstance(self.num_shared, int) or self.num_shared < 0:
+            raise ValueError(f"moe.num_shared is 0 or more ({self.num_shared!r}); raise it")
+        for name in ("balance_weight", "z_weight"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise ValueError(f"moe.{name} is 0 or more ({value!r}); 0 turns it off")
+        if not (_is_number(self.jitter) and 0 <= self.jitter < 1):
+            raise ValueError(
+                f"moe.jitter is at least 0 and below 1 ({self.jitter!r}); 0 turns it off"
+            )
 
 
 @dataclass(frozen=True)
@@ -34,6 +110,12 @@ class ModelConfig:
     `num_kv_heads=None` becomes `num_heads` and `d_ff=None` becomes `default_d_ff` at construction,
     so that a saved config says what the model is even if a default changes. Name such a field again
     in `dataclasses.replace(config, d_model=..., d_ff=None)` to have it worked out anew.
+
+    `head_dim` is the width of a head where that is not d_model / num_heads. The embedding and the
+    head have `vocab_size` rows rounded up to a multiple of `vocab_multiple` (matrix units like 64):
+    the further rows belong to no token, and logits leave them out. `window` is the number of last
+    keys that a query may attend, itself included. The feed-forward `silu` is SwiGLU without its
+    gate.
     """
 
     vocab_size: int
@@ -54,47 +136,72 @@ class ModelConfig:
     position: Position = "rope"
     ffn: FeedForward = "swiglu"
     residual_init: ResidualInit = "scaled"
+    init: Init = "truncated"
+    head_dim: int | None = None
+    vocab_multiple: int = 1
+    rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    qk_norm_gain: bool = True
+    gated_attention: Gate = "none"
+    window: int | None = None
+    moe: MoEConfig | None = None
 
     def __post_init__(self) -> None:
+        for name, section in (("rope_scaling", RopeScaling), ("moe", MoEConfig)):
+            if isinstance(value := getattr(self, name), dict):  # as `asdict` and JSON have it
+                object.__setattr__(self, name, section(**value))
         _require_choice("norm", self.norm, get_args(Norm))
         _require_choice("position", self.position, get_args(Position))
         _require_choice("ffn", self.ffn, get_args(FeedForward))
+        _require_choice("gated_attention", self.gated_attention, get_args(Gate))
+        _require_choice("init", self.init, get_args(Init))
         _require_choice("residual_init", self.residual_init, get_args(ResidualInit))
-        for name in ("vocab_size", "context_length", "d_model", "num_layers", "num_heads"):
+        for name in (
+            *("vocab_size", "context_length", "d_model", "num_layers", "num_heads"),
+            "vocab_multiple",
+        ):
             _require_count(name, getattr(self, name))
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.d_ff is None:
             object.__setattr__(self, "d_ff", default_d_ff(self.d_model, self.ffn))
-        for name in ("num_kv_heads", "d_ff"):
-            _require_count(name, getattr(self, name))
-        for name in ("rope_interleaved", "tie_embeddings", "bias", "qk_norm"):
+        for name in ("num_kv_heads", "d_ff", "head_dim", "window"):
+            if getattr(self, name) is not None:
+                _require_count(name, getattr(self, name))
+        for name in (
+            *("rope_interleaved", "tie_embeddings", "bias", "qkv_bias", "qk_norm"),
+            "qk_norm_gain",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(
                     f"{name} must be a bool ({getattr(self, name)!r}); use true or false"
                 )
         for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{name} must be positive ({value!r}); see the default")
+            _require_positive(name, getattr(self, name))
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(
                 f"dropout must be at least 0 and below 1 ({self.dropout!r}); 0 turns it off"
             )
         self._check_heads()
         self._check_position()
+        self._check_effects()
 
     @property
     def d_head(self) -> int:
-        return self.d_model // self.num_heads
+        return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """The rows of the embedding and of the head."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     def _check_heads(self) -> None:
         assert self.num_kv_heads is not None  # resolved above
-        if self.d_model % self.num_heads:
+        if self.head_dim is None and self.d_model % self.num_heads:
             above = math.ceil(self.d_model / self.num_heads) * self.num_heads
             raise ValueError(
                 f"d_model must be a multiple of num_heads ({self.d_model}, {self.num_heads}); "
-                f"take d_model {above} or another num_heads"
+                f"take d_model {above}, another num_heads, or give head_dim"
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
@@ -110,12 +217,25 @@ class ModelConfig:
                         f"d_model / num_heads must be even with rope ({self.d_head}); "
                         f'change one of them, or set position="none"'
                     )
-            case "none":
-                if self.rope_theta != _ROPE_THETA or self.rope_interleaved:
+            case other:
+                rope = (self.rope_theta, self.rope_interleaved, self.rope_scaling)
+                if rope != (_ROPE_THETA, False, None):
                     raise ValueError(
-                        f'rope_theta and rope_interleaved do nothing with position="none" '
-                        f"({self.rope_theta}, {self.rope_interleaved}); leave them out"
+                        "rope_theta, rope_interleaved and rope_scaling do nothing with "
+                        f'position="{other}" ({", ".join(map(str, rope))}); leave them out'
                     )
+
+    def _check_effects(self) -> None:
+        """Refuse what is set without effect."""
+        if self.qkv_bias and self.bias:
+            raise ValueError("qkv_bias does nothing with bias (true, true); leave one out")
+        if not self.qk_norm_gain and not self.qk_norm:
+            raise ValueError("qk_norm_gain does nothing without qk_norm (false); leave it out")
+        if self.moe is not None and (self.ffn != "swiglu" or self.bias):
+            raise ValueError(
+                f"experts are SwiGLUs without biases (ffn {self.ffn}, bias {self.bias}); "
+                "leave both out with moe"
+            )
 
 
 def _is_number(value: object) -> bool:
@@ -126,6 +246,11 @@ def _require_count(name: str, value: object) -> None:
     # A bool is an int to Python, and 256.0 fits no tensor's shape.
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer ({value!r}); give 1 or more")
+
+
+def _require_positive(name: str, value: object) -> None:
+    if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
+        raise ValueError(f"{name} must be positive ({value!r}); see the default")
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.model.config import FeedForward
 from scratchlm.model.layers import Device, Linear
 
 
 class SwiGLU(nn.Module):
-    """x (..., d_model) -> (..., d_model):  W_down (silu(W_gate x) ⊙ W_up x).  arXiv 2002.05202
-
-    std_out is the initial standard deviation of `down_proj`, as in `Linear`.
-    """
+    """x (..., d_model) -> (..., d_model):  W_down (silu(W_gate x) ⊙ W_up x).  arXiv 2002.05202"""
 
     def __init__(
         self,
@@ -23,7 +23,6 @@ class SwiGLU(nn.Module):
         d_ff: int,
         bias: bool = False,
         *,
-        std_out: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -31,17 +30,14 @@ class SwiGLU(nn.Module):
         new: dict[str, Any] = {"device": device, "dtype": dtype}
         self.gate_proj = Linear(d_model, d_ff, bias, **new)
         self.up_proj = Linear(d_model, d_ff, bias, **new)
-        self.down_proj = Linear(d_ff, d_model, bias, std=std_out, **new)
+        self.down_proj = Linear(d_ff, d_model, bias, **new)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class ReluSquared(nn.Module):
-    """x (..., d_model) -> (..., d_model):  W_down max(W_up x, 0)².  arXiv 2109.08668
-
-    std_out is the initial standard deviation of `down_proj`, as in `Linear`.
-    """
+class MLP(nn.Module):
+    """x (..., d_model) -> (..., d_model):  W_down activation(W_up x).  arXiv 1706.03762, 3.3"""
 
     def __init__(
         self,
@@ -49,14 +45,46 @@ class ReluSquared(nn.Module):
         d_ff: int,
         bias: bool = False,
         *,
-        std_out: float | None = None,
+        activation: Callable[[Tensor], Tensor],
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         new: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.activation = activation
         self.up_proj = Linear(d_model, d_ff, bias, **new)
-        self.down_proj = Linear(d_ff, d_model, bias, std=std_out, **new)
+        self.down_proj = Linear(d_ff, d_model, bias, **new)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.relu(self.up_proj(x)).square())
+        return self.down_proj(self.activation(self.up_proj(x)))
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(x, 0)².  arXiv 2109.08668"""
+    return F.relu(x).square()
+
+
+# As GPT-2 has it: 0.5x (1 + tanh(√(2/π) (x + 0.044715x³))).  arXiv 1606.08415
+gelu = partial(F.gelu, approximate="tanh")
+
+
+def new_feed_forward(
+    ffn: FeedForward,
+    d_model: int,
+    d_ff: int,
+    bias: bool,
+    *,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The layer that a name stands for; `silu` is SwiGLU without its gate."""
+    new: dict[str, Any] = {"device": device, "dtype": dtype}
+    match ffn:
+        case "swiglu":
+            return SwiGLU(d_model, d_ff, bias, **new)
+        case "gelu":
+            return MLP(d_model, d_ff, bias, activation=gelu, **new)
+        case "relu2":
+            return MLP(d_model, d_ff, bias, activation=relu2, **new)
+        case "silu":
+            return MLP(d_model, d_ff, bias, activation=F.silu, **new)

@@ -14,8 +14,7 @@ Device = torch.device | str | int | None
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
 
-    The weight starts as a normal with standard deviation `std` (1/√in_features unless given) cut at
-    ±3 std, the bias at zero.
+    The weight starts as a normal with standard deviation 1/√in_features, the bias at zero.
     """
 
     def __init__(
@@ -24,14 +23,12 @@ class Linear(nn.Module):
         out_features: int,
         bias: bool = False,
         *,
-        std: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.std = 1 / math.sqrt(in_features) if std is None else std
         self.weight = nn.Parameter(
             torch.empty(out_features, in_features, device=device, dtype=dtype)
         )
@@ -41,7 +38,7 @@ class Linear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        _init_normal(self.weight, self.std)
+        truncated_normal_(self.weight, 1 / math.sqrt(self.in_features))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -55,7 +52,7 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """ids (...) -> (..., d_model): row `id` of the weight (vocab_size, d_model).
 
-    The weight starts as a normal with standard deviation 1 / (2√d_model) cut at ±3 of those.
+    The weight starts as a normal with standard deviation 1/(2√d_model).
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Embedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        _init_normal(self.weight, 0.5 / math.sqrt(self.d_model))
+        truncated_normal_(self.weight, 0.5 / math.sqrt(self.d_model))
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
@@ -83,7 +80,7 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight.
+    """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight, or without the weight.
 
     Computed in fp32 and rounded once. The hub's Llama rounds before it multiplies by the weight,
     which in bf16 differs in the last bit.
@@ -93,26 +90,32 @@ class RMSNorm(nn.Module):
         self,
         d_model: int,
         eps: float = 1e-5,
+        gain: bool = True,
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.d_model = d_model
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype))
+        self.weight = (
+            nn.Parameter(torch.empty(d_model, device=device, dtype=dtype)) if gain else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         # Both in one dtype (no copy where they are): torch's fused kernel takes no mixture.
-        common = torch.promote_types(x.dtype, self.weight.dtype)
-        weight = self.weight.to(common)
-        return F.rms_norm(x.to(common), weight.shape, weight, self.eps).to(x.dtype)
+        common = torch.float32 if self.weight is None else self.weight.dtype
+        common = torch.promote_types(x.dtype, common)
+        weight = None if self.weight is None else self.weight.to(common)
+        return F.rms_norm(x.to(common), (self.d_model,), weight, self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{self.d_model}, eps={self.eps}, gain={self.weight is not None}"
 
 
 class LayerNorm(nn.Module):
@@ -148,8 +151,44 @@ class LayerNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}, bias={self.bias is not None}"
 
 
+class LearnedPositions(nn.Module):
+    """x (..., seq, d_model), positions (..., seq) -> x plus row `position` of the weight.
+
+    The weight (context_length, d_model) starts as an embedding's does.  arXiv 1810.04805
+    """
+
+    def __init__(
+        self,
+        context_length: int,
+        d_model: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(context_length, d_model, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        truncated_normal_(self.weight, 0.5 / math.sqrt(self.weight.shape[1]))
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + F.embedding(positions, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+
+
+class NoPositions(nn.Module):
+    """What stands in the place of learned or rotary positions where there are none: x -> x."""
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x
+
+
 @torch.no_grad()
-def _init_normal(weight: Tensor, std: float) -> None:
+def truncated_normal_(weight: Tensor, std: float) -> None:
+    """Fill with a normal of standard deviation `std`, cut at ±3 std."""
     # A uniform through the inverse of the normal distribution: what nn.init.trunc_normal_
     # draws, in a seventh of its time, and in fp32 whatever the weight is rounded to.
     edge = math.erf(3 / math.sqrt(2))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.model.config import RopeScaling
 from scratchlm.model.layers import Device
 
 
 class RotaryEmbedding(nn.Module):
     """x (..., seq, d_head), positions (seq,) or (..., seq) -> (..., seq, d_head), in x's dtype.
 
-    Pair i of the vector at position p turns by the angle p · theta^(−2i / d_head) radians.
+    Pair i of the vector at position p turns by the angle p · theta^(−2i / d_head) radians, or as
+    `scaling` changes that.
     Positions broadcast over x's leading axes. The pairs are halves apart, as in Llama weights on
     the hub, or neighbours with `interleaved`, as in the paper (arXiv 2104.09864).
 
@@ -31,6 +34,7 @@ class RotaryEmbedding(nn.Module):
         theta: float = 10_000.0,
         interleaved: bool = False,
         *,
+        scaling: RopeScaling | None = None,
         device: Device = None,
     ) -> None:
         super().__init__()
@@ -40,6 +44,8 @@ class RotaryEmbedding(nn.Module):
         self.max_seq_len = max_seq_len
         self.theta = theta
         self.interleaved = interleaved
+        self.turn = _turn_neighbours if interleaved else _turn_halves
+        self.scaling = scaling
         self._build(torch.get_default_device() if device is None else torch.device(device))
 
     def _build(self, device: torch.device) -> None:
@@ -47,8 +53,9 @@ class RotaryEmbedding(nn.Module):
         exponents = (
             -torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head
         )
+        frequencies = scaled_frequencies(self.theta**exponents, self.scaling)
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
-        angles = torch.outer(positions, self.theta**exponents)  # (position, pair)
+        angles = torch.outer(positions, frequencies)  # (position, pair)
         table = torch.cat((angles.cos(), angles.sin()), -1).float()
         self.register_buffer("table", table.to(device), persistent=False)
 
@@ -76,14 +83,36 @@ class RotaryEmbedding(nn.Module):
                 f"{positions.max().item()}); shorten the text or raise max_seq_len"
             ) from None
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if self.interleaved:
-            # (..., seq, pair · 2) -> two of (..., seq, pair)
-            a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)
-            return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2).to(x.dtype)
-        # (..., seq, 2 · pair) -> two of (..., seq, pair)
-        a, b = wide.chunk(2, -1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+        return self.turn(wide, cos, sin).to(x.dtype)
 
     def extra_repr(self) -> str:
         layout = ", interleaved" if self.interleaved else ""
         return f"{self.d_head}, {self.max_seq_len}, theta={self.theta}{layout}"
+
+
+def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (..., seq, 2 · pair), cos and sin (..., seq, pair) -> (..., seq, 2 · pair)."""
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (..., seq, pair · 2), cos and sin (..., seq, pair) -> (..., seq, pair · 2)."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+
+
+def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
+    """(pair,) radians a position -> (pair,): as `RopeScaling` says."""
+    if scaling is None:
+        return frequencies
+    slow = frequencies / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    assert scaling.low_freq_factor is not None
+    assert scaling.high_freq_factor is not None
+    assert scaling.original_context_length is not None
+    turns = scaling.original_context_length * frequencies / (2 * math.pi)
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)  # 0: slow, 1: as it was
+    return kept * frequencies + (1 - kept) * slow

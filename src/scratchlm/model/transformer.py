@@ -1,18 +1,29 @@
-"""The decoder-only transformer: GPT-2 and Llama are configurations of this one class."""
+"""The decoder-only transformer: GPT-2, Llama and Mixtral are configurations of one class."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
-from scratchlm.model.config import FeedForward, ModelConfig, Norm
-from scratchlm.model.feed_forward import ReluSquared, SwiGLU
+from scratchlm.model.config import FeedForward, Gate, ModelConfig, MoEConfig, Norm
+from scratchlm.model.feed_forward import new_feed_forward
+from scratchlm.model.initialization import initialize
 from scratchlm.model.kv_cache import KVCache, LayerCache
-from scratchlm.model.layers import Device, Embedding, LayerNorm, Linear, RMSNorm
+from scratchlm.model.layers import (
+    Device,
+    Embedding,
+    LayerNorm,
+    LearnedPositions,
+    Linear,
+    NoPositions,
+    RMSNorm,
+)
+from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
 
 __all__ = ["ModelConfig", "Transformer", "TransformerBlock"]
@@ -22,9 +33,6 @@ class TransformerBlock(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), each half added to what it read.
 
     x + attn(attn_norm(x)), then x + ffn(ffn_norm(x)).  Norms first: arXiv 2002.04745
-
-    residual_scale multiplies the initial standard deviation of the two layers that write into the
-    residual stream, `attn.o_proj` and `ffn.down_proj`.
     """
 
     def __init__(
@@ -34,15 +42,20 @@ class TransformerBlock(nn.Module):
         d_ff: int,
         num_kv_heads: int | None = None,
         *,
+        d_head: int | None = None,
         rope: RotaryEmbedding | None = None,
         attend: Attend = sdpa,
         norm: Norm = "rmsnorm",
         ffn: FeedForward = "swiglu",
+        moe: MoEConfig | None = None,
         norm_eps: float = 1e-5,
         bias: bool = False,
+        qkv_bias: bool = False,
         qk_norm: bool = False,
+        qk_norm_gain: bool = True,
+        gate: Gate = "none",
+        window: int | None = None,
         dropout: float = 0.0,
-        residual_scale: float = 1.0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -53,21 +66,24 @@ class TransformerBlock(nn.Module):
             d_model,
             num_heads,
             num_kv_heads,
+            d_head=d_head,
             rope=rope,
             attend=attend,
             bias=bias,
+            qkv_bias=qkv_bias,
             qk_norm=qk_norm,
+            qk_norm_gain=qk_norm_gain,
+            gate=gate,
+            window=window,
             norm_eps=norm_eps,
-            std_out=residual_scale / math.sqrt(d_model),
             **new,
         )
         self.ffn_norm = _new_norm(norm, d_model, norm_eps, bias, **new)
-        std_out = residual_scale / math.sqrt(d_ff)
-        match ffn:
-            case "swiglu":
-                self.ffn: nn.Module = SwiGLU(d_model, d_ff, bias, std_out=std_out, **new)
-            case "relu2":
-                self.ffn = ReluSquared(d_model, d_ff, bias, std_out=std_out, **new)
+        self.ffn = (
+            new_feed_forward(ffn, d_model, d_ff, bias, **new)
+            if moe is None
+            else MixtureOfExperts(d_model, d_ff, moe, **new)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -87,23 +103,9 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 
-    Initial values, normals cut at ±3 std:
-
-    | parameter                      | std                  |
-    | ------------------------------ | -------------------- |
-    | embedding, lm_head             | 1/(2√d_model)        |
-    | q, k, v, gate and up_proj      | 1/√in                |
-    | o_proj, down_proj              | 1/√(in · 2 · layers) |
-    | the same, residual_init="zero" | all 0                |
-    | norm weights                   | all 1                |
-    | biases                         | all 0                |
-
-    1/√in keeps the variance of what passes through, at any width. 2 · layers branches add up in the
-    residual stream, so each starts at that fraction of the variance (GPT-2, section 2.3). The
-    head's half of 1/√in starts the loss about 1/8 above ln(vocab_size): GPT-2's 0.02 at GPT-2's
-    width, and more below it, where training is faster for it.
-
-    `attend` is how attention is computed; it is no part of the model, and no checkpoint holds it.
+    `initialization` tabulates where the weights start. `attend` is how attention is computed; it is
+    no part of the model, and no checkpoint holds it. On device "meta" nothing is allocated yet:
+    `allocate` does that, for weights that come from elsewhere.
     """
 
     def __init__(
@@ -115,43 +117,77 @@ class Transformer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        assert config.num_kv_heads is not None  # ModelConfig resolves both
-        assert config.d_ff is not None
+        assert config.d_ff is not None  # ModelConfig resolves it
         self.config = config
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.embedding = Embedding(config.vocab_size, config.d_model, **new)
+        # Without memory at first, so that every weight is drawn once.
+        new: dict[str, Any] = {"device": "meta", "dtype": dtype}
+        self.embedding = Embedding(config.padded_vocab_size, config.d_model, **new)
+        match config.position:
+            case "learned":
+                self.position_embedding: nn.Module = LearnedPositions(
+                    config.context_length, config.d_model, **new
+                )
+            case "rope" | "none":
+                self.position_embedding = NoPositions()
         self.dropout = nn.Dropout(config.dropout)
-        rope = _new_rope(config, device)  # one table, shared by all layers
-        match config.residual_init:
-            case "scaled":
-                residual_scale = 1 / math.sqrt(2 * config.num_layers)
-            case "zero":
-                residual_scale = 0.0
+        rope = _new_rope(config)  # one table, shared by all layers
         self.layers = nn.ModuleList(
             TransformerBlock(
                 config.d_model,
                 config.num_heads,
                 config.d_ff,
                 config.num_kv_heads,
+                d_head=config.d_head,
                 rope=rope,
                 attend=attend,
                 norm=config.norm,
                 ffn=config.ffn,
+                moe=config.moe,
                 norm_eps=config.norm_eps,
                 bias=config.bias,
+                qkv_bias=config.qkv_bias,
                 qk_norm=config.qk_norm,
+                qk_norm_gain=config.qk_norm_gain,
+                gate=config.gated_attention,
+                window=config.window,
                 dropout=config.dropout,
-                residual_scale=residual_scale,
                 **new,
             )
             for _ in range(config.num_layers)
         )
         self.norm = _new_norm(config.norm, config.d_model, config.norm_eps, config.bias, **new)
-        self.lm_head = Linear(
-            config.d_model, config.vocab_size, std=0.5 / math.sqrt(config.d_model), **new
-        )
-        if config.tie_embeddings:
+        self.lm_head = Linear(config.d_model, config.padded_vocab_size, **new)
+        self._tie()
+        place = torch.get_default_device() if device is None else torch.device(device)
+        if place.type != "meta":
+            self.allocate(place)
+            self.reset_parameters()
+
+    def allocate(self, device: torch.device | str) -> None:
+        """Give every weight memory on a device, with anything in it."""
+        self.to_empty(device=device)
+        self._tie()
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these CPU tensors for the weights, as they are: no copy, and each in its dtype."""
+        self.allocate("cpu")  # for the rotary table; memory that nobody touches costs nothing
+        if self.config.tie_embeddings:
+            weights = {**weights, "lm_head.weight": weights["embedding.weight"]}
+        self.load_state_dict(weights, assign=True)
+        self._tie()
+
+    def _tie(self) -> None:
+        if self.config.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
+
+    def reset_parameters(self) -> None:
+        """Start anew, as `config.init` and `config.residual_init` say."""
+        match self.config.residual_init:
+            case "scaled":
+                residual_scale = 1 / math.sqrt(2 * self.config.num_layers)
+            case "zero":
+                residual_scale = 0.0
+        initialize(self, self.config.init, residual_scale)
 
     def forward(
         self,
@@ -170,7 +206,8 @@ class Transformer(nn.Module):
 
         Raises ValueError for more tokens than `context_length` or the cache have room for.
         """
-        return self.lm_head(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+        logits = self.lm_head(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+        return logits[..., : self.config.vocab_size]  # without the rows of padding
 
     def hidden(
         self,
@@ -185,7 +222,7 @@ class Transformer(nn.Module):
         self._check(ids, start, mask)
         if positions is None:
             positions = torch.arange(start, start + ids.shape[-1], device=ids.device)
-        x = self.dropout(self.embedding(ids))
+        x = self.dropout(self.position_embedding(self.embedding(ids), positions))
         caches = [None] * len(self.layers) if cache is None else cache.layers
         for layer, layer_cache in zip(self.layers, caches, strict=True):
             x = layer(x, cache=layer_cache, positions=positions, mask=mask)
@@ -228,6 +265,19 @@ class Transformer(nn.Module):
             dtype=weight.dtype if dtype is None else dtype,
         )
 
+    def auxiliary_loss(self) -> Tensor | None:
+        """The routers' losses of the last forward pass, their mean over the layers; None without
+        experts."""
+        losses = [mixture.auxiliary_loss for mixture in self._mixtures()]
+        return torch.stack(losses).mean() if losses else None
+
+    def expert_load(self) -> list[list[float]]:
+        """The share of the last forward pass that each expert of each layer had, to 4 digits."""
+        return [[round(share, 4) for share in m.load.tolist()] for m in self._mixtures()]
+
+    def _mixtures(self) -> list[MixtureOfExperts]:
+        return [layer.ffn for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
+
     def num_parameters(self, *, embeddings: bool = True) -> int:
         """How many numbers are trained; without `embeddings`, neither embedding nor lm_head count.
 
@@ -240,7 +290,7 @@ class Transformer(nn.Module):
         return total - sum(weight.numel() for weight in vocabulary)
 
 
-def _new_rope(config: ModelConfig, device: Device) -> RotaryEmbedding | None:
+def _new_rope(config: ModelConfig) -> RotaryEmbedding | None:
     match config.position:
         case "rope":
             return RotaryEmbedding(
@@ -248,9 +298,10 @@ def _new_rope(config: ModelConfig, device: Device) -> RotaryEmbedding | None:
                 config.context_length,
                 config.rope_theta,
                 config.rope_interleaved,
-                device=device,
+                scaling=config.rope_scaling,
+                device="meta",
             )
-        case "none":
+        case "learned" | "none":
             return None
 
 

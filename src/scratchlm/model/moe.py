@@ -1,0 +1,158 @@
+"""Mixture of experts: each token goes through a few of many feed-forward layers.
+
+    p = softmax(W_router x)                   a probability for every expert
+    y = Σ_{e in top k of p} (p_e / Σ p) expert_e(x)  +  shared(x)
+
+`functional.mixture_of_experts` is the definition. Here tokens are sorted by expert, so that each
+expert is one matrix product, and none is dropped, however uneven the load (arXiv 2211.15841).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scratchlm.model.config import MoEConfig
+from scratchlm.model.feed_forward import SwiGLU
+from scratchlm.model.layers import Device, Linear, truncated_normal_
+
+
+class MixtureOfExperts(nn.Module):
+    """x (..., d_model) -> (..., d_model), through the experts that the router chooses.
+
+    Top-k of a softmax, its weights normalised to 1, as in Mixtral (arXiv 2401.04088).
+
+    After a forward pass `auxiliary_loss` is the router's two losses, weighted, and `load` (expert,)
+    the share of the token–expert pairs that each expert got:
+
+    - balance, num_experts · Σ_e f_e P_e, with f_e the choices of e a token and P_e its mean
+      probability: least when both are even (arXiv 2101.03961, section 2.2).
+    - z, the mean of (log Σ exp logits)², keeps logits small (arXiv 2202.08906, section 3.3).
+    """
+
+    auxiliary_loss: Tensor
+    load: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        config: MoEConfig,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        new: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.num_active = config.num_active
+        self.balance_weight = config.balance_weight
+        self.z_weight = config.z_weight
+        self.jitter: nn.Module = Jitter(config.jitter) if config.jitter else nn.Identity()
+        self.router = Linear(d_model, config.num_experts, **new)
+        self.experts = Experts(config.num_experts, d_model, d_ff, **new)
+        self.shared: nn.Module = (
+            SwiGLU(d_model, config.num_shared * d_ff, **new) if config.num_shared else Nothing()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(self.jitter(tokens)).float()
+        probabilities = logits.softmax(-1)
+        weights, chosen = probabilities.topk(self.num_active, dim=-1)  # (token, choice) both
+        weights = weights / weights.sum(-1, keepdim=True)
+        counts = torch.bincount(chosen.flatten(), minlength=logits.shape[-1])
+        self._account(logits, probabilities, counts)
+        mixed = self.experts(tokens, chosen, weights.to(x.dtype), counts)
+        return mixed.view_as(x) + self.shared(x)
+
+    def _account(self, logits: Tensor, probabilities: Tensor, counts: Tensor) -> None:
+        num_tokens, num_experts = logits.shape
+        balance = num_experts * (counts / num_tokens * probabilities.mean(0)).sum()
+        z = logits.logsumexp(-1).square().mean()
+        self.auxiliary_loss = self.balance_weight * balance + self.z_weight * z
+        self.load = counts / counts.sum()
+
+
+class Experts(nn.Module):
+    """The SwiGLUs of all experts, their matrices stacked: (expert, out, in)."""
+
+    def __init__(
+        self,
+        num_experts: int,
+        d_model: int,
+        d_ff: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        new: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.gate_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model, **new))
+        self.up_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model, **new))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, d_model, d_ff, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in self.parameters():
+            truncated_normal_(weight, 1 / math.sqrt(weight.shape[-1]))
+
+    def forward(self, tokens: Tensor, chosen: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+        """tokens (token, d_model), chosen and weights (token, choice), counts (expert,) of `chosen`
+        -> (token, d_model): the weighted sum of the chosen experts."""
+        order = chosen.flatten().argsort(stable=True)  # (token · choice) places, by expert
+        owner = order // chosen.shape[-1]  # the token of each
+        x = tokens[owner]
+        hidden = F.silu(grouped_linear(x, self.gate_proj, counts))
+        hidden = hidden * grouped_linear(x, self.up_proj, counts)
+        y = grouped_linear(hidden, self.down_proj, counts) * weights.flatten()[order, None]
+        return torch.zeros_like(tokens, dtype=y.dtype).index_add(0, owner, y)
+
+    def extra_repr(self) -> str:
+        num_experts, d_ff, d_model = self.gate_proj.shape
+        return f"{num_experts}, {d_model}, {d_ff}"
+
+
+def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """x (row, in), weight (group, out, in), counts (group,) -> (row, out).
+
+    The first counts[0] rows through weight[0], the next counts[1] through weight[1], and so on:
+    `grouped_loop` in one call, where torch's kernel takes the dtype and the sizes.
+    """
+    device, dtype = x.device.type, x.dtype
+    if torch.is_autocast_enabled(device):  # which the kernel knows nothing of
+        dtype = torch.get_autocast_dtype(device)
+    # It takes halves and singles, in rows of a multiple of 16 bytes.
+    if dtype.itemsize > 4 or any(size * dtype.itemsize % 16 for size in weight.shape[1:]):
+        return grouped_loop(x, weight, counts)
+    ends = counts.cumsum(0).to(torch.int32)
+    return F.grouped_mm(x.to(dtype), weight.to(dtype).mT, offs=ends)
+
+
+def grouped_loop(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """The definition of `grouped_linear`: one matrix product a group."""
+    parts = x.split(counts.tolist())
+    return torch.cat([F.linear(part, w) for part, w in zip(parts, weight, strict=True)])
+
+
+class Jitter(nn.Module):
+    """x -> x times a random number in 1 ± eps for each element, in training.  arXiv 2101.03961"""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * torch.empty_like(x).uniform_(1 - self.eps, 1 + self.eps)
+
+
+class Nothing(nn.Module):
+    """What stands in the place of shared experts where there are none: x -> 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
