@@ -1,4 +1,4 @@
-"""The three commands, from text to text; in the process, and a few as real ones."""
+"""The commands, from text to text; in the process, and a few as real ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = [
     "--d_model", "32", "--num_heads", "4", "--d_ff", "64", "--num_layers", "2",
     "--max_seq_len", "32", "--batch_size", "4", "--device", "cpu",
 ]  # fmt: skip
-COMMANDS = ["tokenize", "train", "generate"]
+COMMANDS = ["tokenize", "train", "generate", "convert"]
 
 
 def run(command: str, *arguments: object, **options):

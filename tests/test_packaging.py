@@ -1,4 +1,4 @@
-"""What a user installs: five packages, three commands, and the same names in every list of them."""
+"""What a user installs: five packages, the commands, and the same names in every list of them."""
 
 from __future__ import annotations
 

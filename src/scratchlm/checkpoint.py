@@ -35,6 +35,7 @@ from scratchlm.checkpoint_files import (
     write_directory,
 )
 from scratchlm.errors import FileFormatError
+from scratchlm.hf import from_hf, is_hf_folder, read_hf_config, read_tokenizer
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.runtime import resolve_device
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -113,10 +114,36 @@ def load_checkpoint(
 
 
 def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
-    """The Transformer in a checkpoint, a `.pt`, or a run's folder (its best, else its last)."""
+    """The Transformer in a checkpoint, a `.pt`, a run's folder (its best, else its last), or a
+    folder of the Hugging Face hub."""
     place = resolve_device(device)
+    if is_hf_folder(path):
+        return from_hf(path).to(place)
     found = find_checkpoint(path)
     return model_from(read_checkpoint(found), found).to(place)
+
+
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
+    """The config of the model that `load_model` would give."""
+    if is_hf_folder(path):
+        return read_hf_config(path)
+    found = find_checkpoint(path)
+    return _config_from(read_checkpoint(found), found)
+
+
+def load_with_tokenizer(
+    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
+) -> tuple[Transformer, BPETokenizer]:
+    """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
+    the same. ValueError where there is none."""
+    if is_hf_folder(path):
+        model, own = from_hf(path), read_tokenizer(path)
+        payload: Payload = {"config": dataclasses.asdict(model.config)}
+        payload |= {} if own is None else {"tokenizer": own.to_json()}
+        return model, tokenizer_from(payload, path, tokenizer_path)
+    found = find_checkpoint(path)
+    payload = read_checkpoint(found)
+    return model_from(payload, found), tokenizer_from(payload, found, tokenizer_path)
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:

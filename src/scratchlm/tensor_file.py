@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,9 +44,11 @@ class Sink(Protocol):
     def write(self, data: Any, /) -> object: ...
 
 
-def write_tensors(sink: Sink, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    sink: Sink, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write `tensors` in the layout above; a dtype it does not know is a ValueError."""
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     # Widest elements first: then every tensor starts at a multiple of its element's size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -83,6 +86,30 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             if raw.numel() and file.readinto(raw.numpy().data) != raw.numel():
                 raise FileFormatError(f"the tensor file is cut short ({path}: {name}); restore it")
             tensors[name] = raw.view(dtype).reshape(shape)
+    return tensors
+
+
+def map_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The same without reading: pages come from the file when looked at, and changes stay in
+    memory."""
+    path = Path(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header, start = _read_header(file, size, path)
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensors = {}
+    for name, entry in header.items():
+        dtype, shape, (begin, end) = _checked(name, entry, size - start, path)
+        if begin == end:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+            continue
+        count = (end - begin) // dtype.itemsize
+        if (start + begin) % dtype.itemsize:  # written by others; torch wants aligned elements
+            raw = bytearray(content[start + begin : start + end])
+            tensors[name] = torch.frombuffer(raw, dtype=dtype).reshape(shape)
+            continue
+        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + begin)
+        tensors[name] = flat.reshape(shape)
     return tensors
 
 

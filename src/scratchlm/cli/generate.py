@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     import torch
 
-    from scratchlm.checkpoint import find_checkpoint, model_from, read_checkpoint, tokenizer_from
+    from scratchlm.checkpoint import load_with_tokenizer
+    from scratchlm.hf import end_ids
     from scratchlm.runtime import resolve_device
     from scratchlm.sampling import Strategy, stream, text_pieces
 
@@ -27,12 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
     )
     device = resolve_device(args.device)
-    path = find_checkpoint(args.model_path)
-    checkpoint = read_checkpoint(path)
-    model = model_from(checkpoint, path).to(device)
-    tokenizer = tokenizer_from(checkpoint, path, args.tokenizer_path)
-    separator = "<|endoftext|>"
-    ends = [tokenizer.token_to_id(separator)] if separator in tokenizer.special_tokens else []
+    model, tokenizer = load_with_tokenizer(args.model_path, args.tokenizer_path)
+    model = model.to(device)
+    ends = end_ids(args.model_path, tokenizer)
     ids = tokenizer.encode(args.prompt)
     if not ids and not ends:
         raise ValueError("the prompt is empty (''), and nothing marks a start; give --prompt TEXT")
@@ -40,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     generator.seed() if args.seed is None else generator.manual_seed(args.seed)
     new_ids = stream(
         model,
-        ids or ends,
+        ids or ends[:1],
         args.max_tokens,
         strategy,
         stop=ends,
         generator=generator,
         vocab_size=len(tokenizer),
     )
-    room = model.config.context_length - len(ids or ends)
+    room = model.config.context_length - len(ids or ends[:1])
     if args.max_tokens > room:
         print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
     print(args.prompt, end="", flush=True)

@@ -1,0 +1,49 @@
+"""scratchlm-convert: models of the Hugging Face hub to checkpoints, and back.
+
+scratchlm-convert --from Qwen3-0.6B --to qwen3            a folder of the hub -> a checkpoint
+scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint -> such a folder
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from scratchlm.cli.command import Once, Parser, command
+
+
+@command()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    # Imported here so that --help answers at once.
+    from scratchlm.checkpoint import load_with_tokenizer, save_checkpoint
+    from scratchlm.hf import is_hf_folder, to_hf
+
+    # The weights are mapped from the source: what is written never replaces what is read.
+    target = Path(args.target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"something has this name already ({target}); give a new one")
+    model, tokenizer = load_with_tokenizer(args.source, args.tokenizer_path)
+    if is_hf_folder(args.source):
+        save_checkpoint(args.target, model, None, 0, tokenizer=tokenizer.to_json())
+    else:
+        to_hf(model, args.target, tokenizer)
+    print(f"{model.num_parameters():,} parameters and {len(tokenizer):,} ids: {args.target}")
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    parser = Parser("scratchlm-convert", summary, examples)
+    parser.add_argument("--from", dest="source", action=Once, required=True, metavar="DIR",
+                        help="a folder of the hub, a run, a checkpoint or a .pt")  # fmt: skip
+    parser.add_argument("--to", dest="target", action=Once, required=True, metavar="DIR",
+                        help="what to write: a checkpoint or .pt, or such a folder")  # fmt: skip
+    parser.add_argument("--tokenizer_path", action=Once, metavar="FILE",
+                        help="tokenizer.json (default: the one beside the weights)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Models of the Hugging Face hub, both ways: a folder with config.json and *.safetensors.
+
+    model = from_hf("Qwen3-0.6B")                  GPT-2, Llama, Qwen 2 and 3 (dense), Mixtral
+    to_hf(model, "for-transformers", tokenizer)    AutoModelForCausalLM.from_pretrained reads it
+
+Weights keep their dtype and every bit: there and back gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from scratchlm.atomic import replacing_directory, sync
+from scratchlm.errors import FileFormatError
+from scratchlm.hf_config import architecture_of, config_from_hub, config_to_hub
+from scratchlm.hf_names import rules
+from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.tensor_file import map_tensors, write_tensors
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+StrPath = str | os.PathLike[str]
+SEPARATOR = "<|endoftext|>"
+
+# Tensors in some files that are no weights: causal masks, rotary tables.
+_NO_WEIGHTS = re.compile(r".*\.(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
+
+
+def from_hf(folder: StrPath) -> Transformer:
+    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files,
+    and change in memory only.
+
+    FileFormatError for an unknown architecture, a missing or a leftover weight, naming it.
+    """
+    config, weights = read_weights(Path(folder))
+    model = Transformer(config, device="meta")
+    model.adopt(weights)
+    return model.eval()
+
+
+def is_hf_folder(path: StrPath) -> bool:
+    """Whether a folder has the config.json of a model of the hub."""
+    try:
+        return "model_type" in json.loads((Path(path) / "config.json").read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_hf_config(folder: StrPath) -> ModelConfig:
+    """The model that a folder's config.json describes."""
+    path = Path(folder) / "config.json"
+    return config_from_hub(_read_json(path), path)
+
+
+def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The config, and the weights under our names, mapped from the files."""
+    path = folder / "config.json"
+    hub = _read_json(path)
+    config = config_from_hub(hub, path)
+    theirs = _read_tensors(folder)
+    if config.tie_embeddings:
+        theirs.pop("lm_head.weight", None)  # some files hold the embedding twice
+    empty = Transformer(config, device="meta").state_dict()
+    shapes = {name: weight.shape for name, weight in empty.items()}
+    ours: dict[str, Tensor] = {}
+    for rule in rules(architecture_of(hub, path), config):
+        for name in rule.theirs:
+            if name not in theirs:
+                raise FileFormatError(f"a weight is missing ({folder}: {name}); download it again")
+        found = rule.to_ours([theirs.pop(name) for name in rule.theirs])
+        for name, weight in zip(rule.ours, found, strict=True):
+            if weight.shape != shapes[name]:
+                raise FileFormatError(
+                    f"a weight has another shape than config.json says ({folder}: "
+                    f"{', '.join(rule.theirs)} makes {tuple(weight.shape)}, not "
+                    f"{tuple(shapes[name])}); download both again"
+                )
+            ours[name] = weight
+    if theirs:
+        raise FileFormatError(
+            f"a weight has no place in the model ({folder}: {', '.join(sorted(theirs)[:3])}); "
+            "this architecture is not wholly known here"
+        )
+    return config, ours
+
+
+def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
+    """The tokenizer.json in a folder, or vocab.json and merges.txt, or None."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").exists():
+        return BPETokenizer.load(folder / "tokenizer.json")
+    if (folder / "vocab.json").exists():
+        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+    return None
+
+
+def end_ids(path: StrPath, tokenizer: BPETokenizer) -> list[int]:
+    """The ids that end a text: those that a folder of the hub names, else <|endoftext|>'s."""
+    for name in ("generation_config.json", "config.json"):
+        if is_hf_folder(path) and (Path(path) / name).exists():
+            ends = _read_json(Path(path) / name).get("eos_token_id")
+            if ends is not None:
+                return list(ends) if isinstance(ends, list) else [ends]
+    return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
+
+
+def to_hf(model: Transformer, folder: StrPath, tokenizer: BPETokenizer | None = None) -> None:
+    """Write a folder that `transformers` loads, whole or not at all.
+
+    ValueError for a model that no architecture of the hub is, and for a folder with something in
+    it. Rows that pad the vocabulary are left out.
+    """
+    path, config = Path(folder), model.config
+    hub = config_to_hub(config)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"something has this name already ({path}); give a new folder")
+    ours = model.state_dict()
+    for name in ("embedding.weight", "lm_head.weight"):
+        ours[name] = ours[name][: config.vocab_size]
+    hub["dtype"] = str(ours["embedding.weight"].dtype).removeprefix("torch.")
+    theirs: dict[str, Tensor] = {}
+    for rule in rules(hub["model_type"], config):
+        found = rule.to_theirs([ours[name] for name in rule.ours])
+        theirs.update(zip(rule.theirs, found, strict=True))
+    texts: dict[str, Any] = {"config.json": hub}
+    if tokenizer is not None:
+        texts["tokenizer.json"] = json.loads(tokenizer.to_json())
+        texts["tokenizer_config.json"] = _tokenizer_config(tokenizer, config.context_length)
+        if SEPARATOR in tokenizer.special_tokens:
+            end = tokenizer.token_to_id(SEPARATOR)
+            hub |= {"bos_token_id": end, "eos_token_id": end}
+    with replacing_directory(path) as new:
+        with (new / "model.safetensors").open("wb") as file:
+            write_tensors(file, theirs, {"format": "pt"})
+            sync(file)
+        for name, content in texts.items():
+            with (new / name).open("wb") as file:
+                file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+                sync(file)
+
+
+def _tokenizer_config(tokenizer: BPETokenizer, context_length: int) -> dict[str, Any]:
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    if SEPARATOR in tokenizer.special_tokens:
+        config |= {"bos_token": SEPARATOR, "eos_token": SEPARATOR}
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: of one file, or of those that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+            raise FileFormatError(f"no weight_map of names to files ({index}); download it again")
+        files = set(places.values())
+    else:
+        files = {"model.safetensors"}
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(files):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise FileFormatError(
+                f"no weights in this folder ({folder / name}); download the *.safetensors files"
+            )
+        tensors |= map_tensors(folder / name)
+    tensors = {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
+    if any(name.startswith("wte.") for name in tensors):  # as OpenAI's own GPT-2 has it
+        tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileFormatError(
+            f"no model of the hub here ({path} is absent); give its folder"
+        ) from None
+    except ValueError as error:
+        raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
+    if not isinstance(content, dict):
+        raise FileFormatError(f"not an object ({path}); download it again")
+    return content

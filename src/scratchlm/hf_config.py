@@ -1,0 +1,244 @@
+"""A hub's config.json and our `ModelConfig`: one table an architecture, read both ways.
+
+What a table does not name is either known to say nothing of the model (training, generation) or has
+to have the one value that we can do; anything else is an error that names it. Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from scratchlm.errors import FileFormatError
+from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
+
+Json = dict[str, Any]
+
+# Our field -> the hub's. Both hold the same value.
+_GPT2 = {
+    "vocab_size": "vocab_size",
+    "context_length": "n_positions",
+    "d_model": "n_embd",
+    "num_layers": "n_layer",
+    "num_heads": "n_head",
+    "d_ff": "n_inner",
+    "norm_eps": "layer_norm_epsilon",
+    "tie_embeddings": "tie_word_embeddings",
+    "dropout": "resid_pdrop",
+}
+_LLAMA = {
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "d_ff": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+_NAMES = {
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "qwen2": {ours: theirs for ours, theirs in _LLAMA.items() if ours != "head_dim"},
+    "qwen3": _LLAMA,
+    "mixtral": _LLAMA,
+}
+# What an architecture of the hub always is, in our words.
+_FIXED: dict[str, Json] = {
+    "gpt2": {"norm": "layernorm", "position": "learned", "ffn": "gelu", "bias": True},
+    "llama": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+    "mixtral": {},
+}
+# What the hub's own classes take where config.json is silent.
+_DEFAULTS: dict[str, Json] = {
+    "gpt2": {
+        "n_inner": None,
+        "resid_pdrop": 0.1,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    "llama": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0},
+    "qwen2": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0},
+    "qwen3": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "head_dim": 128},
+    "mixtral": {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
+}
+_COMMON_DEFAULTS = {"tie_word_embeddings": False, "num_key_value_heads": None, "head_dim": None}
+# Keys with the only values that our model can do.
+_REQUIRED = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "use_sliding_window": (False,),
+    "quantization_config": (None,),
+}
+# No variant of ours that is away from its default may be lost on the way to the hub.
+_VARIANTS = (
+    *("norm", "position", "ffn", "bias", "qkv_bias", "qk_norm", "qk_norm_gain"),
+    *("gated_attention", "rope_interleaved"),
+)
+
+
+def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The model that a config.json describes; FileFormatError for one that ours cannot be."""
+    architecture = architecture_of(hub, path)
+    for key, possible in _REQUIRED.items():
+        if key in hub and hub[key] not in possible:
+            raise FileFormatError(
+                f"this kind of {architecture} is not known here ({path}: {key} "
+                f"{hub[key]!r}); it has to be {possible[0]!r}"
+            )
+    try:
+        return _model_config(architecture, hub, path)
+    except KeyError as error:
+        raise FileFormatError(f"config.json has no {error} ({path}); download it again") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise FileFormatError(
+            f"config.json makes no model ({path}: {error}); download it again"
+        ) from None
+
+
+def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> ModelConfig:
+    known = _COMMON_DEFAULTS | _DEFAULTS[architecture] | dict(hub)
+    values: Json = dict(_FIXED[architecture])
+    values |= {ours: known[theirs] for ours, theirs in _NAMES[architecture].items()}
+    if architecture == "gpt2":
+        values["d_ff"] = values["d_ff"] or 4 * values["d_model"]
+    else:
+        values |= _rope_from(known, path)
+        # Mistral's windows; Qwen has the key as well, for a window that `use_sliding_window` opens.
+        if architecture == "mixtral":
+            values["window"] = known.get("sliding_window")
+    if architecture == "mixtral":
+        values["moe"] = MoEConfig(
+            num_experts=known["num_local_experts"],
+            num_active=known["num_experts_per_tok"],
+            balance_weight=known.get("router_aux_loss_coef", 0.001),
+            z_weight=0.0,
+            jitter=known.get("router_jitter_noise") or 0.0,
+        )
+    if values.get("head_dim") == values["d_model"] // values["num_heads"]:
+        values["head_dim"] = None
+    return ModelConfig(**values)
+
+
+def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
+    """The `model_type` of a config.json, one that we know."""
+    architecture = hub.get("model_type")
+    if architecture not in _NAMES:
+        raise FileFormatError(
+            f"this architecture is not known here ({path}: model_type {architecture!r}); "
+            f"known are {', '.join(_NAMES)}"
+        )
+    return str(architecture)
+
+
+def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
+    """`rope_parameters`, or `rope_theta` and `rope_scaling` as it was before transformers 5."""
+    rope = hub.get("rope_parameters") or dict(hub.get("rope_scaling") or {})
+    values: Json = {"rope_theta": float(rope.get("rope_theta", hub["rope_theta"]))}
+    match rope.get("rope_type", rope.get("type", "default")):
+        case "default":
+            pass
+        case "linear":
+            values["rope_scaling"] = RopeScaling("linear", rope["factor"])
+        case "llama3":
+            values["rope_scaling"] = RopeScaling(
+                "llama3",
+                rope["factor"],
+                rope["low_freq_factor"],
+                rope["high_freq_factor"],
+                rope["original_max_position_embeddings"],
+            )
+        case other:
+            raise FileFormatError(
+                f"these rotary positions are not known here ({path}: rope_type {other!r}); "
+                "known are default, linear, llama3"
+            )
+    return values
+
+
+def config_to_hub(config: ModelConfig) -> Json:
+    """The config.json of a model; ValueError where no architecture of the hub has what it has."""
+    architecture = hub_architecture(config)
+    hub: Json = {"model_type": architecture, "architectures": [_CLASSES[architecture]]}
+    for ours, theirs in _NAMES[architecture].items():
+        hub[theirs] = getattr(config, ours)
+    if architecture == "gpt2":
+        hub |= {"activation_function": "gelu_new"}
+        return hub | {"embd_pdrop": config.dropout, "attn_pdrop": 0.0}
+    hub["hidden_act"] = "silu"
+    if "head_dim" in hub:
+        hub["head_dim"] = config.d_head
+    hub |= _rope_to(config)
+    if architecture in ("llama", "qwen3"):
+        hub["attention_bias"] = False
+    if config.moe is not None:
+        hub |= {
+            "num_local_experts": config.moe.num_experts,
+            "num_experts_per_tok": config.moe.num_active,
+            "router_aux_loss_coef": config.moe.balance_weight,
+            "router_jitter_noise": config.moe.jitter,
+            "sliding_window": config.window,
+        }
+    return hub
+
+
+_CLASSES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+}
+
+
+def hub_architecture(config: ModelConfig) -> str:
+    """Which architecture of the hub a model is."""
+    plain = {field.name: field.default for field in fields(ModelConfig)}
+    has = {name: getattr(config, name) for name in _VARIANTS}
+    shared = config.moe is not None and config.moe.num_shared > 0
+    for architecture, fixed in _FIXED.items():
+        wanted = {name: plain[name] for name in _VARIANTS} | fixed
+        fits = has == wanted and (config.moe is not None) == (architecture == "mixtral")
+        fits = fits and not shared
+        if architecture == "gpt2":
+            fits = fits and config.num_kv_heads == config.num_heads and config.head_dim is None
+        if architecture == "qwen2":
+            fits = fits and config.head_dim is None
+        if fits and (config.window is None or architecture == "mixtral"):
+            return architecture
+    unusual = {name: value for name, value in has.items() if value != plain[name]}
+    unusual |= {"window": config.window} if config.window else {}
+    unusual |= {"moe": config.moe} if config.moe else {}
+    raise ValueError(
+        f"no architecture of the hub is this model ({unusual}); known are {', '.join(_FIXED)}"
+    )
+
+
+def _rope_to(config: ModelConfig) -> Json:
+    """For transformers 5, and for what came before it."""
+    rope: Json = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if (scaling := config.rope_scaling) is not None:
+        rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
+        if scaling.kind == "llama3":
+            rope |= {
+                "low_freq_factor": scaling.low_freq_factor,
+                "high_freq_factor": scaling.high_freq_factor,
+                "original_max_position_embeddings": scaling.original_context_length,
+            }
+    before = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {
+        "rope_parameters": rope,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": before if config.rope_scaling else None,
+    }

@@ -1,0 +1,119 @@
+"""Names and layouts of weights, ours and the hub's: one table an architecture, read both ways.
+
+A rule says that some of our tensors hold the same numbers as some of the hub's:
+
+    same        ours = theirs
+    transposed  ours = theirsᵀ                       GPT-2 keeps matrices as (in, out)
+    fused       ours 1, 2, 3 = rows of theirsᵀ       … and query, key and value as one
+    stacked     ours[e] = theirs e                   each expert is a tensor of its own there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scratchlm.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`ours` and `theirs` are names of tensors that hold the same numbers."""
+
+    kind: Literal["same", "transposed", "fused", "stacked"]
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        match self.kind:
+            case "same":
+                return tensors
+            case "transposed":
+                return [tensors[0].T]
+            case "fused":  # a bias has one axis only, and .mT wants two
+                return list(tensors[0].movedim(-1, 0).chunk(3))
+            case "stacked":
+                return [torch.stack(tensors)]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        match self.kind:
+            case "same":
+                return tensors
+            case "transposed":
+                return [tensors[0].T]
+            case "fused":
+                return [torch.cat(tensors).movedim(0, -1)]
+            case "stacked":
+                return list(tensors[0])
+
+
+def rules(architecture: str, config: ModelConfig) -> list[Rule]:
+    """Every tensor of a model, each once."""
+    make = _gpt2_layer if architecture == "gpt2" else _llama_layer
+    found = list(_outside_layers(architecture, config))
+    for layer in range(config.num_layers):
+        found += make(layer, config)
+    return found
+
+
+def _outside_layers(architecture: str, config: ModelConfig) -> Iterator[Rule]:
+    if architecture == "gpt2":
+        yield _same("embedding.weight", "transformer.wte.weight")
+        yield _same("position_embedding.weight", "transformer.wpe.weight")
+        yield _same("norm.weight", "transformer.ln_f.weight")
+        yield _same("norm.bias", "transformer.ln_f.bias")
+    else:
+        yield _same("embedding.weight", "model.embed_tokens.weight")
+        yield _same("norm.weight", "model.norm.weight")
+    if not config.tie_embeddings:
+        yield _same("lm_head.weight", "lm_head.weight")
+
+
+def _gpt2_layer(layer: int, config: ModelConfig) -> Iterator[Rule]:
+    ours, theirs = f"layers.{layer}", f"transformer.h.{layer}"
+    projections = tuple(f"{ours}.attn.{name}_proj" for name in "qkv")
+    for kind in ("weight", "bias"):
+        yield _same(f"{ours}.attn_norm.{kind}", f"{theirs}.ln_1.{kind}")
+        yield _same(f"{ours}.ffn_norm.{kind}", f"{theirs}.ln_2.{kind}")
+        yield Rule(
+            "fused",
+            tuple(f"{projection}.{kind}" for projection in projections),
+            (f"{theirs}.attn.c_attn.{kind}",),
+        )
+    matrices = {
+        "attn.o_proj": "attn.c_proj",
+        "ffn.up_proj": "mlp.c_fc",
+        "ffn.down_proj": "mlp.c_proj",
+    }
+    for our_name, their_name in matrices.items():
+        yield Rule("transposed", (f"{ours}.{our_name}.weight",), (f"{theirs}.{their_name}.weight",))
+        yield _same(f"{ours}.{our_name}.bias", f"{theirs}.{their_name}.bias")
+
+
+def _llama_layer(layer: int, config: ModelConfig) -> Iterator[Rule]:
+    ours, theirs = f"layers.{layer}", f"model.layers.{layer}"
+    yield _same(f"{ours}.attn_norm.weight", f"{theirs}.input_layernorm.weight")
+    yield _same(f"{ours}.ffn_norm.weight", f"{theirs}.post_attention_layernorm.weight")
+    for name in "qkvo":
+        yield _same(f"{ours}.attn.{name}_proj.weight", f"{theirs}.self_attn.{name}_proj.weight")
+    for name in "qkv" if config.qkv_bias else "":
+        yield _same(f"{ours}.attn.{name}_proj.bias", f"{theirs}.self_attn.{name}_proj.bias")
+    for name in "qk" if config.qk_norm else "":
+        yield _same(f"{ours}.attn.{name}_norm.weight", f"{theirs}.self_attn.{name}_norm.weight")
+    if config.moe is None:
+        for name in ("gate", "up", "down"):
+            yield _same(f"{ours}.ffn.{name}_proj.weight", f"{theirs}.mlp.{name}_proj.weight")
+        return
+    experts = f"{theirs}.block_sparse_moe"
+    yield _same(f"{ours}.ffn.router.weight", f"{experts}.gate.weight")
+    for name, number in (("gate", 1), ("down", 2), ("up", 3)):
+        each = (f"{experts}.experts.{e}.w{number}.weight" for e in range(config.moe.num_experts))
+        yield Rule("stacked", (f"{ours}.ffn.experts.{name}_proj",), tuple(each))
+
+
+def _same(ours: str, theirs: str) -> Rule:
+    return Rule("same", (ours,), (theirs,))
