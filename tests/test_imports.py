@@ -17,7 +17,7 @@ LEVELS = [
      "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "sampling", "beam", "hf",
-     "hf_config", "hf_names"},
+     "hf_config", "hf_names", "costs"},
     {"trainer", "chat"},
     {"recipe"},
     {"search", "lessons", "plots", "serve"},

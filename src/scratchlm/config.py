@@ -27,11 +27,15 @@ Tree = dict[str, Any]
 
 
 def read_toml(path: str | Path) -> Tree:
-    """The tree in a TOML file; `ValueError` with the line for what is not TOML."""
+    """The sections in a TOML file; `ValueError` with the line for what is not TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
+    for name, value in tree.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is a section ({path}: {value!r}); set one of its keys")
+    return tree
 
 
 def nest(flat: Mapping[str, Any]) -> Tree:

@@ -15,6 +15,7 @@ import torch
 from scratchlm import config as configuration
 from scratchlm.atomic import replacing_file
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.costs import training_report
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
 from scratchlm.data.shards import bytes_of
@@ -124,9 +125,6 @@ def resolve(
             out = out or _new_run()
     layers.append(configuration.nest(flags))
 
-    for section, value in [item for layer in layers for item in layer.items()]:
-        if not isinstance(value, dict):
-            raise ValueError(f"{section} is a section ({value!r}); set one of its keys")
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
     train, data = tree["train"], tree["data"]
     _keep_the_last_length(train, layers)
@@ -146,6 +144,24 @@ def resolve(
         for key, value, kept in _overruled(from_file, tree):
             say(f"{key} stays {kept}, the run's own ({value} in {file}); a --{key} flag changes it")
     return configuration.build(TrainConfig, tree), checkpoint
+
+
+def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
+    """What a step of this configuration takes, in lines; it needs no data."""
+    from_file = {} if file is None else configuration.read_toml(file)
+    tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
+    if "vocab_size" not in tree["model"]:
+        raise ValueError("the size of the vocabulary is not given; give --vocab_size N")
+    train = {**tree.get("train", {}), "iterations": 1, "epochs": None}
+    runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
+    # The dtype of the GPU that one would buy, where it is left to be chosen.
+    half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
+    return training_report(
+        configuration.build(ModelConfig, tree["model"], "model."),
+        configuration.build(TrainerConfig, train, "train.").batch_size,
+        configuration.build(OptimConfig, tree.get("optim", {}), "optim.").optimizer,
+        half=half,
+    )
 
 
 def _overruled(

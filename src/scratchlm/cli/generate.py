@@ -19,11 +19,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     import torch
 
-    from scratchlm.checkpoint import load_with_tokenizer
+    from scratchlm.checkpoint import load_with_tokenizer, read_config
+    from scratchlm.costs import generation_report
     from scratchlm.hf import end_ids
     from scratchlm.runtime import resolve_device
     from scratchlm.sampling import Strategy, stream, text_pieces
 
+    if args.dry_run:
+        print(generation_report(read_config(args.model_path)))
+        return
     strategy = Strategy(
         args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
     )

@@ -38,4 +38,6 @@ def _parser(description: str) -> Parser:
          help="above 1 makes what was said less likely (1.0)")  # fmt: skip
     flag("--seed", action=Once, type=int, metavar="N", help="the same text every time")
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    flag("--dry_run", action="store_true",
+         help="print what the model takes to run, with its KV cache; generate nothing")  # fmt: skip
     return parser

@@ -19,10 +19,17 @@ from scratchlm.cli.train_flags import parse
 
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
-    file, flags, resume = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
+    given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import recipe  # here, so that --help answers at once
 
-    config, checkpoint = recipe.resolve(file, flags, resume)
+    if given.dry_run:
+        if given.resume is not None:
+            raise ValueError(
+                f"--dry_run reads no run ({given.resume}); give the run's --config DIR/config.toml"
+            )
+        print(recipe.costs(given.file, given.flags))
+        return
+    config, checkpoint = recipe.resolve(given.file, given.flags, given.resume)
     trainer = recipe.build(config, resume=checkpoint)
     if trainer.step == trainer.iterations:
         print(f"nothing to do: at step {trainer.step} already; --iterations N goes further")

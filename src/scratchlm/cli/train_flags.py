@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from scratchlm.cli.command import Once, Parser
 
@@ -66,6 +66,8 @@ def _parser(description: str) -> Parser:
                         help="go on with a run: its folder or a checkpoint of it; auto: the run "
                         "in --out, else the newest, else a new one")  # fmt: skip
     parser.add_argument("--verify", action="store_true", help="hash the whole shards first")
+    parser.add_argument("--dry_run", action="store_true",
+                        help="print what it costs, and on which GPUs; train nothing")  # fmt: skip
     for key, (text, *names) in FLAGS.items():
         parser.add_argument(
             *(f"--{name}" for name in names), dest=key, action=Once, help=text, metavar="X"
@@ -73,11 +75,20 @@ def _parser(description: str) -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str], description: str) -> tuple[str | None, dict[str, Any], str | None]:
-    """--config, {dotted key: value} of all other flags, and --resume."""
+class Parsed(NamedTuple):
+    """--config, {dotted key: value} of all other flags, --resume, --dry_run."""
+
+    file: str | None
+    flags: dict[str, Any]
+    resume: str | None
+    dry_run: bool
+
+
+def parse(argv: Sequence[str], description: str) -> Parsed:
+    """What was typed; ValueError where two flags of one key differ."""
     words, dotted = _split_dotted(argv)
     args = vars(_parser(description).parse_args(words))
-    return args["config"], _overrides(args, dotted), args["resume"]
+    return Parsed(args["config"], _overrides(args, dotted), args["resume"], args["dry_run"])
 
 
 def _split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:

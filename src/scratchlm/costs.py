@@ -1,0 +1,254 @@
+"""What a model costs before any of it is built: parameters, FLOPs, memory, and which GPUs hold it.
+
+    print(training_report(config, batch_size=16, optimizer="adamw", half=True))
+    print(generation_report(config))
+
+Counted from the shapes of a model on device "meta", and from what autograd keeps of each layer for
+the way back. Bytes are of tensors; what a device's own libraries take (some hundred MB) is not in
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer
+
+Optimizer = Literal["adamw", "muon", "sgd"]
+GB = 1 << 30
+
+# GB of memory.
+GPUS = {
+    "RTX 3080": 10,
+    "GTX 1080 Ti": 11,
+    "T4": 16,
+    "P100": 16,
+    "V100": 16,
+    "RX 6900 XT": 16,
+    "Radeon VII": 16,
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "A100 40": 40,
+    "Quadro RTX 8000": 48,
+    "A100 80": 80,
+    "H100": 80,
+    "H200": 141,
+}
+RESERVED = 0.08  # of a GPU's memory: what its libraries and fragments take
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many numbers are trained, by part. `active` are those that one token meets."""
+
+    embedding: int
+    attention: int
+    feed_forward: int
+    norms: int
+    head: int
+    active: int
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.attention + self.feed_forward + self.norms + self.head
+
+
+def count_parameters(config: ModelConfig) -> Parameters:
+    """By part; a tied head counts for nothing beside the embedding that it is."""
+    counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
+    idle = 0.0
+    for name, weight in Transformer(config, device="meta").named_parameters():
+        counts[_part(name)] += weight.numel()
+        if ".experts." in name and config.moe is not None:
+            idle += weight.numel() * (1 - config.moe.num_active / config.moe.num_experts)
+    return Parameters(**counts, active=round(sum(counts.values()) - idle))
+
+
+def _part(name: str) -> str:
+    if ".attn." in name:
+        return "attention"
+    if ".ffn." in name:
+        return "feed_forward"
+    if "norm" in name:
+        return "norms"
+    return "head" if name.startswith("lm_head") else "embedding"
+
+
+def flops_per_token(config: ModelConfig) -> float:
+    """Of a forward pass at full context; a training step takes three times that.
+
+    2 a weight that multiplies (a head that is tied does, an embedding does not), and for attention
+    2 · 2 · d_head a head for each key, half of them on average.  arXiv 2204.02311, appendix B
+    """
+    counts = count_parameters(config)
+    head = config.d_model * config.padded_vocab_size
+    multiplying = counts.active - counts.embedding - counts.norms - counts.head + head
+    keys = min(config.context_length / 2, config.window or config.context_length)
+    attention = config.num_layers * config.num_heads * config.d_head * keys
+    return 2 * multiplying + 4 * attention
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes, of one process: `peak` is the larger of what the two ends of backward hold."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        """At the beginning of backward all activations are there, and hardly a gradient; at its end
+        it is the other way round."""
+        return self.weights + self.optimizer + max(self.activations, self.gradients)
+
+
+def training_memory(
+    config: ModelConfig, batch_size: int, optimizer: Optimizer = "adamw", *, half: bool = False
+) -> TrainingMemory:
+    """Of a step with `batch_size` sequences of full length; `half`: under bf16 autocast."""
+    total = count_parameters(config).total
+    weights = 4 * total
+    match optimizer:
+        case "adamw":
+            state = 2 * weights
+        case "muon":
+            state = 4 * (2 * total - _hidden_matrices(config))
+        case "sgd":
+            state = 0
+    tokens = batch_size * config.context_length
+    return TrainingMemory(
+        weights=weights + (2 * total if half else 0),  # autocast keeps a copy in bf16
+        gradients=weights,
+        optimizer=state,
+        activations=round(tokens * activation_bytes(config, half=half)),
+    )
+
+
+def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
+    """For each token of a batch, what forward keeps for backward, and what the loss takes beside.
+
+    `wide` are the residual stream and the norms, always in fp32; `narrow` what matrices give, which
+    autocast makes bf16. What a sum or a reshape gives is not kept, for their way back needs none.
+    """
+    assert config.num_kv_heads is not None  # ModelConfig resolves both
+    assert config.d_ff is not None
+    wide, narrow = 4, 2 if half else 4
+    d, heads = config.d_model, config.num_heads
+    queries, keys = heads * config.d_head, config.num_kv_heads * config.d_head
+
+    # Each matrix casts what it reads; without autocast all that read a norm share it.
+    def read_by(matrices: int) -> int:
+        return matrices * d * narrow if half else d * wide
+
+    # RMSNorm keeps what it read and what it normalized, LayerNorm the first.
+    norm = (2 if config.norm == "rmsnorm" else 1) * d * wide
+    gated = {"none": 0, "headwise": heads, "elementwise": queries}[config.gated_attention]
+    attention = norm + read_by(3 + bool(gated))
+    attention += (queries + 2 * keys) * narrow  # turned queries and keys, and values
+    attention += config.qk_norm * 2 * (queries + keys) * wide
+    # What was attended to, by heads and side by side, its gate, and each sum of exponentials.
+    attention += (2 * queries + gated) * narrow + heads * 4
+    kept = 4 if config.ffn == "swiglu" else 2  # gate, up, silu(gate), their product; or in and out
+    if config.moe is None:
+        feed_forward = norm + read_by(kept // 2) + kept * config.d_ff * narrow
+    else:
+        paths = config.moe.num_active + config.moe.num_shared
+        feed_forward = norm + paths * (2 * d + kept * config.d_ff) * narrow
+    dropout = 2 * d * (1 + wide) if config.dropout else 0
+    layers = config.num_layers * (attention + feed_forward + dropout)
+    # At the end of forward the logits, in fp32 too, and their logarithms of probabilities.
+    loss = config.padded_vocab_size * (4 + 4 + (2 if half else 0))
+    return layers + norm + read_by(1) + loss
+
+
+def _hidden_matrices(config: ModelConfig) -> int:
+    named = Transformer(config, device="meta").named_parameters()
+    return sum(w.numel() for name, w in named if name.startswith("layers.") and w.ndim >= 2)
+
+
+def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:
+    """Of a KV cache: keys and values of every layer, position and sequence."""
+    assert config.num_kv_heads is not None  # ModelConfig resolves it
+    numbers = 2 * config.num_layers * config.num_kv_heads * config.d_head
+    return numbers * context_length * batch_size * itemsize
+
+
+def training_report(
+    config: ModelConfig, batch_size: int, optimizer: Optimizer = "adamw", *, half: bool = False
+) -> str:
+    """Parameters, FLOPs, and the memory of a training step."""
+    memory = training_memory(config, batch_size, optimizer, half=half)
+    step = 3 * flops_per_token(config)
+    tokens = batch_size * config.context_length
+    batch = f"for {batch_size} sequences of {config.context_length}"
+    precision = "bf16 autocast" if half else "float32"
+    rows = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        optimizer: memory.optimizer,
+        "activations": memory.activations,
+    }
+    return "\n".join(
+        [
+            _parameters(config),
+            f"FLOPs to train  {_short(step)} a token, {_short(step * tokens)} {batch}",
+            f"memory to train {batch}, {precision}:",
+            *(f"  {name:<14}{_size(size):>10}" for name, size in rows.items()),
+            f"  {'at most':<14}{_size(memory.peak):>10}",
+            _fits(memory.peak),
+        ]
+    )
+
+
+def generation_report(config: ModelConfig) -> str:
+    """Parameters, FLOPs, and the memory of weights and KV caches, by dtype, context and batch."""
+    total = count_parameters(config).total
+    lengths = sorted({min(n, config.context_length) for n in (1024, 8192, config.context_length)})
+    lines = [
+        _parameters(config),
+        f"FLOPs to run    {_short(flops_per_token(config))} a token",
+        "memory to run   weights"
+        + "".join(f"{f'cache {n} x {batch}':>18}" for n in lengths for batch in (1, 16)),
+    ]
+    for name, itemsize in (("float32", 4), ("bfloat16", 2)):
+        caches = [cache_bytes(config, n, batch, itemsize) for n in lengths for batch in (1, 16)]
+        sizes = "".join(f"{_size(size):>18}" for size in caches)
+        lines.append(f"  {name:<10}{_size(total * itemsize):>11}{sizes}")
+    return "\n".join(
+        [*lines, _fits(2 * total + cache_bytes(config, lengths[-1], 1, 2), "bfloat16, ")]
+    )
+
+
+def _parameters(config: ModelConfig) -> str:
+    counts = count_parameters(config)
+    parts = {
+        "embedding": counts.embedding,
+        "attention": counts.attention,
+        "feed-forward": counts.feed_forward,
+        "norms": counts.norms,
+        "head": counts.head,
+    }
+    named = ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
+    active = f", {counts.active:,} active" if counts.active != counts.total else ""
+    return f"parameters      {counts.total:,}{active}: {named}"
+
+
+def _fits(size: float, how: str = "") -> str:
+    holding = [name for name, memory in GPUS.items() if size <= memory * GB * (1 - RESERVED)]
+    names = ", ".join(f"{name} ({GPUS[name]})" for name in holding)
+    return f"fits ({how}GB)    {names or 'none of the usual GPUs; shard it over several'}"
+
+
+def _size(size: float) -> str:
+    return f"{size / GB:,.2f} GB" if size >= GB / 10 else f"{size / (1 << 20):,.1f} MB"
+
+
+def _short(number: float) -> str:
+    for unit, power in (("P", 15), ("T", 12), ("G", 9), ("M", 6)):
+        if number >= 10**power:
+            return f"{number / 10**power:.2f} {unit}"
+    return f"{number:.0f}"
