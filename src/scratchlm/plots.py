@@ -1,0 +1,138 @@
+"""Figures; to draw them needs the extra `viz`.
+
+draw_init(init_runs(config, tokens), "init.png", "title")    how weights start, and what follows
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scratchlm.atomic import replacing_file
+from scratchlm.data.batches import get_batch
+from scratchlm.model.config import Init
+from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.optim.adamw import AdamW
+from scratchlm.optim.groups import adamw_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class InitRun:
+    """What one strategy gives. activations: the residual stream's root mean square behind the
+    embedding and each layer; gradients: the norm of each layer's, over that of its weights; losses:
+    of the first steps."""
+
+    activations: list[float]
+    gradients: list[float]
+    losses: list[float]
+
+
+def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Ids of a language with something to learn: each mostly calls for one of four others."""
+    rng = np.random.default_rng(seed)
+    followers = rng.integers(vocab_size, size=(vocab_size, 4))
+    choices, noise = rng.integers(4, size=count), rng.random(count) < 0.1
+    others = rng.integers(vocab_size, size=count)
+    ids = np.zeros(count, np.int64)
+    for i in range(1, count):
+        ids[i] = others[i] if noise[i] else followers[ids[i - 1], choices[i]]
+    return ids
+
+
+def init_runs(
+    config: ModelConfig,
+    tokens: Any,
+    *,
+    steps: int = 100,
+    batch_size: int = 8,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[Init, InitRun]:
+    """Every strategy on the same batches of `tokens` (a 1-D array of ids), AdamW at one rate."""
+    runs: dict[Init, InitRun] = {}
+    for init in get_args(Init):
+        torch.manual_seed(seed)
+        model = Transformer(dataclasses.replace(config, init=init))
+        optimizer = AdamW(adamw_groups(model.named_parameters(), 0.1), lr=lr)
+        generator = torch.Generator().manual_seed(seed)
+        activations: list[float] = []
+        gradients: list[float] = []
+        losses: list[float] = []
+        for step in range(steps):
+            batch = get_batch(tokens, batch_size, config.context_length, "cpu", generator)
+            handles = _watch(model, activations) if step == 0 else []
+            loss = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+            for handle in handles:
+                handle.remove()
+            auxiliary = model.auxiliary_loss()
+            (loss if auxiliary is None else loss + auxiliary).backward()
+            if step == 0:
+                gradients = [_relative_gradient(layer) for layer in model.layers]
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        progress(f"{init:<10} loss {losses[0]:.3f} -> {losses[-1]:.3f} in {steps} steps")
+        runs[init] = InitRun(activations, gradients, losses)
+    return runs
+
+
+def _watch(model: Transformer, activations: list[float]) -> list[Any]:
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        activations.append(output.detach().float().square().mean().sqrt().item())
+
+    return [module.register_forward_hook(note) for module in (model.embedding, *model.layers)]
+
+
+def _relative_gradient(layer: nn.Module) -> float:
+    pairs = [(p.grad, p) for p in layer.parameters() if p.grad is not None and p.ndim >= 2]
+    gradient = sum(float(g.square().sum()) for g, _ in pairs)
+    weight = sum(float(p.detach().square().sum()) for _, p in pairs)
+    return float((gradient / weight) ** 0.5)
+
+
+def draw_init(runs: dict[Init, InitRun], path: str | os.PathLike[str], title: str) -> None:
+    """One PNG: signals forth and back by layer, and the first losses. Nothing half-written."""
+    figure, axes = _figure(3, title)
+    for name, run in runs.items():
+        axes[0].plot(range(len(run.activations)), run.activations, marker="o", label=name)
+        axes[1].plot(range(1, len(run.gradients) + 1), run.gradients, marker="o", label=name)
+        axes[2].plot(range(1, len(run.losses) + 1), run.losses, label=name)
+    for axis, heading, below in (
+        (axes[0], "activations: root mean square", "layer (0: the embedding)"),
+        (axes[1], "gradients / weights: ratio of norms", "layer"),
+        (axes[2], "loss, nats a token", "step"),
+    ):
+        axis.set_title(heading)
+        axis.set_xlabel(below)
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].set_yscale("log")
+    axes[2].legend()
+    with replacing_file(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def require_matplotlib() -> None:
+    """ValueError, with the remedy, where it is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("figures need matplotlib (not installed); pip install 'scratchlm[viz]'")
+
+
+def _figure(columns: int, title: str) -> tuple[Any, Any]:
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 4), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(1, columns)
