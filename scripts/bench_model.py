@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 from transformers.utils import logging
 
 from scratchlm import AdamW, ModelConfig, Transformer, generate
+from scratchlm.model.config import MoEConfig
 
 ROUNDS = 5
 Job = Callable[[], object]
@@ -41,42 +42,71 @@ def measure(name: str, ours: Job, peer_name: str, peer: Job, amount: float, unit
     print(f"| {name} | {peer_name} | " + " | ".join(cells) + " |", flush=True)
 
 
+VOCAB, LENGTH, WIDTH, LAYERS, HEADS, BATCH = 4096, 256, 256, 4, 4, 8
+EXPERTS, ACTIVE = 8, 2
+STEP = f"train: d{WIDTH}, {LAYERS} layers, {BATCH} x {LENGTH} tokens, AdamW"
+
+
+def peer_model(name: str, **sizes: int) -> Any:
+    """A model of `transformers` in the same shape."""
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        num_key_value_heads=HEADS, max_position_embeddings=LENGTH, tie_word_embeddings=False,
+        **sizes,
+    )  # fmt: skip
+    return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+def training_step(model: Any, optimizer: type[torch.optim.Optimizer], ids: torch.Tensor) -> Job:
+    """One whole step: forward, backward, optimizer."""
+    steps = optimizer(model.parameters(), lr=1e-4)  # type: ignore[call-arg]
+
+    def step() -> None:
+        output = model(ids[:, :-1])
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        routers = model.auxiliary_loss() if isinstance(model, Transformer) else None
+        (loss if routers is None else loss + routers).backward()
+        steps.step()
+        steps.zero_grad()
+
+    return step
+
+
 def compare() -> None:
-    vocab, length, width, layers, heads, batch = 4096, 256, 256, 4, 4, 8
     torch.manual_seed(0)
-    ours = Transformer(ModelConfig(vocab, length, width, layers, heads, d_ff=704))
     logging.set_verbosity_error()
-    peer: Any = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocab, hidden_size=width, intermediate_size=704, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=length,
-            tie_word_embeddings=False,
-        )
-    )  # fmt: skip
-    ids = torch.randint(0, vocab, (batch, length + 1))
-    inputs, targets = ids[:, :-1], ids[:, 1:]
-    our_optimizer = AdamW(ours.parameters(), lr=1e-4)
-    peer_optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4)
-
-    def step(logits: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
-        F.cross_entropy(logits().flatten(0, 1), targets.flatten()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    shape = (VOCAB, LENGTH, WIDTH, LAYERS, HEADS)
+    ids = torch.randint(0, VOCAB, (BATCH, LENGTH + 1))
+    dense = Transformer(ModelConfig(*shape, d_ff=704))
+    peer = peer_model("Llama", intermediate_size=704)
+    our_step = training_step(dense, AdamW, ids)
+    measure(STEP, our_step, "transformers' Llama",
+            training_step(peer, torch.optim.AdamW, ids), BATCH * LENGTH, "tokens/s")  # fmt: skip
+    prompt = ids[:1, :32]
     measure(
-        "train: d256, 4 layers, 8 x 256 tokens, AdamW",
-        lambda: step(lambda: ours(inputs), our_optimizer),
-        "transformers' Llama", lambda: step(lambda: peer(inputs).logits, peer_optimizer),
-        batch * length, "tokens/s",
-    )  # fmt: skip
-    prompt = inputs[:1, :32]
-    measure(
-        "generate 128 tokens, greedy", lambda: generate(ours, prompt[0], 128, temperature=0),
+        "generate 128 tokens, greedy", lambda: generate(dense, prompt[0], 128, temperature=0),
         "transformers' generate",
         lambda: peer.generate(prompt, max_new_tokens=128, do_sample=False, eos_token_id=None,
                               pad_token_id=0),
         128, "tokens/s",
     )  # fmt: skip
+
+    # Two experts of half the width: the active parameters are the dense model's and the router's.
+    experts = ModelConfig(*shape, d_ff=704 // ACTIVE, moe=MoEConfig(EXPERTS, ACTIVE))
+    their_experts = peer_model(
+        "Mixtral",
+        intermediate_size=704 // ACTIVE,
+        num_local_experts=EXPERTS,
+        num_experts_per_tok=ACTIVE,
+    )
+    mixture_step = training_step(Transformer(experts), AdamW, ids)
+    name = f"the same with {EXPERTS} experts, {ACTIVE} active"
+    measure(name, mixture_step, "our dense model of the same active parameters",
+            our_step, BATCH * LENGTH, "tokens/s")  # fmt: skip
+    measure(name, mixture_step, "transformers' Mixtral",
+            training_step(their_experts, torch.optim.AdamW, ids), BATCH * LENGTH,
+            "tokens/s")  # fmt: skip
 
 
 def main() -> None:
