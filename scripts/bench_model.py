@@ -101,7 +101,7 @@ def compare() -> None:
         num_experts_per_tok=ACTIVE,
     )
     mixture_step = training_step(Transformer(experts), AdamW, ids)
-    name = f"the same with {EXPERTS} experts, {ACTIVE} active"
+    name = f"the same step with {EXPERTS} experts, {ACTIVE} active"
     measure(name, mixture_step, "our dense model of the same active parameters",
             our_step, BATCH * LENGTH, "tokens/s")  # fmt: skip
     measure(name, mixture_step, "transformers' Mixtral",
