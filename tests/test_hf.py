@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scratchlm import BPETokenizer, ModelConfig, Transformer, generate, load_model
+from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import from_hf, read_tokenizer, to_hf
@@ -265,6 +266,30 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="something has this name already"):
         to_hf(Transformer(ModelConfig(61, 24, 32, 1, 4)), tmp_path)
+
+
+def test_the_ids_that_end_a_text_go_there_and_back(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    special = ["<|begin|>", "<|end|>", "<|eot|>"]
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    vocab |= {256 + n: token.encode() for n, token in enumerate(special)}
+    tokenizer = BPETokenizer(vocab, [], special)
+    model = Transformer(ModelConfig(len(tokenizer), 32, 32, 1, 4))
+    to_hf(model, tmp_path / "none", tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "none")
+    assert theirs.generation_config.eos_token_id is None  # not 2, as LlamaConfig has it
+    to_hf(model, tmp_path / "hub", tokenizer, [257, 258])
+    assert AutoTokenizer.from_pretrained(tmp_path / "hub").eos_token == "<|end|>"
+    assert convert(["--from", str(tmp_path / "hub"), "--to", str(tmp_path / "ours")]) == 0
+    assert load_with_tokenizer(tmp_path / "ours").end_ids == [257, 258]
+    assert convert(["--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        there, here = ((tmp_path / folder / name).read_bytes() for folder in ("hub", "back"))
+        assert there == here, name
+    change(tmp_path / "back", eos_token_id="<|end|>")
+    with pytest.raises(FileFormatError, match=r"eos_token_id is no id .*'<\|end\|>'"):
+        load_with_tokenizer(tmp_path / "back")
 
 
 def test_mapped_weights_change_in_memory_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,14 @@ from scratchlm.checkpoint_files import (
     write_directory,
 )
 from scratchlm.errors import FileFormatError
-from scratchlm.hf import from_hf, is_hf_folder, read_hf_config, read_tokenizer
+from scratchlm.hf import (
+    default_end_ids,
+    from_hf,
+    is_hf_folder,
+    read_end_ids,
+    read_hf_config,
+    read_tokenizer,
+)
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.runtime import resolve_device
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -131,19 +138,31 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     return _config_from(read_checkpoint(found), found)
 
 
+class Loaded(NamedTuple):
+    """A model, its tokenizer, and the ids that end a text."""
+
+    model: Transformer
+    tokenizer: BPETokenizer
+    end_ids: list[int]
+
+
 def load_with_tokenizer(
     path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
-) -> tuple[Transformer, BPETokenizer]:
+) -> Loaded:
     """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
     the same. ValueError where there is none."""
     if is_hf_folder(path):
         model, own = from_hf(path), read_tokenizer(path)
         payload: Payload = {"config": dataclasses.asdict(model.config)}
         payload |= {} if own is None else {"tokenizer": own.to_json()}
-        return model, tokenizer_from(payload, path, tokenizer_path)
-    found = find_checkpoint(path)
-    payload = read_checkpoint(found)
-    return model_from(payload, found), tokenizer_from(payload, found, tokenizer_path)
+        payload["end_ids"] = read_end_ids(path)
+        name = Path(path)
+    else:
+        name = find_checkpoint(path)
+        payload = read_checkpoint(name)
+        model = model_from(payload, name)
+    tokenizer = tokenizer_from(payload, name, tokenizer_path)
+    return Loaded(model, tokenizer, payload.get("end_ids") or default_end_ids(tokenizer))
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +100,33 @@ def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
     return None
 
 
-def end_ids(path: StrPath, tokenizer: BPETokenizer) -> list[int]:
-    """The ids that end a text: those that a folder of the hub names, else <|endoftext|>'s."""
+def read_end_ids(folder: StrPath) -> list[int]:
+    """The ids that end a text, as the folder names them; empty where it does not."""
     for name in ("generation_config.json", "config.json"):
-        if is_hf_folder(path) and (Path(path) / name).exists():
-            ends = _read_json(Path(path) / name).get("eos_token_id")
-            if ends is not None:
-                return list(ends) if isinstance(ends, list) else [ends]
+        path = Path(folder) / name
+        named = _read_json(path).get("eos_token_id") if path.exists() else None
+        if named is None:
+            continue
+        ends = named if isinstance(named, list) else [named]
+        if not all(type(end) is int and end >= 0 for end in ends):
+            raise FileFormatError(f"eos_token_id is no id ({path}: {named!r}); download it again")
+        return ends
+    return []
+
+
+def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
+    """<|endoftext|>'s, where there is one."""
     return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
 
 
-def to_hf(model: Transformer, folder: StrPath, tokenizer: BPETokenizer | None = None) -> None:
-    """Write a folder that `transformers` loads, whole or not at all.
+def to_hf(
+    model: Transformer,
+    folder: StrPath,
+    tokenizer: BPETokenizer | None = None,
+    end_ids: Sequence[int] = (),
+) -> None:
+    """Write a folder that `transformers` loads, whole or not at all. `end_ids` end a text; by
+    default <|endoftext|> does, where the tokenizer has it.
 
     ValueError for a model that no architecture of the hub is, and for a folder with something in
     it. Rows that pad the vocabulary are left out.
@@ -127,13 +143,15 @@ def to_hf(model: Transformer, folder: StrPath, tokenizer: BPETokenizer | None = 
     for rule in rules(hub["model_type"], config):
         found = rule.to_theirs([ours[name] for name in rule.ours])
         theirs.update(zip(rule.theirs, found, strict=True))
+    separator = [] if tokenizer is None else default_end_ids(tokenizer)
+    ends = list(end_ids) or separator
+    # Said even where there is none: what config.json leaves out, transformers makes up.
+    hub["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    hub["bos_token_id"] = separator[0] if separator else None  # it stands between texts
     texts: dict[str, Any] = {"config.json": hub}
     if tokenizer is not None:
         texts["tokenizer.json"] = json.loads(tokenizer.to_json())
-        texts["tokenizer_config.json"] = _tokenizer_config(tokenizer, config.context_length)
-        if SEPARATOR in tokenizer.special_tokens:
-            end = tokenizer.token_to_id(SEPARATOR)
-            hub |= {"bos_token_id": end, "eos_token_id": end}
+        texts["tokenizer_config.json"] = _tokenizer_config(tokenizer, ends, config.context_length)
     with replacing_directory(path) as new:
         with (new / "model.safetensors").open("wb") as file:
             write_tensors(file, theirs, {"format": "pt"})
@@ -144,14 +162,18 @@ def to_hf(model: Transformer, folder: StrPath, tokenizer: BPETokenizer | None = 
                 sync(file)
 
 
-def _tokenizer_config(tokenizer: BPETokenizer, context_length: int) -> dict[str, Any]:
-    config = {
+def _tokenizer_config(
+    tokenizer: BPETokenizer, ends: list[int], context_length: int
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
+    if ends:
+        config["eos_token"] = tokenizer.vocab[ends[0]].decode("utf-8", "replace")
     if SEPARATOR in tokenizer.special_tokens:
-        config |= {"bos_token": SEPARATOR, "eos_token": SEPARATOR}
+        config["bos_token"] = SEPARATOR
     return config
 
 

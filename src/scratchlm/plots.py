@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from scratchlm.atomic import replacing_file
 from scratchlm.data.batches import get_batch
@@ -69,7 +70,7 @@ def init_runs(
         activations: list[float] = []
         gradients: list[float] = []
         losses: list[float] = []
-        for step in range(steps):
+        for step in tqdm(range(steps), desc=init, unit="step", leave=False, disable=None):
             batch = get_batch(tokens, batch_size, config.context_length, "cpu", generator)
             handles = _watch(model, activations) if step == 0 else []
             loss = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())

@@ -25,11 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(args.target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"something has this name already ({target}); give a new one")
-    model, tokenizer = load_with_tokenizer(args.source, args.tokenizer_path)
+    model, tokenizer, ends = load_with_tokenizer(args.source, args.tokenizer_path)
     if is_hf_folder(args.source):
-        save_checkpoint(args.target, model, None, 0, tokenizer=tokenizer.to_json())
+        more = {"tokenizer": tokenizer.to_json(), "end_ids": ends}
+        save_checkpoint(args.target, model, None, 0, **more)
     else:
-        to_hf(model, args.target, tokenizer)
+        to_hf(model, args.target, tokenizer, ends)
     print(f"{model.num_parameters():,} parameters and {len(tokenizer):,} ids: {args.target}")
 
 

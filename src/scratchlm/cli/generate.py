@@ -21,7 +21,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from scratchlm.checkpoint import load_with_tokenizer, read_config
     from scratchlm.costs import generation_report
-    from scratchlm.hf import end_ids
     from scratchlm.runtime import resolve_device
     from scratchlm.sampling import Strategy, stream, text_pieces
 
@@ -32,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
     )
     device = resolve_device(args.device)
-    model, tokenizer = load_with_tokenizer(args.model_path, args.tokenizer_path)
+    model, tokenizer, ends = load_with_tokenizer(args.model_path, args.tokenizer_path)
     model = model.to(device)
-    ends = end_ids(args.model_path, tokenizer)
     ids = tokenizer.encode(args.prompt)
     if not ids and not ends:
         raise ValueError("the prompt is empty (''), and nothing marks a start; give --prompt TEXT")

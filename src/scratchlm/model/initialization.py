@@ -13,11 +13,12 @@ Gains start at 1, biases at 0, and matrices (out, in) so:
 layers branches add up there, so each starts with that fraction of the variance (GPT-2, section
 2.3); or with none, where residual_init is zero.
 
-1/√in keeps the variance of what passes through, at any width. The half of it at the vocabulary
-starts the loss about 1/8 above ln(vocab_size): GPT-2's 0.02 at GPT-2's width, and more below it,
-where training is faster for it. xavier (Glorot and Bengio 2010) keeps the variance in between for
-the way forth and back, kaiming (arXiv 1502.01852) makes up for the half that a ReLU takes away;
-both were found for networks without norms and residuals, and are here to compare.
+1/√in keeps the variance of what passes through, at any width; the half of it at the vocabulary
+starts the loss about 1/8 above ln(vocab_size). In the first hundred steps of a small model the
+smaller draws of gpt2 are ahead: what a layer adds is then little beside the embedding. xavier
+(Glorot and Bengio 2010) keeps the variance in between for the way forth and back, kaiming (arXiv
+1502.01852) makes up for the half that a ReLU takes away; both were found for networks without norms
+and residuals, and are here to compare. `scratchlm-plot init` draws all four.
 """
 
 from __future__ import annotations
