@@ -246,18 +246,29 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variant", "names"),
     [
-        ({"gated_attention": "headwise"}, "gated_attention"),
-        ({"ffn": "relu2"}, "ffn"),
-        ({"qk_norm": True, "qk_norm_gain": False}, "qk_norm_gain"),
-        ({"window": 8}, "window"),
-        ({"moe": MoEConfig(4, 2, num_shared=1)}, "moe"),
+        ({"gated_attention": "headwise"}, "llama, without gated_attention headwise"),
+        ({"ffn": "relu2"}, "llama, without ffn relu2"),
+        ({"qk_norm": True, "qk_norm_gain": False}, "qwen3, without qk_norm_gain False"),
+        ({"window": 8}, "llama, without window 8"),
+        ({"moe": MoEConfig(4, 2, num_shared=1)}, "mixtral, without moe.num_shared 1"),
+        ({"moe": MoEConfig(4, 2), "qk_norm": True}, "mixtral, without qk_norm True"),
+        (
+            {
+                "norm": "layernorm",
+                "position": "learned",
+                "ffn": "gelu",
+                "bias": True,
+                "num_kv_heads": 2,
+            },
+            "gpt2, without num_kv_heads 2",
+        ),
     ],
 )
 def test_what_the_hub_has_not_is_refused(
     variant: dict[str, Any], names: str, tmp_path: Path
 ) -> None:
     model = Transformer(ModelConfig(61, 24, 32, 1, 4, **variant))
-    with pytest.raises(ValueError, match=rf"no architecture of the hub is this model .*{names}"):
+    with pytest.raises(ValueError, match=rf"no architecture of the hub .*nearest is {names}\)"):
         to_hf(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -266,6 +277,17 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="something has this name already"):
         to_hf(Transformer(ModelConfig(61, 24, 32, 1, 4)), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_commands_keep_every_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
+    to_hf(Transformer(ModelConfig(257, 32, 32, 2, 4)).to(dtype), tmp_path / "hub", tokenizer)
+    assert convert(["--from", str(tmp_path / "hub"), "--to", str(tmp_path / "ours")]) == 0
+    assert {p.dtype for p in load_model(tmp_path / "ours", "cpu").parameters()} == {dtype}
+    assert convert(["--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
+    for path in (tmp_path / "hub").iterdir():
+        assert path.read_bytes() == (tmp_path / "back" / path.name).read_bytes(), path.name
 
 
 def test_the_ids_that_end_a_text_go_there_and_back(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transforme
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
-    """The config of the model that `load_model` would give."""
+    """The config of the model that `load_model` would give, or of a TOML file."""
+    if Path(path).suffix == ".toml":
+        model = configuration.read_toml(Path(path)).get("model", {})
+        return configuration.build(ModelConfig, model, "model.")
     if is_hf_folder(path):
         return read_hf_config(path)
     found = find_checkpoint(path)
@@ -166,8 +169,10 @@ def load_with_tokenizer(
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
-    """The Transformer that a checkpoint's content describes, in evaluation mode."""
-    model = Transformer(_config_from(payload, path), device="meta")
+    """The Transformer that a checkpoint's content describes, in its dtype and evaluation mode."""
+    weight = payload["model"].get("embedding.weight")
+    dtype = None if weight is None else weight.dtype
+    model = Transformer(_config_from(payload, path), device="meta", dtype=dtype)
     model.allocate("cpu")
     restore(payload, model, None, name=str(path))
     return model.eval()
@@ -276,7 +281,8 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
     if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
         if not path.exists() and not previous(path).exists():
             raise FileNotFoundError(
-                f"no such checkpoint ({path}); give a checkpoint or a run's folder"
+                f"no such checkpoint ({path}); give a checkpoint, a run's folder, or a folder of "
+                "the hub that is on this disk"
             )
         return path
     if path.is_file():
@@ -286,7 +292,8 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
             if (folder / name).is_file():
                 return _follow(folder / name)
     raise FileFormatError(
-        f"no checkpoint in this folder ({path}); give a checkpoint or a run's folder"
+        f"no checkpoint in this folder, nor a config.json of the hub ({path}); give a checkpoint, "
+        "a run's folder, or one of the hub"
     )
 
 

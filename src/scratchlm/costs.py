@@ -17,9 +17,9 @@ from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 
 Optimizer = Literal["adamw", "muon", "sgd"]
-GB = 1 << 30
+GIB = 1 << 30
 
-# GB of memory.
+# GiB of memory, sold as GB.
 GPUS = {
     "RTX 3080": 10,
     "GTX 1080 Ti": 11,
@@ -92,24 +92,35 @@ def flops_per_token(config: ModelConfig) -> float:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes, of one process: `peak` is the larger of what the two ends of backward hold."""
+    """Bytes, of one process."""
 
     weights: int
+    copies: int  # of the weights in bf16, under autocast
     gradients: int
     optimizer: int
     activations: int
+    accumulated: bool
 
     @property
     def peak(self) -> int:
-        """At the beginning of backward all activations are there, and hardly a gradient; at its end
-        it is the other way round."""
-        return self.weights + self.optimizer + max(self.activations, self.gradients)
+        """At the beginning of backward all activations are there, and no gradient but those of
+        micro-batches before; at its end it is the other way round."""
+        together = self.gradients + self.activations
+        passing = together if self.accumulated else max(self.gradients, self.activations)
+        return self.weights + self.copies + self.optimizer + passing
 
 
 def training_memory(
-    config: ModelConfig, batch_size: int, optimizer: Optimizer = "adamw", *, half: bool = False
+    config: ModelConfig,
+    batch_size: int,
+    optimizer: Optimizer = "adamw",
+    *,
+    half: bool = False,
+    accumulate: int = 1,
+    momentum: float = 0.0,
 ) -> TrainingMemory:
-    """Of a step with `batch_size` sequences of full length; `half`: under bf16 autocast."""
+    """Of a step with `accumulate` batches of `batch_size` sequences of full length; `half`: under
+    bf16 autocast; `momentum`: SGD's."""
     total = count_parameters(config).total
     weights = 4 * total
     match optimizer:
@@ -118,13 +129,15 @@ def training_memory(
         case "muon":
             state = 4 * (2 * total - _hidden_matrices(config))
         case "sgd":
-            state = 0
+            state = weights if momentum else 0
     tokens = batch_size * config.context_length
     return TrainingMemory(
-        weights=weights + (2 * total if half else 0),  # autocast keeps a copy in bf16
+        weights=weights,
+        copies=2 * total if half else 0,
         gradients=weights,
         optimizer=state,
         activations=round(tokens * activation_bytes(config, half=half)),
+        accumulated=accumulate > 1,
     )
 
 
@@ -160,8 +173,8 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
         feed_forward = norm + paths * (2 * d + kept * config.d_ff) * narrow
     dropout = 2 * d * (1 + wide) if config.dropout else 0
     layers = config.num_layers * (attention + feed_forward + dropout)
-    # At the end of forward the logits, in fp32 too, and their logarithms of probabilities.
-    loss = config.padded_vocab_size * (4 + 4 + (2 if half else 0))
+    # On the way back through the loss, in fp32: logarithms of probabilities, and two gradients.
+    loss = config.padded_vocab_size * 3 * wide
     return layers + norm + read_by(1) + loss
 
 
@@ -178,27 +191,38 @@ def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, items
 
 
 def training_report(
-    config: ModelConfig, batch_size: int, optimizer: Optimizer = "adamw", *, half: bool = False
+    config: ModelConfig,
+    batch_size: int,
+    optimizer: Optimizer = "adamw",
+    *,
+    half: bool = False,
+    accumulate: int = 1,
+    momentum: float = 0.0,
 ) -> str:
     """Parameters, FLOPs, and the memory of a training step."""
-    memory = training_memory(config, batch_size, optimizer, half=half)
-    step = 3 * flops_per_token(config)
-    tokens = batch_size * config.context_length
-    batch = f"for {batch_size} sequences of {config.context_length}"
-    precision = "bf16 autocast" if half else "float32"
+    memory = training_memory(
+        config, batch_size, optimizer, half=half, accumulate=accumulate, momentum=momentum
+    )
+    a_token = 3 * flops_per_token(config)
+    batch = f"{batch_size} sequences of {config.context_length}"
+    times = f", {accumulate} times" if accumulate > 1 else ""
+    precision = "bf16 autocast, as on a GPU" if half else "float32"
+    step = a_token * batch_size * config.context_length * accumulate
     rows = {
         "weights": memory.weights,
+        "bf16 copies": memory.copies,
         "gradients": memory.gradients,
         optimizer: memory.optimizer,
         "activations": memory.activations,
     }
+    order = "" if memory.accumulated else "    (activations go as gradients come)"
     return "\n".join(
         [
             _parameters(config),
-            f"FLOPs to train  {_short(step)} a token, {_short(step * tokens)} {batch}",
-            f"memory to train {batch}, {precision}:",
-            *(f"  {name:<14}{_size(size):>10}" for name, size in rows.items()),
-            f"  {'at most':<14}{_size(memory.peak):>10}",
+            f"FLOPs to train  {_short(a_token)} a token, {_short(step)} a step: {batch}{times}",
+            f"memory to train {batch} at once, {precision}:",
+            *(f"  {name:<14}{_size(size):>11}" for name, size in rows.items() if size),
+            f"  {'peak':<14}{_size(memory.peak):>11}{order}",
             _fits(memory.peak),
         ]
     )
@@ -238,13 +262,16 @@ def _parameters(config: ModelConfig) -> str:
 
 
 def _fits(size: float, how: str = "") -> str:
-    holding = [name for name, memory in GPUS.items() if size <= memory * GB * (1 - RESERVED)]
+    holding = [name for name, memory in GPUS.items() if size <= memory * GIB * (1 - RESERVED)]
     names = ", ".join(f"{name} ({GPUS[name]})" for name in holding)
-    return f"fits ({how}GB)    {names or 'none of the usual GPUs; shard it over several'}"
+    if len(holding) == len(GPUS):
+        names = f"all of the usual GPUs, from {min(GPUS.values())} on"
+    words = f"fits ({how}GiB, {RESERVED:.0%} to spare)"
+    return f"{words}  {names or 'none of the usual GPUs; shard it over several'}"
 
 
 def _size(size: float) -> str:
-    return f"{size / GB:,.2f} GB" if size >= GB / 10 else f"{size / (1 << 20):,.1f} MB"
+    return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.1f} MiB"
 
 
 def _short(number: float) -> str:

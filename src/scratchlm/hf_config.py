@@ -99,6 +99,8 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
             )
     try:
         return _model_config(architecture, hub, path)
+    except FileFormatError:
+        raise
     except KeyError as error:
         raise FileFormatError(f"config.json has no {error} ({path}); download it again") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -203,26 +205,31 @@ _CLASSES = {
 
 
 def hub_architecture(config: ModelConfig) -> str:
-    """Which architecture of the hub a model is."""
+    """Which architecture of the hub a model is; ValueError with what the nearest one lacks."""
+    kin = [name for name in _FIXED if (name == "mixtral") == (config.moe is not None)]
+    nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # the first of equals
+    if lacking := _lacking(nearest, config):
+        raise ValueError(
+            f"no architecture of the hub is this model (nearest is {nearest}, without "
+            f"{', '.join(lacking)}); train one without, or keep it as a checkpoint"
+        )
+    return nearest
+
+
+def _lacking(architecture: str, config: ModelConfig) -> list[str]:
+    """What a model has that the hub's architecture has not, in our words: `name value`."""
     plain = {field.name: field.default for field in fields(ModelConfig)}
-    has = {name: getattr(config, name) for name in _VARIANTS}
-    shared = config.moe is not None and config.moe.num_shared > 0
-    for architecture, fixed in _FIXED.items():
-        wanted = {name: plain[name] for name in _VARIANTS} | fixed
-        fits = has == wanted and (config.moe is not None) == (architecture == "mixtral")
-        fits = fits and not shared
-        if architecture == "gpt2":
-            fits = fits and config.num_kv_heads == config.num_heads and config.head_dim is None
-        if architecture == "qwen2":
-            fits = fits and config.head_dim is None
-        if fits and (config.window is None or architecture == "mixtral"):
-            return architecture
-    unusual = {name: value for name, value in has.items() if value != plain[name]}
-    unusual |= {"window": config.window} if config.window else {}
-    unusual |= {"moe": config.moe} if config.moe else {}
-    raise ValueError(
-        f"no architecture of the hub is this model ({unusual}); known are {', '.join(_FIXED)}"
-    )
+    wanted = {name: plain[name] for name in _VARIANTS} | _FIXED[architecture]
+    found = [f"{n} {getattr(config, n)}" for n in wanted if getattr(config, n) != wanted[n]]
+    if config.moe is not None and config.moe.num_shared:
+        found.append(f"moe.num_shared {config.moe.num_shared}")
+    if config.window is not None and architecture != "mixtral":
+        found.append(f"window {config.window}")
+    if config.head_dim is not None and architecture in ("gpt2", "qwen2"):
+        found.append(f"head_dim {config.head_dim}")
+    if config.num_kv_heads != config.num_heads and architecture == "gpt2":
+        found.append(f"num_kv_heads {config.num_kv_heads}")
+    return found
 
 
 def _rope_to(config: ModelConfig) -> Json:

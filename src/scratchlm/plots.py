@@ -20,11 +20,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scratchlm.atomic import replacing_file
+from scratchlm.costs import count_parameters
 from scratchlm.data.batches import get_batch
 from scratchlm.model.config import Init
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups
+
+BATCH_SIZE, LR = 8, 1e-3
+LARGEST = 100_000_000  # parameters: four runs of it take hours on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +54,21 @@ def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> np
     return ids
 
 
+def check_size(config: ModelConfig) -> None:
+    """ValueError for a model that is too large to be trained four times for a figure."""
+    size = count_parameters(config).total
+    if size > LARGEST:
+        raise ValueError(
+            f"the model is too large to be trained four times ({size:,} parameters); give one of "
+            f"{LARGEST:,} or less, such as configs/shakespeare.toml"
+        )
+
+
 def init_runs(
     config: ModelConfig,
     tokens: Any,
     *,
     steps: int = 100,
-    batch_size: int = 8,
-    lr: float = 1e-3,
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[Init, InitRun]:
@@ -65,13 +77,13 @@ def init_runs(
     for init in get_args(Init):
         torch.manual_seed(seed)
         model = Transformer(dataclasses.replace(config, init=init))
-        optimizer = AdamW(adamw_groups(model.named_parameters(), 0.1), lr=lr)
+        optimizer = AdamW(adamw_groups(model.named_parameters(), 0.1), lr=LR)
         generator = torch.Generator().manual_seed(seed)
         activations: list[float] = []
         gradients: list[float] = []
         losses: list[float] = []
         for step in tqdm(range(steps), desc=init, unit="step", leave=False, disable=None):
-            batch = get_batch(tokens, batch_size, config.context_length, "cpu", generator)
+            batch = get_batch(tokens, BATCH_SIZE, config.context_length, "cpu", generator)
             handles = _watch(model, activations) if step == 0 else []
             loss = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
             for handle in handles:
@@ -110,16 +122,17 @@ def draw_init(runs: dict[Init, InitRun], path: str | os.PathLike[str], title: st
         axes[1].plot(range(1, len(run.gradients) + 1), run.gradients, marker="o", label=name)
         axes[2].plot(range(1, len(run.losses) + 1), run.losses, label=name)
     for axis, heading, below in (
-        (axes[0], "activations: root mean square", "layer (0: the embedding)"),
+        (axes[0], "residual stream: root mean square", "layer (0: the embedding)"),
         (axes[1], "gradients / weights: ratio of norms", "layer"),
         (axes[2], "loss, nats a token", "step"),
     ):
         axis.set_title(heading)
         axis.set_xlabel(below)
         axis.grid(alpha=0.3)
+        axis.legend()
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_yscale("log")
     axes[1].set_yscale("log")
-    axes[2].legend()
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120)
 

@@ -152,15 +152,20 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
     tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
     if "vocab_size" not in tree["model"]:
         raise ValueError("the size of the vocabulary is not given; give --vocab_size N")
-    train = {**tree.get("train", {}), "iterations": 1, "epochs": None}
+    train = configuration.build(
+        TrainerConfig, {**tree.get("train", {}), "iterations": 1, "epochs": None}, "train."
+    )
+    optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
     # The dtype of the GPU that one would buy, where it is left to be chosen.
     half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
     return training_report(
         configuration.build(ModelConfig, tree["model"], "model."),
-        configuration.build(TrainerConfig, train, "train.").batch_size,
-        configuration.build(OptimConfig, tree.get("optim", {}), "optim.").optimizer,
+        train.batch_size,
+        optim.optimizer,
         half=half,
+        accumulate=train.accumulate,
+        momentum=optim.momentum or 0.0,
     )
 
 

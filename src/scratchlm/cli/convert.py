@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     from scratchlm.checkpoint import load_with_tokenizer, save_checkpoint
     from scratchlm.hf import is_hf_folder, to_hf
+    from scratchlm.hf_config import hub_architecture
 
     # The weights are mapped from the source: what is written never replaces what is read.
     target = Path(args.target)
@@ -29,9 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_hf_folder(args.source):
         more = {"tokenizer": tokenizer.to_json(), "end_ids": ends}
         save_checkpoint(args.target, model, None, 0, **more)
+        kind = "a checkpoint"
     else:
         to_hf(model, args.target, tokenizer, ends)
-    print(f"{model.num_parameters():,} parameters and {len(tokenizer):,} ids: {args.target}")
+        kind = f"{hub_architecture(model.config)}, as the hub has it"
+    print(f"{args.target}: {kind}, of {model.num_parameters():,} parameters")
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:

@@ -21,7 +21,8 @@ def _parser(description: str) -> Parser:
     parser = Parser("scratchlm-generate", summary, examples)
     flag = parser.add_argument
     flag("--model_path", action=Once, required=True, metavar="PATH",
-         help="a run's folder (the best checkpoint of it), a checkpoint, or a .pt")  # fmt: skip
+         help="a run's folder (its best checkpoint), a checkpoint, a .pt, or a folder of the "
+         "Hugging Face hub; with --dry_run a config file too")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--prompt", action=Once, default="", metavar="TEXT",

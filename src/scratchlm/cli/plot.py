@@ -30,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.model.config import ModelConfig
 
     plots.require_matplotlib()  # before minutes go into it
-    if not Path(args.output).parent.is_dir():
-        raise ValueError(f"no folder for the figure ({args.output}); make it first")
+    output = Path(args.output)
+    if output.suffix != ".png" or output.is_dir():
+        raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
+    if not output.parent.is_dir():
+        raise ValueError(f"no folder for the figure ({output}); make it first")
     model = SMALL if args.config is None else read_toml(args.config).get("model", {})
     if args.train_data is None:
         config = build(ModelConfig, model, "model.")
@@ -42,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = shard.max_id + 1 if shard.info is None else shard.info.vocab_size
         config = build(ModelConfig, model | {"vocab_size": known}, "model.")
         tokens = shard.tokens
+    plots.check_size(config)
     runs = plots.init_runs(config, tokens, steps=args.steps, progress=print)
-    title = f"{config.num_layers} layers of {config.d_model}, on {text}"
+    zero = ", residual branches start at zero" if config.residual_init == "zero" else ""
+    shape = f"{config.num_layers} layers of {config.d_model}"
+    title = f"{shape}, on {text}; AdamW, lr {plots.LR}, batches of {plots.BATCH_SIZE}{zero}\n"
     plots.draw_init(runs, args.output, title)
     print(f"drawn: {args.output}")
 
