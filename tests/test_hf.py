@@ -199,12 +199,23 @@ def change(folder: Path, **values: Any) -> None:
         ({"model_type": "mamba"}, r"not known here .*model_type 'mamba'.*known are gpt2, llama"),
         ({"hidden_act": "gelu"}, r"this kind of llama is not known here .*hidden_act 'gelu'"),
         ({"attention_bias": True}, r"attention_bias True\); it has to be False"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_type 'yarn'\); known are default"),
+        (
+            {"rope_parameters": {"rope_type": "yarn"}},
+            r"^these rotary positions .*rope_type 'yarn'\); known are default, linear, llama3$",
+        ),
         ({"num_attention_heads": 5}, r"makes no model .*multiple of num_kv_heads"),
         ({"intermediate_size": 40}, r"another shape .*gate_proj\.weight makes \(48, 32\)"),
         ({"num_hidden_layers": 1}, r"no place in the model .*model\.layers\.1\."),
         ({"num_hidden_layers": 3}, r"a weight is missing .*model\.layers\.2\."),
-        ({"quantization_config": {"bits": 4}}, r"quantization_config"),
+        ({"quantization_config": {"bits": 4}}, r"key that is not known .*quantization_config"),
+        ({"final_logit_softcapping": 30.0}, r"key that is not known .*final_logit_softcapping"),
+        ({"is_causal": False}, r"is_causal False\); it has to be True"),
+        ({"intermediate_size": None}, r"intermediate_size is null"),
+        ({"layer_types": ["sliding_attention"] * 2}, r"layer_types are full_attention only"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, r"rope_scaling .* disagree"),
+        ({"num_hidden_layers": 10**30}, r"config.json makes no model"),
+        ({"vocab_size": 10**30}, r"config.json makes no model"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\]"),
         ({"hidden_size": "wide"}, r"config.json makes no model"),
         ({"num_attention_heads": 0}, r"config.json makes no model"),
         ({"num_attention_heads": None}, r"config.json makes no model"),
@@ -223,6 +234,30 @@ def test_what_cannot_be_read_whole_is_refused(
     with pytest.raises(FileFormatError, match=message) as error:
         from_hf(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_head_that_is_not_the_embedding_is_refused(tmp_path: Path) -> None:
+    theirs_of("llama2").save_pretrained(tmp_path)
+    change(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(FileFormatError, match=r"lm_head\.weight is not the embedding"):
+        from_hf(tmp_path)
+
+
+def test_files_of_several_dtypes_become_one(tmp_path: Path) -> None:
+    theirs_of("llama2").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        weights | {"lm_head.weight": weights["lm_head.weight"].bfloat16()},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert {p.dtype for p in from_hf(tmp_path).parameters()} == {torch.float32}
+    whole = weights | {"model.norm.weight": torch.ones(32, dtype=torch.int32)}
+    save_file(whole, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        FileFormatError, match=r"whole numbers .*model\.norm\.weight has torch\.int32"
+    ):
+        from_hf(tmp_path)
 
 
 def test_broken_folders_are_refused(tmp_path: Path) -> None:

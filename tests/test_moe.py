@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -148,6 +149,22 @@ def test_jitter_acts_in_training_only_and_within_its_bounds() -> None:
     assert 1.08 < noisy.max() <= 1.1
     assert jitter.eval()(x) is x
     assert isinstance(mixture(jitter=0.1).jitter, Jitter)
+
+
+def test_a_model_can_be_copied_after_a_forward_pass() -> None:
+    moe, x = mixture(), torch.randn(2, 5, 16)
+    assert mixture().load.tolist() == []
+    y = moe(x)
+    copied = copy.deepcopy(moe)
+    assert copied.auxiliary_loss.item() == 0
+    assert torch.equal(copied(x), y)
+    assert torch.equal(copied.auxiliary_loss, moe.auxiliary_loss)
+
+
+def test_it_compiles_in_parts() -> None:
+    moe, x = mixture(), torch.randn(2, 5, 16)
+    compiled = torch.compile(moe, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), moe(x), rtol=1e-5, atol=1e-6)
 
 
 def test_under_autocast_it_computes_in_bf16() -> None:

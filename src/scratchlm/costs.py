@@ -36,6 +36,8 @@ GPUS = {
     "H100": 80,
     "H200": 141,
 }
+# They compute in float32 where others have bf16.
+WITHOUT_BF16 = {"GTX 1080 Ti", "T4", "P100", "V100", "RX 6900 XT", "Radeon VII", "Quadro RTX 8000"}
 RESERVED = 0.08  # of a GPU's memory: what its libraries and fragments take
 
 
@@ -80,12 +82,14 @@ def flops_per_token(config: ModelConfig) -> float:
     """Of a forward pass at full context; a training step takes three times that.
 
     2 a weight that multiplies (a head that is tied does, an embedding does not), and for attention
-    2 · 2 · d_head a head for each key, half of them on average.  arXiv 2204.02311, appendix B
+    2 · 2 · d_head a head for each key: on average half of them, or w − w²/2T with a window of w in
+    T.  arXiv 2204.02311, appendix B
     """
     counts = count_parameters(config)
     head = config.d_model * config.padded_vocab_size
     multiplying = counts.active - counts.embedding - counts.norms - counts.head + head
-    keys = min(config.context_length / 2, config.window or config.context_length)
+    window = min(config.window or config.context_length, config.context_length)
+    keys = window * (1 - window / (2 * config.context_length))
     attention = config.num_layers * config.num_heads * config.d_head * keys
     return 2 * multiplying + 4 * attention
 
@@ -200,8 +204,11 @@ def training_report(
     momentum: float = 0.0,
 ) -> str:
     """Parameters, FLOPs, and the memory of a training step."""
-    memory = training_memory(
-        config, batch_size, optimizer, half=half, accumulate=accumulate, momentum=momentum
+    memory, in_float32 = (
+        training_memory(
+            config, batch_size, optimizer, half=half, accumulate=accumulate, momentum=momentum
+        )
+        for half in (half, False)
     )
     a_token = 3 * flops_per_token(config)
     batch = f"{batch_size} sequences of {config.context_length}"
@@ -223,7 +230,8 @@ def training_report(
             f"memory to train {batch} at once, {precision}:",
             *(f"  {name:<14}{_size(size):>11}" for name, size in rows.items() if size),
             f"  {'peak':<14}{_size(memory.peak):>11}{order}",
-            _fits(memory.peak),
+            _fits("to train", memory.peak, in_float32.peak),
+            _fits("to run in 16 bits", 2 * count_parameters(config).total),
         ]
     )
 
@@ -242,9 +250,8 @@ def generation_report(config: ModelConfig) -> str:
         caches = [cache_bytes(config, n, batch, itemsize) for n in lengths for batch in (1, 16)]
         sizes = "".join(f"{_size(size):>18}" for size in caches)
         lines.append(f"  {name:<10}{_size(total * itemsize):>11}{sizes}")
-    return "\n".join(
-        [*lines, _fits(2 * total + cache_bytes(config, lengths[-1], 1, 2), "bfloat16, ")]
-    )
+    size = 2 * total + cache_bytes(config, lengths[-1], 1, 2)
+    return "\n".join([*lines, _fits("in 16 bits, with a whole cache", size)])
 
 
 def _parameters(config: ModelConfig) -> str:
@@ -261,13 +268,17 @@ def _parameters(config: ModelConfig) -> str:
     return f"parameters      {counts.total:,}{active}: {named}"
 
 
-def _fits(size: float, how: str = "") -> str:
-    holding = [name for name, memory in GPUS.items() if size <= memory * GIB * (1 - RESERVED)]
-    names = ", ".join(f"{name} ({GPUS[name]})" for name in holding)
+def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
+    holding = [
+        f"{name} ({memory})"
+        for name, memory in GPUS.items()
+        if (without_bf16 if without_bf16 and name in WITHOUT_BF16 else size)
+        <= memory * GIB * (1 - RESERVED)
+    ]
     if len(holding) == len(GPUS):
-        names = f"all of the usual GPUs, from {min(GPUS.values())} on"
-    words = f"fits ({how}GiB, {RESERVED:.0%} to spare)"
-    return f"{words}  {names or 'none of the usual GPUs; shard it over several'}"
+        holding = [f"all of the usual GPUs, from {min(GPUS.values())} GiB on"]
+    names = ", ".join(holding) or "none of the usual GPUs; shard it over several"
+    return f"fits {what} ({RESERVED:.0%} to spare): {names}"
 
 
 def _size(size: float) -> str:

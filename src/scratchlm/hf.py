@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scratchlm.atomic import replacing_directory, sync
+from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.errors import FileFormatError
 from scratchlm.hf_config import architecture_of, config_from_hub, config_to_hub
 from scratchlm.hf_names import rules
@@ -33,8 +35,9 @@ _NO_WEIGHTS = re.compile(r".*\.(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
 def from_hf(folder: StrPath) -> Transformer:
-    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files,
-    and change in memory only.
+    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files
+    (experts are copied, for they are stacked), and change in memory only. Where the files mix
+    dtypes, all are cast to the one that config.json names.
 
     FileFormatError for an unknown architecture, a missing or a leftover weight, naming it.
     """
@@ -45,11 +48,8 @@ def from_hf(folder: StrPath) -> Transformer:
 
 
 def is_hf_folder(path: StrPath) -> bool:
-    """Whether a folder has the config.json of a model of the hub."""
-    try:
-        return "model_type" in json.loads((Path(path) / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+    """Whether a folder has a config.json, and is no checkpoint of ours."""
+    return (Path(path) / "config.json").is_file() and not (Path(path) / MANIFEST).exists()
 
 
 def read_hf_config(folder: StrPath) -> ModelConfig:
@@ -64,8 +64,15 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     hub = _read_json(path)
     config = config_from_hub(hub, path)
     theirs = _read_tensors(folder)
-    if config.tie_embeddings:
-        theirs.pop("lm_head.weight", None)  # some files hold the embedding twice
+    if config.tie_embeddings and "lm_head.weight" in theirs:  # some files hold the embedding twice
+        embedding = (
+            "transformer.wte" if "transformer.wte.weight" in theirs else "model.embed_tokens"
+        )
+        if not torch.equal(theirs.pop("lm_head.weight"), theirs[f"{embedding}.weight"]):
+            raise FileFormatError(
+                f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
+                "tie_word_embeddings to false there"
+            )
     empty = Transformer(config, device="meta").state_dict()
     shapes = {name: weight.shape for name, weight in empty.items()}
     ours: dict[str, Tensor] = {}
@@ -81,12 +88,20 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
                     f"{', '.join(rule.theirs)} makes {tuple(weight.shape)}, not "
                     f"{tuple(shapes[name])}); download both again"
                 )
+            if not weight.is_floating_point():
+                raise FileFormatError(
+                    f"a weight is of whole numbers ({folder}: {', '.join(rule.theirs)} has "
+                    f"{weight.dtype}); download it again, not quantized"
+                )
             ours[name] = weight
     if theirs:
         raise FileFormatError(
             f"a weight has no place in the model ({folder}: {', '.join(sorted(theirs)[:3])}); "
             "this architecture is not wholly known here"
         )
+    if len({weight.dtype for weight in ours.values()}) > 1:  # as transformers, which casts all
+        dtype = getattr(torch, str(hub.get("dtype") or hub.get("torch_dtype")), torch.float32)
+        ours = {name: weight.to(dtype) for name, weight in ours.items()}
     return config, ours
 
 
@@ -207,7 +222,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FileFormatError(
             f"no model of the hub here ({path} is absent); give its folder"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
     if not isinstance(content, dict):
         raise FileFormatError(f"not an object ({path}); download it again")

@@ -79,8 +79,27 @@ _REQUIRED = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
     "use_sliding_window": (False,),
-    "quantization_config": (None,),
+    "is_causal": (True,),
+    "partial_rotary_factor": (1.0,),
 }
+# Keys that say nothing of what a model computes once it is trained; what is neither here nor above
+# is refused, unless it is off: null, false, 0 or empty.
+_SILENT = {
+    "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "bos_token_id",
+    "chunk_size_feed_forward", "dtype", "embd_pdrop", "eos_token_id", "gradient_checkpointing",
+    "id2label", "initializer_range", "label2id", "max_window_layers", "model_type", "n_ctx",
+    "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
+    "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+# Keys that are read below, beside the tables.
+_READ = {
+    "layer_types", "num_experts_per_tok", "num_local_experts", "rope_parameters", "rope_scaling",
+    "rope_theta", "router_aux_loss_coef", "router_jitter_noise", "sliding_window",
+}  # fmt: skip
+_LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
 # No variant of ours that is away from its default may be lost on the way to the hub.
 _VARIANTS = (
     *("norm", "position", "ffn", "bias", "qkv_bias", "qk_norm", "qk_norm_gain"),
@@ -97,6 +116,12 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
                 f"this kind of {architecture} is not known here ({path}: {key} "
                 f"{hub[key]!r}); it has to be {possible[0]!r}"
             )
+    for key in hub.keys() - _SILENT - _READ - _REQUIRED.keys() - set(_NAMES[architecture].values()):
+        if hub[key]:
+            raise FileFormatError(
+                f"config.json has a key that is not known here ({path}: {key} {hub[key]!r}); "
+                "take it out if it says nothing of what the model computes"
+            )
     try:
         return _model_config(architecture, hub, path)
     except FileFormatError:
@@ -112,7 +137,17 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
 def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> ModelConfig:
     known = _COMMON_DEFAULTS | _DEFAULTS[architecture] | dict(hub)
     values: Json = dict(_FIXED[architecture])
-    values |= {ours: known[theirs] for ours, theirs in _NAMES[architecture].items()}
+    for ours, theirs in _NAMES[architecture].items():
+        value = known[theirs]
+        if value is None and theirs not in ("n_inner", "head_dim", "num_key_value_heads"):
+            raise ValueError(f"{theirs} is null")
+        if isinstance(value, int) and value > _LARGEST:
+            raise ValueError(f"{theirs} is {value}")
+        values[ours] = value
+    if values["num_layers"] > _MOST_LAYERS:
+        raise ValueError(f"{values['num_layers']} layers")
+    if set(known.get("layer_types") or ()) - {"full_attention"}:
+        raise ValueError(f"layer_types are full_attention only here, not {known['layer_types']}")
     if architecture == "gpt2":
         values["d_ff"] = values["d_ff"] or 4 * values["d_model"]
     else:
@@ -136,19 +171,23 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
 def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
     """The `model_type` of a config.json, one that we know."""
     architecture = hub.get("model_type")
-    if architecture not in _NAMES:
+    if not isinstance(architecture, str) or architecture not in _NAMES:
         raise FileFormatError(
             f"this architecture is not known here ({path}: model_type {architecture!r}); "
             f"known are {', '.join(_NAMES)}"
         )
-    return str(architecture)
+    return architecture
 
 
 def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
     """`rope_parameters`, or `rope_theta` and `rope_scaling` as it was before transformers 5."""
-    rope = hub.get("rope_parameters") or dict(hub.get("rope_scaling") or {})
+    rope, scaling = hub.get("rope_parameters") or {}, dict(hub.get("rope_scaling") or {})
+    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
+    if rope and hub.get("rope_scaling") and scaling.items() - rope.items():
+        raise ValueError(f"rope_parameters {rope} and rope_scaling {scaling} disagree")
+    rope = rope or scaling
     values: Json = {"rope_theta": float(rope.get("rope_theta", hub["rope_theta"]))}
-    match rope.get("rope_type", rope.get("type", "default")):
+    match rope.get("rope_type", "default"):
         case "default":
             pass
         case "linear":

@@ -120,7 +120,7 @@ def _read_header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any],
         raise FileFormatError(f"not a tensor file, or cut short ({path}); restore it from a copy")
     try:
         header = json.loads(file.read(length))
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise FileFormatError(f"the tensor file's header is not JSON ({path}); restore it")
@@ -134,7 +134,7 @@ def _checked(
     try:
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in [*shape, begin, end])
-        fits = whole and end <= available
+        fits = whole and end <= available and max(shape, default=0) < 1 << 48
         if fits and end - begin == math.prod(shape) * dtype.itemsize:
             return dtype, shape, [begin, end]
     except (KeyError, TypeError, ValueError):

@@ -49,6 +49,9 @@ def sdpa(
     query, key = q.shape[-2], k.shape[-2]
     if window is not None:
         causal = True
+        if (reach := window + query - 1) < key:  # keys before those of the first query
+            k, v, key = k[..., -reach:, :], v[..., -reach:, :], reach
+            mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., -reach:]
         window = window if window < key else None
     # torch aligns is_causal to the first key, so it serves only where first and last agree.
     is_causal = causal and window is None and mask is None and query == key

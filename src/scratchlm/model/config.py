@@ -91,7 +91,7 @@ class MoEConfig:
                 f"moe.num_active is at most num_experts ({self.num_active} of "
                 f"{self.num_experts}); lower it"
             )
-        if not isinstance(self.num_shared, int) or self.num_shared < 0:
+        if type(self.num_shared) is not int or self.num_shared < 0:
             raise ValueError(f"moe.num_shared is 0 or more ({self.num_shared!r}); raise it")
         for name in ("balance_weight", "z_weight"):
             value = getattr(self, name)
@@ -149,7 +149,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, section in (("rope_scaling", RopeScaling), ("moe", MoEConfig)):
             if isinstance(value := getattr(self, name), dict):  # as `asdict` and JSON have it
-                object.__setattr__(self, name, section(**value))
+                try:
+                    object.__setattr__(self, name, section(**value))
+                except TypeError as error:
+                    raise ValueError(f"{name} has other keys ({error}); see {section}") from None
         _require_choice("norm", self.norm, get_args(Norm))
         _require_choice("position", self.position, get_args(Position))
         _require_choice("ffn", self.ffn, get_args(FeedForward))

@@ -173,7 +173,13 @@ class LearnedPositions(nn.Module):
         truncated_normal_(self.weight, 0.5 / math.sqrt(self.weight.shape[1]))
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        return x + F.embedding(positions, self.weight)
+        try:
+            return x + F.embedding(positions, self.weight)
+        except IndexError:
+            raise ValueError(
+                f"positions must lie in 0…{len(self.weight) - 1} ({positions.min().item()} to "
+                f"{positions.max().item()}); shorten the text"
+            ) from None
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"

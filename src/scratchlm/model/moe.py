@@ -34,8 +34,9 @@ class MixtureOfExperts(nn.Module):
     - z, the mean of (log Σ exp logits)², keeps logits small (arXiv 2202.08906, section 3.3).
     """
 
-    auxiliary_loss: Tensor
-    load: Tensor
+    # Before the first forward pass, and after a copy.
+    auxiliary_loss: Tensor = torch.zeros(())
+    load: Tensor = torch.zeros(0)
 
     def __init__(
         self,
@@ -68,6 +69,13 @@ class MixtureOfExperts(nn.Module):
         self._account(logits, probabilities, counts)
         mixed = self.experts(tokens, chosen, weights.to(x.dtype), counts)
         return mixed.view_as(x) + self.shared(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the last forward pass left: a loss with its graph cannot be copied."""
+        state = dict(self.__dict__)
+        for name in ("auxiliary_loss", "load"):
+            state.pop(name, None)
+        return state
 
     def _account(self, logits: Tensor, probabilities: Tensor, counts: Tensor) -> None:
         num_tokens, num_experts = logits.shape
@@ -126,7 +134,12 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if torch.is_autocast_enabled(device):  # which the kernel knows nothing of
         dtype = torch.get_autocast_dtype(device)
     # It takes halves and singles, in rows of a multiple of 16 bytes.
-    if dtype.itemsize > 4 or any(size * dtype.itemsize % 16 for size in weight.shape[1:]):
+    compiled = torch.compiler.is_compiling() and dtype != torch.bfloat16  # knows bf16 only
+    if (
+        compiled
+        or dtype.itemsize > 4
+        or any(size * dtype.itemsize % 16 for size in weight.shape[1:])
+    ):
         return grouped_loop(x, weight, counts)
     ends = counts.cumsum(0).to(torch.int32)
     return F.grouped_mm(x.to(dtype), weight.to(dtype).mT, offs=ends)

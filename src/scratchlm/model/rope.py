@@ -49,6 +49,10 @@ class RotaryEmbedding(nn.Module):
         self._build(torch.get_default_device() if device is None else torch.device(device))
 
     def _build(self, device: torch.device) -> None:
+        if device.type == "meta":  # a shape, for what only counts
+            table = torch.empty(self.max_seq_len, self.d_head, device=device)
+            self.register_buffer("table", table, persistent=False)
+            return
         # In fp64 on the CPU: the same table everywhere, and fp32 angles past 10⁵ lose three digits.
         exponents = (
             -torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head
