@@ -54,8 +54,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "no-weights" / "model.safetensors").unlink()
     to_hf(model, folder / "bad-index", tokenizer)
     (folder / "bad-index" / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
+    larger = BPETokenizer(tokenizer.vocab | {257: b"<|user|>"}, [], ["<|endoftext|>", "<|user|>"])
+    to_hf(model, folder / "larger", larger)
+    to_hf(model, folder / "deep", tokenizer)
+    (folder / "deep" / "config.json").write_text("[" * 100_000)
+    to_hf(model, folder / "deep-header", tokenizer)
+    deep = b"[" * 100_000
+    header = len(deep).to_bytes(8, "little") + deep
+    (folder / "deep-header" / "model.safetensors").write_bytes(header)
     (folder / "model.toml").write_text("model = 3\n")
     (folder / "wrong.toml").write_text("[model]\nd_model = 30\nnum_heads = 4\n")
+    huge = "vocab_size = 1000\ncontext_length = 8\nd_model = 4096\nnum_layers = 9\nnum_heads = 4\n"
+    (folder / "huge.toml").write_text("[model]\n" + huge)
     (folder / "empty.bin").write_bytes(b"")
     tiny.corpus(folder, 100)
     return folder
@@ -78,6 +88,9 @@ CASES = [
     ("convert", "--from cut --to new", 3, "cut/model.safetensors"),
     ("convert", "--from no-weights --to new", 3, "no-weights/model.safetensors"),
     ("convert", "--from bad-index --to new", 3, "bad-index"),
+    ("convert", "--from larger --to new", 3, "258 ids, the model knows 257"),
+    ("convert", "--from deep --to new", 3, "deep/config.json"),
+    ("convert", "--from deep-header --to new", 3, "deep-header/model.safetensors"),
     ("convert", "--from no-tokenizer --to new", 2, "--tokenizer_path"),
     ("convert", "--from hub --to new --tokenizer_path missing.json", 2, "missing.json"),
     ("convert", "--from hub --to new --form x", 2, "--form"),
@@ -103,6 +116,8 @@ CASES = [
     ("plot", "scaling", 2, "scaling"),
     ("plot", "init --steps 0", 2, "(0)"),
     ("plot", "init --steps few", 2, "few"),
+    ("plot", "init --output init.pdf", 2, "init.pdf"),
+    ("plot", "init --config huge.toml", 2, "too large to be trained four times"),
     ("plot", "init --output no/such/init.png", 2, "no/such/init.png"),
     ("plot", "init --config missing.toml", 2, "missing.toml"),
     ("plot", "init --config model.toml", 2, "model is a section"),

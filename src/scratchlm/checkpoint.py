@@ -209,8 +209,9 @@ def tokenizer_from(
             raise ValueError(
                 f"the checkpoint has no tokenizer ({path}); give --tokenizer_path FILE"
             )
-        return tokenizer
-    other = BPETokenizer.load(given)
+        given, other = path, tokenizer
+    else:
+        other = BPETokenizer.load(given)
     if tokenizer is not None and tokenizer.hash != other.hash:
         raise FileFormatError(
             f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
