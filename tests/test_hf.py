@@ -336,10 +336,12 @@ def test_the_ids_that_end_a_text_go_there_and_back(tmp_path: Path) -> None:
     to_hf(model, tmp_path / "none", tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "none")
     assert theirs.generation_config.eos_token_id is None  # not 2, as LlamaConfig has it
-    to_hf(model, tmp_path / "hub", tokenizer, [257, 258])
-    assert AutoTokenizer.from_pretrained(tmp_path / "hub").eos_token == "<|end|>"
+    to_hf(model, tmp_path / "hub", tokenizer, [257, 258], [256])
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hub")
+    assert (theirs.bos_token, theirs.eos_token) == ("<|begin|>", "<|end|>")
+    assert theirs("hello").input_ids == [256, *b"hello"]
     assert convert(["--from", str(tmp_path / "hub"), "--to", str(tmp_path / "ours")]) == 0
-    assert load_with_tokenizer(tmp_path / "ours").end_ids == [257, 258]
+    assert load_with_tokenizer(tmp_path / "ours")[2:] == ([257, 258], [256])
     assert convert(["--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         there, here = ((tmp_path / folder / name).read_bytes() for folder in ("hub", "back"))
@@ -394,6 +396,30 @@ def test_a_trained_model_writes_the_same_text_in_transformers(tmp_path: Path) ->
     again = load_model(back, "cpu").state_dict()
     for name, weight in ours.state_dict().items():  # the padding rows do not go to the hub
         assert torch.equal(weight[: again[name].shape[0]], again[name])
+
+
+def test_a_text_begins_as_the_folders_tokenizer_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from scratchlm.cli.generate import main as generate_text
+
+    vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b"<|begin|>"}
+    tokenizer = BPETokenizer(vocab, [], ["<|begin|>"])
+    model = Transformer(ModelConfig(257, 32, 32, 1, 4))
+    with torch.no_grad():  # text that can be read: printable bytes only
+        model.lm_head.weight[:33], model.lm_head.weight[127:] = 0.0, 0.0
+    to_hf(model, tmp_path / "hub", tokenizer, start_ids=[256])
+    theirs, words = (
+        kind.from_pretrained(tmp_path / "hub") for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    prompt = words("hello", return_tensors="pt")
+    prompt.pop("token_type_ids", None)
+    expected = theirs.generate(**prompt, max_new_tokens=20, do_sample=False, pad_token_id=0)
+    arguments = ["--prompt", "hello", "--max_tokens", "20", "--temperature", "0", "--device", "cpu"]
+    assert generate_text(["--model_path", str(tmp_path / "hub"), *arguments]) == 0
+    assert capsys.readouterr().out == words.decode(expected[0], skip_special_tokens=True) + "\n"
 
 
 def test_generating_from_a_folder_of_the_hub(

@@ -41,6 +41,7 @@ from scratchlm.hf import (
     is_hf_folder,
     read_end_ids,
     read_hf_config,
+    read_start_ids,
     read_tokenizer,
 )
 from scratchlm.model.transformer import ModelConfig, Transformer
@@ -142,11 +143,12 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 class Loaded(NamedTuple):
-    """A model, its tokenizer, and the ids that end a text."""
+    """A model, its tokenizer, and the ids that end a text and that come before one."""
 
     model: Transformer
     tokenizer: BPETokenizer
     end_ids: list[int]
+    start_ids: list[int]
 
 
 def load_with_tokenizer(
@@ -158,14 +160,15 @@ def load_with_tokenizer(
         model, own = from_hf(path), read_tokenizer(path)
         payload: Payload = {"config": dataclasses.asdict(model.config)}
         payload |= {} if own is None else {"tokenizer": own.to_json()}
-        payload["end_ids"] = read_end_ids(path)
+        payload |= {"end_ids": read_end_ids(path), "start_ids": read_start_ids(path)}
         name = Path(path)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
     tokenizer = tokenizer_from(payload, name, tokenizer_path)
-    return Loaded(model, tokenizer, payload.get("end_ids") or default_end_ids(tokenizer))
+    ends = payload.get("end_ids") or default_end_ids(tokenizer)
+    return Loaded(model, tokenizer, ends, payload.get("start_ids") or [])
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:

@@ -129,6 +129,26 @@ def read_end_ids(folder: StrPath) -> list[int]:
     return []
 
 
+def read_start_ids(folder: StrPath) -> list[int]:
+    """The ids that the folder's tokenizer puts before a text, as Llama's does; mostly none."""
+    path = Path(folder) / "tokenizer.json"
+    processor = (_read_json(path).get("post_processor") if path.exists() else None) or {}
+    ids: list[int] = []
+    for step in processor.get("processors", [processor]):
+        if step.get("type") != "TemplateProcessing":
+            continue
+        try:
+            for part in step["single"]:
+                if "SpecialToken" not in part:  # the text itself
+                    break
+                ids += step["special_tokens"][part["SpecialToken"]["id"]]["ids"]
+        except (KeyError, TypeError):
+            raise FileFormatError(
+                f"the template names tokens that it does not list ({path}); download it again"
+            ) from None
+    return ids
+
+
 def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
     """<|endoftext|>'s, where there is one."""
     return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
@@ -139,9 +159,10 @@ def to_hf(
     folder: StrPath,
     tokenizer: BPETokenizer | None = None,
     end_ids: Sequence[int] = (),
+    start_ids: Sequence[int] = (),
 ) -> None:
     """Write a folder that `transformers` loads, whole or not at all. `end_ids` end a text; by
-    default <|endoftext|> does, where the tokenizer has it.
+    default <|endoftext|> does, where the tokenizer has it. `start_ids` are put before one.
 
     ValueError for a model that no architecture of the hub is, and for a folder with something in
     it. Rows that pad the vocabulary are left out.
@@ -162,11 +183,16 @@ def to_hf(
     ends = list(end_ids) or separator
     # Said even where there is none: what config.json leaves out, transformers makes up.
     hub["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
-    hub["bos_token_id"] = separator[0] if separator else None  # it stands between texts
+    starts = list(start_ids)
+    hub["bos_token_id"] = next(iter(starts + separator), None)  # what stands between texts
     texts: dict[str, Any] = {"config.json": hub}
     if tokenizer is not None:
         texts["tokenizer.json"] = json.loads(tokenizer.to_json())
-        texts["tokenizer_config.json"] = _tokenizer_config(tokenizer, ends, config.context_length)
+        if starts:
+            texts["tokenizer.json"]["post_processor"] = _template(tokenizer, starts)
+        texts["tokenizer_config.json"] = _tokenizer_config(
+            tokenizer, ends, hub["bos_token_id"], config.context_length
+        )
     with replacing_directory(path) as new:
         with (new / "model.safetensors").open("wb") as file:
             write_tensors(file, theirs, {"format": "pt"})
@@ -178,7 +204,7 @@ def to_hf(
 
 
 def _tokenizer_config(
-    tokenizer: BPETokenizer, ends: list[int], context_length: int
+    tokenizer: BPETokenizer, ends: list[int], start: int | None, context_length: int
 ) -> dict[str, Any]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -187,9 +213,25 @@ def _tokenizer_config(
     }
     if ends:
         config["eos_token"] = tokenizer.vocab[ends[0]].decode("utf-8", "replace")
-    if SEPARATOR in tokenizer.special_tokens:
-        config["bos_token"] = SEPARATOR
+    if start is not None:
+        config["bos_token"] = tokenizer.vocab[start].decode("utf-8", "replace")
     return config
+
+
+def _template(tokenizer: BPETokenizer, starts: list[int]) -> dict[str, Any]:
+    """The post_processor that puts these tokens before a text."""
+    names = [tokenizer.vocab[start].decode("utf-8", "replace") for start in starts]
+    before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
+    first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [*before, first],
+        "pair": [*before, first, second],
+        "special_tokens": {
+            name: {"id": name, "ids": [start], "tokens": [name]}
+            for name, start in zip(names, starts, strict=True)
+        },
+    }
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

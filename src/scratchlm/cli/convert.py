@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(args.target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"something has this name already ({target}); give a new one")
-    model, tokenizer, ends = load_with_tokenizer(args.source, args.tokenizer_path)
+    model, tokenizer, ends, starts = load_with_tokenizer(args.source, args.tokenizer_path)
     if is_hf_folder(args.source):
-        more = {"tokenizer": tokenizer.to_json(), "end_ids": ends}
+        more = {"tokenizer": tokenizer.to_json(), "end_ids": ends, "start_ids": starts}
         save_checkpoint(args.target, model, None, 0, **more)
         kind = "a checkpoint"
     else:
-        to_hf(model, args.target, tokenizer, ends)
+        to_hf(model, args.target, tokenizer, ends, starts)
         kind = f"{hub_architecture(model.config)}, as the hub has it"
     print(f"{args.target}: {kind}, of {model.num_parameters():,} parameters")
 

@@ -31,23 +31,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
     )
     device = resolve_device(args.device)
-    model, tokenizer, ends = load_with_tokenizer(args.model_path, args.tokenizer_path)
+    model, tokenizer, ends, starts = load_with_tokenizer(args.model_path, args.tokenizer_path)
     model = model.to(device)
-    ids = tokenizer.encode(args.prompt)
-    if not ids and not ends:
+    ids = starts + tokenizer.encode(args.prompt) or ends[:1]
+    if not ids:
         raise ValueError("the prompt is empty (''), and nothing marks a start; give --prompt TEXT")
     generator = torch.Generator()
     generator.seed() if args.seed is None else generator.manual_seed(args.seed)
     new_ids = stream(
         model,
-        ids or ends[:1],
+        ids,
         args.max_tokens,
         strategy,
         stop=ends,
         generator=generator,
         vocab_size=len(tokenizer),
     )
-    room = model.config.context_length - len(ids or ends[:1])
+    room = model.config.context_length - len(ids)
     if args.max_tokens > room:
         print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
     print(args.prompt, end="", flush=True)
