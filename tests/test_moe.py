@@ -20,7 +20,7 @@ def _seed() -> None:
 
 
 def mixture(num_experts: int = 5, num_active: int = 2, **more: Any) -> MixtureOfExperts:
-    return MixtureOfExperts(16, 24, MoEConfig(num_experts, num_active, **more))
+    return MixtureOfExperts(16, 24, num_experts, num_active, **more)
 
 
 def by_a_loop(moe: MixtureOfExperts, x: Tensor) -> Tensor:

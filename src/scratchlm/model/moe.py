@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scratchlm.model.config import MoEConfig
 from scratchlm.model.feed_forward import SwiGLU
 from scratchlm.model.layers import Device, Linear, truncated_normal_
 
@@ -24,7 +23,8 @@ from scratchlm.model.layers import Device, Linear, truncated_normal_
 class MixtureOfExperts(nn.Module):
     """x (..., d_model) -> (..., d_model), through the experts that the router chooses.
 
-    Top-k of a softmax, its weights normalised to 1, as in Mixtral (arXiv 2401.04088).
+    Top-k of a softmax, its weights normalised to 1, as in Mixtral (arXiv 2401.04088). The arguments
+    are those of `MoEConfig`.
 
     After a forward pass `auxiliary_loss` is the router's two losses, weighted, and `load` (expert,)
     the share of the token–expert pairs that each expert got:
@@ -42,21 +42,26 @@ class MixtureOfExperts(nn.Module):
         self,
         d_model: int,
         d_ff: int,
-        config: MoEConfig,
+        num_experts: int,
+        num_active: int,
         *,
+        num_shared: int = 0,
+        balance_weight: float = 0.01,
+        z_weight: float = 0.001,
+        jitter: float = 0.0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_active = config.num_active
-        self.balance_weight = config.balance_weight
-        self.z_weight = config.z_weight
-        self.jitter: nn.Module = Jitter(config.jitter) if config.jitter else nn.Identity()
-        self.router = Linear(d_model, config.num_experts, **new)
-        self.experts = Experts(config.num_experts, d_model, d_ff, **new)
+        self.num_active = num_active
+        self.balance_weight = balance_weight
+        self.z_weight = z_weight
+        self.jitter: nn.Module = Jitter(jitter) if jitter else nn.Identity()
+        self.router = Linear(d_model, num_experts, **new)
+        self.experts = Experts(num_experts, d_model, d_ff, **new)
         self.shared: nn.Module = (
-            SwiGLU(d_model, config.num_shared * d_ff, **new) if config.num_shared else Nothing()
+            SwiGLU(d_model, num_shared * d_ff, **new) if num_shared else Nothing()
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class TransformerBlock(nn.Module):
         self.ffn = (
             new_feed_forward(ffn, d_model, d_ff, bias, **new)
             if moe is None
-            else MixtureOfExperts(d_model, d_ff, moe, **new)
+            else MixtureOfExperts(d_model, d_ff, **asdict(moe), **new)
         )
         self.dropout = nn.Dropout(dropout)
 
