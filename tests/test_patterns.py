@@ -314,7 +314,15 @@ def test_set_operations_give_the_pieces_of_tokenizers(pattern: str) -> None:
         assert first_difference(pattern, text) is None
 
 
-@pytest.mark.parametrize("name", [r"\w", r"\p{Han}", r"\p{Latin}", r"\p{Alphabetic}", r"\p{Emoji}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"\w",
+        r"\p{Han}",
+        *(pytest.param(rf"\p{{{name}}}", marks=pytest.mark.slow)
+          for name in ("Latin", "Alphabetic", "Emoji")),
+    ],
+)  # fmt: skip
 def test_other_classes_know_no_character_that_tiktoken_does_not(name: str) -> None:
     seen = seen_by_tiktoken(name, EVERYTHING)
     assert "".join(PieceFinder(name)._find(EVERYTHING)) == seen  # the call wants all of a text
