@@ -82,6 +82,11 @@ def _is_alive(pid: str) -> bool:
     return int(pid) != os.getpid()
 
 
+def is_taken(path: Path) -> bool:
+    """Whether something has this name; an empty folder is as good as none."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
 def previous(path: Path) -> Path:
     """Where `replacing_directory` keeps the old directory during a replacement."""
     return path.with_name(f".{path.name}.previous")

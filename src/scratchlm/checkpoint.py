@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from scratchlm import config as configuration
 from scratchlm import plain
-from scratchlm.atomic import previous, replacing_directory, replacing_file
+from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file
 from scratchlm.checkpoint_files import (
     MANIFEST,
     Payload,
@@ -82,8 +82,7 @@ def save_checkpoint(
             torch.save(payload, file)
     else:
         path = Path(path_or_file)
-        empty = path.is_dir() and not any(path.iterdir())
-        if path.exists() and not empty and not (path / MANIFEST).is_file():
+        if is_taken(path) and not (path / MANIFEST).is_file():
             raise ValueError(
                 f"something else has this name ({path}); only a checkpoint is replaced by one"
             )
@@ -157,18 +156,17 @@ def load_with_tokenizer(
     """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
     the same. ValueError where there is none."""
     if is_hf_folder(path):
-        model, own = from_hf(path), read_tokenizer(path)
-        payload: Payload = {"config": dataclasses.asdict(model.config)}
-        payload |= {} if own is None else {"tokenizer": own.to_json()}
-        payload |= {"end_ids": read_end_ids(path), "start_ids": read_start_ids(path)}
-        name = Path(path)
+        model = from_hf(path)
+        own, vocab_size = read_tokenizer(path), model.config.vocab_size
+        tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
+        ends, starts = read_end_ids(path), read_start_ids(path)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
-    tokenizer = tokenizer_from(payload, name, tokenizer_path)
-    ends = payload.get("end_ids") or default_end_ids(tokenizer)
-    return Loaded(model, tokenizer, ends, payload.get("start_ids") or [])
+        tokenizer = tokenizer_from(payload, name, tokenizer_path)
+        ends, starts = payload.get("end_ids") or [], payload.get("start_ids") or []
+    return Loaded(model, tokenizer, ends or default_end_ids(tokenizer), starts)
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
@@ -206,27 +204,36 @@ def tokenizer_from(
         raise FileFormatError(
             f"the checkpoint's tokenizer is no text ({path}); save it again with save_checkpoint"
         )
-    tokenizer = None if stored is None else BPETokenizer.from_json(stored, path)
+    own = None if stored is None else BPETokenizer.from_json(stored, path)
+    return _agreeing(own, given, payload.get("config", {}).get("vocab_size"), path)
+
+
+def _agreeing(
+    own: BPETokenizer | None,
+    given: str | os.PathLike[str] | None,
+    vocab_size: int | None,
+    path: str | os.PathLike[str],
+) -> BPETokenizer:
+    """The model's own tokenizer, or the file `given`, which must be the same one."""
     if given is None:
-        if tokenizer is None:
+        if own is None:
             raise ValueError(
                 f"the checkpoint has no tokenizer ({path}); give --tokenizer_path FILE"
             )
-        given, other = path, tokenizer
+        given, tokenizer = path, own
     else:
-        other = BPETokenizer.load(given)
-    if tokenizer is not None and tokenizer.hash != other.hash:
+        tokenizer = BPETokenizer.load(given)
+    if own is not None and own.hash != tokenizer.hash:
         raise FileFormatError(
             f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
             "the checkpoint has its own"
         )
-    vocab_size = payload.get("config", {}).get("vocab_size", len(other))
-    if len(other) > vocab_size:
+    if vocab_size is not None and len(tokenizer) > vocab_size:
         raise FileFormatError(
-            f"the tokenizer is of another model ({given}: {len(other)} ids, the model knows "
+            f"the tokenizer is of another model ({given}: {len(tokenizer)} ids, the model knows "
             f"{vocab_size}); give the one it was trained with"
         )
-    return other
+    return tokenizer
 
 
 def restore(

@@ -10,11 +10,13 @@ them.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
+from scratchlm.optim.groups import muon_groups
 
 Optimizer = Literal["adamw", "muon", "sgd"]
 GIB = 1 << 30
@@ -57,6 +59,7 @@ class Parameters:
         return self.embedding + self.attention + self.feed_forward + self.norms + self.head
 
 
+@functools.cache
 def count_parameters(config: ModelConfig) -> Parameters:
     """By part; a tied head counts for nothing beside the embedding that it is."""
     counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
@@ -131,7 +134,8 @@ def training_memory(
         case "adamw":
             state = 2 * weights
         case "muon":
-            state = 4 * (2 * total - _hidden_matrices(config))
+            by_muon, *_ = muon_groups(Transformer(config, device="meta").named_parameters())
+            state = 4 * (2 * total - sum(matrix.numel() for matrix in by_muon["params"]))
         case "sgd":
             state = weights if momentum else 0
     tokens = batch_size * config.context_length
@@ -180,11 +184,6 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
     # On the way back through the loss, in fp32: logarithms of probabilities, and two gradients.
     loss = config.padded_vocab_size * 3 * wide
     return layers + norm + read_by(1) + loss
-
-
-def _hidden_matrices(config: ModelConfig) -> int:
-    named = Transformer(config, device="meta").named_parameters()
-    return sum(w.numel() for name, w in named if name.startswith("layers.") and w.ndim >= 2)
 
 
 def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:

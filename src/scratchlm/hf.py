@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.atomic import replacing_directory, sync
+from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.errors import FileFormatError
 from scratchlm.hf_config import architecture_of, config_from_hub, config_to_hub
@@ -169,7 +169,7 @@ def to_hf(
     """
     path, config = Path(folder), model.config
     hub = config_to_hub(config)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if is_taken(path):
         raise ValueError(f"something has this name already ({path}); give a new folder")
     ours = model.state_dict()
     for name in ("embedding.weight", "lm_head.weight"):

@@ -18,13 +18,14 @@ from scratchlm.cli.command import Once, Parser, command
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
+    from scratchlm.atomic import is_taken
     from scratchlm.checkpoint import load_with_tokenizer, save_checkpoint
     from scratchlm.hf import is_hf_folder, to_hf
     from scratchlm.hf_config import hub_architecture
 
     # The weights are mapped from the source: what is written never replaces what is read.
     target = Path(args.target)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if is_taken(target):
         raise ValueError(f"something has this name already ({target}); give a new one")
     model, tokenizer, ends, starts = load_with_tokenizer(args.source, args.tokenizer_path)
     if is_hf_folder(args.source):
