@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scratchlm.checkpoint import load_checkpoint, load_model, save_checkpoint
     from scratchlm.data.batches import get_batch
     from scratchlm.functional import cross_entropy, scaled_dot_product_attention, silu, softmax
+    from scratchlm.generator import TextGenerator, stream
     from scratchlm.model.attention import MultiHeadAttention
     from scratchlm.model.feed_forward import SwiGLU
     from scratchlm.model.kv_cache import KVCache
@@ -50,6 +51,7 @@ _HOME = {  # module -> the public names it defines
     "checkpoint": ("save_checkpoint", "load_checkpoint", "load_model"),
     "trainer": ("Trainer",),
     "sampling": ("generate",),
+    "generator": ("TextGenerator", "stream"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -68,6 +70,7 @@ __all__ = [
     "RotaryEmbedding",
     "SGDDecay",
     "SwiGLU",
+    "TextGenerator",
     "Trainer",
     "Transformer",
     "TransformerBlock",
@@ -83,6 +86,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "silu",
     "softmax",
+    "stream",
     "train_bpe",
     "train_bpe_from_texts",
     "wsd_schedule",

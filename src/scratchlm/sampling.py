@@ -1,97 +1,164 @@
-"""Logits -> tokens: the strategies, each a function on logits, and the loop that calls the model.
+"""Logits -> tokens: `decode` is the loop, `generate` the call.
 
-The order is that of Hugging Face `generate`: repetition penalty, temperature, top-k, top-p, min-p.
+How a token is chosen is in `strategies.py`, the model and its cache are behind `decoder.py`.
 """
 
 from __future__ import annotations
 
-import codecs
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from scratchlm.decoder import Decoder, Overflow
+from scratchlm.errors import NumericalError
 from scratchlm.model.transformer import ModelConfig, Transformer
-from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.strategies import Strategy, draw
+
+FinishReason = Literal["stop", "length", "context"]
 
 
-def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """logits (vocab,), seen ids (n,): l -> l / penalty where l > 0, l * penalty where l < 0.
+class Uniforms:
+    """A row's random numbers: one a step, from a generator of its own.
 
-    CTRL, Keskar et al. 2019 (arXiv 1909.05858), section 4.1.
-    """
-    chosen = logits[seen]
-    return logits.scatter(0, seen, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
-
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """logits (vocab,): all but the k largest become -inf (Fan et al. 2018, arXiv 1805.04833)."""
-    smallest_kept = logits.topk(min(k, logits.shape[-1])).values[-1]
-    return logits.masked_fill(logits < smallest_kept, -math.inf)
-
-
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """logits (vocab,): keep the fewest likeliest ids whose probabilities sum to at least p.
-
-    Nucleus sampling, Holtzman et al. 2020 (arXiv 1904.09751). The likeliest id is always kept.
-    """
-    ordered, ids = logits.sort(descending=True, stable=True)
-    probabilities = ordered.softmax(-1)
-    mass_before = probabilities.cumsum(-1) - probabilities
-    drop = mass_before >= p
-    drop[0] = False
-    return logits.masked_fill(torch.zeros_like(drop).scatter(0, ids, drop), -math.inf)
-
-
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """logits (vocab,): keep ids at least p times as likely as the likeliest (arXiv 2407.01082)."""
-    return logits.masked_fill(logits < logits.max() + math.log(p), -math.inf)
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """How the next id is drawn; ValueError for a value out of its range.
-
-    temperature 0 is greedy; top_k None or 0, top_p None or 1, min_p None or 0 and
-    repetition_penalty 1 are off.
+    Seeded with (seed, row), so that a text does not depend on what is generated beside it.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
+    def __init__(self, seed: int, row: int) -> None:
+        self.generator = torch.Generator().manual_seed(_mix(seed, row))
 
-    def __post_init__(self) -> None:
-        temperature, penalty = self.temperature, self.repetition_penalty
-        rules = [
-            (0 <= temperature < math.inf, "temperature is finite and at least 0", temperature),
-            (self.top_k is None or self.top_k >= 0, "top_k is at least 0 (0 is off)", self.top_k),
-            (self.top_p is None or 0 <= self.top_p <= 1, "top_p is from 0 to 1", self.top_p),
-            (self.min_p is None or 0 <= self.min_p <= 1, "min_p is from 0 to 1", self.min_p),
-            (0.01 <= penalty <= 100, "repetition_penalty is from 0.01 to 100 (1 is off)", penalty),
-        ]
-        for holds, rule, value in rules:
-            if not holds:
-                raise ValueError(f"{rule} ({value}); give a value in that range")
+    def next(self) -> float:
+        """In [0, 1)."""
+        return torch.rand((), generator=self.generator, dtype=torch.float64).item()
 
-    def draw(self, logits: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> int:
-        """One id from logits (vocab,), after the ids `seen` (n,)."""
-        if self.repetition_penalty != 1:
-            logits = penalize_repetition(logits, seen, self.repetition_penalty)
-        if self.temperature == 0:
-            return int(logits.argmax())
-        logits = (logits - logits.max()) / self.temperature  # no temperature overflows them
-        if self.top_k:
-            logits = keep_top_k(logits, self.top_k)
-        if self.top_p is not None and self.top_p < 1:
-            logits = keep_top_p(logits, self.top_p)
-        if self.min_p:
-            logits = keep_min_p(logits, self.min_p)
-        return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
+
+def _mix(seed: int, row: int) -> int:
+    """A 32-bit number for (seed, row), which the Mersenne twister takes: neighbours differ.
+
+    The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
+    """
+    z = (seed + (row + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return (z ^ z >> 31) % 2**32
+
+
+@dataclass
+class Continuation:
+    """One text in the making: the ids behind a prompt, without the one that stopped it.
+
+    logprobs: of each id, in nats, as the model gave it, before any strategy. finish_reason: "stop"
+    (a stop id or a stop string), "length" (max_tokens), "context" (no room), None while it grows.
+    """
+
+    prompt: list[int]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    score: float | None = None  # of a beam
+
+
+def decode(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    strategy: Strategy,
+    *,
+    num_samples: int = 1,
+    stop: Sequence[int] = (),
+    seed: int = 0,
+    vocab_size: int | None = None,
+    logprobs: bool = False,
+) -> Iterator[list[Continuation]]:
+    """Yield all continuations, before the first step and after each: `num_samples` of each prompt.
+
+    Whoever iterates may set a `finish_reason`: that one grows no more. What is finished leaves the
+    batch. The arguments are those of `generate`; the decoder says how many tokens, at most.
+    """
+    rows = [Continuation(list(prompt)) for prompt in prompts for _ in range(num_samples)]
+    uniforms = [Uniforms(seed, i) for i in range(len(rows))]
+    _finish(rows, decoder)
+    yield rows
+    if all(row.finish_reason for row in rows):
+        return
+    logits = decoder.prefill(prompts)
+    if num_samples > 1:
+        which = [i // num_samples for i in range(len(rows))]
+        decoder.select(which)
+        logits = logits[which]
+    batch = list(range(len(rows)))  # which row each sequence of the decoder is
+    while True:
+        logits = logits[:, :vocab_size].float()
+        growing = [rows[i] for i in batch]
+        drawn = _draw(logits, growing, strategy, stop, [uniforms[i] for i in batch])
+        if logprobs:
+            ids = torch.tensor(drawn, device=logits.device)[:, None]
+            chosen = logits.log_softmax(-1).gather(-1, ids)[:, 0].tolist()
+        for place, row in enumerate(growing):
+            if row.finish_reason is not None:
+                continue
+            if drawn[place] in stop:
+                row.finish_reason = "stop"
+                continue
+            row.ids.append(drawn[place])
+            if logprobs:
+                row.logprobs.append(chosen[place])
+        _finish(rows, decoder)
+        yield rows
+        live = [i for i in batch if rows[i].finish_reason is None]
+        if not live:
+            return
+        if live != batch and _may_shrink(decoder, growing):
+            decoder.select([batch.index(i) for i in live])
+            batch = live
+        logits = decoder.step([(rows[i].ids or rows[i].prompt)[-1] for i in batch])
+
+
+def _may_shrink(decoder: Decoder, rows: Sequence[Continuation]) -> bool:
+    """A compiled step is for one batch size: what is finished goes on unread, while it has room."""
+    return decoder.compiled is None or any(row.finish_reason == "context" for row in rows)
+
+
+def _finish(rows: Sequence[Continuation], decoder: Decoder) -> None:
+    for row in rows:
+        length = len(row.prompt) + len(row.ids)
+        if row.finish_reason is not None:
+            continue
+        if len(row.ids) >= decoder.max_tokens:
+            row.finish_reason = "length"
+        elif decoder.overflow == "stop" and length >= decoder.context_length:
+            row.finish_reason = "context"
+
+
+def _draw(
+    logits: Tensor,
+    rows: Sequence[Continuation],
+    strategy: Strategy,
+    stop: Sequence[int],
+    uniforms: Sequence[Uniforms],
+) -> list[int]:
+    """logits (batch, vocab) -> one id for each row."""
+    if strategy.looks_back:
+        each = zip(logits, rows, strict=True)
+        logits = torch.stack([strategy.penalize(x, row.prompt, row.ids, stop) for x, row in each])
+    require_finite(logits)
+    if strategy.greedy:
+        return logits.argmax(-1).tolist()
+    numbers = torch.tensor([u.next() for u in uniforms], dtype=torch.float64)
+    return draw(strategy.filter(logits), numbers).tolist()
+
+
+def require_finite(logits: Tensor) -> None:
+    """logits (..., vocab); NumericalError where nothing, or no number, is left to choose from."""
+    largest = logits.amax(-1)
+    if not largest.isfinite().all():
+        cause = "every token is banned" if largest.isneginf().any() else "the model diverged"
+        raise NumericalError(
+            f"no token can be chosen (the largest logit is {largest.min().item()}: {cause}); "
+            "loosen logit_bias and no_repeat_ngram_size, or take another checkpoint"
+        )
 
 
 def generate(
@@ -105,74 +172,67 @@ def generate(
     repetition_penalty: float = 1.0,
     stop: Sequence[int] = (),
     generator: torch.Generator | None = None,
+    *,
+    vocab_size: int | None = None,
+    overflow: Overflow = "stop",
+    **more: Any,
 ) -> list[int]:
-    """The ids that follow the prompt `ids`: `stream`, with the `Strategy` spelled out."""
-    strategy = Strategy(temperature, top_k, top_p, min_p, repetition_penalty)
-    return list(stream(model, ids, max_tokens, strategy, stop=stop, generator=generator))
+    """The ids that follow the prompt `ids`, one sequence of at least one id.
+
+    It ends after `max_tokens`, before a `stop` id, or where the context is full, unless `overflow`
+    is "slide" (see `Decoder`). generator: gives the seed of the text, by default torch's own.
+    vocab_size: ids at or above it are never chosen (an embedding padded past its tokenizer). more:
+    further fields of `Strategy`.
+
+    ValueError, before the first id, for a prompt that is empty, too long, or of other ids.
+    `TextGenerator` is faster, and takes and gives text; `generate_batch` takes several prompts.
+    """
+    prompt = torch.as_tensor(ids, dtype=torch.long)
+    if prompt.dim() != 1 or not prompt.numel():
+        shape = tuple(prompt.shape)
+        raise ValueError(f"a prompt is one sequence of ids, not empty (shape {shape}); give one")
+    strategy = Strategy(temperature, top_k, top_p, min_p, repetition_penalty, **more)
+    [new] = generate_batch(
+        model, [prompt.tolist()], max_tokens, strategy, stop=stop, generator=generator,
+        vocab_size=vocab_size, overflow=overflow,
+    )  # fmt: skip
+    return new
 
 
-def stream(
+def generate_batch(
     model: Transformer,
-    ids: Sequence[int] | Tensor,
+    prompts: Sequence[Sequence[int]],
     max_tokens: int,
     strategy: Strategy,
     *,
+    num_samples: int = 1,
     stop: Sequence[int] = (),
     generator: torch.Generator | None = None,
     vocab_size: int | None = None,
-) -> Iterator[int]:
-    """Yield new ids, each as it is drawn, until `max_tokens`, a stop id, or a full context.
+    overflow: Overflow = "stop",
+) -> list[list[int]]:
+    """`generate` for prompts of any lengths together: the new ids of each, `num_samples` times.
 
-    ids: the prompt, one sequence of at least one id. The id that stops is not yielded.
-    generator: draws on the CPU, so that a seed gives one text on every device.
-    vocab_size: ids at or above it are never drawn (an embedding padded past its tokenizer).
-    ValueError, before the first id, for a prompt that is empty, too long, or of other ids.
+    Each is what it would be alone, up to rounding; its random numbers depend on its place alone.
     """
-    prompt = torch.as_tensor(ids, dtype=torch.long)
-    _check(prompt, max_tokens, model.config)
-    return _stream(model, prompt, max_tokens, strategy, set(stop), generator, vocab_size)
+    check_prompts(prompts, max_tokens, model.config, overflow)
+    strategy.check(vocab_size or model.config.vocab_size)
+    with evaluating(model):
+        steps = decode(
+            Decoder(model, max_tokens, overflow=overflow), prompts, strategy,
+            num_samples=num_samples, stop=stop, seed=draw_seed(generator), vocab_size=vocab_size,
+        )  # fmt: skip
+        *_, rows = steps
+    return [row.ids for row in rows]
 
 
-def _stream(
-    model: Transformer,
-    seen: Tensor,
-    max_tokens: int,
-    strategy: Strategy,
-    stop: set[int],
-    generator: torch.Generator | None,
-    vocab_size: int | None,
-) -> Iterator[int]:
-    device = model.embedding.weight.device
-    new = seen
-    with _evaluating(model):
-        cache = model.new_cache(1)
-        for _ in range(min(max_tokens, model.config.context_length - len(seen))):
-            with torch.inference_mode():
-                logits = model(new[None].to(device), cache=cache)[0, -1]
-                drawn = strategy.draw(logits.float().cpu()[:vocab_size], seen, generator)
-            if drawn in stop:
-                return
-            yield drawn
-            new = torch.tensor([drawn])
-            seen = torch.cat([seen, new])
-
-
-def text_pieces(ids: Iterable[int], tokenizer: BPETokenizer) -> Iterator[str]:
-    """The text of a stream of ids, in pieces that never cut a character.
-
-    A token may end in the middle of a UTF-8 sequence: its bytes wait for the next. What is left at
-    the end, or is not UTF-8, becomes U+FFFD, as in `tokenizer.decode`.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for each in ids:
-        if piece := decoder.decode(tokenizer.decode_bytes([each])):
-            yield piece
-    if piece := decoder.decode(b"", final=True):
-        yield piece
+def draw_seed(generator: torch.Generator | None = None) -> int:
+    """The next seed that a generator gives: another at every call, the same after `manual_seed`."""
+    return int(torch.randint(2**63 - 1, (), generator=generator))
 
 
 @contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
+def evaluating(model: Transformer) -> Iterator[None]:
     """Without dropout, and back to the mode it was in."""
     training = model.training
     model.eval()
@@ -182,20 +242,29 @@ def _evaluating(model: Transformer) -> Iterator[None]:
         model.train(training)
 
 
-def _check(prompt: Tensor, max_tokens: int, config: ModelConfig) -> None:
+def check_prompts(
+    prompts: Sequence[Sequence[int]], max_tokens: int, config: ModelConfig, overflow: Overflow
+) -> None:
+    """ValueError for what no model of this shape can continue."""
     if max_tokens < 0:
         raise ValueError(f"max_tokens is at least 0 ({max_tokens}); give how many tokens to add")
-    if prompt.dim() != 1 or not prompt.numel():
-        shape = tuple(prompt.shape)
-        raise ValueError(f"a prompt is one sequence of ids, not empty (shape {shape}); give one")
-    if len(prompt) > config.context_length:
-        raise ValueError(
-            f"the prompt is longer than the context ({len(prompt)} tokens, "
-            f"{config.context_length} fit); cut it"
-        )
-    for worst in (int(prompt.min()), int(prompt.max())):
-        if not 0 <= worst < config.vocab_size:
+    if overflow not in get_args(Overflow):
+        raise ValueError(f"overflow is stop or slide ({overflow!r}); give one of them")
+    if overflow == "slide" and config.context_length < 2:
+        raise ValueError("a context of 1 token cannot slide (overflow slide); leave it out")
+    if not prompts:
+        raise ValueError("there is no prompt ([]); give one or more")
+    for prompt in prompts:
+        if not prompt:
+            raise ValueError("a prompt is one sequence of ids, not empty ([]); give one")
+        if len(prompt) > config.context_length and overflow == "stop":
             raise ValueError(
-                f"an id of the prompt is not in the vocabulary ({worst}, of "
-                f"{config.vocab_size}); use the tokenizer the model was trained with"
+                f"the prompt is longer than the context ({len(prompt)} tokens, "
+                f"{config.context_length} fit); cut it, or let it slide"
             )
+        for worst in (min(prompt), max(prompt)):
+            if not 0 <= worst < config.vocab_size:
+                raise ValueError(
+                    f"an id of the prompt is not in the vocabulary ({worst}, of "
+                    f"{config.vocab_size}); use the tokenizer the model was trained with"
+                )

@@ -19,39 +19,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     import torch
 
-    from scratchlm.checkpoint import load_with_tokenizer, read_config
+    from scratchlm.checkpoint import read_config
     from scratchlm.costs import generation_report
-    from scratchlm.runtime import resolve_device
-    from scratchlm.sampling import Strategy, stream, text_pieces
+    from scratchlm.generator import TextGenerator
 
     if args.dry_run:
         print(generation_report(read_config(args.model_path)))
         return
-    strategy = Strategy(
-        args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty
-    )
-    device = resolve_device(args.device)
-    model, tokenizer, ends, starts = load_with_tokenizer(args.model_path, args.tokenizer_path)
-    model = model.to(device)
-    ids = starts + tokenizer.encode(args.prompt) or ends[:1]
-    if not ids:
-        raise ValueError("the prompt is empty (''), and nothing marks a start; give --prompt TEXT")
+    writer = TextGenerator.load(args.model_path, args.tokenizer_path, args.device)
     generator = torch.Generator()
     generator.seed() if args.seed is None else generator.manual_seed(args.seed)
-    new_ids = stream(
-        model,
-        ids,
-        args.max_tokens,
-        strategy,
-        stop=ends,
-        generator=generator,
-        vocab_size=len(tokenizer),
-    )
-    room = model.config.context_length - len(ids)
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    strategy = {name: getattr(args, name) for name in names}
+    pieces = writer.stream(args.prompt, args.max_tokens, generator=generator, **strategy)
+    room = writer.model.config.context_length - len(writer.encode(args.prompt))
     if args.max_tokens > room:
         print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
     print(args.prompt, end="", flush=True)
-    for piece in text_pieces(new_ids, tokenizer):
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 

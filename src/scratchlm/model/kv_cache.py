@@ -80,12 +80,58 @@ class KVCache:
         """Forget everything; the memory stays."""
         self.length = 0
 
+    def forget_first(self, count: int) -> None:
+        """Drop the `count` oldest positions; the others move to the front."""
+        kept = self.length - count
+        for tensor in (self.keys, self.values):
+            tensor[..., :kept, :] = tensor[..., count : self.length, :].clone()
+        self.length = kept
+
+    def select(self, rows: Tensor) -> None:
+        """rows (n,): sequence i becomes what sequence rows[i] was; n may be another batch size.
+
+        With as many as before, what is filled is copied and the memory stays.
+        """
+        if len(rows) == self.keys.shape[1]:
+            for tensor in (self.keys, self.values):
+                filled = tensor[..., : self.length, :]
+                filled.copy_(filled.index_select(1, rows))
+        else:
+            self.keys = self.keys.index_select(1, rows)
+            self.values = self.values.index_select(1, rows)
+
+
+class ConstantShapes:
+    """A `KVCache` seen so that no shape changes from step to step, for `torch.compile` and CUDA
+    graphs: a pass writes at `index`, and attention gets every position, filled or not.
+
+    Whoever uses it gives the model positions and a mask of the filled ones, and counts for itself.
+    """
+
+    length = 0  # what the model may assume of room and positions: nothing
+
+    def __init__(self, cache: KVCache) -> None:
+        self.keys, self.values = cache.keys, cache.values
+        self.index = torch.zeros(1, dtype=torch.long, device=self.keys.device)
+
+    @property
+    def layers(self) -> list[LayerCache]:
+        return [LayerCache(self, layer) for layer in range(self.keys.shape[0])]
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v (batch, kv_head, 1, d_head) -> (batch, kv_head, context, d_head) of both."""
+        keys, values = self.keys[layer], self.values[layer]
+        return keys.index_copy_(2, self.index, k), values.index_copy_(2, self.index, v)
+
+    def advance(self, seq: int) -> None:
+        """Nothing: `index` is moved from outside."""
+
 
 @dataclass(frozen=True)
 class LayerCache:
     """One layer of a cache: all that an attention layer needs to know of it."""
 
-    cache: KVCache
+    cache: KVCache | ConstantShapes
     layer: int
 
     @property

@@ -14,7 +14,7 @@ from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
 from scratchlm.model.config import FeedForward, Gate, ModelConfig, MoEConfig, Norm
 from scratchlm.model.feed_forward import new_feed_forward
 from scratchlm.model.initialization import initialize
-from scratchlm.model.kv_cache import KVCache, LayerCache
+from scratchlm.model.kv_cache import ConstantShapes, KVCache, LayerCache
 from scratchlm.model.layers import (
     Device,
     Embedding,
@@ -194,7 +194,7 @@ class Transformer(nn.Module):
         self,
         ids: Tensor,
         *,
-        cache: KVCache | None = None,
+        cache: KVCache | ConstantShapes | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -207,14 +207,17 @@ class Transformer(nn.Module):
 
         Raises ValueError for more tokens than `context_length` or the cache have room for.
         """
-        logits = self.lm_head(self.hidden(ids, cache=cache, positions=positions, mask=mask))
-        return logits[..., : self.config.vocab_size]  # without the rows of padding
+        return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., d_model), what `hidden` gives -> logits (..., vocab): the head alone."""
+        return self.lm_head(hidden)[..., : self.config.vocab_size]  # without the rows of padding
 
     def hidden(
         self,
         ids: Tensor,
         *,
-        cache: KVCache | None = None,
+        cache: KVCache | ConstantShapes | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:

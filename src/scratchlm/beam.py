@@ -1,0 +1,156 @@
+"""Beam search: the likeliest whole texts, not the likeliest next token.
+
+The rules are those of Hugging Face `generate`. Of all one-token continuations of the running beams,
+the max(2, 1 + number of stop ids) · num_beams with the highest sums of log-probabilities are
+candidates: enough that num_beams of them go on even if all others end. A candidate that ends, by a
+stop id or at max_tokens, is finished if it is among the first num_beams; the best of the others run
+on. The score of a finished text is
+
+    (sum of log-probabilities) / (number of new ids, the stop id included) ^ length_penalty
+
+A search for a text: Graves 2012 (arXiv 1211.3711); the penalty: Wu et al. 2016 (arXiv 1609.08144).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from scratchlm.decoder import Decoder
+from scratchlm.sampling import Continuation, FinishReason, require_finite
+from scratchlm.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How wide to search, and when to end; ValueError for a value out of its range.
+
+    early_stopping: True ends with num_beams finished texts. False ends when the best running beam,
+    scored at its present length, is below the worst of them. "never" scores it at the length most
+    in its favour: max_tokens, if length_penalty is positive.
+    """
+
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_beams <= 1000:
+            raise ValueError(f"num_beams is from 1 to 1000 ({self.num_beams}); 4 is usual")
+        if not -20 <= self.length_penalty <= 20:
+            raise ValueError(
+                f"length_penalty is from -20 to 20 ({self.length_penalty}); above 0 favours "
+                "long texts, below 0 short ones"
+            )
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(
+                f"early_stopping is true, false or never ({self.early_stopping}); give one of them"
+            )
+
+    def check(self, strategy: Strategy, num_return: int) -> None:
+        """ValueError for what beams do not do: to sample, or to give more texts than they are."""
+        if strategy.samples:
+            name, value = strategy.samples
+            raise ValueError(
+                f"beams search and do not sample ({name} {value}); leave it out, or num_beams"
+            )
+        if not 1 <= num_return <= self.num_beams:
+            raise ValueError(
+                f"beams give from 1 to num_beams texts ({num_return} of {self.num_beams}); raise "
+                "num_beams"
+            )
+
+
+class _Beam(NamedTuple):
+    """A running beam: its sum of log-probabilities, penalties included, its new ids, and their
+    log-probabilities as the model gave them."""
+
+    total: float
+    ids: list[int]
+    logprobs: list[float]
+
+    def continuation(
+        self, prompt: Sequence[int], reason: FinishReason, score: float
+    ) -> Continuation:
+        return Continuation(list(prompt), self.ids, self.logprobs, reason, score)
+
+
+def beam_search(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    beams: Beams,
+    strategy: Strategy,
+    *,
+    num_return: int = 1,
+    stop: Sequence[int] = (),
+    vocab_size: int | None = None,
+) -> Iterator[list[Continuation]]:
+    """Yield once: the `num_return` best texts, best first, with their scores.
+
+    What `strategy` does before the temperature acts on log-probabilities, which are not normalized
+    again. The cache follows the beams: it is reordered, never computed again.
+
+    An iterator of one, so that it stands where `sampling.decode` does.
+    """
+    room = decoder.max_tokens
+    if decoder.overflow == "stop":
+        room = min(room, decoder.context_length - len(prompt))
+    at_room: FinishReason = "length" if room == decoder.max_tokens else "context"
+    if room <= 0:
+        yield [Continuation(list(prompt), finish_reason=at_room) for _ in range(num_return)]
+        return
+
+    width = beams.num_beams
+    running = [_Beam(0.0, [], [])]
+    finished: list[tuple[float, Continuation]] = []  # with their scores, best first
+    logits = decoder.prefill([prompt])
+    for length in range(1, room + 1):
+        plain = log_p = logits[:, :vocab_size].float().log_softmax(-1)
+        if strategy.looks_back:
+            each = zip(log_p, running, strict=True)
+            log_p = torch.stack([strategy.penalize(x, prompt, b.ids, stop) for x, b in each])
+        require_finite(log_p)
+        sums = torch.tensor([beam.total for beam in running], device=log_p.device)
+        totals = (log_p + sums[:, None]).flatten()
+        count = min(max(2, 1 + len(stop)) * width, len(totals))
+        best, places = totals.topk(count)
+        columns = (best.tolist(), places.tolist(), plain.flatten()[places].tolist())
+        origins: list[int] = []
+        going: list[_Beam] = []
+        for rank, (total, place, log_prob) in enumerate(zip(*columns, strict=True)):
+            origin, id = divmod(place, log_p.shape[-1])
+            beam = running[origin]
+            longer = _Beam(total, [*beam.ids, id], [*beam.logprobs, log_prob])
+            if id in stop or length == room:
+                if rank < width and total > -math.inf:
+                    score = total / length**beams.length_penalty
+                    whole = beam if id in stop else longer
+                    reason: FinishReason = "stop" if id in stop else at_room
+                    finished.append((score, whole.continuation(prompt, reason, score)))
+            elif len(going) < width:
+                going.append(longer)
+                origins.append(origin)
+        finished = sorted(finished, key=lambda scored: -scored[0])[:width]
+        scores = [score for score, _ in finished]
+        if not going or _settled(beams, scores, going[0].total, length, room):
+            break
+        running = going
+        decoder.select(origins)
+        logits = decoder.step([beam.ids[-1] for beam in running])
+    yield [text for _, text in finished[:num_return]]
+
+
+def _settled(beams: Beams, scores: list[float], best: float, length: int, room: int) -> bool:
+    """Whether the search ends, with finished texts of these scores, best first, and running beams
+    whose largest sum is `best`."""
+    if len(scores) < beams.num_beams:
+        return False
+    if beams.early_stopping is True:
+        return True
+    if beams.early_stopping == "never" and beams.length_penalty > 0:
+        length = room
+    return best / length**beams.length_penalty <= scores[-1]

@@ -1,0 +1,208 @@
+"""The engine: sequences that grow together, one forward pass a step, over one KV cache.
+
+    decoder = Decoder(model, max_tokens=100)
+    logits = decoder.prefill([[5, 6, 7], [8]])      # (2, vocab)
+    logits = decoder.step([1, 2])                   # (2, vocab)
+
+Sampling, beams, speculation and chat all stand on these calls. The forward pass is the model's own.
+
+Prompts of different lengths are aligned at their ends: the shorter ones begin with padding, which
+no query attends and no position counts, so that every sequence is computed as if it were alone,
+and all write at the same place of the cache:
+
+    . . a b c        positions  0 0 0 1 2
+    d e f g h        positions  0 1 2 3 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scratchlm.model.kv_cache import ConstantShapes, KVCache
+from scratchlm.model.transformer import Transformer
+
+Overflow = Literal["stop", "slide"]
+CHUNK = 512  # tokens of a prompt in one pass: bounds the memory of a long one
+
+
+class Decoder:
+    """A model and the sequences it is continuing.
+
+    model: in evaluation mode. max_tokens: how many are to be added, which bounds the cache's
+    memory. chunk: how many tokens of a prompt go through the model at once.
+
+    overflow: what `step` does with a sequence that fills the model's context. "stop": it raises
+    ValueError, so whoever drives it stops before. "slide": the last half of the context is read
+    anew as if it were a prompt, and the sequence goes on from there; so it is with a prompt that is
+    too long.
+
+    compiled: `compile_step(model)`, for a step of constant shapes.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        max_tokens: int,
+        *,
+        overflow: Overflow = "stop",
+        chunk: int = CHUNK,
+        compiled: CompiledStep | None = None,
+    ) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self.overflow = overflow
+        self.chunk = chunk
+        self.compiled = compiled
+        self.context_length = model.config.context_length
+        self.device = model.embedding.weight.device
+        self.ids: list[list[int]] = []  # every sequence, its prompt included
+        self.lengths: list[int] = []  # how many of its last ids are in the cache
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Begin anew with these prompts, each of at least one id -> logits (batch, vocab) after
+        their last ids."""
+        self.ids = [list(prompt) for prompt in prompts]
+        seen = [ids if self._fits(ids) else ids[-self._half :] for ids in self.ids]
+        self.lengths = [len(ids) for ids in seen]
+        longest = max(self.lengths)
+        room = min(longest + self.max_tokens, self.context_length)
+        self.cache = self.model.new_cache(len(prompts), room)
+        padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in seen])
+        return self.model.logits(self._read(padded, self.cache, self._offsets(longest))[:, -1])
+
+    def step(self, ids: Sequence[int]) -> Tensor:
+        """One more id for every sequence -> logits (batch, vocab) of the next."""
+        return self.extend([[i] for i in ids])[:, -1]
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """n more ids for every sequence -> logits (batch, n, vocab), after each of them.
+
+        Raises ValueError where a sequence would be longer than the context, unless it may slide,
+        which one id at a time may.
+        """
+        count = len(ids[0])
+        if max(self.lengths) + count > self.context_length:
+            if self.overflow == "stop" or count > 1:
+                raise ValueError(
+                    f"the context is full ({max(self.lengths)} of {self.context_length} tokens, "
+                    f"{count} to add); stop there, or let it slide"
+                )
+            self._slide()
+        if self.cache.length + count > self.cache.context_length:
+            self._align()
+        for row, new in enumerate(ids):
+            self.ids[row] += new
+            self.lengths[row] += count
+        new_ids = torch.tensor(ids)
+        if self.compiled is not None and count == 1:
+            return self.compiled(new_ids.to(self.device), self.cache, self._offsets())
+        return self.model.logits(self._read(new_ids, self.cache, self._offsets(count)))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Sequence i becomes a copy of what sequence rows[i] was: beams are reordered, samples
+        multiplied, finished sequences dropped."""
+        if list(rows) == list(range(len(self.ids))):
+            return
+        self.cache.select(torch.tensor(rows, device=self.device))
+        self.ids = [list(self.ids[row]) for row in rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self._align()
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` ids of every sequence."""
+        if count:
+            self.cache.length -= count
+            self.ids = [ids[:-count] for ids in self.ids]
+            self.lengths = [length - count for length in self.lengths]
+
+    @property
+    def _half(self) -> int:
+        return self.context_length // 2
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return len(ids) <= self.context_length or self.overflow == "stop"
+
+    def _offsets(self, count: int = 0) -> list[int]:
+        """How much padding each sequence has, with `count` ids more than are in the cache."""
+        return [self.cache.length + count - length for length in self.lengths]
+
+    def _read(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
+        """ids (batch, seq), behind those in the cache -> what the last chunk's `hidden` is, or all
+        of it where it is short."""
+        for chunk in ids.to(self.device).split(self.chunk, dim=1):
+            start, end = cache.length, cache.length + chunk.shape[1]
+            if not any(offsets):
+                hidden = self.model.hidden(chunk, cache=cache)
+                continue
+            padding = torch.tensor(offsets, device=self.device)[:, None]  # (batch, 1)
+            places = torch.arange(end, device=self.device)
+            hidden = self.model.hidden(
+                chunk,
+                cache=cache,
+                positions=(places[start:] - padding).clamp(min=0),  # (batch, seq)
+                mask=(places >= padding)[:, None, None],  # (batch, head, query, key)
+            )
+        return hidden
+
+    def _align(self) -> None:
+        """Move the cache to its front by the padding that all sequences have."""
+        spare = min(self._offsets())
+        if spare > 0:
+            self.cache.forget_first(spare)
+
+    def _slide(self) -> None:
+        """Read the last half of each full context anew, its keys and values in place of the old."""
+        kept = self._half
+        full = [row for row, n in enumerate(self.lengths) if n == self.context_length]
+        for row in full:
+            fresh = self.model.new_cache(1, kept)
+            self._read(torch.tensor([self.ids[row][-kept:]]), fresh, [0])
+            end = self.cache.length
+            self.cache.keys[:, row, :, end - kept : end] = fresh.keys[:, 0]
+            self.cache.values[:, row, :, end - kept : end] = fresh.values[:, 0]
+            self.lengths[row] = kept
+        self._align()
+
+
+class CompiledStep:
+    """One token for every sequence as a graph of constant shapes, compiled at its first call.
+
+    `torch.compile` sees the whole cache, with a mask over what is filled, and so one graph serves
+    every step; on CUDA it replays it as a CUDA graph. ValueError for a model with windows, whose
+    attention cuts the keys by their number.
+    """
+
+    def __init__(self, model: Transformer, backend: str = "inductor") -> None:
+        if model.config.window is not None:
+            raise ValueError(
+                f"a model with a sliding window does not compile (window {model.config.window}); "
+                "use --compile off"
+            )
+        cuda = model.embedding.weight.device.type == "cuda"
+        mode = "reduce-overhead" if cuda and backend == "inductor" else None
+        self.model = model
+        self.view: ConstantShapes | None = None
+        self.run: Callable[..., Tensor] = torch.compile(
+            self._run, dynamic=False, mode=mode, backend=backend
+        )
+
+    def _run(self, ids: Tensor, padding: Tensor, view: ConstantShapes) -> Tensor:
+        """ids and padding (batch, 1) -> logits (batch, 1, vocab)."""
+        places = torch.arange(view.keys.shape[3], device=ids.device)
+        mask = (places >= padding) & (places <= view.index)
+        return self.model(ids, cache=view, positions=view.index - padding, mask=mask[:, None, None])
+
+    def __call__(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
+        if self.view is None or self.view.keys is not cache.keys:
+            self.view = ConstantShapes(cache)
+        self.view.index.fill_(cache.length)
+        padding = torch.tensor(offsets, device=ids.device)[:, None]
+        logits = self.run(ids, padding, self.view)
+        cache.advance(1)
+        return logits.clone()  # the graph's own memory is written again at the next step

@@ -1,0 +1,336 @@
+"""Text in, text out: a model and its tokenizer, kept warm between prompts.
+
+writer = TextGenerator.load("runs/shakespeare")
+writer.generate("ROMEO:", max_tokens=50, temperature=0.8)
+for piece in writer.stream("ROMEO:"):
+    print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from tqdm import tqdm
+
+from scratchlm.beam import Beams, beam_search
+from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.decoder import CompiledStep, Decoder, Overflow
+from scratchlm.hf import default_end_ids
+from scratchlm.model.packing import Weights, packed
+from scratchlm.model.transformer import Transformer
+from scratchlm.runtime import resolve_device
+from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed
+from scratchlm.speculative import speculate
+from scratchlm.strategies import Strategy
+from scratchlm.text_stream import TextStream, check_stop
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+Compile = Literal["auto", "on", "off"]
+COMPILE_FROM = 1_000  # tokens: for fewer, compiling takes longer than it saves
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written behind a prompt.
+
+    text ends before a stop string; ids are all that the model chose, with their logprobs (nats, of
+    the model itself, before any strategy) where asked for. score: of a beam. seconds: from the
+    prompt to the first token, and to the last of those that were worked on together.
+    """
+
+    prompt: str
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    score: float | None
+    seconds_to_first_token: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call asks for; the fields are arguments of `TextGenerator.complete`."""
+
+    prompts: list[list[int]]
+    max_tokens: int
+    num_samples: int
+    stop: Sequence[str]
+    overflow: Overflow
+    logprobs: bool
+    strategy: Strategy
+
+
+class TextGenerator:
+    """A model made ready to write: on its device, its weights repacked once, its graph compiled.
+
+    model: moves to the device, and else stays as it is; the generator holds a twin that shares
+    what is not repacked. device: by default the model's.
+    end_ids end a text, by default `<|endoftext|>`; start_ids begin every prompt.
+    weights: "stored", or "int8", a quarter of fp32's bytes (`model.packing`).
+    compile: "auto" is for CUDA, from 1,000 tokens on; on a CPU it was never worth it.
+    draft_model: a smaller model with the same tokenizer, for speculative decoding; it guesses
+    `num_draft` tokens at a time.
+
+    ValueError, before the first token, for what cannot be done.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: BPETokenizer,
+        device: str | torch.device | None = None,
+        *,
+        end_ids: Sequence[int] | None = None,
+        start_ids: Sequence[int] = (),
+        weights: Weights = "stored",
+        compile: Compile = "auto",
+        draft_model: Transformer | None = None,
+        num_draft: int = 4,
+    ) -> None:
+        if compile not in get_args(Compile):
+            raise ValueError(f"compile is auto, on or off ({compile!r}); give one of them")
+        if not 1 <= num_draft <= 100:
+            raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
+        place = model.embedding.weight.device if device is None else resolve_device(str(device))
+        self.model = packed(_fitting(model, tokenizer, "model").to(place), weights)
+        self.draft = (
+            None
+            if draft_model is None
+            else packed(_fitting(draft_model, tokenizer, "draft model").to(place), weights)
+        )
+        self.num_draft = num_draft
+        self.tokenizer = tokenizer
+        self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
+        self.start_ids = list(start_ids)
+        self.compile = compile
+        self._compiled = CompiledStep(self.model) if compile == "on" else None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        tokenizer_path: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        *,
+        dtype: torch.dtype | None = None,
+        draft_path: str | os.PathLike[str] | None = None,
+        **more: Any,
+    ) -> TextGenerator:
+        """From a run, a checkpoint, a `.pt`, or a folder of the hub; dtype: by default as stored.
+
+        more: arguments of the class. ValueError for a draft model with another tokenizer.
+        """
+        place = resolve_device(device)
+        loaded = load_with_tokenizer(path, tokenizer_path)
+        if draft_path is not None:
+            draft = load_with_tokenizer(draft_path, tokenizer_path)
+            if draft.tokenizer.hash != loaded.tokenizer.hash:
+                raise ValueError(
+                    f"the draft model has another tokenizer ({draft_path}); give one trained with "
+                    "the same"
+                )
+            more["draft_model"] = draft.model.to(dtype=dtype)
+        return cls(
+            loaded.model.to(dtype=dtype),
+            loaded.tokenizer,
+            place,
+            end_ids=loaded.end_ids,
+            start_ids=loaded.start_ids,
+            **more,
+        )
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a prompt, whose special tokens count; an empty one starts a new document."""
+        ids = self.start_ids + self.tokenizer.encode(prompt) or self.end_ids[:1]
+        if not ids:
+            raise ValueError("the prompt is empty (''), and nothing marks a start; give a text")
+        return ids
+
+    def generate(self, prompt: str, max_tokens: int = 100, **how: Any) -> str:
+        """What follows the prompt, without it; the arguments are those of `complete`."""
+        [done] = self.complete([prompt], max_tokens, **how)
+        return done.text
+
+    def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
+        """What follows the prompt, in pieces as they come; none cuts a character.
+
+        The arguments are those of `steps`.
+        """
+        steps = self.steps(self.encode(prompt), max_tokens, **how)
+        return (piece for piece, _ in steps if piece)
+
+    def steps(
+        self,
+        ids: Sequence[int],
+        max_tokens: int,
+        *,
+        stop: Sequence[str] = (),
+        overflow: Overflow = "stop",
+        logprobs: bool = False,
+        generator: torch.Generator | None = None,
+        **strategy: Any,
+    ) -> Iterator[tuple[str, Continuation]]:
+        """One text in the making: before the first step and after each, what was added to the
+        text (often nothing: half a character) and what there is by now."""
+        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, Strategy(**strategy))
+        [batch] = self._batches(job, generator)
+        return ((piece, row) for [piece], [row] in self._written(batch, stop))
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 100,
+        *,
+        num_samples: int = 1,
+        stop: Sequence[str] = (),
+        beams: Beams | None = None,
+        overflow: Overflow = "stop",
+        logprobs: bool = False,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+        **strategy: Any,
+    ) -> list[Completion]:
+        """`num_samples` texts for each prompt, in order, all in one batch.
+
+        strategy: fields of `Strategy`. stop: strings that end a text. beams: search instead of
+        sampling, for the num_samples best texts. overflow: see `Decoder`. generator: gives the
+        seed, by default torch's own. progress: show a bar.
+        """
+        ids = [self.encode(prompt) for prompt in prompts]
+        how = Strategy(**strategy)
+        job = _Job(ids, max_tokens, num_samples, stop, overflow, logprobs, how)
+        batches = self._batches(job, generator) if beams is None else self._searches(job, beams)
+        done: list[tuple[str, Continuation, float, float]] = []
+        for batch in batches:
+            done += self._collect(self._written(batch, stop), max_tokens, progress)
+        named = [prompt for prompt in prompts for _ in range(num_samples)]
+        return [
+            Completion(
+                prompt, text, row.ids, row.logprobs, row.finish_reason or "", row.score, *times
+            )
+            for prompt, (text, row, *times) in zip(named, done, strict=True)
+        ]
+
+    def _batches(
+        self, job: _Job, generator: torch.Generator | None
+    ) -> list[Iterator[list[Continuation]]]:
+        """What is worked on together: everything, or with a draft model each text alone."""
+        self._check(job)
+        common: dict[str, Any] = {
+            "stop": self.end_ids,
+            "seed": draw_seed(generator),
+            "vocab_size": len(self.tokenizer),
+            "logprobs": job.logprobs,
+        }
+        if self.draft is None:
+            decoder = self._decoder(job, len(job.prompts) * job.num_samples)
+            how = {"num_samples": job.num_samples, **common}
+            return [decode(decoder, job.prompts, job.strategy, **how)]
+        if job.overflow == "slide":
+            raise ValueError(
+                "speculative decoding ends where the context does (overflow slide); leave out one "
+                "of both"
+            )
+        each = [prompt for prompt in job.prompts for _ in range(job.num_samples)]
+        large, small = self.model, self.draft
+        return [
+            speculate(
+                Decoder(large, job.max_tokens),
+                Decoder(small, job.max_tokens),
+                prompt,
+                job.strategy,
+                num_draft=self.num_draft,
+                row=row,
+                **common,
+            )
+            for row, prompt in enumerate(each)
+        ]
+
+    def _searches(self, job: _Job, beams: Beams) -> list[Iterator[list[Continuation]]]:
+        """One search for each prompt."""
+        self._check(job)
+        beams.check(job.strategy, job.num_samples)
+        if job.stop or self.draft is not None:
+            what = f"stop {job.stop[0]!r}" if job.stop else "a draft model"
+            raise ValueError(f"beams end at end tokens alone ({what}); leave it out")
+        how: dict[str, Any] = {"num_return": job.num_samples, "stop": self.end_ids}
+        how["vocab_size"] = len(self.tokenizer)
+        return [
+            beam_search(self._decoder(job, beams.num_beams), prompt, beams, job.strategy, **how)
+            for prompt in job.prompts
+        ]
+
+    def _check(self, job: _Job) -> None:
+        check_prompts(job.prompts, job.max_tokens, self.model.config, job.overflow)
+        job.strategy.check(len(self.tokenizer))
+        check_stop(job.stop)
+        if not 1 <= job.num_samples <= 10_000:
+            raise ValueError(f"num_samples is from 1 to 10,000 ({job.num_samples}); 1 is usual")
+
+    def _decoder(self, job: _Job, rows: int) -> Decoder:
+        worth_it = self.model.embedding.weight.is_cuda and job.max_tokens * rows >= COMPILE_FROM
+        if self.compile == "auto" and worth_it and self.model.config.window is None:
+            self._compiled = self._compiled or CompiledStep(self.model)
+        compiled = self._compiled if self.compile == "on" or worth_it else None
+        return Decoder(self.model, job.max_tokens, overflow=job.overflow, compiled=compiled)
+
+    def _written(
+        self, steps: Iterator[list[Continuation]], stop: Sequence[str]
+    ) -> Iterator[tuple[list[str], list[Continuation]]]:
+        """The steps with what each adds to the texts; a stop string ends one."""
+        texts: list[TextStream] = []
+        for rows in steps:
+            texts = texts or [TextStream(self.tokenizer, stop) for _ in rows]
+            pieces = []
+            for text, row in zip(texts, rows, strict=True):
+                piece = "".join(map(text.push, row.ids[text.count :]))
+                if text.stopped:
+                    row.finish_reason = "stop"
+                pieces.append(piece + (text.close() if row.finish_reason else ""))
+            yield pieces, rows
+
+    def _collect(
+        self,
+        written: Iterator[tuple[list[str], list[Continuation]]],
+        max_tokens: int,
+        progress: bool,
+    ) -> list[tuple[str, Continuation, float, float]]:
+        """To the end: texts, continuations, and the seconds to the first token and to the last."""
+        start = time.perf_counter()
+        first = 0.0
+        texts: list[str] = []
+        rows: list[Continuation] = []
+        with tqdm(total=max_tokens, unit="token", disable=not progress, leave=False) as bar:
+            for pieces, rows in written:
+                texts = texts or [""] * len(pieces)
+                texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+                longest = max(len(row.ids) for row in rows)
+                first = first or (time.perf_counter() - start if longest else 0.0)
+                bar.update(longest - bar.n)
+        last = time.perf_counter() - start
+        return [(text, row, first, last) for text, row in zip(texts, rows, strict=True)]
+
+
+def stream(
+    model: Transformer, tokenizer: BPETokenizer, prompt: str, max_tokens: int = 100, **how: Any
+) -> Iterator[str]:
+    """What a model writes behind a prompt, in pieces of text as they come.
+
+    The arguments are those of `TextGenerator.stream`, which is the one to keep for many prompts.
+    """
+    return TextGenerator(model, tokenizer).stream(prompt, max_tokens, **how)
+
+
+def _fitting(model: Transformer, tokenizer: BPETokenizer, name: str) -> Transformer:
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
+            f"{model.config.vocab_size}); give the one it was trained with"
+        )
+    return model

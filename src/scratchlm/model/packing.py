@@ -1,0 +1,118 @@
+"""A twin of a model whose matrices lie in memory as a processor reads them fastest.
+
+To write one token, every weight is read once and serves a handful of rows: the time is that of
+reading, and `F.linear` on a (out, in) matrix reads at a fraction of the memory's speed. The twin
+has the same forward pass, with other modules in the places of `Linear`. It is for generation, and
+holds copies: a change of the model's weights does not reach it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scratchlm.model.layers import Linear
+from scratchlm.model.transformer import Transformer
+
+Weights = Literal["stored", "int8"]
+FEW = 16  # rows: for more, the arithmetic takes longer than the reading
+
+
+def packed(model: Transformer, weights: Weights = "stored") -> Transformer:
+    """The twin, in evaluation mode; it shares with the model what is not repacked.
+
+    "stored": the same numbers, repacked where the model is on a CPU that oneDNN knows. "int8":
+    `Int8Linear`; ValueError off the CPU, where torch has no such product.
+    """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights is stored or int8 ({weights!r}); give one of them")
+    device = model.embedding.weight.device
+    if weights == "int8" and device.type != "cpu":
+        raise ValueError(f"int8 weights are for a CPU ({device}); use weights stored")
+    return _twin(model, weights, {})
+
+
+def _twin(module: nn.Module, weights: Weights, done: dict[nn.Module, nn.Module]) -> Any:
+    if module not in done:  # the rotary table stands in every layer
+        if type(module) is Linear:
+            done[module] = _packed_linear(module, weights)
+        else:
+            twin = done[module] = copy.copy(module)
+            children = module.named_children()
+            twin._modules = {name: _twin(child, weights, done) for name, child in children}
+            twin.training = False
+    return done[module]
+
+
+def _packed_linear(linear: Linear, weights: Weights) -> nn.Module:
+    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+    if weights == "int8":
+        return Int8Linear(weight, bias)
+    known = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if known and weight.dtype == torch.float32:
+        return OneDNNLinear(weight, bias)
+    if known and weight.dtype == torch.bfloat16:
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return OneDNNLinear(weight, bias)
+        return WidenedLinear(weight, bias)
+    return linear
+
+
+class OneDNNLinear(nn.Module):
+    """`Linear` on a matrix in oneDNN's blocked layout, chosen for a few rows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        # For 8 rows: as fast for one as what it chooses for one, and faster for several.
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+
+
+class WidenedLinear(nn.Module):
+    """`Linear` in bf16 on a processor that does not multiply bf16.
+
+    One row takes the matrix as it is: half the bytes. For several torch multiplies numbers one by
+    one there, so they take a copy in fp32: the same products, rounded to bf16 once.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.wide = OneDNNLinear(weight.float(), None if bias is None else bias.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[:-1].numel() == 1:
+            return F.linear(x, self.weight, self.bias)
+        return self.wide(x.float()).to(x.dtype)
+
+
+class Int8Linear(nn.Module):
+    """`Linear` with W ≈ scale ⊙ q, where q is int8 and each row (output) has a scale.
+
+    scale = max |row| / 127, q = round(row / scale): the plain symmetric rounding of arXiv
+    2208.07339, section 2.1, without its outliers. A few rows of x are multiplied in bf16 with q as
+    it is; for many, W is restored first.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        wide = weight.float()
+        scale = wide.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        self.scale = scale.bfloat16()
+        self.quantized = (wide / self.scale.float()).round().clamp(-127, 127).to(torch.int8)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if len(rows) <= FEW:
+            y = torch._weight_int8pack_mm(rows.bfloat16(), self.quantized, self.scale[:, 0])
+            y = y.to(x.dtype).view(*x.shape[:-1], -1)
+            return y if self.bias is None else y + self.bias
+        return F.linear(x, (self.quantized * self.scale).to(x.dtype), self.bias)

@@ -1,0 +1,113 @@
+"""Speculative decoding: a small model drafts a few tokens, the large one checks them in one pass.
+
+A drafted id x, drawn from the draft's distribution q, is kept with probability min(1, p(x) / q(x)),
+where p is the large model's; if it is not, the next is drawn from max(p - q, 0), normalized, and
+the rest of the draft is thrown away. What comes out is distributed as p, whatever the draft is: it
+only has to be right often to be fast.  Leviathan et al. 2022 (arXiv 2211.17192, algorithm 1)
+
+p and q are behind the strategy. Greedy decoding puts all mass on one id, and gives what the large
+model alone gives, up to the rounding of a pass over several tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from scratchlm.decoder import Decoder
+from scratchlm.sampling import Continuation, FinishReason, Uniforms, require_finite
+from scratchlm.strategies import Strategy, draw
+
+
+def speculate(
+    decoder: Decoder,
+    draft: Decoder,
+    prompt: Sequence[int],
+    strategy: Strategy,
+    *,
+    num_draft: int = 4,
+    stop: Sequence[int] = (),
+    seed: int = 0,
+    row: int = 0,
+    vocab_size: int | None = None,
+    logprobs: bool = False,
+) -> Iterator[list[Continuation]]:
+    """`sampling.decode` for one prompt, with the help of `draft`, whose ids mean the same.
+
+    num_draft: how many ids are guessed before each check. Both decoders stop where they are full;
+    where the draft's context ends, the large model goes on alone.
+    """
+    text = Continuation(list(prompt))
+    uniforms = Uniforms(seed, row)
+
+    def distribution(logits: Tensor, drafted: Sequence[int]) -> Tensor:
+        """logits (vocab,) -> probabilities (vocab,), after the text and what is drafted."""
+        logits = logits[:vocab_size].float()
+        logits = strategy.penalize(logits, text.prompt, [*text.ids, *drafted], stop)
+        require_finite(logits)
+        if strategy.greedy:
+            return torch.zeros_like(logits).scatter(0, logits.argmax(0, keepdim=True), 1.0)
+        return strategy.filter(logits).softmax(-1)
+
+    room = min(decoder.max_tokens, decoder.context_length - len(prompt))
+    at_room: FinishReason = "length" if room == decoder.max_tokens else "context"
+    text.finish_reason = at_room if room <= 0 else None
+    yield [text]
+    logits = torch.empty(0)
+    while text.finish_reason is None:
+        whole = [*text.prompt, *text.ids]
+        count = min(num_draft, room - len(text.ids) - 1, draft.context_length - len(whole) + 1)
+        drafted: list[int] = []
+        guesses: list[Tensor] = []
+        while len(drafted) < count:
+            unread = [*whole, *drafted][len(draft.ids[0]) if draft.ids else 0 :]
+            ahead = draft.extend([unread])[0, -1] if draft.ids else draft.prefill([unread])[0]
+            guesses.append(distribution(ahead, drafted))
+            drafted.append(_draw(guesses[-1], uniforms))
+        # One pass of the large model judges all of them, and gives one id more.
+        if not decoder.ids:
+            logits = decoder.prefill([whole])
+            logits = torch.cat((logits, decoder.extend([drafted])[0])) if drafted else logits
+        else:
+            logits = decoder.extend([[whole[-1], *drafted]])[0]
+        kept, last = _judge(logits, drafted, guesses, distribution, uniforms)
+        decoder.rewind(len(drafted) - kept)
+        if draft.ids:
+            draft.rewind(max(0, len(draft.ids[0]) - len(whole) - kept))
+
+        for place, id in enumerate([*drafted[:kept], last]):
+            if id in stop:
+                text.finish_reason = "stop"
+            else:
+                text.ids.append(id)
+                if logprobs:
+                    text.logprobs.append(
+                        float(logits[place, :vocab_size].float().log_softmax(-1)[id])
+                    )
+                if len(text.ids) == room:
+                    text.finish_reason = at_room
+            yield [text]
+            if text.finish_reason is not None:
+                return
+
+
+def _judge(
+    logits: Tensor,
+    drafted: Sequence[int],
+    guesses: Sequence[Tensor],
+    distribution: Callable[[Tensor, Sequence[int]], Tensor],
+    uniforms: Uniforms,
+) -> tuple[int, int]:
+    """logits (1 + drafted, vocab) -> how many drafted ids are kept, and the id behind them."""
+    for place, (id, q) in enumerate(zip(drafted, guesses, strict=True)):
+        p = distribution(logits[place], drafted[:place])
+        if uniforms.next() * float(q[id]) >= float(p[id]):
+            return place, _draw((p - q).clamp(min=0), uniforms)
+    return len(drafted), _draw(distribution(logits[len(drafted)], drafted), uniforms)
+
+
+def _draw(weights: Tensor, uniforms: Uniforms) -> int:
+    """weights (vocab,), not negative -> an id, with a probability in proportion to its weight."""
+    return int(draw(weights.log(), torch.tensor(uniforms.next(), dtype=torch.float64)))

@@ -1,0 +1,276 @@
+"""Each strategy for choosing the next token: a pure function on logits, with its formula.
+
+logits (..., vocab) float -> (..., vocab): those that look back take one sequence and its ids
+instead, logits (vocab,) and ids (n,). What may not be drawn becomes -inf. `docs/sampling.md` shows
+what each does to a distribution; `Strategy` applies them, in the order they stand here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 256  # a nucleus is looked for among so many first
+
+
+def bias_logits(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """logits (..., vocab): l_i + bias_i for the ids that have one."""
+    ids = torch.tensor(list(bias), device=logits.device)
+    added = torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
+    return logits.index_add(-1, ids, added.expand(*logits.shape[:-1], -1))
+
+
+def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """logits (vocab,), seen ids (n,): l -> l / penalty where l > 0, l * penalty where l < 0.
+
+    `seen` is the prompt and what followed.  CTRL, Keskar et al. 2019 (arXiv 1909.05858, 4.1).
+    """
+    chosen = logits[seen]
+    return logits.scatter(0, seen, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
+
+
+def penalize_presence(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
+    """logits (vocab,), new ids (n,) without the prompt: l - penalty for each id that occurs.
+
+    The formula, and that of `penalize_frequency`, is of OpenAI's API reference.
+    """
+    return logits.index_put((new,), logits[new] - penalty)
+
+
+def penalize_frequency(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
+    """logits (vocab,), new ids (n,) without the prompt: l - penalty · (how often the id occurs)."""
+    return logits.index_add(0, new, torch.full_like(new, -penalty, dtype=logits.dtype))
+
+
+def ban_repeated_ngrams(logits: Tensor, seen: Sequence[int], size: int) -> Tensor:
+    """logits (vocab,), all ids so far: no run of `size` ids occurs twice.
+
+    An id is banned if it would complete a run that is there.  Paulus et al. 2017 (arXiv 1705.04304,
+    2.5).
+    """
+    start = tuple(seen[len(seen) - size + 1 :]) if size > 1 else ()
+    ends = [
+        seen[i + size - 1]
+        for i in range(len(seen) - size + 1)
+        if tuple(seen[i : i + size - 1]) == start
+    ]
+    return ban(logits, ends)
+
+
+def ban(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    """logits (..., vocab): these ids become -inf, as end tokens do before a minimum length."""
+    return logits.index_fill(
+        -1, torch.tensor(list(ids), dtype=torch.long).to(logits.device), -math.inf
+    )
+
+
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """logits (..., vocab): l / T, which sharpens p to p^(1/T) for T below 1 and flattens it above.
+
+    Ackley, Hinton and Sejnowski 1985. The largest is taken off first, which changes no probability:
+    then no T, however small, overflows them all.
+    """
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """logits (..., vocab): all but the k largest become -inf.
+
+    Fan et al. 2018 (arXiv 1805.04833).
+    """
+    smallest_kept = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < smallest_kept, -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """logits (..., vocab): keep the fewest likeliest ids whose probabilities sum to at least p.
+
+    Nucleus sampling, Holtzman et al. 2020 (arXiv 1904.09751). The likeliest id is always kept.
+    """
+    ordered, ids = logits.sort(descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    mass_before = probabilities.cumsum(-1) - probabilities
+    drop = mass_before >= p
+    drop[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, ids, drop), -math.inf)
+
+
+def keep_top_p_quickly(logits: Tensor, p: float) -> Tensor:
+    """What `keep_top_p` gives, without sorting a whole vocabulary where the nucleus is small."""
+    vocab = logits.shape[-1]
+    if vocab <= CANDIDATES:
+        return keep_top_p(logits, p)
+    ordered = logits.topk(CANDIDATES).values
+    mass = ordered.sub(logits.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
+    last = (mass < p).sum(-1, keepdim=True)  # the place of the id that reaches p
+    if (last >= CANDIDATES - 1).any():
+        return keep_top_p(logits, p)
+    border = ordered.gather(-1, last)
+    if (ordered.gather(-1, last + 1) == border).any():  # which of equals stays, the sort decides
+        return keep_top_p(logits, p)
+    return logits.masked_fill(logits < border, -math.inf)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """logits (..., vocab): keep ids at least p times as likely as the likeliest.
+
+    Nguyen et al. 2024 (arXiv 2407.01082).
+    """
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(p), -math.inf)
+
+
+def keep_typical(logits: Tensor, p: float) -> Tensor:
+    """logits (..., vocab): keep the ids whose surprise is nearest the mean surprise, up to mass p.
+
+    By | -log p_i - H |, least first, where H = -Σ p log p; the id that reaches p, and equals of
+    it, are kept.  Locally typical sampling, Meister et al. 2022 (arXiv 2202.00666)
+    """
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)
+    distance = (-log_p - entropy).abs()
+    ordered, ids = distance.sort()
+    mass = logits.gather(-1, ids).softmax(-1).cumsum(-1)
+    last = (mass < p).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    drop = ordered > ordered.gather(-1, last)
+    drop[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, ids, drop), -math.inf)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """logits (..., vocab), uniform (...) in [0, 1) -> ids (...): the inverse of the distribution.
+
+    The first id whose cumulative probability is above the uniform number. In fp64, so that an id of
+    probability 1e-7 among 100,000 has its share.
+    """
+    if logits.device.type == "mps":  # has no fp64
+        logits = logits.cpu()
+    mass = logits.double().softmax(-1).cumsum(-1)
+    uniform = uniform.to(mass)
+    threshold = uniform.unsqueeze(-1) * mass[..., -1:]  # rounding may leave it below 1
+    return torch.searchsorted(mass, threshold, right=True).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the next id is chosen; ValueError for a value out of its range.
+
+    Temperature 0 is greedy, and top_p 0 keeps the likeliest. A field at its default is off; so are
+    top_k 0, top_p 1, typical_p 1 and min_p 0.
+
+    They act in this order, which is that of Hugging Face `generate` (the presence and frequency
+    penalties are not there): logit_bias, repetition_penalty, presence_penalty, frequency_penalty,
+    no_repeat_ngram_size, min_new_tokens; then, unless greedy, temperature, top_k, top_p, min_p,
+    typical_p. Those before the temperature change what greedy decoding and beams find too.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    typical_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        temperature, penalty = self.temperature, self.repetition_penalty
+        rules: list[tuple[bool, str, object]] = [
+            (0 <= temperature < math.inf, "temperature is finite and at least 0", temperature),
+            (self.top_k is None or self.top_k >= 0, "top_k is at least 0 (0 is off)", self.top_k),
+            (0.01 <= penalty <= 100, "repetition_penalty is from 0.01 to 100 (1 is off)", penalty),
+            (self.typical_p is None or 0 < self.typical_p <= 1,
+             "typical_p is above 0 and at most 1", self.typical_p),
+        ]  # fmt: skip
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            rules.append((value is None or 0 <= value <= 1, f"{name} is from 0 to 1", value))
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            rules.append((-100 <= value <= 100, f"{name} is from -100 to 100 (0 is off)", value))
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            value = getattr(self, name)
+            rules.append((value >= 0, f"{name} is at least 0 (0 is off)", value))
+        for id, bias in self.logit_bias.items():
+            good = not math.isnan(bias) and bias < math.inf
+            rules.append((good, f"logit_bias of id {id} is a number or -inf", bias))
+        for holds, rule, value in rules:
+            if not holds:
+                raise ValueError(f"{rule} ({value}); give a value in that range")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def check(self, vocab_size: int) -> None:
+        """ValueError for what a vocabulary of this size has no place for."""
+        if self.top_k is not None and self.top_k > vocab_size:
+            raise ValueError(
+                f"top_k is more than the vocabulary ({self.top_k} of {vocab_size}); 0 is off"
+            )
+        for id in self.logit_bias:
+            if not 0 <= id < vocab_size:
+                raise ValueError(
+                    f"logit_bias is for an id that is not in the vocabulary ({id} of "
+                    f"{vocab_size}); see scratchlm-tokenize --show"
+                )
+
+    def penalize(
+        self, logits: Tensor, prompt: Sequence[int], new: Sequence[int], stop: Iterable[int] = ()
+    ) -> Tensor:
+        """logits (vocab,) of one sequence, whose ids are `prompt` and then `new` -> (vocab,): what
+        acts on every way of decoding. `stop` are the ids that end a text."""
+        if self.logit_bias:
+            logits = bias_logits(logits, self.logit_bias)
+        if self.repetition_penalty != 1:
+            seen = torch.tensor([*prompt, *new], device=logits.device)
+            logits = penalize_repetition(logits, seen, self.repetition_penalty)
+        if new and (self.presence_penalty or self.frequency_penalty):
+            added = torch.tensor(new, device=logits.device)
+            logits = penalize_presence(logits, added, self.presence_penalty)
+            logits = penalize_frequency(logits, added, self.frequency_penalty)
+        if self.no_repeat_ngram_size:
+            ids = [*prompt, *new]
+            logits = ban_repeated_ngrams(logits, ids, self.no_repeat_ngram_size)
+        if len(new) < self.min_new_tokens:
+            logits = ban(logits, [id for id in stop if id < len(logits)])
+        return logits
+
+    def filter(self, logits: Tensor) -> Tensor:
+        """logits (..., vocab) -> (..., vocab), whose softmax is the distribution drawn from."""
+        logits = scale_temperature(logits, self.temperature)
+        if self.top_k:
+            logits = keep_top_k(logits, self.top_k)
+        if self.top_p is not None and self.top_p < 1:
+            logits = keep_top_p_quickly(logits, self.top_p)
+        if self.min_p:
+            logits = keep_min_p(logits, self.min_p)
+        if self.typical_p is not None and self.typical_p < 1:
+            logits = keep_typical(logits, self.typical_p)
+        return logits
+
+    @property
+    def samples(self) -> tuple[str, object] | None:
+        """The first field set that is for sampling alone, with its value."""
+        for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
+            if (value := getattr(self, name)) != (1.0 if name == "temperature" else None):
+                return name, value
+        return None
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether `penalize` does anything."""
+        return bool(
+            self.logit_bias
+            or self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.no_repeat_ngram_size
+            or self.min_new_tokens
+        )
