@@ -155,6 +155,13 @@ def test_the_flags_of_a_new_tokenizer(tmp_path, capsys):
     assert "no more pairs to merge" in capsys.readouterr().out
 
 
+def test_a_value_is_no_flag_whatever_its_letters(tmp_path, monkeypatch):
+    """`t.inspect` without its first two is a flag's name."""
+    monkeypatch.chdir(tmp_path)
+    tiny.tokenizer(tmp_path).save("t.inspect")
+    assert tokenize(["--inspect", "t.inspect"]) == 0
+
+
 def test_inspect_prints(tmp_path, capsys):
     tiny.tokenizer(tmp_path).save(tmp_path / "t.json")
     (tmp_path / "sample.txt").write_text(tiny.text(50))

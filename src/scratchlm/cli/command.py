@@ -53,6 +53,8 @@ class Parser(argparse.ArgumentParser):
     def _snake_case(self, word: str) -> str:
         """`--max-tokens=5` -> `--max_tokens=5`; what is no flag of ours is left alone."""
         name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            return word
         ours = "--" + name[2:].replace("-", "_")
         return ours + equals + value if ours in self._option_string_actions else word
 
