@@ -19,7 +19,7 @@ import zstandard
 
 import tiny
 from refusals import check_refusal
-from scratchlm import save_checkpoint
+from scratchlm import BPETokenizer, save_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
@@ -61,6 +61,10 @@ def prepared(tmp_path_factory) -> Path:
     (folder / "bad.toml").write_text("[model\n")
     (folder / "unknown.toml").write_text("[model]\nd_modle = 3\n")
     (folder / "no-json.json").write_text("not json")
+    BPETokenizer(tokenizer.vocab, tokenizer.merges, pattern=r"\p{Han}|[\s\S]").save(
+        folder / "han.json"
+    )
+    (folder / "page.html").write_text("a page of the user's")
     text = (folder / "tokenizer.json").read_text()
     (folder / "truncated.json").write_text(text[: len(text) // 2])
     (folder / "other-kind.json").write_text(json.dumps({"model": {"type": "Unigram"}}))
@@ -124,6 +128,7 @@ TOKENIZE = "--corpus corpus.txt --vocab_size 300 --output_tokenizer new.json"
 ENCODE = "--tokenizer_path tokenizer.json --encode docs.jsonl --output shards"
 BEGUN = ENCODE.replace("shards", "begun --shard_tokens 5")
 LEARN = "--corpus docs.jsonl --vocab_size 300 --output_tokenizer new.json"
+USE = "--tokenizer_path tokenizer.json"
 ONE_FILE = ENCODE.replace("docs.jsonl --output shards", "corpus.txt --output x.bin")
 TRAIN = "--train_data good.bin --out new --iterations 1 " + SHAPE
 GENERATE = "--model_path model.pt --prompt the --device cpu"
@@ -257,6 +262,28 @@ CASES = [
     ("tokenize", "--inspect corpus.txt", 3, "corpus.txt"),
     ("tokenize", "--inspect tokenizer.json --sample latin1.txt", 2, "latin1.txt"),
     ("tokenize", "--inspect tokenizer.json --sample missing.txt", 2, "missing.txt"),
+    ("tokenize", "--inspect tokenizer.json --show cat", 2, "--show"),
+    ("tokenize", "--inspect tokenizer.json --html new.html", 2, "--html"),
+    ("tokenize", "--show cat", 2, "nothing to do"),
+    ("tokenize", "--html new.html", 2, "nothing to do"),
+    ("tokenize", USE + " --show", 2, "--flag=VALUE"),
+    ("tokenize", USE + " --show cat --show dog", 2, "dog"),
+    ("tokenize", USE + " --show a\udcffb", 2, "U+DCFF at character 1"),
+    ("tokenize", TOKENIZE + " --show a\udcffb", 2, "U+DCFF at character 1"),
+    ("tokenize", USE + " --show cat --num_workers 2", 2, "--num_workers is for training and"),
+    ("tokenize", USE + " --show cat --field text", 2, "--field is for many documents (text)"),
+    ("tokenize", USE + " --show cat --output x.bin", 2, "give --encode"),
+    ("tokenize", USE + " --show cat --pattern gpt2", 2, "--pattern is for a new tokenizer"),
+    ("tokenize", "--tokenizer_path missing.json --show cat", 2, "missing.json"),
+    ("tokenize", "--tokenizer_path no-json.json --html new.html", 3, "no-json.json"),
+    ("tokenize", USE + " --html=", 2, "--html is a folder ('')"),
+    ("tokenize", USE + " --html folder", 2, "--html is a folder ('folder')"),
+    ("tokenize", USE + " --html corpus.txt", 2, "a page is an .html (corpus.txt)"),
+    ("tokenize", USE + " --html tokenizer.json", 2, "a page is an .html (tokenizer.json)"),
+    ("tokenize", USE + " --html nodir/new.html", 2, "make nodir first"),
+    ("tokenize", USE + " --encode page.html --output x.bin --html page.html", 2, "name another"),
+    ("tokenize", "--tokenizer_path han.json --html new.html", 2, "other than categories"),
+    ("tokenize", TOKENIZE + " --html new.html --pattern a++|[\\s\\S]", 2, "possessive repeats"),
     ("train", "", 2, "--train_data"),
     ("train", TRAIN + " --train_data missing.bin", 2, "two values"),
     ("train", TRAIN.replace("good", "missing"), 2, "missing.bin"),

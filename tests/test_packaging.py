@@ -64,7 +64,7 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("scratchlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "scratchlm/py.typed" in names
+    assert {"scratchlm/py.typed", "scratchlm/tokenizer/playground.html"} <= set(names)
     assert not [name for name in names if name.startswith("tests")]
     fresh = tmp_path / "fresh"
     venv.create(fresh, with_pip=False)

@@ -5,6 +5,7 @@ scratchlm-tokenize --tokenizer_path tokenizer.json --encode corpus.txt --output 
 scratchlm-tokenize --tokenizer_path tokenizer.json --encode 'web/*.jsonl' --output shards \\
     --val_fraction 0.01
 scratchlm-tokenize --inspect tokenizer.json --sample corpus.txt --word unbelievable
+scratchlm-tokenize --tokenizer_path tokenizer.json --show 'some text' --html playground.html
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         path = Path(args.tokenizer_path)
         tokenizer = BPETokenizer.load(path)
+    if args.show is not None:
+        print(steps.show(tokenizer, args))
+    if args.html is not None:
+        steps.write_page(tokenizer, path, args)
     if args.to_folder:
         steps.encode_documents(tokenizer, args)
     elif args.encode:

@@ -15,6 +15,7 @@ TRAINING = (
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
 READING = ("field", "separator")
+USES = ("encode", "show", "html")  # of a tokenizer, new or given
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
@@ -72,6 +73,10 @@ def _parser(description: str) -> Parser:
 
     group = parser.add_argument_group("look at a tokenizer")
     flag = group.add_argument
+    flag("--show", **one, metavar="TEXT", help="print a text's tokens, ids and counts; special "
+         "tokens in it become their ids; with NO_COLOR=1, bars between the tokens")  # fmt: skip
+    flag("--html", **one, metavar="FILE", help="write a page in which one types and sees tokens, "
+         "bytes and merges; it needs no network")  # fmt: skip
     flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json has learned")
     flag("--sample", **one, metavar="FILE", help="and how far it compresses this text")
     flag("--word", **one, metavar="TEXT", help="and how it merges this word")
@@ -83,7 +88,7 @@ def _given(args: Namespace, flags: Sequence[str]) -> list[str]:
 
 
 def _only_inspected(args: Namespace) -> None:
-    others = (*TRAINING, *FOLDER, *READING, "corpus", "tokenizer_path", "encode", "output",
+    others = (*TRAINING, *FOLDER, *READING, *USES, "corpus", "tokenizer_path", "output",
               "num_workers")  # fmt: skip
     for flag in _given(args, others):
         raise ValueError(
@@ -97,10 +102,11 @@ def _check_together(args: Namespace) -> None:
             f"a tokenizer is trained or given, not both (--corpus, --tokenizer_path "
             f"{args.tokenizer_path}); leave one out"
         )
-    if not args.corpus and not (args.tokenizer_path and args.encode):
+    if not args.corpus and not (args.tokenizer_path and _given(args, USES)):
         raise ValueError(
-            "nothing to do (no --corpus, nor --tokenizer_path with --encode); give --corpus FILE "
-            "--vocab_size N to train, --tokenizer_path FILE --encode FILE to encode"
+            "nothing to do (no --corpus, nor --tokenizer_path with --encode, --show or --html); "
+            "give --corpus FILE --vocab_size N to train, --tokenizer_path FILE --encode FILE to "
+            "encode"
         )
     if args.corpus and args.vocab_size is None:
         raise ValueError(
@@ -120,6 +126,21 @@ def _check_together(args: Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and value < least:
             raise ValueError(f"{flag} is at least {least} ({value}); leave it out for the default")
+    if args.num_workers is not None and not args.corpus and not args.encode:
+        raise ValueError(
+            f"--num_workers is for training and encoding ({args.num_workers}); leave it out"
+        )
+    _check_shown(args.show)
+
+
+def _check_shown(text: str | None) -> None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        # Imported here so that --help answers at once.
+        from scratchlm.tokenizer.encoding import lone_surrogate
+
+        raise lone_surrogate(text or "", 0) from None
 
 
 def _find(args: Namespace) -> None:
@@ -167,15 +188,21 @@ def _check_outputs(args: Namespace) -> None:
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:
         taken.add(Path(args.tokenizer_path).resolve())
-    for flag, default in (("output_tokenizer", "tokenizer.json"), ("output", None)):
+    for flag, default in (
+        ("output_tokenizer", "tokenizer.json"),
+        ("output", None),
+        ("html", None),
+    ):
         name = getattr(args, flag)
         if name is None and args.corpus:
             name = default
         if name is None:
             continue
         path = Path(name)
-        if not name or (flag == "output_tokenizer" and path.is_dir()):
+        if not name or (flag != "output" and path.is_dir()):
             raise ValueError(f"--{flag} is a folder ({name!r}); name a file in it")
+        if flag == "html" and path.suffix != ".html":
+            raise ValueError(f"a page is an .html ({name}); give --html PAGE.html")
         sidecar = path.parent / f"{path.name}.json"
         if taken & {path.resolve(), sidecar.resolve()}:
             raise ValueError(

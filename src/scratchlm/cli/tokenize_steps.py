@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -13,8 +15,9 @@ from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_texts
 from scratchlm.data.shards import write_shard
 from scratchlm.errors import Interrupted
-from scratchlm.tokenizer import training
+from scratchlm.tokenizer import playground, training
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.browser_pattern import browser_pattern
 from scratchlm.tokenizer.inspection import inspect
 from scratchlm.tokenizer.parts import check_portable
 from scratchlm.tokenizer.patterns import canonical, find_pieces
@@ -34,6 +37,8 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     settings["pattern"] = canonical(settings["pattern"])
     find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
     check_portable(settings["pattern"])  # before minutes go into it
+    if args.html is not None:
+        browser_pattern(settings["pattern"])
     if args.as_documents:
         specials = settings["special_tokens"]
         separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]
@@ -97,6 +102,18 @@ def inspection(args: Namespace) -> str:
     tokenizer = BPETokenizer.load(args.inspect)
     sample = "".join(read_text(args.sample)) if args.sample else None
     return inspect(tokenizer, sample, args.word)
+
+
+def show(tokenizer: BPETokenizer, args: Namespace) -> str:
+    """The text's tokens; in colour for who looks at a terminal (see no-color.org)."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return playground.show(tokenizer, args.show, colour=colour)
+
+
+def write_page(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
+    """The page of a tokenizer, which it calls by its file's name."""
+    size = playground.write_page(tokenizer, args.html, path.name)
+    print(f"page of {size / 1e6:.1f} MB: {args.html}")
 
 
 def _given(args: Namespace, *flags: str) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from scratchlm.tokenizer.patterns import PATTERNS, find_pieces
 BAR = 40  # characters of the longest bar
 LONGEST = 10  # how many of the longest tokens are shown
 SPECIALS = 20  # how many of the special tokens are shown
-_NO_WAY_TO_PRINT = re.compile(r"[\x00-\x1f\x7f-\xa0\xad\u200b-\u200f\u2028-\u202e\ufeff]")
+_NO_WAY_TO_PRINT = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
 
 
 def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None = None) -> str:
@@ -79,7 +81,7 @@ def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
     lines = [f"{word!r} is cut into {count}: {', '.join(map(repr, pieces))}"]
     for piece in pieces:
         parts: list[bytes] = []
-        for parts, rank in _merge_steps(piece.encode(), ranks):
+        for parts, rank in merge_steps(piece.encode(), ranks):
             lines.append(_row("" if rank is None else f"merge {rank:,}", parts))
         if tokenizer.ignore_merges and len(parts) > 1 and piece.encode() in ids:
             parts = [piece.encode()]
@@ -88,7 +90,7 @@ def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
     return "\n".join(lines)
 
 
-def _merge_steps(
+def merge_steps(
     data: bytes, ranks: dict[tuple[bytes, bytes], int]
 ) -> Iterable[tuple[list[bytes], int | None]]:
     """The parts before any merge, and after each with its rank: the definition of BPE."""
@@ -107,7 +109,11 @@ def _merge_steps(
 
 def shown_token(token: bytes) -> str:
     """A token on one line: spaces as ␣, bytes that are no character of their own as \\x…"""
-    text = token.decode("utf-8", "backslashreplace").replace(" ", "␣")
+    return printable(token.decode("utf-8", "backslashreplace").replace(" ", "␣"))
+
+
+def printable(text: str) -> str:
+    """Text with its line ends, control characters and what else moves a cursor escaped."""
     return _NO_WAY_TO_PRINT.sub(lambda match: ascii(match[0])[1:-1], text)
 
 

@@ -1,0 +1,101 @@
+r"""A pattern as a browser reads it: the source of JavaScript's `RegExp` with the flag `u`.
+
+Classes are written out as ranges of Unicode 16, for the browser's own `\p{L}` is of whatever
+Unicode it was built with. `(?i:…)` becomes the cases of each letter, `.` all but a line feed. What
+JavaScript has no word for is refused: possessive repeats, atomic groups, scripts.
+
+>>> print(browser_pattern(r"(?i:'s|'ll)|x{,3}y|\'|."))
+(?:'[sSſ]|'[lL][lL])|x{0,3}y|\u{27}|[^\n]
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from scratchlm.tokenizer.parts import check_portable, shown
+from scratchlm.tokenizer.patterns import find_pieces, translate
+
+_ESCAPE = r"\\(?:[pP]\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)"
+_MEMBER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
+_ITEM = re.compile(
+    rf"{_ESCAPE}|\[\^?(?:{_ESCAPE}|[^\]\\])+\]|\(\?(?:<?[=!]|i?:|>)"
+    r"|(?:[*+?]|\{[0-9]*,?[0-9]*\})[+?]?|.",
+    re.DOTALL,
+)
+_SYNTAX = frozenset(r"^$\.*+?()[]{}|/")  # what the flag `u` lets stand after a backslash
+_THIRD_CASE = {"s": "\u017f", "k": "\u212a"}  # what ASCII letters are cases of, beyond ASCII
+
+
+def browser_pattern(pattern: str) -> str:
+    """The JavaScript source that gives the same pieces; ValueError where there is none."""
+    check_portable(pattern)
+    if find_pieces(pattern)(""):
+        _refuse(pattern, "matches of no character")
+    parts: list[str] = []
+    groups: list[str] = []  # how those that are open begin
+    closed = ""  # how the one begins that ended just before
+    for item in _ITEM.findall(pattern):
+        caseless = "(?i:" in groups
+        ended, closed = closed, ""
+        if item[0] == "\\":
+            part = _escape(pattern, item)
+        elif item[0] == "[":
+            part = _class(pattern, item, caseless)
+        elif item[0] == "(":
+            if item == "(?>":
+                _refuse(pattern, "atomic groups")
+            groups.append(item)
+            part = item.replace("?i:", "?:")
+        elif item == ")":
+            part, closed = item, groups.pop()
+        elif item[0] in "*+?{":
+            if item[1:].endswith("+"):
+                _refuse(pattern, "possessive repeats")
+            if ended[2:3] in ("=", "!", "<"):
+                _refuse(pattern, "repeated looks ahead or behind")
+            part = item.replace("{,", "{0,")
+        elif item == ".":
+            part = r"[^\n]"
+        else:
+            part = f"[{_cases(item)}]" if caseless and item.isalpha() else item
+        parts.append(part)
+    return "".join(parts)
+
+
+def _class(pattern: str, item: str, caseless: bool) -> str:
+    start = "[^" if item.startswith("[^") else "["
+    members = [
+        _escape(pattern, member, inside=True)
+        if member[0] == "\\"
+        else _cases(member) if caseless else member
+        for member in _MEMBER.findall(item[len(start) : -1])
+    ]  # fmt: skip
+    return f"{start}{''.join(members)}]"
+
+
+def _cases(character: str) -> str:
+    lower = character.lower()
+    if not lower.isascii() or not lower.isalpha():
+        return character
+    return lower + lower.upper() + _THIRD_CASE.get(lower, "")
+
+
+def _escape(pattern: str, item: str, inside: bool = False) -> str:
+    kind = item[1]
+    if kind in "pPsSdD":
+        ranges = translate(item)[0]
+        if not ranges.startswith(r"[\U"):
+            _refuse(pattern, "classes other than categories of characters")
+        ranges = re.sub(r"\\U0*([0-9a-f]+)", r"\\u{\1}", ranges)
+        return ranges[1:-1] if inside else ranges
+    if kind in _SYNTAX or (kind.isascii() and kind.isalnum()):
+        return item
+    return f"\\u{{{ord(kind):x}}}"
+
+
+def _refuse(pattern: str, what: str) -> NoReturn:
+    raise ValueError(
+        f"a browser cannot have the pattern's {what} ({shown(pattern)}); write it without, or "
+        "leave the page out"
+    )
