@@ -24,6 +24,7 @@ from torch import Tensor
 
 from scratchlm.model.kv_cache import ConstantShapes, KVCache
 from scratchlm.model.transformer import Transformer
+from scratchlm.runtime import resolve_dtype
 
 Overflow = Literal["stop", "slide"]
 CHUNK = 512  # tokens of a prompt in one pass: bounds the memory of a long one
@@ -59,6 +60,9 @@ class Decoder:
         self.compiled = compiled
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
+        # A processor that does not multiply bf16 attends three times as fast in fp32.
+        stored, native = model.embedding.weight.dtype, resolve_dtype("auto", self.device)
+        self.cache_dtype = native if stored == torch.bfloat16 else stored
         self.ids: list[list[int]] = []  # every sequence, its prompt included
         self.lengths: list[int] = []  # how many of its last ids are in the cache
 
@@ -71,7 +75,7 @@ class Decoder:
         self.lengths = [len(ids) for ids in seen]
         longest = max(self.lengths)
         room = min(longest + self.max_tokens, self.context_length)
-        self.cache = self.model.new_cache(len(prompts), room)
+        self.cache = self.model.new_cache(len(prompts), room, dtype=self.cache_dtype)
         padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in seen])
         return self.model.logits(self._read(padded, self.cache, self._offsets(longest))[:, -1])
 
@@ -161,7 +165,7 @@ class Decoder:
         kept = self._half
         full = [row for row, n in enumerate(self.lengths) if n == self.context_length]
         for row in full:
-            fresh = self.model.new_cache(1, kept)
+            fresh = self.model.new_cache(1, kept, dtype=self.cache_dtype)
             self._read(torch.tensor([self.ids[row][-kept:]]), fresh, [0])
             end = self.cache.length
             self.cache.keys[:, row, :, end - kept : end] = fresh.keys[:, 0]

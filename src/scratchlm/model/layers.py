@@ -108,7 +108,9 @@ class RMSNorm(nn.Module):
             nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Both in one dtype (no copy where they are): torch's fused kernel takes no mixture.
+        if self.weight is not None and self.weight.dtype == x.dtype:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # Both in one dtype: torch's fused kernel takes no mixture.
         common = torch.float32 if self.weight is None else self.weight.dtype
         common = torch.promote_types(x.dtype, common)
         weight = None if self.weight is None else self.weight.to(common)

@@ -25,7 +25,7 @@ class RotaryEmbedding(nn.Module):
     make every call wait, it is a device assertion.
     """
 
-    table: Tensor  # (position, cos and then sin of each pair)
+    table: Tensor  # (position, cos of each element's angle and then its sin, signed)
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class RotaryEmbedding(nn.Module):
         self.max_seq_len = max_seq_len
         self.theta = theta
         self.interleaved = interleaved
-        self.turn = _turn_neighbours if interleaved else _turn_halves
+        self.swap = _swap_neighbours if interleaved else _swap_halves
         self.scaling = scaling
         self._build(torch.get_default_device() if device is None else torch.device(device))
 
     def _build(self, device: torch.device) -> None:
         if device.type == "meta":  # a shape, for what only counts
-            table = torch.empty(self.max_seq_len, self.d_head, device=device)
+            table = torch.empty(self.max_seq_len, 2 * self.d_head, device=device)
             self.register_buffer("table", table, persistent=False)
             return
         # In fp64 on the CPU: the same table everywhere, and fp32 angles past 10⁵ lose three digits.
@@ -60,8 +60,17 @@ class RotaryEmbedding(nn.Module):
         frequencies = scaled_frequencies(self.theta**exponents, self.scaling)
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, frequencies)  # (position, pair)
-        table = torch.cat((angles.cos(), angles.sin()), -1).float()
+        # (a, b) turns to (a cos - b sin, b cos + a sin): both of a pair have its cosine.
+        cos = self._spread(angles.cos(), angles.cos())
+        sin = self._spread(-angles.sin(), angles.sin())
+        table = torch.cat((cos, sin), -1).float()
         self.register_buffer("table", table.to(device), persistent=False)
+
+    def _spread(self, first: Tensor, second: Tensor) -> Tensor:
+        """(..., pair) for the first and the second of each pair -> (..., d_head), as x has them."""
+        if self.interleaved:
+            return torch.stack((first, second), -1).flatten(-2)
+        return torch.cat((first, second), -1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
         """Follow `.to(device)` and `.to_empty`, but stay fp32 under `.bfloat16()`.
@@ -87,23 +96,22 @@ class RotaryEmbedding(nn.Module):
                 f"{positions.max().item()}); shorten the text or raise max_seq_len"
             ) from None
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.turn(wide, cos, sin).to(x.dtype)
+        return torch.addcmul(wide * cos, self.swap(wide), sin).to(x.dtype)
 
     def extra_repr(self) -> str:
         layout = ", interleaved" if self.interleaved else ""
         return f"{self.d_head}, {self.max_seq_len}, theta={self.theta}{layout}"
 
 
-def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (..., seq, 2 · pair), cos and sin (..., seq, pair) -> (..., seq, 2 · pair)."""
+def _swap_halves(x: Tensor) -> Tensor:
+    """x (..., 2 · pair) -> the same shape, both of each pair exchanged."""
     a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((b, a), -1)
 
 
-def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (..., seq, pair · 2), cos and sin (..., seq, pair) -> (..., seq, pair · 2)."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+def _swap_neighbours(x: Tensor) -> Tensor:
+    """x (..., pair · 2) -> the same shape, both of each pair exchanged."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
