@@ -78,7 +78,7 @@ def test_each_token_has_a_colour_or_a_bar() -> None:
     coloured = re.findall(r"\x1b\[30;48;5;(\d+)m([^\x1b]*)\x1b\[0m", line)
     assert "".join(f"\x1b[30;48;5;{colour}m{token}\x1b[0m" for colour, token in coloured) == line
     assert all(a != b for (a, _), (b, _) in itertools.pairwise(coloured))
-    assert [token for _, token in coloured] == [playground._visible(token) for token in tokens]
+    assert [token for _, token in coloured] == [playground.visible(token) for token in tokens]
     plain = show(tokenizer, "the cat").split("\n")
     assert plain[0].replace("|", "") == "the cat"
     assert ids.split()[1:] == [str(id) for id in tokenizer.encode(text)]

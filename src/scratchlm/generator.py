@@ -27,7 +27,7 @@ from scratchlm.runtime import resolve_device
 from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed
 from scratchlm.speculative import speculate
 from scratchlm.strategies import Strategy
-from scratchlm.text_stream import TextStream, check_stop
+from scratchlm.text_stream import check_stop, with_text
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 Compile = Literal["auto", "on", "off"]
@@ -64,6 +64,7 @@ class _Job:
     overflow: Overflow
     logprobs: bool
     strategy: Strategy
+    first_row: int = 0
 
 
 class TextGenerator:
@@ -174,13 +175,18 @@ class TextGenerator:
         overflow: Overflow = "stop",
         logprobs: bool = False,
         generator: torch.Generator | None = None,
+        row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
         """One text in the making: before the first step and after each, what was added to the
-        text (often nothing: half a character) and what there is by now."""
-        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, Strategy(**strategy))
+        text (often nothing: half a character) and what there is by now.
+
+        row: with the same seed, the text is that of this row of a batch.
+        """
+        how = Strategy(**strategy)
+        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, how, row)
         [batch] = self._batches(job, generator)
-        return ((piece, row) for [piece], [row] in self._written(batch, stop))
+        return ((piece, row) for [piece], [row] in with_text(batch, self.tokenizer, stop))
 
     def complete(
         self,
@@ -208,7 +214,7 @@ class TextGenerator:
         batches = self._batches(job, generator) if beams is None else self._searches(job, beams)
         done: list[tuple[str, Continuation, float, float]] = []
         for batch in batches:
-            done += self._collect(self._written(batch, stop), max_tokens, progress)
+            done += self._collect(with_text(batch, self.tokenizer, stop), max_tokens, progress)
         named = [prompt for prompt in prompts for _ in range(num_samples)]
         return [
             Completion(
@@ -230,7 +236,7 @@ class TextGenerator:
         }
         if self.draft is None:
             decoder = self._decoder(job, len(job.prompts) * job.num_samples)
-            how = {"num_samples": job.num_samples, **common}
+            how = {"num_samples": job.num_samples, "first_row": job.first_row, **common}
             return [decode(decoder, job.prompts, job.strategy, **how)]
         if job.overflow == "slide":
             raise ValueError(
@@ -246,10 +252,10 @@ class TextGenerator:
                 prompt,
                 job.strategy,
                 num_draft=self.num_draft,
-                row=row,
+                first_row=row,
                 **common,
             )
-            for row, prompt in enumerate(each)
+            for row, prompt in enumerate(each, job.first_row)
         ]
 
     def _searches(self, job: _Job, beams: Beams) -> list[Iterator[list[Continuation]]]:
@@ -279,21 +285,6 @@ class TextGenerator:
             self._compiled = self._compiled or CompiledStep(self.model)
         compiled = self._compiled if self.compile == "on" or worth_it else None
         return Decoder(self.model, job.max_tokens, overflow=job.overflow, compiled=compiled)
-
-    def _written(
-        self, steps: Iterator[list[Continuation]], stop: Sequence[str]
-    ) -> Iterator[tuple[list[str], list[Continuation]]]:
-        """The steps with what each adds to the texts; a stop string ends one."""
-        texts: list[TextStream] = []
-        for rows in steps:
-            texts = texts or [TextStream(self.tokenizer, stop) for _ in rows]
-            pieces = []
-            for text, row in zip(texts, rows, strict=True):
-                piece = "".join(map(text.push, row.ids[text.count :]))
-                if text.stopped:
-                    row.finish_reason = "stop"
-                pieces.append(piece + (text.close() if row.finish_reason else ""))
-            yield pieces, rows
 
     def _collect(
         self,

@@ -69,16 +69,18 @@ def decode(
     num_samples: int = 1,
     stop: Sequence[int] = (),
     seed: int = 0,
+    first_row: int = 0,
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
     """Yield all continuations, before the first step and after each: `num_samples` of each prompt.
 
     Whoever iterates may set a `finish_reason`: that one grows no more. What is finished leaves the
-    batch. The arguments are those of `generate`; the decoder says how many tokens, at most.
+    batch. The arguments are those of `generate`; the decoder says how many tokens, at most, and the
+    rows count from `first_row`.
     """
     rows = [Continuation(list(prompt)) for prompt in prompts for _ in range(num_samples)]
-    uniforms = [Uniforms(seed, i) for i in range(len(rows))]
+    uniforms = [Uniforms(seed, first_row + i) for i in range(len(rows))]
     _finish(rows, decoder)
     yield rows
     if all(row.finish_reason for row in rows):

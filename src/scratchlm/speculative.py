@@ -30,7 +30,7 @@ def speculate(
     num_draft: int = 4,
     stop: Sequence[int] = (),
     seed: int = 0,
-    row: int = 0,
+    first_row: int = 0,
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
@@ -40,7 +40,7 @@ def speculate(
     where the draft's context ends, the large model goes on alone.
     """
     text = Continuation(list(prompt))
-    uniforms = Uniforms(seed, row)
+    uniforms = Uniforms(seed, first_row)
 
     def distribution(logits: Tensor, drafted: Sequence[int]) -> Tensor:
         """logits (vocab,) -> probabilities (vocab,), after the text and what is drafted."""

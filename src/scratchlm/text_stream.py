@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 
+from scratchlm.sampling import Continuation
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 
@@ -76,3 +77,19 @@ def text_pieces(
             return
     if piece := text.close():
         yield piece
+
+
+def with_text(
+    steps: Iterable[list[Continuation]], tokenizer: BPETokenizer, stop: Sequence[str] = ()
+) -> Iterator[tuple[list[str], list[Continuation]]]:
+    """The steps of `sampling.decode` with what each adds to the texts; a stop string ends one."""
+    texts: list[TextStream] = []
+    for rows in steps:
+        texts = texts or [TextStream(tokenizer, stop) for _ in rows]
+        pieces = []
+        for text, row in zip(texts, rows, strict=True):
+            piece = "".join(map(text.push, row.ids[text.count :]))
+            if text.stopped:
+                row.finish_reason = "stop"
+            pieces.append(piece + (text.close() if row.finish_reason else ""))
+        yield pieces, rows

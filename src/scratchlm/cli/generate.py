@@ -1,7 +1,9 @@
-"""scratchlm-generate: continue a prompt with a trained model.
+"""scratchlm-generate: continue prompts with a trained model.
 
 scratchlm-generate --model_path runs/2026-01-31-120000 --prompt "Once upon a time" --max_tokens 200
 scratchlm-generate --model_path model.pt --tokenizer_path tokenizer.json --prompt "" --top_p 0.9
+scratchlm-generate --model_path Qwen3-0.6B --prompt "Paris is" --num_samples 4 --json --seed 1
+scratchlm-generate --model_path runs/big --draft_model runs/small --temperature 0 < prompt.txt
 """
 
 from __future__ import annotations
@@ -10,35 +12,46 @@ import sys
 from collections.abc import Sequence
 
 from scratchlm.cli.command import command
-from scratchlm.cli.generate_flags import parse
+from scratchlm.cli.generate_flags import parse, prompts, strategy
 
 
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
     # Imported here so that --help answers at once.
-    import torch
-
     from scratchlm.checkpoint import read_config
+    from scratchlm.cli import generate_output as output
     from scratchlm.costs import generation_report
     from scratchlm.generator import TextGenerator
 
     if args.dry_run:
         print(generation_report(read_config(args.model_path)))
         return
-    writer = TextGenerator.load(args.model_path, args.tokenizer_path, args.device)
-    generator = torch.Generator()
-    generator.seed() if args.seed is None else generator.manual_seed(args.seed)
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    strategy = {name: getattr(args, name) for name in names}
-    pieces = writer.stream(args.prompt, args.max_tokens, generator=generator, **strategy)
-    room = writer.model.config.context_length - len(writer.encode(args.prompt))
-    if args.max_tokens > room:
-        print(f"the context ends after {room} of {args.max_tokens} tokens", file=sys.stderr)
-    print(args.prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    texts, how, beams = prompts(args), strategy(args), output.beams(args)
+    writer = TextGenerator.load(
+        args.model_path,
+        args.tokenizer_path,
+        args.device,
+        dtype=output.dtype(args),
+        weights=args.weights,
+        compile=args.compile,
+        draft_path=args.draft_model,
+        num_draft=4 if args.num_draft is None else args.num_draft,
+    )
+    writer.end_ids += args.stop_id
+    how |= {"stop": args.stop, "overflow": args.overflow}
+    seed = output.seed(args)
+    one = len(texts) * args.num_samples == 1 and beams is None
+    if args.stream or (one and not args.json and not args.show_tokens):
+        output.stream(writer, texts, args, seed, how)
+        return
+    done = output.complete(writer, texts, args, seed, beams, how)
+    if args.json:
+        output.write_json(done, writer.tokenizer, seed)
+    elif args.show_tokens:
+        output.write_tokens(done, writer.tokenizer, coloured=output.has_colour())
+    else:
+        output.write_texts(done)
 
 
 if __name__ == "__main__":

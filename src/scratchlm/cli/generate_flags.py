@@ -2,43 +2,173 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+import os
+import stat
+import sys
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from typing import Any
 
 from scratchlm.cli.command import Once, Parser
 
+STRATEGY = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
+    "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "min_new_tokens",
+)  # fmt: skip
+
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """The flags; ValueError for a seed that no generator takes."""
+    """The flags; ValueError for what has no effect, and for a seed that no generator takes."""
     args = _parser(description).parse_args(argv)
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise ValueError(f"seed is from 0 to 2**63 - 1 ({args.seed}); give such a number")
+    for flag, needed in (
+        ("length_penalty", "num_beams"),
+        ("early_stopping", "num_beams"),
+        ("num_draft", "draft_model"),
+    ):
+        value = getattr(args, flag)
+        if value is not None and getattr(args, needed) is None:
+            raise ValueError(f"--{flag} does nothing without --{needed} ({value}); add it")
+    if args.json and args.show_tokens:
+        raise ValueError("two forms of output (--json, --show_tokens); give one")
+    if args.stream and (args.json or args.show_tokens or args.num_beams):
+        other = "json" if args.json else "show_tokens" if args.show_tokens else "num_beams"
+        raise ValueError(
+            f"what is whole at its end does not stream (--{other}); leave out --stream"
+        )
     return args
+
+
+def strategy(args: Namespace) -> dict[str, Any]:
+    """The fields of `Strategy` that were given."""
+    given = {name: getattr(args, name) for name in STRATEGY}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if args.logit_bias:
+        chosen["logit_bias"] = dict(args.logit_bias)
+    return chosen
+
+
+def prompts(args: Namespace) -> list[str]:
+    """All prompts: --prompt, then the files, then standard input where nothing else is given.
+
+    ValueError for a file that is not UTF-8, with its name.
+    """
+    texts = list(args.prompt or [])
+    names = list(args.prompt_file or [])
+    if not texts and not names and _is_piped():
+        names = ["-"]
+    for name in names:
+        try:
+            if name == "-":
+                texts.append(sys.stdin.buffer.read().decode())
+            else:
+                with open(name, encoding="utf-8", newline="") as file:
+                    texts.append(file.read())
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the prompt is not UTF-8 ({name}, byte {error.start}); convert it"
+            ) from None
+    return texts or [""]
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file: not a terminal, and not nothing."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by what has no file
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _bias(word: str) -> tuple[int, float]:
+    id, _, value = word.partition("=")
+    try:
+        return int(id), float(value)
+    except ValueError:
+        raise ArgumentTypeError(f"{word!r} is not ID=VALUE, such as 50256=-inf") from None
+
+
+def _early_stopping(word: str) -> bool | str:
+    choices: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
+    if word.lower() not in choices:
+        raise ArgumentTypeError(f"{word!r} is not true, false or never")
+    return choices[word.lower()]
 
 
 def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = Parser("scratchlm-generate", summary, examples)
-    flag = parser.add_argument
-    flag("--model_path", action=Once, required=True, metavar="PATH",
+    flag = parser.add_argument_group("model").add_argument
+    flag("--model_path", "--model", action=Once, required=True, metavar="PATH",
          help="a run's folder (its best checkpoint), a checkpoint, a .pt, or a folder of the "
          "Hugging Face hub; with --dry_run a config file too")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
-    flag("--prompt", action=Once, default="", metavar="TEXT",
-         help="text to continue (default: start a new document)")  # fmt: skip
-    flag("--max_tokens", action=Once, type=int, default=100, metavar="N", help="new tokens (100)")
-    flag("--temperature", action=Once, type=float, default=1.0, metavar="T",
-         help="below 1 safer, above 1 wilder, 0 always the likeliest (1.0)")  # fmt: skip
-    flag("--top_k", action=Once, type=int, metavar="K", help="draw from the K likeliest tokens")
-    flag("--top_p", action=Once, type=float, metavar="P",
-         help="draw from the likeliest tokens that hold this probability")  # fmt: skip
-    flag("--min_p", action=Once, type=float, metavar="P",
-         help="draw from tokens at least P times as likely as the likeliest")  # fmt: skip
-    flag("--repetition_penalty", action=Once, type=float, default=1.0, metavar="R",
-         help="above 1 makes what was said less likely (1.0)")  # fmt: skip
-    flag("--seed", action=Once, type=int, metavar="N", help="the same text every time")
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    flag("--dtype", action=Once, choices=["stored", "float32", "bfloat16"], default="stored",
+         help="of weights and arithmetic (default: as the model is stored)")  # fmt: skip
+    flag("--weights", action=Once, choices=["stored", "int8"], default="stored",
+         help="int8: matrices in 8 bits, faster on a CPU and a little worse (stored)")  # fmt: skip
+    flag("--compile", action=Once, choices=["auto", "on", "off"], default="auto",
+         help="torch.compile the step; auto: on CUDA, for 1,000 tokens and more")  # fmt: skip
+    flag("--draft_model", action=Once, metavar="PATH",
+         help="a smaller model of the same tokenizer, to guess ahead: sooner, as good")  # fmt: skip
+    flag("--num_draft", action=Once, type=int, metavar="N", help="tokens it guesses at a time (4)")
     flag("--dry_run", action="store_true",
          help="print what the model takes to run, with its KV cache; generate nothing")  # fmt: skip
+
+    flag = parser.add_argument_group("prompts and texts").add_argument
+    flag("--prompt", "--input_text", action="append", metavar="TEXT",
+         help="text to continue; several times for several (default: standard input if it is a "
+         "pipe or a file, else the start of a new document)")  # fmt: skip
+    flag("--prompt_file", action="append", metavar="FILE",
+         help="a file whose text is a prompt, - for standard input; several times too")  # fmt: skip
+    flag("--num_samples", action=Once, type=int, default=1, metavar="N", help="texts a prompt (1)")
+    flag("--max_tokens", "--max_new_tokens", "--max_length", action=Once, type=int, default=100,
+         metavar="N", help="new tokens, at most (100)")  # fmt: skip
+    flag("--stop", action="append", default=[], metavar="TEXT",
+         help="end before this text; several times for several")  # fmt: skip
+    flag("--stop_id", action="append", type=int, default=[], metavar="ID",
+         help="end before this token, besides the model's own end tokens")  # fmt: skip
+    flag("--overflow", action=Once, choices=["stop", "slide"], default="stop",
+         help="where the context is full: stop, or go on from its last half (stop)")  # fmt: skip
+    flag("--seed", action=Once, type=int, metavar="N", help="the same texts every time")
+
+    flag = parser.add_argument_group("strategy (docs/sampling.md), in this order").add_argument
+    flag("--logit_bias", action="append", type=_bias, metavar="ID=VALUE",
+         help="add to a token's logit; -inf bans it; several times")  # fmt: skip
+    flag("--repetition_penalty", action=Once, type=float, metavar="R",
+         help="above 1 makes what was said less likely, prompt included (1.0, off)")  # fmt: skip
+    flag("--presence_penalty", action=Once, type=float, metavar="X",
+         help="taken off the logits of tokens already written (0, off)")  # fmt: skip
+    flag("--frequency_penalty", action=Once, type=float, metavar="X",
+         help="taken off once for each time the token was written (0, off)")  # fmt: skip
+    flag("--no_repeat_ngram_size", action=Once, type=int, metavar="N",
+         help="no run of N tokens occurs twice (0, off)")  # fmt: skip
+    flag("--min_new_tokens", action=Once, type=int, metavar="N", help="no end before (0)")
+    flag("--temperature", action=Once, type=float, metavar="T",
+         help="below 1 safer, above 1 wilder, 0 always the likeliest (1.0)")  # fmt: skip
+    flag("--top_k", action=Once, type=int, metavar="K",
+         help="draw from the K likeliest tokens (0, off)")  # fmt: skip
+    flag("--top_p", action=Once, type=float, metavar="P",
+         help="draw from the likeliest that hold this mass; 0 keeps one (1, off)")  # fmt: skip
+    flag("--min_p", action=Once, type=float, metavar="P",
+         help="draw from tokens at least P times as likely as the likeliest (0, off)")  # fmt: skip
+    flag("--typical_p", action=Once, type=float, metavar="P",
+         help="draw from those of average surprise that hold this mass (1, off)")  # fmt: skip
+    flag("--num_beams", action=Once, type=int, metavar="N",
+         help="search the likeliest text with N beams, instead of drawing")  # fmt: skip
+    flag("--length_penalty", action=Once, type=float, metavar="X",
+         help="beams: above 0 favours long texts (1.0)")  # fmt: skip
+    flag("--early_stopping", action=Once, type=_early_stopping, metavar="true|false|never",
+         help="beams: end with the first N whole texts (false)")  # fmt: skip
+
+    flag = parser.add_argument_group("output").add_argument
+    flag("--stream", action="store_true",
+         help="write each text as it comes, one after another (one alone always does)")  # fmt: skip
+    flag("--json", action="store_true",
+         help="a JSON object a text: ids, log-probability of each, seed, timings")  # fmt: skip
+    flag("--show_tokens", action="store_true",
+         help="tokens coloured by probability; without colours, the numbers")  # fmt: skip
     return parser

@@ -41,7 +41,7 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     `encode`.
     """
     ids = tokenizer.encode(text)
-    tokens = [_visible(tokenizer.vocab[id]) for id in ids]
+    tokens = [visible(tokenizer.vocab[id]) for id in ids]
     if colour:
         line = "".join(
             f"\x1b[30;48;5;{_BACKGROUNDS[i % len(_BACKGROUNDS)]}m{token}\x1b[0m"
@@ -55,7 +55,7 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     return f"{line}\nids  {' '.join(map(str, ids)) or 'none'}\n{counts}{ratio}"
 
 
-def _visible(token: bytes) -> str:
+def visible(token: bytes) -> str:
     """A token's text; what is no character of its own as <E4>."""
     text = printable(token.decode("utf-8", "surrogateescape"))
     return re.sub("[\udc80-\udcff]", lambda match: f"<{ord(match[0]) - 0xDC00:02X}>", text)

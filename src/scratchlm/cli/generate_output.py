@@ -1,0 +1,144 @@
+"""What `scratchlm-generate` does with its flags, and the forms in which it writes texts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from scratchlm.beam import Beams
+from scratchlm.generator import Completion, TextGenerator
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.playground import visible
+
+# From improbable to certain, of the 256 colours that terminals have; the text is black.
+_SHADES = (210, 216, 222, 228, 192, 157)
+
+
+def beams(args: Namespace) -> Beams | None:
+    if args.num_beams is None:
+        return None
+    names = ("num_beams", "length_penalty", "early_stopping")
+    return Beams(**{name: v for name in names if (v := getattr(args, name)) is not None})
+
+
+def dtype(args: Namespace) -> torch.dtype | None:
+    return None if args.dtype == "stored" else getattr(torch, args.dtype)
+
+
+def seed(args: Namespace) -> int:
+    """The one that was given, or any: --json tells it."""
+    return random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
+
+
+def has_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def stream(
+    writer: TextGenerator, prompts: Sequence[str], args: Namespace, seed: int, how: dict[str, Any]
+) -> None:
+    """Each text as it comes, one after another: the same ones as together."""
+    each = [prompt for prompt in prompts for _ in range(args.num_samples)]
+    for row, prompt in enumerate(each):
+        generator = torch.Generator().manual_seed(seed)
+        ids = writer.encode(prompt)
+        steps = writer.steps(ids, args.max_tokens, generator=generator, row=row, **how)
+        _head(row + 1, len(each))
+        print(prompt, end="", flush=True)
+        for piece, text in steps:
+            print(piece, end="", flush=True)
+            reason, count = text.finish_reason, len(text.ids)
+        print()
+        _say_where_it_ended(reason, count, args.max_tokens)
+
+
+def complete(
+    writer: TextGenerator,
+    prompts: Sequence[str],
+    args: Namespace,
+    seed: int,
+    beams: Beams | None,
+    how: dict[str, Any],
+) -> list[Completion]:
+    """All texts together, with a bar on a terminal."""
+    done = writer.complete(
+        prompts,
+        args.max_tokens,
+        num_samples=args.num_samples,
+        beams=beams,
+        logprobs=args.json or args.show_tokens,
+        generator=torch.Generator().manual_seed(seed),
+        progress=sys.stderr.isatty(),
+        **how,
+    )
+    for each in done:
+        _say_where_it_ended(each.finish_reason, len(each.ids), args.max_tokens)
+    return done
+
+
+def write_texts(done: Sequence[Completion]) -> None:
+    for number, each in enumerate(done, start=1):
+        _head(number, len(done), each.score)
+        print(f"{each.prompt}{each.text}")
+
+
+def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -> None:
+    """One object a line. `tokens` are the texts of `ids`, with U+FFFD for half a character;
+    `logprobs` are in nats, of the model itself, before any strategy."""
+    for each in done:
+        record = {
+            "prompt": each.prompt,
+            "text": each.text,
+            "finish_reason": each.finish_reason,
+            "ids": each.ids,
+            "tokens": [tokenizer.decode([id]) for id in each.ids],
+            "logprobs": [round(value, 6) for value in each.logprobs],
+            "seed": seed,
+            "seconds_to_first_token": round(each.seconds_to_first_token, 6),
+            "seconds": round(each.seconds, 6),
+            "tokens_per_second": round(len(each.ids) / each.seconds, 3) if each.seconds else 0.0,
+        }
+        print(json.dumps(record if each.score is None else record | {"score": each.score},
+                         ensure_ascii=False))  # fmt: skip
+
+
+def write_tokens(done: Sequence[Completion], tokenizer: BPETokenizer, *, coloured: bool) -> None:
+    """Every token with its probability: in colours, or as `token(0.53)` where there are none."""
+    if coloured:
+        scale = "".join(_paint(f" {i / 6:.2f}+ ", i / 6) for i in range(6))
+        print(f"probability: {scale}")
+    for number, each in enumerate(done, start=1):
+        _head(number, len(done), each.score)
+        tokens = [visible(tokenizer.vocab[id]) for id in each.ids]
+        pairs = list(zip(tokens, map(math.exp, each.logprobs), strict=True))
+        if coloured:
+            print(visible(each.prompt.encode()) + "".join(_paint(*pair) for pair in pairs))
+        else:
+            print(visible(each.prompt.encode()), *(f"{token}({p:.2f})" for token, p in pairs))
+
+
+def _paint(token: str, probability: float) -> str:
+    shade = _SHADES[min(int(probability * len(_SHADES)), len(_SHADES) - 1)]
+    return f"\x1b[30;48;5;{shade}m{token}\x1b[0m"
+
+
+def _say_where_it_ended(finish_reason: str | None, count: int, max_tokens: int) -> None:
+    """On standard error, where the context had no room for all the tokens asked for."""
+    if finish_reason == "context":
+        print(
+            f"the context ended after {count} of {max_tokens} tokens; --overflow slide goes on",
+            file=sys.stderr,
+        )
+
+
+def _head(number: int, total: int, score: float | None = None) -> None:
+    if total > 1 or score is not None:
+        print(f"--- {number} of {total}" + ("" if score is None else f", score {score:.4f}"))
