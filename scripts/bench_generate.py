@@ -1,0 +1,198 @@
+"""Generating beside an installed peer, in one run: `python scripts/bench_generate.py`.
+
+Needs the extra `dev`. Random weights, a prompt of 32 tokens and 128 new ones, greedy: ours and
+`transformers.generate` (as it comes, same weights) take turns, and the ratio is the median of the
+rounds'. The share of memory bandwidth is the weights' bytes a token over what a sum over 256 MB
+reads, measured in the same rounds: a token reads every weight once. On a GPU it compares there.
+
+--perplexity RUN TEXT prints what int8 weights cost a trained model, instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils import logging as hub_logging
+
+from scratchlm import ModelConfig, Transformer
+from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.decoder import CompiledStep, Decoder
+from scratchlm.hf import to_hf
+from scratchlm.model.packing import Weights, packed
+from scratchlm.sampling import decode
+from scratchlm.strategies import Strategy
+
+PROMPT, NEW, VOCAB = 32, 128, 50_304
+GREEDY = Strategy(temperature=0)
+SHAPES: dict[str, dict[str, Any]] = {
+    "30M": {"d_model": 384, "num_layers": 6, "num_heads": 6},
+    "124M": {"d_model": 768, "num_layers": 12, "num_heads": 12},
+    "1.5B": {"d_model": 1600, "num_layers": 48, "num_heads": 25},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    size: str
+    dtype: torch.dtype
+    batch: int
+    weights: Weights = "stored"
+
+
+CPU = [
+    Case("30M", torch.bfloat16, 1),
+    Case("30M", torch.bfloat16, 1, "int8"),
+    Case("30M", torch.float32, 1),
+    Case("30M", torch.bfloat16, 8),
+    Case("124M", torch.bfloat16, 1),
+    Case("124M", torch.bfloat16, 1, "int8"),
+    Case("124M", torch.float32, 1),
+    Case("124M", torch.bfloat16, 8),
+]
+CUDA = [
+    Case("124M", torch.bfloat16, 1),
+    Case("124M", torch.bfloat16, 64),
+    Case("1.5B", torch.bfloat16, 1),
+]
+
+
+def peer_of(model: Transformer, device: str) -> Any:
+    """The hub's Llama with the same weights."""
+    peer: Any
+    with tempfile.TemporaryDirectory() as folder:
+        to_hf(model, Path(folder) / "model")
+        dtype = model.embedding.weight.dtype
+        peer = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=dtype)
+    return peer.to(device=device).eval()
+
+
+def timed(job: Callable[[], Any], device: str) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = job()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second that a sum over 256 MB reads: the best of three."""
+    numbers = torch.ones(64 * 2**20, device=device)
+    return numbers.nbytes / min(timed(numbers.sum, device)[0] for _ in range(3))
+
+
+def write(model: Transformer, prompts: list[list[int]], compiled: CompiledStep | None) -> Any:
+    """All new ids, and the seconds to the first."""
+    start = time.perf_counter()
+    first = 0.0
+    for rows in decode(Decoder(model, NEW, compiled=compiled), prompts, GREEDY):
+        first = first or (time.perf_counter() - start if rows[0].ids else 0.0)
+        ids = [row.ids for row in rows]
+    return ids, first
+
+
+def measure(case: Case, rounds: int, device: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(VOCAB, PROMPT + NEW, tie_embeddings=True, **SHAPES[case.size])
+    model = Transformer(config).to(case.dtype)
+    peer = peer_of(model, device)
+    ours = packed(copy.deepcopy(model).to(device), case.weights)
+    compiled = CompiledStep(ours) if device == "cuda" else None
+    ids = torch.randint(VOCAB, (case.batch, PROMPT))
+    prompts = ids.tolist()
+
+    def theirs() -> list[list[int]]:
+        out = peer.generate(
+            ids.to(device), max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        return out[:, PROMPT:].tolist()
+
+    write(ours, prompts, compiled)  # memory is touched, kernels are chosen, graphs captured
+    theirs()
+    taken: list[tuple[float, float, float, float]] = []
+    for _ in range(rounds):
+        mine, (written, first) = timed(lambda: write(ours, prompts, compiled), device)
+        other, expected = timed(theirs, device)
+        read = model.num_parameters() * (1 if case.weights == "int8" else case.dtype.itemsize)
+        taken.append((mine, other, first, read * NEW / mine / bandwidth(device)))
+    mine, other, first, share = (statistics.median(column) for column in zip(*taken, strict=True))
+    ratio = statistics.median(row[1] / row[0] for row in taken)
+    pairs = [
+        (a, b) for x, y in zip(written, expected, strict=True) for a, b in zip(x, y, strict=True)
+    ]
+    same = sum(a == b for a, b in pairs) / len(pairs)
+    name = str(case.dtype).removeprefix("torch.") if case.weights == "stored" else "int8, bfloat16"
+    memory = sum(bytes_of(module) for module in ours.modules()) / 2**20
+    print(
+        f"| {case.size} | {name} | {case.batch} | {case.batch * NEW / mine:,.0f} | "
+        f"{case.batch * NEW / other:,.0f} | {ratio:.2f}x | {1e3 * first:.0f} ms | {share:.0%} | "
+        f"{memory:,.0f} MB | {same:.0%} |",
+        flush=True,
+    )
+
+
+def bytes_of(module: torch.nn.Module) -> int:
+    """Of the tensors that a module itself holds, whatever it calls them."""
+    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    return sum(x.numel() * x.element_size() for x in own if isinstance(x, torch.Tensor))
+
+
+def print_perplexity(run: str, text: str) -> None:
+    """Of the text's first 200,000 characters, in windows of the model's context."""
+    loaded = load_with_tokenizer(run)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    ids = torch.tensor(tokenizer.encode(Path(text).read_text(encoding="utf-8")[:200_000]))
+    length = model.config.context_length
+    windows = ids[: (len(ids) - 1) // length * length + 1].unfold(0, length + 1, length)
+    print("| weights | nats a token | perplexity |\n|---|---:|---:|")
+    for name, twin in (
+        ("fp32", packed(model.float())),
+        ("bf16", packed(copy.deepcopy(model).bfloat16())),
+        ("int8, bf16", packed(copy.deepcopy(model).bfloat16(), "int8")),
+    ):
+        losses = []
+        with torch.inference_mode():
+            for window in windows.split(8):
+                logits = twin(window[:, :-1]).float().flatten(0, 1)
+                losses.append(torch.nn.functional.cross_entropy(logits, window[:, 1:].flatten()))
+        loss = torch.stack(losses).mean()
+        print(f"| {name} | {loss:.4f} | {loss.exp():.3f} |", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", choices=SHAPES, help="only this size")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--perplexity", nargs=2, metavar=("RUN", "TEXT"))
+    args = parser.parse_args(argv)
+    if args.perplexity:
+        print_perplexity(*args.perplexity)
+        return
+    hub_logging.set_verbosity_error()
+    hub_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, "
+          f"{torch.get_num_threads()} threads, {args.rounds} rounds, "
+          f"{bandwidth(device) / 1e9:.1f} GB/s")  # fmt: skip
+    print(
+        "\n| parameters | dtype | batch | ours, tokens/s | transformers' | ratio | first token | "
+        "of bandwidth | weights held | same ids |\n" + "|---|---|" + "---:|" * 8
+    )
+    for case in CUDA if device == "cuda" else CPU:
+        if args.size in (None, case.size):
+            measure(case, args.rounds, device)
+
+
+if __name__ == "__main__":
+    main()
