@@ -21,7 +21,7 @@ LEVELS = [
      "text_stream", "generator"},
     {"trainer", "chat"},
     {"recipe"},
-    {"search", "lessons", "plots", "serve"},
+    {"search", "lessons", "plots", "sampling_figure", "serve"},
     {"cli"},
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

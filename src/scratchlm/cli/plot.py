@@ -2,9 +2,12 @@
 
 scratchlm-plot init --output init.png
 scratchlm-plot init --config configs/shakespeare.toml --train_data shakespeare.bin --output init.png
+scratchlm-plot sampling --output sampling.png
+scratchlm-plot sampling --model_path runs/shakespeare --prompt "ROMEO:" --output sampling.png
 
 init: for each initialisation strategy the scale of activations and gradients by layer, and the
 first losses of a training run.
+sampling: what each sampling strategy does to what may come next, made up or by a model.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from typing import Any
 from scratchlm.cli.command import Once, Parser, command
 
 SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
+FLAGS = {
+    "init": ("config", "train_data", "steps"),
+    "sampling": ("model_path", "tokenizer_path", "prompt"),
+}
 
 
 @command()
@@ -25,9 +32,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
     from scratchlm import plots
-    from scratchlm.config import build, read_toml
-    from scratchlm.data.shards import open_shard
-    from scratchlm.model.config import ModelConfig
 
     plots.require_matplotlib()  # before minutes go into it
     output = Path(args.output)
@@ -35,6 +39,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
     if not output.parent.is_dir():
         raise ValueError(f"no folder for the figure ({output}); make it first")
+    _init(args) if args.figure == "init" else _sampling(args)
+    print(f"drawn: {args.output}")
+
+
+def _init(args: Namespace) -> None:
+    from scratchlm import plots
+    from scratchlm.config import build, read_toml
+    from scratchlm.data.shards import open_shard
+    from scratchlm.model.config import ModelConfig
+
     model = SMALL if args.config is None else read_toml(args.config).get("model", {})
     if args.train_data is None:
         config = build(ModelConfig, model, "model.")
@@ -51,23 +65,63 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = f"{config.num_layers} layers of {config.d_model}"
     title = f"{shape}, on {text}; AdamW, lr {plots.LR}, batches of {plots.BATCH_SIZE}{zero}\n"
     plots.draw_init(runs, args.output, title)
-    print(f"drawn: {args.output}")
+
+
+def _sampling(args: Namespace) -> None:
+    from scratchlm.generator import TextGenerator
+    from scratchlm.sampling_figure import draw_sampling, made_up, of_model
+
+    if args.model_path is None:
+        next_token = made_up()
+    else:
+        writer = TextGenerator.load(args.model_path, args.tokenizer_path, "cpu")
+        next_token = of_model(writer, args.prompt)
+    draw_sampling(next_token, args.output)
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-plot", summary, examples)
     flag = parser.add_argument
-    flag("figure", choices=["init"], help="what to draw")
-    flag("--output", action=Once, default="init.png", metavar="FILE", help="default: init.png")
-    flag("--config", action=Once, metavar="FILE", help="the model (default: 8 layers of 128)")
-    flag("--train_data", action=Once, metavar="FILE",
+    flag("figure", choices=list(FLAGS), help="what to draw")
+    flag("--output", action=Once, metavar="FILE", help="default: init.png or sampling.png")
+    init = parser.add_argument_group("init").add_argument
+    init("--config", action=Once, metavar="FILE", help="the model (default: 8 layers of 128)")
+    init("--train_data", action=Once, metavar="FILE",
          help="a token shard (default: a made-up language)")  # fmt: skip
-    flag("--steps", action=Once, type=int, default=100, metavar="N", help="of training (100)")
+    init("--steps", action=Once, type=int, default=100, metavar="N", help="of training (100)")
+    sampling = parser.add_argument_group("sampling").add_argument
+    sampling("--model_path", action=Once, metavar="PATH",
+             help="a model, as scratchlm-generate takes it (default: made-up numbers)")  # fmt: skip
+    sampling("--tokenizer_path", action=Once, metavar="FILE",
+             help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
+    sampling("--prompt", action=Once, metavar="TEXT", help="what the model continues")
     args = parser.parse_args(argv)
+    _check(args)
+    args.output = args.output or f"{args.figure}.png"
+    return args
+
+
+def _check(args: Namespace) -> None:
+    """ValueError for a flag without effect, or a value that cannot be."""
+    given = vars(args).get("given", {})
+    for figure, names in FLAGS.items():
+        for name in names:
+            if figure != args.figure and name in given:
+                raise ValueError(
+                    f"--{name} is for the figure {figure} ({args.figure}); leave it out"
+                )
     if args.steps < 1:
         raise ValueError(f"steps is at least 1 ({args.steps}); give --steps 100")
-    return args
+    if args.figure == "sampling" and (args.model_path is None) != (args.prompt is None):
+        missing = "model_path" if args.model_path is None else "prompt"
+        raise ValueError(
+            f"a model's figure needs --model_path and --prompt (no --{missing}); give it"
+        )
+    if args.tokenizer_path is not None and args.model_path is None:
+        raise ValueError(
+            f"a tokenizer is for a model ({args.tokenizer_path}); give --model_path too"
+        )
 
 
 if __name__ == "__main__":
