@@ -274,7 +274,7 @@ class TextGenerator:
 
     def _check(self, job: _Job) -> None:
         check_prompts(job.prompts, job.max_tokens, self.model.config, job.overflow)
-        job.strategy.check(len(self.tokenizer))
+        job.strategy.check(len(self.tokenizer), job.max_tokens)
         check_stop(job.stop)
         if not 1 <= job.num_samples <= 10_000:
             raise ValueError(f"num_samples is from 1 to 10,000 ({job.num_samples}); 1 is usual")

@@ -218,7 +218,7 @@ def generate_batch(
     Each is what it would be alone, up to rounding; its random numbers depend on its place alone.
     """
     check_prompts(prompts, max_tokens, model.config, overflow)
-    strategy.check(vocab_size or model.config.vocab_size)
+    strategy.check(vocab_size or model.config.vocab_size, max_tokens)
     with evaluating(model):
         steps = decode(
             Decoder(model, max_tokens, overflow=overflow), prompts, strategy,

@@ -208,8 +208,13 @@ class Strategy:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def check(self, vocab_size: int) -> None:
-        """ValueError for what a vocabulary of this size has no place for."""
+    def check(self, vocab_size: int, max_tokens: int) -> None:
+        """ValueError for what this vocabulary, or so many tokens, have no place for."""
+        if self.min_new_tokens > max_tokens:
+            raise ValueError(
+                f"min_new_tokens is more than max_tokens ({self.min_new_tokens} of {max_tokens}); "
+                "raise max_tokens"
+            )
         if self.top_k is not None and self.top_k > vocab_size:
             raise ValueError(
                 f"top_k is more than the vocabulary ({self.top_k} of {vocab_size}); 0 is off"

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draft_path=args.draft_model,
         num_draft=4 if args.num_draft is None else args.num_draft,
     )
-    writer.end_ids += args.stop_id
+    output.stop_at(writer, args.stop_id)
     how |= {"stop": args.stop, "overflow": args.overflow}
     seed = output.seed(args)
     one = len(texts) * args.num_samples == 1 and beams is None

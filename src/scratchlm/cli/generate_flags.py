@@ -34,9 +34,7 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
         raise ValueError("two forms of output (--json, --show_tokens); give one")
     if args.stream and (args.json or args.show_tokens or args.num_beams):
         other = "json" if args.json else "show_tokens" if args.show_tokens else "num_beams"
-        raise ValueError(
-            f"what is whole at its end does not stream (--{other}); leave out --stream"
-        )
+        raise ValueError(f"only text streams (--stream with --{other}); leave out one of them")
     return args
 
 
@@ -44,9 +42,13 @@ def strategy(args: Namespace) -> dict[str, Any]:
     """The fields of `Strategy` that were given."""
     given = {name: getattr(args, name) for name in STRATEGY}
     chosen = {name: value for name, value in given.items() if value is not None}
-    if args.logit_bias:
-        chosen["logit_bias"] = dict(args.logit_bias)
-    return chosen
+    biases: dict[int, float] = {}
+    for id, bias in args.logit_bias:
+        if str(biases.setdefault(id, bias)) != str(bias):  # as text, for nan is not itself
+            raise ValueError(
+                f"two values for one id (logit_bias {id}={biases[id]}, {id}={bias}); give one"
+            )
+    return chosen | ({"logit_bias": biases} if biases else {})
 
 
 def prompts(args: Namespace) -> list[str]:
@@ -136,7 +138,7 @@ def _parser(description: str) -> Parser:
     flag("--seed", action=Once, type=int, metavar="N", help="the same texts every time")
 
     flag = parser.add_argument_group("strategy (docs/sampling.md), in this order").add_argument
-    flag("--logit_bias", action="append", type=_bias, metavar="ID=VALUE",
+    flag("--logit_bias", action="append", type=_bias, default=[], metavar="ID=VALUE",
          help="add to a token's logit; -inf bans it; several times")  # fmt: skip
     flag("--repetition_penalty", action=Once, type=float, metavar="R",
          help="above 1 makes what was said less likely, prompt included (1.0, off)")  # fmt: skip
