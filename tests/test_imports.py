@@ -19,7 +19,7 @@ LEVELS = [
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "hf", "hf_config",
      "hf_names", "costs", "strategies", "decoder", "sampling", "beam", "speculative",
      "text_stream", "generator"},
-    {"trainer", "chat"},
+    {"trainer", "chat", "chat_template"},
     {"recipe"},
     {"search", "lessons", "plots", "sampling_figure", "serve"},
     {"cli"},

@@ -64,6 +64,7 @@ class _Job:
     overflow: Overflow
     logprobs: bool
     strategy: Strategy
+    stop_ids: Sequence[int]
     first_row: int = 0
 
 
@@ -99,12 +100,12 @@ class TextGenerator:
         if not 1 <= num_draft <= 100:
             raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
         place = model.embedding.weight.device if device is None else resolve_device(str(device))
-        self.model = packed(_fitting(model, tokenizer, "model").to(place), weights)
-        self.draft = (
-            None
-            if draft_model is None
-            else packed(_fitting(draft_model, tokenizer, "draft model").to(place), weights)
-        )
+        _check_fit(model, tokenizer, "model")
+        self.model = packed(model.to(place), weights)
+        self.draft = None
+        if draft_model is not None:
+            _check_fit(draft_model, tokenizer, "draft model")
+            self.draft = packed(draft_model.to(place), weights)
         self.num_draft = num_draft
         self.tokenizer = tokenizer
         self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
@@ -175,6 +176,7 @@ class TextGenerator:
         overflow: Overflow = "stop",
         logprobs: bool = False,
         generator: torch.Generator | None = None,
+        stop_ids: Sequence[int] = (),
         row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
@@ -184,7 +186,7 @@ class TextGenerator:
         row: with the same seed, the text is that of this row of a batch.
         """
         how = Strategy(**strategy)
-        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, how, row)
+        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, how, stop_ids, row)
         [batch] = self._batches(job, generator)
         return ((piece, row) for [piece], [row] in with_text(batch, self.tokenizer, stop))
 
@@ -199,18 +201,19 @@ class TextGenerator:
         overflow: Overflow = "stop",
         logprobs: bool = False,
         generator: torch.Generator | None = None,
+        stop_ids: Sequence[int] = (),
         progress: bool = False,
         **strategy: Any,
     ) -> list[Completion]:
         """`num_samples` texts for each prompt, in order, all in one batch.
 
-        strategy: fields of `Strategy`. stop: strings that end a text. beams: search instead of
-        sampling, for the num_samples best texts. overflow: see `Decoder`. generator: gives the
-        seed, by default torch's own. progress: show a bar.
+        strategy: fields of `Strategy`. stop, stop_ids: strings, and ids besides end_ids, that end a
+        text. beams: search instead of sampling, for the num_samples best texts. overflow: see
+        `Decoder`. generator: gives the seed, by default torch's own. progress: show a bar.
         """
         ids = [self.encode(prompt) for prompt in prompts]
         how = Strategy(**strategy)
-        job = _Job(ids, max_tokens, num_samples, stop, overflow, logprobs, how)
+        job = _Job(ids, max_tokens, num_samples, stop, overflow, logprobs, how, stop_ids)
         batches = self._batches(job, generator) if beams is None else self._searches(job, beams)
         done: list[tuple[str, Continuation, float, float]] = []
         for batch in batches:
@@ -229,7 +232,7 @@ class TextGenerator:
         """What is worked on together: everything, or with a draft model each text alone."""
         self._check(job)
         common: dict[str, Any] = {
-            "stop": self.end_ids,
+            "stop": [*self.end_ids, *job.stop_ids],
             "seed": draw_seed(generator),
             "vocab_size": len(self.tokenizer),
             "logprobs": job.logprobs,
@@ -245,17 +248,11 @@ class TextGenerator:
             )
         each = [prompt for prompt in job.prompts for _ in range(job.num_samples)]
         large, small = self.model, self.draft
+        pairs = [(Decoder(large, job.max_tokens), Decoder(small, job.max_tokens)) for _ in each]
+        common["num_draft"] = self.num_draft
         return [
-            speculate(
-                Decoder(large, job.max_tokens),
-                Decoder(small, job.max_tokens),
-                prompt,
-                job.strategy,
-                num_draft=self.num_draft,
-                first_row=row,
-                **common,
-            )
-            for row, prompt in enumerate(each, job.first_row)
+            speculate(*pair, prompt, job.strategy, first_row=row, **common)
+            for row, (pair, prompt) in enumerate(zip(pairs, each, strict=True), job.first_row)
         ]
 
     def _searches(self, job: _Job, beams: Beams) -> list[Iterator[list[Continuation]]]:
@@ -265,7 +262,10 @@ class TextGenerator:
         if job.stop or self.draft is not None:
             what = f"stop {job.stop[0]!r}" if job.stop else "a draft model"
             raise ValueError(f"beams end at end tokens alone ({what}); leave it out")
-        how: dict[str, Any] = {"num_return": job.num_samples, "stop": self.end_ids}
+        how: dict[str, Any] = {
+            "num_return": job.num_samples,
+            "stop": [*self.end_ids, *job.stop_ids],
+        }
         how["vocab_size"] = len(self.tokenizer)
         return [
             beam_search(self._decoder(job, beams.num_beams), prompt, beams, job.strategy, **how)
@@ -275,7 +275,7 @@ class TextGenerator:
     def _check(self, job: _Job) -> None:
         check_prompts(job.prompts, job.max_tokens, self.model.config, job.overflow)
         job.strategy.check(len(self.tokenizer), job.max_tokens)
-        check_stop(job.stop)
+        check_stop(job.stop, job.stop_ids, len(self.tokenizer))
         if not 1 <= job.num_samples <= 10_000:
             raise ValueError(f"num_samples is from 1 to 10,000 ({job.num_samples}); 1 is usual")
 
@@ -318,10 +318,9 @@ def stream(
     return TextGenerator(model, tokenizer).stream(prompt, max_tokens, **how)
 
 
-def _fitting(model: Transformer, tokenizer: BPETokenizer, name: str) -> Transformer:
+def _check_fit(model: Transformer, tokenizer: BPETokenizer, name: str) -> None:
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
             f"{model.config.vocab_size}); give the one it was trained with"
         )
-    return model

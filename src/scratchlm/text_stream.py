@@ -53,10 +53,16 @@ class TextStream:
         return text[: len(text) - kept]
 
 
-def check_stop(stop: Sequence[str]) -> None:
-    """ValueError for a stop string that would end every text."""
+def check_stop(stop: Sequence[str], ids: Sequence[int] = (), vocab_size: int = 0) -> None:
+    """ValueError for a stop string that would end every text, and an id that no text has."""
     if "" in stop:
         raise ValueError("a stop string is not empty (''); leave it out")
+    for id in ids:
+        if not 0 <= id < vocab_size:
+            raise ValueError(
+                f"a stop id is not in the vocabulary ({id} of {vocab_size}); see "
+                "scratchlm-tokenize --show"
+            )
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -116,19 +116,19 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
             )
             return 5
         except (Exception, KeyboardInterrupt) as error:
-            code = _exit_code(error)
+            code = exit_code(error)
             if code is None or "--debug" in (sys.argv if argv is None else argv):
                 raise
             asked_for = isinstance(error, Interrupted | KeyboardInterrupt)
             kind = "scratchlm:" if asked_for else "scratchlm: error:"
-            print(kind, _message(error), file=sys.stderr)
+            print(kind, one_line(error), file=sys.stderr)
             return code
         return 0
 
     return main
 
 
-def _exit_code(error: BaseException) -> int | None:
+def exit_code(error: BaseException) -> int | None:
     """None for what a user cannot cause: that keeps its traceback."""
     match error:
         case Interrupted():
@@ -150,7 +150,8 @@ def _exit_code(error: BaseException) -> int | None:
     return None
 
 
-def _message(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What went wrong, and the remedy."""
     match error:
         case KeyboardInterrupt():
             text = "stopped by Ctrl-C; run it again to start over"

@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draft_path=args.draft_model,
         num_draft=4 if args.num_draft is None else args.num_draft,
     )
-    output.stop_at(writer, args.stop_id)
-    how |= {"stop": args.stop, "overflow": args.overflow}
+    how |= {"stop": args.stop, "stop_ids": args.stop_id, "overflow": args.overflow}
     seed = output.seed(args)
     one = len(texts) * args.num_samples == 1 and beams is None
     if args.stream or (one and not args.json and not args.show_tokens):

@@ -38,17 +38,6 @@ def seed(args: Namespace) -> int:
     return random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
 
 
-def stop_at(writer: TextGenerator, ids: Sequence[int]) -> None:
-    """These tokens end a text too; ValueError for one that the tokenizer has not."""
-    for id in ids:
-        if not 0 <= id < len(writer.tokenizer):
-            raise ValueError(
-                f"a stop id is not in the vocabulary ({id} of {len(writer.tokenizer)}); see "
-                "scratchlm-tokenize --show"
-            )
-    writer.end_ids += ids
-
-
 def has_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 

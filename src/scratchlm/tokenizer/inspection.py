@@ -29,6 +29,7 @@ SPECIALS = 20  # how many of the special tokens are shown
 _NO_WAY_TO_PRINT = re.compile(
     r"[\x00-\x1f\x7f-\xa0\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of a terminal, but \t and \n
 
 
 def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None = None) -> str:
@@ -112,9 +113,10 @@ def shown_token(token: bytes) -> str:
     return printable(token.decode("utf-8", "backslashreplace").replace(" ", "␣"))
 
 
-def printable(text: str) -> str:
-    """Text with its line ends, control characters and what else moves a cursor escaped."""
-    return _NO_WAY_TO_PRINT.sub(lambda match: ascii(match[0])[1:-1], text)
+def printable(text: str, unprintable: re.Pattern[str] = _NO_WAY_TO_PRINT) -> str:
+    """Text with its line ends, control characters and what else moves a cursor escaped; or only
+    what `CONTROLS` finds."""
+    return unprintable.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _row(note: str, parts: Iterable[bytes]) -> str:

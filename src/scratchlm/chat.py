@@ -1,0 +1,160 @@
+"""Talking with a model: what was said, and its replies as they come.
+
+writer = TextGenerator.load("Qwen3-0.6B")
+conversation = Conversation(writer, find_template("auto", writer), system="Be brief.")
+for piece in conversation.reply("Why is the sky blue?", temperature=0.7):
+    print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from scratchlm.chat_template import TEMPLATES, Message, Template, find_template
+from scratchlm.errors import FileFormatError
+from scratchlm.generator import TextGenerator
+from scratchlm.sampling import Continuation, FinishReason
+
+Pieces = Generator[str, None, None]  # which may be closed before its end
+
+
+class Conversation:
+    """What was said so far, in `messages` (a user's and the assistant's by turns), and the model
+    that replies.
+
+    What no longer fits the context is still in `messages`, but the model does not read it: room for
+    the reply comes first, of max_tokens or half the context, whichever is less. Then `complete`
+    is False. `finish_reason`: why the last reply ended; None where it was interrupted.
+    """
+
+    def __init__(
+        self, writer: TextGenerator, template: Template, system: str | None = None
+    ) -> None:
+        self.writer = writer
+        self.template = template
+        self.system = system
+        self.messages: list[Message] = []
+        self.complete = True
+        self.finish_reason: FinishReason | None = None
+
+    def reply(self, text: str, max_tokens: int = 256, **how: Any) -> Pieces:
+        """What the model says to that, in pieces as they come; the arguments are those of
+        `TextGenerator.steps`.
+
+        An iterator that is closed, or interrupted by Ctrl-C, leaves the reply as far as it came; an
+        error leaves the conversation as it was. ValueError for a message that is too long.
+        """
+        return self._reply(self.messages, text, max_tokens, how)
+
+    def retry(self, max_tokens: int = 256, **how: Any) -> Pieces:
+        """Another reply to the last message, in place of the one there is."""
+        if not self.messages:
+            raise ValueError("nothing was said that could be answered again; write a message")
+        *before, said, _ = self.messages
+        return self._reply(before, said["content"], max_tokens, how)
+
+    def reset(self) -> None:
+        """Forget what was said; the system text stays."""
+        self.messages = []
+        self.complete = True
+
+    def _reply(
+        self, before: list[Message], text: str, max_tokens: int, how: dict[str, Any]
+    ) -> Pieces:
+        # By itself first: where it cannot be encoded, the error tells the place in this text.
+        self.writer.tokenizer.encode(text, allowed_special="none")
+        said: Message = {"role": "user", "content": text}
+        context_length = self.writer.model.config.context_length
+        room = context_length - min(max_tokens, context_length // 2)
+        prompt = self.template.fit(self.system, [*before, said], room)
+        how = {"stop_ids": self.template.end_ids} | how
+        steps = self.writer.steps(prompt.ids, max_tokens, **how)
+        return self._written(steps, [*before, said], prompt.complete)
+
+    def _written(
+        self, steps: Iterator[tuple[str, Continuation]], messages: list[Message], complete: bool
+    ) -> Pieces:
+        answer: Message = {"role": "assistant", "content": ""}
+        old = self.messages, self.complete
+        self.messages, self.complete, self.finish_reason = [*messages, answer], complete, None
+        try:
+            for piece, row in steps:
+                self.finish_reason = row.finish_reason
+                answer["content"] += piece
+                if piece:
+                    yield piece
+        except Exception:
+            self.messages, self.complete = old
+            raise
+
+    def to_json(self) -> str:
+        """For a file."""
+        content = {
+            "template": self.template.name,
+            "system": self.system,
+            "messages": self.messages,
+        }
+        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def from_json(
+        cls,
+        writer: TextGenerator,
+        text: str | bytes,
+        name: str | os.PathLike[str] = "text",
+        template: str | None = None,
+    ) -> Conversation:
+        """What `to_json` gave, with the template it names or another.
+
+        name: of the file, for errors: FileFormatError for what is no conversation, ValueError for a
+        template that is not the tokenizer's.
+        """
+        content = _checked(text, name)
+        found = find_template(template or content["template"], writer)
+        conversation = cls(writer, found, content["system"])
+        conversation.messages = content["messages"]
+        return conversation
+
+
+def is_conversation(text: bytes) -> bool:
+    """Whether `from_json` takes it."""
+    try:
+        _checked(text, "")
+    except FileFormatError:
+        return False
+    return True
+
+
+def _checked(text: str | bytes, name: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken(name, f"not JSON: {error}") from None
+    if not isinstance(content, dict) or content.keys() != {"template", "system", "messages"}:
+        raise _broken(name, "not an object of template, system and messages")
+    template, system, messages = content["template"], content["system"], content["messages"]
+    if template not in TEMPLATES[1:]:
+        raise _broken(name, f"template is {template!r}")
+    if system is not None and not _is_text(system):
+        raise _broken(name, "system is no text")
+    if not isinstance(messages, list) or len(messages) % 2:
+        raise _broken(name, "messages are no list of a user's and the assistant's by turns")
+    for i, message in enumerate(messages):
+        role = ("user", "assistant")[i % 2]
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise _broken(name, f"message {i} is no role and content")
+        if message["role"] != role or not _is_text(message["content"]):
+            raise _broken(name, f"message {i} is no text of the {role}")
+    return content
+
+
+def _is_text(value: object) -> bool:
+    """A string that can be encoded: without a lone surrogate."""
+    return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
+
+
+def _broken(name: str | os.PathLike[str], what: str) -> FileFormatError:
+    return FileFormatError(f"no conversation ({name}: {what}); give a file that /save wrote")

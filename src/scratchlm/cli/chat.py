@@ -1,0 +1,51 @@
+"""scratchlm-chat: talk with a model.
+
+scratchlm-chat --model_path Qwen3-0.6B --system "Answer in one sentence."
+scratchlm-chat --model_path runs/shakespeare --template plain --max_tokens 60
+
+/help, once it runs, lists what else can be typed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scratchlm.cli.chat_flags import parse
+from scratchlm.cli.command import command
+
+
+@command(stops_with_its_reader=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv, __doc__ or "")
+    # Imported here so that --help answers at once.
+    from scratchlm.chat import Conversation
+    from scratchlm.chat_template import find_template
+    from scratchlm.cli.chat_session import Session, greeting
+    from scratchlm.cli.chat_settings import Settings
+    from scratchlm.cli.chat_terminal import Terminal
+    from scratchlm.generator import TextGenerator
+    from scratchlm.text_stream import check_stop
+
+    settings = Settings()
+    for name in settings.values:  # before minutes go into loading
+        if getattr(args, name, None) is not None:
+            settings.set(name, getattr(args, name))
+    check_stop(args.stop)
+    saved = None if args.load is None else Path(args.load).read_bytes()
+    writer = TextGenerator.load(args.model_path, args.tokenizer_path, args.device)
+    settings.fit(len(writer.tokenizer))
+    if saved is None:
+        conversation = Conversation(writer, find_template(args.template or "auto", writer))
+    else:
+        conversation = Conversation.from_json(writer, saved, args.load, args.template)
+    session = Session(conversation, settings, Terminal(), args.stop)
+    if args.system is not None:
+        session.set_system(args.system)
+    print(greeting(args.model_path, conversation), file=sys.stderr)
+    session.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

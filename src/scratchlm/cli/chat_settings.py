@@ -1,0 +1,83 @@
+"""What /set changes: how the replies are chosen."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from scratchlm.strategies import Strategy
+
+DEFAULTS: dict[str, Any] = {"max_tokens": 256, "seed": None}
+DEFAULTS |= {name: getattr(Strategy(), name) for name in (f.name for f in fields(Strategy))}
+DEFAULTS["temperature"] = 0.8
+WHOLE = ("max_tokens", "seed", "top_k", "no_repeat_ngram_size", "min_new_tokens")
+OFF = "none"
+
+
+class Settings:
+    """Each by its name, in `values`; a value that is refused changes nothing."""
+
+    def __init__(self) -> None:
+        self.values = dict(DEFAULTS)
+        self.vocab_size: int | None = None  # none yet: a model takes long to load
+        self.generator = torch.Generator()
+        self.generator.seed()
+
+    def set(self, name: str, text: str) -> None:
+        """ValueError, in one line, for a name or a value that is none. "none": the default."""
+        if name not in self.values:
+            close = difflib.get_close_matches(name, self.values, n=1)
+            hint = f"did you mean {close[0]}?" if close else "/set lists them"
+            raise ValueError(f"no such setting ({name}); {hint}")
+        value = DEFAULTS[name] if text.lower() == OFF else _parsed(name, text)
+        self._check(self.values | {name: value})
+        self.values[name] = value
+        if name == "seed":
+            self.generator.seed() if value is None else self.generator.manual_seed(value)
+
+    def fit(self, vocab_size: int) -> None:
+        """ValueError for what is not of this vocabulary, now and later."""
+        self.vocab_size = vocab_size
+        self._check(self.values)
+
+    def how(self) -> dict[str, Any]:
+        """The arguments of `Conversation.reply`."""
+        values = {name: value for name, value in self.values.items() if name != "seed"}
+        return values | {"generator": self.generator}
+
+    def __str__(self) -> str:
+        rows = [f"{name:<22}{_shown(value)}" for name, value in self.values.items()]
+        return "\n".join(rows)
+
+    def _check(self, values: dict[str, Any]) -> None:
+        names = {field.name for field in fields(Strategy)}
+        strategy = replace(Strategy(), **{name: values[name] for name in names})
+        if self.vocab_size is not None:
+            strategy.check(self.vocab_size, values["max_tokens"])
+        if values["max_tokens"] < 1:
+            raise ValueError(
+                f"max_tokens is at least 1 ({values['max_tokens']}); give how many a reply may have"
+            )
+        if values["seed"] is not None and not 0 <= values["seed"] < 2**63:
+            raise ValueError(f"seed is from 0 to 2**63 - 1 ({values['seed']}); give such a number")
+
+
+def _parsed(name: str, text: str) -> Any:
+    kind = "whole number" if name in WHOLE else "number"
+    try:
+        if name == "logit_bias":
+            kind = "list of ID=BIAS"
+            pairs = [pair.split("=") for pair in text.replace(",", " ").split()]
+            return {int(id): float(bias) for id, bias in pairs}
+        return int(text) if name in WHOLE else float(text)
+    except ValueError:
+        raise ValueError(f"{name} is a {kind} ({text!r}); give one, or {OFF}") from None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{id}={bias:g}" for id, bias in value.items()) or OFF
+    return OFF if value is None else str(value)
