@@ -104,10 +104,10 @@ def keep_top_p_quickly(logits: Tensor, p: float) -> Tensor:
     vocab = logits.shape[-1]
     if vocab <= CANDIDATES:
         return keep_top_p(logits, p)
-    ordered = logits.topk(CANDIDATES).values
-    mass = ordered.sub(logits.logsumexp(-1, keepdim=True)).exp().cumsum(-1)
+    ordered, ids = logits.topk(CANDIDATES)
+    mass = logits.softmax(-1).gather(-1, ids).cumsum(-1)
     last = (mass < p).sum(-1, keepdim=True)  # the place of the id that reaches p
-    if (last >= CANDIDATES - 1).any():
+    if (last >= CANDIDATES - 1).any() or ((mass - p).abs() < 1e-6).any():  # rounding would decide
         return keep_top_p(logits, p)
     border = ordered.gather(-1, last)
     if (ordered.gather(-1, last + 1) == border).any():  # which of equals stays, the sort decides
