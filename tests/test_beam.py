@@ -14,6 +14,7 @@ from scratchlm.beam import Beams, beam_search
 from scratchlm.decoder import Decoder
 from scratchlm.sampling import Continuation
 from scratchlm.strategies import Strategy
+from test_transformer import small
 from twins import PROMPT, loud, theirs_generate, twins
 
 PENALTIES: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
@@ -82,7 +83,7 @@ def test_a_long_search_is_that_of_transformers() -> None:
 def test_as_many_beams_as_texts_find_the_likeliest_text() -> None:
     """7 ids, 3 steps, and 49 beams: nothing is cut, so all 343 texts are compared."""
     torch.manual_seed(0)
-    model = loud(Transformer(_config(vocab_size=7)))
+    model = loud(small(vocab_size=7))
     totals = {}
     for new in itertools.product(range(7), repeat=3):
         log_p = model(torch.tensor([[1, 2, *new]])).detach().log_softmax(-1)[0]
@@ -93,14 +94,6 @@ def test_as_many_beams_as_texts_find_the_likeliest_text() -> None:
     assert [text.score for text in texts] == pytest.approx([totals[new] for new in best], abs=1e-5)
     for text in texts:
         assert sum(text.logprobs) == pytest.approx(totals[tuple(text.ids)], abs=1e-5)
-
-
-def _config(**changes: Any) -> Any:
-    from test_transformer import SMALL
-
-    from scratchlm import ModelConfig
-
-    return ModelConfig(**SMALL | changes)
 
 
 def test_logprobs_are_the_models_whatever_is_penalized() -> None:

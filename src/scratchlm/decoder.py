@@ -108,6 +108,7 @@ class Decoder:
             return self.compiled(new_ids.to(self.device), self.cache, self._offsets())
         return self.model.logits(self._read(new_ids, self.cache, self._offsets(count)))
 
+    @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
         """Sequence i becomes a copy of what sequence rows[i] was: beams are reordered, samples
         multiplied, finished sequences dropped."""
