@@ -105,7 +105,7 @@ class Decoder:
             self.lengths[row] += count
         new_ids = torch.tensor(ids)
         if self.compiled is not None and count == 1:
-            return self.compiled(new_ids.to(self.device), self.cache, self._offsets())
+            return self.compiled(new_ids.to(self.device), self.cache, self._offsets(count))
         return self.model.logits(self._read(new_ids, self.cache, self._offsets(count)))
 
     @torch.inference_mode()
