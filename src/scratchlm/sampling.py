@@ -112,15 +112,16 @@ def decode(
         live = [i for i in batch if rows[i].finish_reason is None]
         if not live:
             return
-        if live != batch and _may_shrink(decoder, growing):
+        if live != batch and _may_shrink(decoder):
             decoder.select([batch.index(i) for i in live])
             batch = live
         logits = decoder.step([(rows[i].ids or rows[i].prompt)[-1] for i in batch])
 
 
-def _may_shrink(decoder: Decoder, rows: Sequence[Continuation]) -> bool:
+def _may_shrink(decoder: Decoder) -> bool:
     """A compiled step is for one batch size: what is finished goes on unread, while it has room."""
-    return decoder.compiled is None or any(row.finish_reason == "context" for row in rows)
+    full = decoder.overflow == "stop" and max(decoder.lengths) >= decoder.context_length
+    return decoder.compiled is None or full
 
 
 def _finish(rows: Sequence[Continuation], decoder: Decoder) -> None:
