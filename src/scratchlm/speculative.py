@@ -104,7 +104,8 @@ def _judge(
     for place, (id, q) in enumerate(zip(drafted, guesses, strict=True)):
         p = distribution(logits[place], drafted[:place])
         if uniforms.next() * float(q[id]) >= float(p[id]):
-            return place, _draw((p - q).clamp(min=0), uniforms)
+            rest = (p - q).clamp(min=0)
+            return place, _draw(rest if rest.any() else p, uniforms)  # p = q but for rounding
     return len(drafted), _draw(distribution(logits[len(drafted)], drafted), uniforms)
 
 
