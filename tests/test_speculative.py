@@ -66,12 +66,17 @@ def finished(decoder: Any, draft: Any, prompt: list[int], how: Strategy, **more:
 # Greedy
 
 
-@pytest.mark.parametrize("num_draft", [1, 5])
-@pytest.mark.parametrize("draft", ["large", "alike", "other"])
 @pytest.mark.parametrize(
-    "strategy",
-    [{}, {"repetition_penalty": 1.4, "presence_penalty": 0.5, "no_repeat_ngram_size": 3}],
-    ids=["plain", "penalized"],
+    ("draft", "num_draft", "strategy"),
+    [
+        ("large", 1, {}),
+        ("large", 5, {}),
+        ("alike", 4, {}),
+        ("alike", 1, {}),
+        ("other", 4, {}),
+        ("alike", 4, {"repetition_penalty": 1.4, "frequency_penalty": 0.5}),
+        ("alike", 4, {"no_repeat_ngram_size": 2}),
+    ],
 )
 def test_greedy_text_is_the_large_models(
     large: Transformer, draft: str, num_draft: int, strategy: dict[str, Any],
@@ -196,11 +201,14 @@ class Table:
         del self.ids[0][len(self.ids[0]) - count :]
 
 
-@pytest.mark.parametrize("num_draft", [1, 4])
 @pytest.mark.parametrize(
-    "strategy",
-    [{}, {"top_k": 2}, {"temperature": 1.5, "frequency_penalty": 1.0}],
-    ids=["plain", "top-k", "penalized"],
+    ("num_draft", "strategy"),
+    [
+        (1, {}),
+        (4, {}),
+        (4, {"top_k": 2}),
+        (2, {"temperature": 1.5, "frequency_penalty": 1.0}),
+    ],
 )
 def test_samples_follow_the_large_models_distribution(
     strategy: dict[str, Any], num_draft: int

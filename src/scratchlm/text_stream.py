@@ -44,10 +44,11 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for each in self.stop if (at := text.find(each)) >= 0]
+        found = [(at + len(each), at) for each in self.stop if (at := text.find(each)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            _, start = min(found)  # that which ends first, wherever tokens end
+            return text[:start]
         kept = max((_overlap(text, each) for each in self.stop), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
