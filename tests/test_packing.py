@@ -1,0 +1,201 @@
+"""The repacked twin computes what the model computes, and leaves the model alone."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scratchlm import Linear, Transformer
+from scratchlm.model import packing
+from scratchlm.model.packing import FEW, Int8Linear, OneDNNLinear, WidenedLinear, packed
+from test_decoder import VOCAB, name_of
+from test_transformer import VARIANTS, small
+from twins import loud
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=name_of)
+def model(request: pytest.FixtureRequest) -> Transformer:
+    torch.manual_seed(0)
+    return loud(small(**request.param))
+
+
+def ids_of(rows: int) -> torch.Tensor:
+    """As one sequence of one token, or several of 5: `rows` rows in every product."""
+    shape = (rows, 1) if rows < 5 else (rows // 5, 5)
+    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(rows))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@torch.no_grad()
+def test_fp32_logits_are_the_models(model: Transformer, rows: int) -> None:
+    ids = ids_of(rows)
+    expected = model(ids)
+    tolerance = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(packed(model)(ids), expected, rtol=1e-5, atol=tolerance)
+
+
+def relative_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((logits.float() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@torch.no_grad()
+def test_bf16_logits_are_the_models(model: Transformer, rows: int) -> None:
+    """The same rounded weights in fp32 are the oracle: each product rounds to 2^-9, and a dozen
+    one behind another stay within 5 % of the logits' norm; so does the model not repacked."""
+    rounded = deepcopy(model).bfloat16()
+    ids = ids_of(rows)
+    logits = packed(rounded)(ids)
+    assert logits.dtype == torch.bfloat16
+    expected = deepcopy(rounded).float()(ids)
+    assert relative_error(logits, expected) < 0.05
+    assert relative_error(rounded(ids), expected) < 0.05
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@torch.no_grad()
+def test_int8_logits_are_near_the_models(rows: int) -> None:
+    """Within a tenth of their norm: each weight is off by up to 1/254 of its row's largest."""
+    torch.manual_seed(0)
+    model = loud(small(num_kv_heads=2, bias=True))
+    expected = model(ids_of(rows))
+    assert 1e-4 < relative_error(packed(model, "int8")(ids_of(rows)), expected) < 0.1
+
+
+@torch.no_grad()
+def test_the_twin_decodes_with_a_cache(model: Transformer) -> None:
+    twin = packed(model)
+    ids = ids_of(40)
+    cache = twin.new_cache(8)
+    parts = [twin(part, cache=cache) for part in ids.split([3, 1, 1], dim=1)]
+    expected = model(ids)
+    tolerance = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=tolerance)
+
+
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_the_model_is_left_as_it_was(model: Transformer, weights: Any) -> None:
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kinds = [type(module) for module in model.modules()]
+    twin = packed(model, weights)
+    with torch.inference_mode():
+        twin(ids_of(5))
+    assert [type(module) for module in model.modules()] == kinds
+    assert all(module.training for module in model.modules())
+    repacked = (OneDNNLinear, Int8Linear)  # which know no mode
+    assert not any(m.training for m in twin.modules() if not isinstance(m, repacked))
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert twin.embedding.weight is model.embedding.weight
+    model(ids_of(5)).sum().backward()  # it trains as before
+    assert model.embedding.weight.grad is not None
+    model.zero_grad()
+    model.eval()
+
+
+def test_every_matrix_is_repacked_and_a_shared_module_once(model: Transformer) -> None:
+    kinds = {"stored": OneDNNLinear, "int8": Int8Linear}
+    for weights, kind in kinds.items():
+        twin = packed(model, weights)
+        modules = list(twin.modules())
+        assert not any(type(module) is Linear for module in modules)
+        assert sum(type(m) is kind for m in modules) == sum(
+            type(m) is Linear for m in model.modules()
+        )
+        assert len(modules) == len(list(model.modules()))
+
+
+# Each product
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (5, 24), (2, 20, 24)])
+def test_onednn_is_linear(shape: tuple[int, ...], bias: bool) -> None:
+    x, weight, b = torch.randn(shape), torch.randn(40, 24), torch.randn(40) if bias else None
+    torch.testing.assert_close(
+        OneDNNLinear(weight, b)(x), F.linear(x, weight, b), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (1, 1, 24), (2, 24), (2, 20, 24)])
+def test_widened_is_linear_on_either_path(
+    shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within one rounding to bf16 of the product in fp64: one row by bf16, several by fp32."""
+    x, weight = torch.randn(shape).bfloat16(), torch.randn(40, 24).bfloat16()
+    b = torch.randn(40).bfloat16() if bias else None
+    widened = WidenedLinear(weight, b)
+    wide: list[torch.Tensor] = []
+    forward = widened.wide.forward
+    monkeypatch.setattr(widened.wide, "forward", lambda x: wide.append(x) or forward(x))
+    y = widened(x)
+    assert y.dtype == torch.bfloat16
+    assert len(wide) == (x.shape[:-1].numel() > 1)
+    expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
+    atol = 2**-8 * float(expected.abs().max())  # the sum itself may be rounded before the bias
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=atol)
+
+
+def test_each_int8_weight_is_within_half_a_step() -> None:
+    weight = torch.randn(50, 64) * torch.logspace(-6, 3, 50)[:, None]
+    weight[7] = 0
+    weight[8, 3] = 1_000  # an outlier widens the steps of its row alone
+    linear = Int8Linear(weight, None)
+    scale = linear.scale.float()
+    assert linear.quantized.dtype == torch.int8
+    assert linear.quantized.min() >= -127
+    off = (linear.quantized * scale - weight).abs()
+    assert (off <= 0.5 * scale * (1 + 1e-5)).all()
+    assert (off[9] <= weight[9].abs().max() / 127 * 0.51).all()
+    assert torch.equal(linear.quantized[7], torch.zeros(64, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 5, FEW, FEW + 1, 40])
+def test_int8_is_linear_on_the_rounded_weights(rows: int, dtype: torch.dtype, bias: bool) -> None:
+    """Within 1 % of the norm: few rows are rounded to bf16 before the product, and after."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, rows, 64).to(dtype), torch.randn(48, 64).to(dtype)
+    b = torch.randn(48).to(dtype) if bias else None
+    linear = Int8Linear(weight, b)
+    y = linear(x)
+    assert (y.dtype, y.shape) == (dtype, (1, rows, 48))
+    restored = linear.quantized * linear.scale.float()
+    expected = F.linear(x.float(), restored, None if b is None else b.float())
+    assert relative_error(y, expected) < 0.01
+
+
+def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small().bfloat16()
+    monkeypatch.setattr(packing, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())
+    monkeypatch.setattr(packing, "WidenedLinear", lambda weight, bias: torch.nn.Tanh())
+    for known, kind in ((True, torch.nn.Identity), (False, torch.nn.Tanh)):
+        monkeypatch.setattr(
+            torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known
+        )
+        assert type(packed(model).lm_head) is kind
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert packed(model).lm_head is model.lm_head
+
+
+def test_off_the_cpu_nothing_is_repacked_and_int8_is_refused() -> None:
+    with torch.device("meta"):
+        model = small()
+    assert packed(model).lm_head is model.lm_head
+    with pytest.raises(
+        ValueError, match=r"int8 weights are for a CPU \(meta\); use weights stored"
+    ):
+        packed(model, "int8")
+
+
+def test_other_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"weights is stored or int8 \('int4'\); give one of them"):
+        packed(small(), "int4")  # type: ignore[arg-type]
