@@ -167,7 +167,7 @@ def test_logprobs_are_the_large_models(large: Transformer, alike: Transformer) -
 def test_a_seed_and_a_row_give_one_text(large: Transformer, other: Transformer) -> None:
     def ids(seed: int, row: int) -> list[int]:
         decoders = Decoder(large, 20), Decoder(other, 20)
-        return finished(*decoders, [1], Strategy(2.0), seed=seed, row=row).ids
+        return finished(*decoders, [1], Strategy(2.0), seed=seed, first_row=row).ids
 
     assert ids(1, 0) == ids(1, 0)
     assert len({tuple(ids(*pair)) for pair in ((1, 0), (1, 1), (2, 0))}) == 3
@@ -229,7 +229,7 @@ def test_samples_follow_the_large_models_distribution(
     assert exact.sum() == pytest.approx(1)
     counts = torch.zeros(3, 3, 3)
     for row in range(1_000):
-        text = finished(Table(p), Table(q), [0, 1], how, num_draft=num_draft, row=row)
+        text = finished(Table(p), Table(q), [0, 1], how, num_draft=num_draft, first_row=row)
         counts[tuple(text.ids)] += 1
     # Texts too rare for the test are counted as one.
     rare = exact * 1_000 < 10
