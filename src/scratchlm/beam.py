@@ -141,6 +141,11 @@ def beam_search(
         running = going
         decoder.select(origins)
         logits = decoder.step([beam.ids[-1] for beam in running])
+    if len(finished) < num_return:
+        raise ValueError(
+            f"the beams found fewer texts than are asked for ({len(finished)} of {num_return}); "
+            "ask for fewer, or ban fewer ids"
+        )
     yield [text for _, text in finished[:num_return]]
 
 
