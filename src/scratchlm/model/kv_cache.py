@@ -58,10 +58,11 @@ class KVCache:
                 f"keys must be (batch, kv_head, seq, d_head) as the cache is "
                 f"({tuple(k.shape)} for {(batch, kv_head, seq, d_head)}); make another cache"
             )
+        keys, values = self.keys[layer], self.values[layer]
+        keys.narrow(2, self.length, seq).copy_(k.detach())
+        values.narrow(2, self.length, seq).copy_(v.detach())
         end = self.length + seq
-        self.keys[layer, :, :, self.length : end] = k.detach()
-        self.values[layer, :, :, self.length : end] = v.detach()
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def require(self, seq: int) -> None:
         """Raise ValueError unless `seq` more tokens fit."""

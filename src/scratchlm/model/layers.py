@@ -108,13 +108,14 @@ class RMSNorm(nn.Module):
             nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight is not None and self.weight.dtype == x.dtype:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        weight = self.weight
+        if weight is not None and weight.dtype == x.dtype:
+            return F.rms_norm(x, weight.shape, weight, self.eps)
         # Both in one dtype: torch's fused kernel takes no mixture.
-        common = torch.float32 if self.weight is None else self.weight.dtype
+        common = torch.float32 if weight is None else weight.dtype
         common = torch.promote_types(x.dtype, common)
-        weight = None if self.weight is None else self.weight.to(common)
-        return F.rms_norm(x.to(common), (self.d_model,), weight, self.eps).to(x.dtype)
+        gain = None if weight is None else weight.to(common)
+        return F.rms_norm(x.to(common), (self.d_model,), gain, self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.d_model}, eps={self.eps}, gain={self.weight is not None}"

@@ -40,6 +40,8 @@ def _twin(module: nn.Module, weights: Weights, done: dict[nn.Module, nn.Module])
     if module not in done:  # the rotary table stands in every layer
         if type(module) is Linear:
             done[module] = _packed_linear(module, weights)
+        elif type(module) is nn.Dropout:
+            done[module] = nn.Identity().eval()
         else:
             twin = done[module] = copy.copy(module)
             children = module.named_children()
