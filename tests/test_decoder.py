@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scratchlm import Transformer
+from scratchlm import Transformer, generate
 from scratchlm.decoder import CompiledStep, Decoder
+from scratchlm.sampling import decode
+from scratchlm.strategies import Strategy
 from test_transformer import SMALL, VARIANTS, small
 from twins import loud
 
@@ -209,6 +211,23 @@ def test_the_compiled_step_is_the_step_in_one_graph(variant: dict[str, Any], cou
         held = logits
     assert counter.frame_count == 1
     assert compiled.ids == plain.ids
+
+
+def test_a_compiled_step_serves_prompts_of_other_lengths_by_turns(counter: Any) -> None:
+    """One graph for all, and each with a cache of its own."""
+    model = loud(small())
+    step = CompiledStep(model, counter)
+    plain = [generate(model, prompt, 8, temperature=0) for prompt in ([1, 2, 3], [4] * 6, [9])]
+    rows = [
+        decode(Decoder(model, 8, compiled=step), [prompt], Strategy(temperature=0))
+        for prompt in ([1, 2, 3], [4] * 6)
+    ]
+    for pair in zip(*rows, strict=True):
+        texts = [row.ids for [row] in pair]
+    del rows, pair
+    *_, [third] = decode(Decoder(model, 8, compiled=step), [[9]], Strategy(temperature=0))
+    assert [*texts, third.ids] == plain
+    assert counter.frame_count == 1
 
 
 def test_a_smaller_batch_has_a_graph_of_its_own(counter: Any) -> None:

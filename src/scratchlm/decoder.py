@@ -16,6 +16,7 @@ and all write at the same place of the cache:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -41,7 +42,7 @@ class Decoder:
     anew as if it were a prompt, and the sequence goes on from there; so it is with a prompt that is
     too long.
 
-    compiled: `compile_step(model)`, for a step of constant shapes.
+    compiled: a `CompiledStep` of the model, for a step of constant shapes.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Decoder:
         self.lengths = [len(ids) for ids in seen]
         longest = max(self.lengths)
         room = min(longest + self.max_tokens, self.context_length)
-        self.cache = self.model.new_cache(len(prompts), room, dtype=self.cache_dtype)
+        self.cache = self._new_cache(len(prompts), room)
         padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in seen])
         return self.model.logits(self._read(padded, self.cache, self._offsets(longest))[:, -1])
 
@@ -125,6 +126,11 @@ class Decoder:
             self.cache.length -= count
             self.ids = [ids[:-count] for ids in self.ids]
             self.lengths = [length - count for length in self.lengths]
+
+    def _new_cache(self, batch_size: int, room: int) -> KVCache:
+        if self.compiled is None:
+            return self.model.new_cache(batch_size, room, dtype=self.cache_dtype)
+        return self.compiled.lend_cache(self, batch_size, room, self.cache_dtype)
 
     @property
     def _half(self) -> int:
@@ -196,6 +202,26 @@ class CompiledStep:
         self.run: Callable[..., Tensor] = torch.compile(
             self._run, dynamic=False, mode=mode, backend=backend
         )
+        self._free: list[KVCache] = []
+
+    def lend_cache(
+        self, borrower: object, batch_size: int, room: int, dtype: torch.dtype
+    ) -> KVCache:
+        """An empty cache for at least `room` tokens, the borrower's until it is gone.
+
+        Its length is a power of two, and it is lent again: the next prompt, though of another
+        length, finds the same shapes at the same place, and nothing is compiled anew.
+        """
+        room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
+        for cache in self._free:
+            if cache.keys.shape[1] == batch_size and cache.context_length == room:
+                self._free.remove(cache)
+                break
+        else:
+            cache = self.model.new_cache(batch_size, room, dtype=dtype)
+        cache.reset()
+        weakref.finalize(borrower, self._free.append, cache)
+        return cache
 
     def _run(self, ids: Tensor, padding: Tensor, view: ConstantShapes) -> Tensor:
         """ids and padding (batch, 1) -> logits (batch, 1, vocab)."""
@@ -206,6 +232,8 @@ class CompiledStep:
     def __call__(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
         if self.view is None or self.view.keys is not cache.keys:
             self.view = ConstantShapes(cache)
+            for tensor in (cache.keys, cache.values):  # or a CUDA graph would copy them each time
+                torch._dynamo.mark_static_address(tensor, guard=False)
         self.view.index.fill_(cache.length)
         padding = torch.tensor(offsets, device=ids.device)[:, None]
         logits = self.run(ids, padding, self.view)
