@@ -161,7 +161,8 @@ def test_each_int8_weight_is_within_half_a_step() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 5, FEW, FEW + 1, 40])
 def test_int8_is_linear_on_the_rounded_weights(rows: int, dtype: torch.dtype, bias: bool) -> None:
-    """Within 1 % of the norm: few rows are rounded to bf16 before the product, and after."""
+    """Within 1 % of the norm, as few rows are rounded to bf16 before the product, and after; many
+    stay in fp32."""
     torch.manual_seed(0)
     x, weight = torch.randn(1, rows, 64).to(dtype), torch.randn(48, 64).to(dtype)
     b = torch.randn(48).to(dtype) if bias else None
@@ -170,7 +171,8 @@ def test_int8_is_linear_on_the_rounded_weights(rows: int, dtype: torch.dtype, bi
     assert (y.dtype, y.shape) == (dtype, (1, rows, 48))
     restored = linear.quantized * linear.scale.float()
     expected = F.linear(x.float(), restored, None if b is None else b.float())
-    assert relative_error(y, expected) < 0.01
+    exact = dtype == torch.float32 and rows > FEW
+    assert relative_error(y, expected) < (1e-5 if exact else 0.01)
 
 
 def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,4 +117,4 @@ class Int8Linear(nn.Module):
             y = torch._weight_int8pack_mm(rows.bfloat16(), self.quantized, self.scale[:, 0])
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
-        return F.linear(x, (self.quantized * self.scale).to(x.dtype), self.bias)
+        return F.linear(x, self.quantized * self.scale.to(x.dtype), self.bias)
