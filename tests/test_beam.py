@@ -76,6 +76,37 @@ def test_other_widths_and_penalties_are_those_of_transformers(beams: Beams) -> N
         agrees("gpt2", 12, beams, stop, {"min_new_tokens": 3} if stop else {}, beams.num_beams)
 
 
+class Constant:
+    """A decoder whose logits are always these (vocab,)."""
+
+    overflow, max_tokens, context_length = "stop", 20, 1_000
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+    def prefill(self, prompts: list[list[int]]) -> torch.Tensor:
+        return self.logits[None]
+
+    def step(self, ids: list[int]) -> torch.Tensor:
+        return self.logits.expand(len(ids), -1)
+
+    def select(self, rows: list[int]) -> None:
+        pass
+
+
+def test_where_the_likeliest_all_end_the_others_go_on() -> None:
+    """Two end ids of probability 0.45 lead in every beam, and ten of 0.01 follow: with candidates
+    for the end ids alone the search would be over. The square of the length favours 19 of the
+    ten and an end: (19 log 0.01 + log 0.45) / 400 = -0.22; an end at once: log 0.45 = -0.80."""
+    decoder = Constant(torch.tensor([0.45, 0.45] + [0.01] * 10).log())
+    [texts] = beam_search(
+        decoder, [5], Beams(4, 2.0, "never"), Strategy(), num_return=4, stop=[0, 1]
+    )  # type: ignore[arg-type]
+    assert (len(texts[0].ids), texts[0].finish_reason) == (19, "stop")
+    assert not {0, 1} & set(texts[0].ids)
+    assert texts[0].score == pytest.approx((19 * math.log(0.01) + math.log(0.45)) / 400, rel=1e-5)
+
+
 def test_a_long_search_is_that_of_transformers() -> None:
     assert agrees("llama", 100, Beams(4, 1.0), [], {"repetition_penalty": 1.1}) == ["length"] * 3
 

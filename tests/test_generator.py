@@ -91,7 +91,11 @@ def test_samples_stand_in_order_each_with_a_seed_of_its_own(
     assert len({text.text for text in done}) == 9
 
 
-def test_a_row_is_asked_for_alone(writer: TextGenerator, tokenizer: BPETokenizer) -> None:
+@pytest.mark.parametrize("drafted", [False, True])
+def test_a_row_is_asked_for_alone(
+    model: Transformer, draft: Transformer, tokenizer: BPETokenizer, drafted: bool
+) -> None:
+    writer = TextGenerator(model, tokenizer, draft_model=draft if drafted else None)
     done = writer.complete(PROMPTS, 20, generator=seeded(), **SAMPLED)
     for row, prompt in enumerate(PROMPTS):
         ids = tokenizer.encode(prompt)

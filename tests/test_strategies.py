@@ -261,7 +261,7 @@ def nuclei() -> Iterator[tuple[Tensor, float]]:
             logits = logits.round()
         if i % 4 == 0:
             logits = keep_top_k(logits, rng.choice([1, 5, 255, 256, 257]))
-        yield logits, rng.choice([0.0, 0.05, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0])
+        yield logits, rng.choice([0.0, 0.05, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 2**-20, 1.0, 1.0])
 
 
 def test_the_quick_nucleus_is_the_nucleus() -> None:
