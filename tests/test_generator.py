@@ -196,7 +196,9 @@ def test_end_ids_end_the_text(model: Transformer, tokenizer: BPETokenizer) -> No
     end = free.ids[6]
     [text] = TextGenerator(model, tokenizer, end_ids=[end]).complete(["the"], 20, temperature=0)
     assert (text.ids, text.finish_reason) == (free.ids[: free.ids.index(end)], "stop")
-    assert TextGenerator(model, tokenizer).end_ids == [tokenizer.token_to_id("<|endoftext|>")]
+    writer = TextGenerator(model, tokenizer)
+    assert writer.complete(["the"], 20, temperature=0, stop_ids=[end])[0].ids == text.ids
+    assert writer.end_ids == [tokenizer.token_to_id("<|endoftext|>")]
 
 
 def test_start_ids_begin_every_prompt(model: Transformer, tokenizer: BPETokenizer) -> None:
@@ -292,6 +294,8 @@ LONG = "the cat sat " * 40
         (["a"], {"num_samples": 0}, r"num_samples is from 1 to 10,000 \(0\); 1 is usual"),
         (["a"], {"num_samples": 10_001}, r"num_samples is from 1 to 10,000 \(10001\)"),
         (["a"], {"stop": [""]}, r"a stop string is not empty \(''\); leave it out"),
+        (["a"], {"stop_ids": [300]}, r"a stop id is not in the vocabulary \(300 of 300\)"),
+        (["a"], {"max_tokens": 5, "min_new_tokens": 6}, r"more than max_tokens \(6 of 5\)"),
         (["a"], {"temperature": -1}, r"temperature is finite and at least 0 \(-1\)"),
         (["a"], {"top_k": 301}, r"top_k is more than the vocabulary \(301 of 300\)"),
         (["a"], {"logit_bias": {305: 1.0}}, r"not in the vocabulary \(305 of 300\)"),

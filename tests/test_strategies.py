@@ -375,10 +375,12 @@ def test_a_value_out_of_its_range_is_named(field: dict[str, Any], message: str) 
         Strategy(**field)
 
 
-def test_a_vocabulary_too_small_is_named() -> None:
-    Strategy(top_k=40, logit_bias={39: 1.0}).check(40)
+def test_what_a_vocabulary_or_so_many_tokens_have_no_place_for_is_named() -> None:
+    Strategy(top_k=40, logit_bias={39: 1.0}, min_new_tokens=5).check(40, 5)
     with pytest.raises(ValueError, match=r"top_k is more than the vocabulary \(41 of 40\)"):
-        Strategy(top_k=41).check(40)
+        Strategy(top_k=41).check(40, 5)
     for id in (40, -1):
         with pytest.raises(ValueError, match=rf"not in the vocabulary \({id} of 40\)"):
-            Strategy(logit_bias={id: 1.0}).check(40)
+            Strategy(logit_bias={id: 1.0}).check(40, 5)
+    with pytest.raises(ValueError, match=r"more than max_tokens \(6 of 5\); raise max_tokens"):
+        Strategy(min_new_tokens=6).check(40, 5)
