@@ -132,7 +132,7 @@ def measure(case: Case, rounds: int, device: str) -> None:
     ]
     same = sum(a == b for a, b in pairs) / len(pairs)
     name = str(case.dtype).removeprefix("torch.") if case.weights == "stored" else "int8, bfloat16"
-    memory = sum(bytes_of(module) for module in ours.modules()) / 2**20
+    memory = sum(bytes_of(ours).values()) / 2**20
     print(
         f"| {case.size} | {name} | {case.batch} | {case.batch * NEW / mine:,.0f} | "
         f"{case.batch * NEW / other:,.0f} | {ratio:.2f}x | {1e3 * first:.0f} ms | {share:.0%} | "
@@ -141,10 +141,14 @@ def measure(case: Case, rounds: int, device: str) -> None:
     )
 
 
-def bytes_of(module: torch.nn.Module) -> int:
-    """Of the tensors that a module itself holds, whatever it calls them."""
-    own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-    return sum(x.numel() * x.element_size() for x in own if isinstance(x, torch.Tensor))
+def bytes_of(model: torch.nn.Module) -> dict[int, int]:
+    """Of the tensors that its modules hold, whatever they call them, each once."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers, vars(module)):
+            tensors = (x for x in held.values() if isinstance(x, torch.Tensor))
+            found |= {id(x): x.numel() * x.element_size() for x in tensors}
+    return found
 
 
 def print_perplexity(run: str, text: str) -> None:

@@ -9,9 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scratchlm import Linear, Transformer
+from scratchlm import Linear, RMSNorm, Transformer
 from scratchlm.model import packing
-from scratchlm.model.packing import FEW, Int8Linear, OneDNNLinear, WidenedLinear, packed
+from scratchlm.model.packing import (
+    FEW,
+    Int8Linear,
+    OneDNNLinear,
+    OneKernelRMSNorm,
+    WidenedLinear,
+    packed,
+)
 from test_decoder import VOCAB, name_of
 from test_transformer import VARIANTS, small
 from twins import loud
@@ -104,11 +111,25 @@ def test_every_matrix_is_repacked_and_a_shared_module_once(model: Transformer) -
     for weights, kind in kinds.items():
         twin = packed(model, weights)
         modules = list(twin.modules())
-        assert not any(type(module) is Linear for module in modules)
-        assert sum(type(m) is kind for m in modules) == sum(
-            type(m) is Linear for m in model.modules()
+        assert not any(isinstance(module, Linear) for module in modules)
+        assert sum(isinstance(m, kind) for m in modules) == sum(
+            isinstance(m, Linear) for m in model.modules()
         )
         assert len(modules) == len(list(model.modules()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gain", [True, False])
+def test_the_norm_of_one_kernel_is_rms_norm(dtype: Any, held: Any, gain: bool) -> None:
+    norm = RMSNorm(48, 1e-3, gain).to(held)
+    for weight in norm.parameters():
+        torch.nn.init.normal_(weight)
+    x = (torch.randn(3, 5, 48) * 10.0 ** torch.arange(-3, 2)[:, None]).to(dtype)
+    y = OneKernelRMSNorm(norm)(x)
+    assert y.dtype == x.dtype
+    tolerance = 1e-5 if x.dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(y, norm(x), rtol=tolerance, atol=1e-5)
 
 
 # Each product
@@ -183,7 +204,7 @@ def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known
         )
-        assert type(packed(model).lm_head) is kind
+        assert isinstance(packed(model).lm_head, kind)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert packed(model).lm_head is model.lm_head
 

@@ -101,7 +101,7 @@ class TextGenerator:
             raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
         place = model.embedding.weight.device if device is None else resolve_device(str(device))
         _check_fit(model, tokenizer, "model")
-        self.model = packed(model.to(place), weights)
+        self.model = packed(model.to(place), weights, compiled=compile == "on")
         self.draft = None
         if draft_model is not None:
             _check_fit(draft_model, tokenizer, "draft model")
