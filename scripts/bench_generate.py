@@ -2,7 +2,7 @@
 
 Needs the extra `dev`. Random weights, a prompt of 32 tokens and 128 new ones, greedy: ours and
 `transformers.generate` (as it comes, same weights) take turns, and the ratio is the median of the
-rounds'. The share of memory bandwidth is the weights' bytes a token over what a sum over 256 MB
+rounds'; int8 weights are compared with ours in bf16. The share of memory bandwidth is the weights' bytes a token over what a sum over 256 MB
 reads, measured in the same rounds: a token reads every weight once. On a GPU it compares there.
 
 --perplexity RUN TEXT prints what int8 weights cost a trained model, instead.
@@ -107,11 +107,14 @@ def measure(case: Case, rounds: int, device: str) -> None:
     model = Transformer(config).to(case.dtype)
     peer = peer_of(model, device)
     ours = packed(copy.deepcopy(model).to(device), case.weights)
+    stored = packed(copy.deepcopy(model).to(device))
     compiled = CompiledStep(ours) if device == "cuda" else None
     ids = torch.randint(VOCAB, (case.batch, PROMPT))
     prompts = ids.tolist()
 
     def theirs() -> list[list[int]]:
+        if case.weights == "int8":
+            return write(stored, prompts, None)[0]
         out = peer.generate(
             ids.to(device), max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
         )
@@ -132,9 +135,10 @@ def measure(case: Case, rounds: int, device: str) -> None:
     ]
     same = sum(a == b for a, b in pairs) / len(pairs)
     name = str(case.dtype).removeprefix("torch.") if case.weights == "stored" else "int8, bfloat16"
+    whom = "ours in bfloat16" if case.weights == "int8" else "transformers"
     memory = sum(bytes_of(ours).values()) / 2**20
     print(
-        f"| {case.size} | {name} | {case.batch} | {case.batch * NEW / mine:,.0f} | "
+        f"| {case.size} | {name} | {case.batch} | {whom} | {case.batch * NEW / mine:,.0f} | "
         f"{case.batch * NEW / other:,.0f} | {ratio:.2f}x | {1e3 * first:.0f} ms | {share:.0%} | "
         f"{memory:,.0f} MB | {same:.0%} |",
         flush=True,
@@ -190,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> None:
           f"{torch.get_num_threads()} threads, {args.rounds} rounds, "
           f"{bandwidth(device) / 1e9:.1f} GB/s")  # fmt: skip
     print(
-        "\n| parameters | dtype | batch | ours, tokens/s | transformers' | ratio | first token | "
-        "of bandwidth | weights held | same ids |\n" + "|---|---|" + "---:|" * 8
+        "\n| parameters | dtype | batch | peer | ours, tokens/s | peer's | ratio | first token | "
+        "of bandwidth | weights held | same ids |\n" + "|---|---|---:|---|" + "---:|" * 7
     )
     for case in CUDA if device == "cuda" else CPU:
         if args.size in (None, case.size):

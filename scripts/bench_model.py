@@ -1,4 +1,4 @@
-"""Training and generating beside an installed peer, in one run: `python scripts/bench_model.py`.
+"""Training beside an installed peer, in one run: `python scripts/bench_model.py`.
 
 Needs the extra `dev`. Ours and the peer take turns, and the ratio is the median of the rounds':
 times on a shared machine are noise, ratios within one run are not. Nothing is trained to a result
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import transformers
 from transformers.utils import logging
 
-from scratchlm import AdamW, ModelConfig, Transformer, generate
+from scratchlm import AdamW, ModelConfig, Transformer
 from scratchlm.model.config import MoEConfig
 
 ROUNDS = 5
@@ -83,15 +83,6 @@ def compare() -> None:
     our_step = training_step(dense, AdamW, ids)
     measure(STEP, our_step, "transformers' Llama",
             training_step(peer, torch.optim.AdamW, ids), BATCH * LENGTH, "tokens/s")  # fmt: skip
-    prompt = ids[:1, :32]
-    measure(
-        "generate 128 tokens, greedy", lambda: generate(dense, prompt[0], 128, temperature=0),
-        "transformers' generate",
-        lambda: peer.generate(prompt, max_new_tokens=128, do_sample=False, eos_token_id=None,
-                              pad_token_id=0),
-        128, "tokens/s",
-    )  # fmt: skip
-
     # Two experts of half the width: the active parameters are the dense model's and the router's.
     experts = ModelConfig(*shape, d_ff=704 // ACTIVE, moe=MoEConfig(EXPERTS, ACTIVE))
     their_experts = peer_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,16 @@ def test_a_draft_with_another_tokenizer_is_refused(
     to_hf(model, tmp_path / "other", other)
     with pytest.raises(ValueError, match=r"the draft model has another tokenizer \(.*other.*\)"):
         TextGenerator.load(tmp_path / "one", draft_path=tmp_path / "other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_generator_writes_on_a_cpu_too(
+    model: Transformer, tokenizer: BPETokenizer, dtype: torch.dtype
+) -> None:
+    twin = deepcopy(model).to(dtype)
+    plain, compiled = (TextGenerator(twin, tokenizer, compile=how) for how in ("off", "on"))
+    texts = compiled.generate("the cat", 12, temperature=0)
+    if dtype == torch.float32:
+        assert texts == plain.generate("the cat", 12, temperature=0)
+    assert compiled.generate("a mat and", 9, temperature=0)

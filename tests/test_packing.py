@@ -169,7 +169,7 @@ def test_each_int8_weight_is_within_half_a_step() -> None:
     weight[7] = 0
     weight[8, 3] = 1_000  # an outlier widens the steps of its row alone
     linear = Int8Linear(weight, None)
-    scale = linear.scale.float()
+    scale = linear.scale.float()[:, None]
     assert linear.quantized.dtype == torch.int8
     assert linear.quantized.min() >= -127
     off = (linear.quantized * scale - weight).abs()
@@ -190,7 +190,7 @@ def test_int8_is_linear_on_the_rounded_weights(rows: int, dtype: torch.dtype, bi
     linear = Int8Linear(weight, b)
     y = linear(x)
     assert (y.dtype, y.shape) == (dtype, (1, rows, 48))
-    restored = linear.quantized * linear.scale.float()
+    restored = linear.quantized * linear.scale.float()[:, None]
     expected = F.linear(x.float(), restored, None if b is None else b.float())
     exact = dtype == torch.float32 and rows > FEW
     assert relative_error(y, expected) < (1e-5 if exact else 0.01)

@@ -149,17 +149,18 @@ class Int8Linear(nn.Module):
         super().__init__()
         wide = weight.float()
         scale = wide.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self.scale = scale.bfloat16()
-        self.quantized = (wide / self.scale.float()).round().clamp(-127, 127).to(torch.int8)
+        scale = scale.bfloat16()
+        self.quantized = (wide / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        self.scale = scale.squeeze(1)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        if len(rows) <= FEW:
-            y = torch._weight_int8pack_mm(rows.bfloat16(), self.quantized, self.scale[:, 0])
-            y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        if x.shape[:-1].numel() <= FEW:
+            rows = x.reshape(-1, x.shape[-1]).bfloat16()
+            y = torch._weight_int8pack_mm(rows, self.quantized, self.scale)
+            y = y.view(*x.shape[:-1], -1).to(x.dtype)
             return y if self.bias is None else y + self.bias
         # In fp32 whatever x is: it costs a pass over W, and bf16 without its arithmetic far more.
-        restored = self.quantized * self.scale.float()
+        restored = self.quantized * self.scale.float()[:, None]
         y = F.linear(x.float(), restored, None if self.bias is None else self.bias.float())
         return y.to(x.dtype)
