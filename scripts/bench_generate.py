@@ -2,8 +2,9 @@
 
 Needs the extra `dev`. Random weights, a prompt of 32 tokens and 128 new ones, greedy: ours and
 `transformers.generate` (as it comes, same weights) take turns, and the ratio is the median of the
-rounds'; int8 weights are compared with ours in bf16. The share of memory bandwidth is the weights' bytes a token over what a sum over 256 MB
-reads, measured in the same rounds: a token reads every weight once. On a GPU it compares there.
+rounds'; int8 weights are compared with ours in bf16. The share of memory bandwidth is the weights'
+bytes a token over what a sum over 256 MB reads, measured in the same rounds: a token reads every
+weight once. On a GPU it compares there.
 
 --perplexity RUN TEXT prints what int8 weights cost a trained model, instead.
 """

@@ -178,3 +178,10 @@ def test_a_stop_string_and_a_stop_id_end_a_text_before_themselves(run):
     id = free["ids"][3]
     [cut] = records(run(f"--prompt the --max_tokens 12 --seed 5 --json --stop_id {id}"))
     assert cut["ids"] == free["ids"][: free["ids"].index(id)]
+
+
+def test_a_terminal_gets_no_control_characters(run, monkeypatch):
+    words = "--prompt a\x1b[2Jb --max_tokens 0"
+    assert run(words) == "a\x1b[2Jb\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(words) == "a\\x1b[2Jb\n"

@@ -16,6 +16,7 @@ import torch
 from scratchlm.beam import Beams
 from scratchlm.generator import Completion, TextGenerator
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.inspection import CONTROLS, printable
 from scratchlm.tokenizer.playground import visible
 
 # From improbable to certain, of the 256 colours that terminals have; the text is black.
@@ -52,9 +53,9 @@ def stream(
         ids = writer.encode(prompt)
         steps = writer.steps(ids, args.max_tokens, generator=generator, row=row, **how)
         _head(row + 1, len(each))
-        print(prompt, end="", flush=True)
+        print(_shown(prompt), end="", flush=True)
         for piece, text in steps:
-            print(piece, end="", flush=True)
+            print(_shown(piece), end="", flush=True)
             reason, count = text.finish_reason, len(text.ids)
         print()
         _say_where_it_ended(reason, count, args.max_tokens)
@@ -87,7 +88,7 @@ def complete(
 def write_texts(done: Sequence[Completion]) -> None:
     for number, each in enumerate(done, start=1):
         _head(number, len(done), each.score)
-        print(f"{each.prompt}{each.text}")
+        print(_shown(each.prompt + each.text))
 
 
 def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -> None:
@@ -128,6 +129,11 @@ def write_tokens(done: Sequence[Completion], tokenizer: BPETokenizer, *, coloure
 def _paint(token: str, probability: float) -> str:
     shade = _SHADES[min(int(probability * len(_SHADES)), len(_SHADES) - 1)]
     return f"\x1b[30;48;5;{shade}m{token}\x1b[0m"
+
+
+def _shown(text: str) -> str:
+    """A terminal gets no control characters of a model's."""
+    return printable(text, CONTROLS) if sys.stdout.isatty() else text
 
 
 def _say_where_it_ended(finish_reason: str | None, count: int, max_tokens: int) -> None:
