@@ -13,6 +13,7 @@ from scratchlm import Linear, RMSNorm, Transformer
 from scratchlm.model import packing
 from scratchlm.model.packing import (
     FEW,
+    HalfLinear,
     Int8Linear,
     OneDNNLinear,
     OneKernelRMSNorm,
@@ -164,6 +165,30 @@ def test_widened_is_linear_on_either_path(
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=atol)
 
 
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no FBGEMM")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 24), (5, 24), (2, 20, 24)])
+def test_a_bf16_matrix_in_fp16_gives_the_product_rounded_once(
+    shape: tuple[int, ...], bias: bool
+) -> None:
+    x, weight = torch.randn(shape).bfloat16(), torch.randn(41, 24).bfloat16()
+    b = torch.randn(41).bfloat16() if bias else None
+    y = HalfLinear(weight, b)(x)
+    expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [(0.0, True), (0.02, True), (6e4, True), (7e4, False), (1e-9, False), (1e-5, True)],
+)
+def test_what_fp16_cannot_hold_is_seen(value: float, fits: bool) -> None:
+    weight = torch.full((3, 8), 0.02)
+    weight[1] = value  # one row is enough
+    assert packing._fits_half(weight.bfloat16()) == fits
+
+
 def test_each_int8_weight_is_within_half_a_step() -> None:
     weight = torch.randn(50, 64) * torch.logspace(-6, 3, 50)[:, None]
     weight[7] = 0
@@ -199,11 +224,17 @@ def test_int8_is_linear_on_the_rounded_weights(rows: int, dtype: torch.dtype, bi
 def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().bfloat16()
     monkeypatch.setattr(packing, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())
-    monkeypatch.setattr(packing, "WidenedLinear", lambda weight, bias: torch.nn.Tanh())
-    for known, kind in ((True, torch.nn.Identity), (False, torch.nn.Tanh)):
+    for name, kind in (("HalfLinear", torch.nn.Tanh), ("WidenedLinear", torch.nn.ReLU)):
+        monkeypatch.setattr(packing, name, lambda weight, bias, kind=kind: kind())
+    for known, fits, kind in (
+        (True, True, torch.nn.Identity),
+        (False, True, torch.nn.Tanh),
+        (False, False, torch.nn.ReLU),
+    ):
         monkeypatch.setattr(
             torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known
         )
+        monkeypatch.setattr(packing, "_fits_half", lambda weight, fits=fits: fits)
         assert isinstance(packed(model).lm_head, kind)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert packed(model).lm_head is model.lm_head
