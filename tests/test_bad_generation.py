@@ -139,6 +139,6 @@ def test_a_closed_pipe_is_a_normal_end(prepared):
     words = f"{sys.executable} -m scratchlm.cli.generate --model_path model.pt --prompt the"
     done = subprocess.run(
         f"set -o pipefail; {words} --num_samples 500 --stream | head -c 20",
-        shell=True, executable="/bin/bash", cwd=prepared, capture_output=True, text=True,
+        shell=True, executable="/bin/bash", cwd=prepared, capture_output=True,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, b"")

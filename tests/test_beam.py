@@ -192,3 +192,17 @@ def test_beams_say_what_they_do_not_do(
     Beams(4).check(Strategy(repetition_penalty=1.2), 4)
     with pytest.raises(ValueError, match=message):
         Beams(4).check(Strategy(**strategy), num_return)
+
+
+def test_a_beam_without_a_way_on_ends_and_the_others_go_on() -> None:
+    """No pair of ids twice, and two ids alone: one beam is stuck at the fourth."""
+    ours, theirs = twins("llama")
+    bias = {id: -math.inf for id in range(ours.config.vocab_size) if id > 1}
+    strategy = Strategy(no_repeat_ngram_size=2, logit_bias=bias)
+    [found] = beam_search(Decoder(ours, 4), [0], Beams(4), strategy)
+    expected = theirs.generate(
+        torch.tensor([[0]]), attention_mask=torch.ones(1, 1), max_new_tokens=4, num_beams=4,
+        do_sample=False, eos_token_id=None, pad_token_id=0, no_repeat_ngram_size=2,
+        sequence_bias=[[[id], value] for id, value in bias.items()],
+    )  # fmt: skip
+    assert found[0].ids == expected[0, 1:].tolist()

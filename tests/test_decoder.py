@@ -258,3 +258,15 @@ def test_the_inductors_code_is_the_step(variant: dict[str, Any]) -> None:
         for text, id in zip(texts, new, strict=True):
             text.append(id)
         check(decoder.step(new), model, texts)
+
+
+def test_a_compiled_step_keeps_few_caches_of_wider_batches_too(counter: Any) -> None:
+    model = loud(small())
+    step = CompiledStep(model, counter)
+    for _ in range(8):
+        *_, rows = decode(Decoder(model, 5, compiled=step), [[1, 2]], Strategy(), num_samples=3)
+    plain = decode(Decoder(model, 5), [[1, 2]], Strategy(), num_samples=3)
+    *_, expected = plain
+    assert [row.ids for row in rows] == [row.ids for row in expected]
+    assert sorted(cache.keys.shape[1] for cache in step._free) == [1, 3]
+    assert counter.frame_count == 1

@@ -355,3 +355,23 @@ def test_a_compiled_generator_writes_on_a_cpu_too(
     if dtype == torch.float32:
         assert texts == plain.generate("the cat", 12, temperature=0)
     assert compiled.generate("a mat and", 9, temperature=0)
+
+
+def test_one_text_may_stand_for_a_list_of_one(writer: TextGenerator) -> None:
+    free = writer.generate("the cat", 20, temperature=0)
+    cut = writer.generate("the cat", 20, temperature=0, stop=free[3])
+    assert cut == free[: free.index(free[3])]
+    [done] = writer.complete("the cat", 20, temperature=0)
+    assert done.text == free
+
+
+def test_ids_that_no_token_has_are_never_written(model: Transformer) -> None:
+    vocab = {byte: bytes([byte]) for byte in range(256)} | {299: b"ab"}
+    writer = TextGenerator(model, BPETokenizer(vocab, [(b"a", b"b")], []), end_ids=[])
+    done = writer.complete(["ab"] * 4, 60, temperature=50.0, generator=seeded())
+    assert all(id < 256 or id == 299 for each in done for id in each.ids)
+
+
+def test_ids_beyond_the_tokenizer_are_refused(writer: TextGenerator) -> None:
+    with pytest.raises(ValueError, match=r"not in the vocabulary \(305, of 300\)"):
+        writer.steps([305], 3)

@@ -62,8 +62,9 @@ def test_temperature_is_that_of_transformers_but_for_a_constant(temperature: flo
         torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-4, atol=1e-7)
 
 
-def test_a_temperature_however_small_overflows_nothing() -> None:
-    scaled = scale_temperature(torch.tensor([3.0, 5.0, 4.9]), 1e-45)
+@pytest.mark.parametrize("temperature", [1e-45, 1e-50, 5e-324])
+def test_a_temperature_however_small_overflows_nothing(temperature: float) -> None:
+    scaled = scale_temperature(torch.tensor([3.0, 5.0, 4.9]), temperature)
     assert scaled.tolist() == [-math.inf, 0.0, -math.inf]
 
 

@@ -113,7 +113,7 @@ def beam_search(
         if strategy.looks_back:
             each = zip(log_p, running, strict=True)
             log_p = torch.stack([strategy.penalize(x, prompt, b.ids, stop) for x, b in each])
-        require_finite(log_p)
+        require_finite(log_p.flatten())  # a beam may have no way on, but not all of them
         sums = torch.tensor([beam.total for beam in running], device=log_p.device)
         totals = (log_p + sums[:, None]).flatten()
         count = min(max(2, 1 + len(stop)) * width, len(totals))

@@ -29,6 +29,8 @@ from scratchlm.runtime import resolve_dtype
 
 Overflow = Literal["stop", "slide"]
 CHUNK = 512  # tokens of a prompt in one pass: bounds the memory of a long one
+KEPT = 4  # caches of a compiled step that wait for the next prompt
+SHAPES = 256  # that it is compiled for; torch's own limit is 8, and then it is slow without a word
 
 
 class Decoder:
@@ -115,7 +117,13 @@ class Decoder:
         multiplied, finished sequences dropped."""
         if list(rows) == list(range(len(self.ids))):
             return
-        self.cache.select(torch.tensor(rows, device=self.device))
+        places = torch.tensor(rows, device=self.device)
+        if self.compiled is not None and len(rows) != len(self.ids):
+            wider = self._new_cache(len(rows), self.cache.context_length)
+            wider.take(self.cache, places)
+            self.cache = wider
+        else:
+            self.cache.select(places)
         self.ids = [list(self.ids[row]) for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
         self._align()
@@ -197,6 +205,7 @@ class CompiledStep:
             )
         cuda = model.embedding.weight.device.type == "cuda"
         mode = "reduce-overhead" if cuda and backend == "inductor" else None
+        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
         self.model = model
         self.view: ConstantShapes | None = None
         self.run: Callable[..., Tensor] = torch.compile(
@@ -213,6 +222,7 @@ class CompiledStep:
         length, finds the same shapes at the same place, and nothing is compiled anew.
         """
         room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
+        del self._free[:-KEPT]
         for cache in self._free:
             if cache.keys.shape[1] == batch_size and cache.context_length == room:
                 self._free.remove(cache)

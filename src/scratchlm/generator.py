@@ -8,10 +8,11 @@ for piece in writer.stream("ROMEO:"):
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -71,8 +72,8 @@ class _Job:
 class TextGenerator:
     """A model made ready to write: on its device, its weights repacked once, its graph compiled.
 
-    model: moves to the device, and else stays as it is; the generator holds a twin that shares
-    what is not repacked. device: by default the model's.
+    model: moves to the device, and else stays as it is; the generator holds a twin (`packed`), so
+    after a step of training make another. device: by default the model's.
     end_ids end a text, by default `<|endoftext|>`; start_ids begin every prompt.
     weights: "stored", or "int8", a quarter of fp32's bytes (`model.packing`).
     compile: "auto" is for CUDA, from 1,000 tokens on; on a CPU it was never worth it.
@@ -110,6 +111,8 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
         self.start_ids = list(start_ids)
+        # Ids that no token has: numbers that a tokenizer leaves out.
+        self.holes = {i: -math.inf for i in range(len(tokenizer)) if i not in tokenizer.vocab}
         self.compile = compile
         self._compiled = CompiledStep(self.model) if compile == "on" else None
 
@@ -160,10 +163,7 @@ class TextGenerator:
         return done.text
 
     def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
-        """What follows the prompt, in pieces as they come; none cuts a character.
-
-        The arguments are those of `steps`.
-        """
+        """What follows the prompt, in pieces of whole characters; arguments as those of `steps`."""
         steps = self.steps(self.encode(prompt), max_tokens, **how)
         return (piece for piece, _ in steps if piece)
 
@@ -172,7 +172,7 @@ class TextGenerator:
         ids: Sequence[int],
         max_tokens: int,
         *,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         overflow: Overflow = "stop",
         logprobs: bool = False,
         generator: torch.Generator | None = None,
@@ -185,18 +185,18 @@ class TextGenerator:
 
         row: with the same seed, the text is that of this row of a batch.
         """
-        how = Strategy(**strategy)
-        job = _Job([list(ids)], max_tokens, 1, stop, overflow, logprobs, how, stop_ids, row)
+        how, whole = self._strategy(strategy), [int(id) for id in ids]
+        job = _Job([whole], max_tokens, 1, _listed(stop), overflow, logprobs, how, stop_ids, row)
         [batch] = self._batches(job, generator)
-        return ((piece, row) for [piece], [row] in with_text(batch, self.tokenizer, stop))
+        return ((piece, row) for [piece], [row] in with_text(batch, self.tokenizer, job.stop))
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         max_tokens: int = 100,
         *,
         num_samples: int = 1,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         beams: Beams | None = None,
         overflow: Overflow = "stop",
         logprobs: bool = False,
@@ -211,8 +211,9 @@ class TextGenerator:
         text. beams: search instead of sampling, for the num_samples best texts. overflow: see
         `Decoder`. generator: gives the seed, by default torch's own. progress: show a bar.
         """
+        prompts, stop = _listed(prompts), _listed(stop)
         ids = [self.encode(prompt) for prompt in prompts]
-        how = Strategy(**strategy)
+        how = self._strategy(strategy)
         job = _Job(ids, max_tokens, num_samples, stop, overflow, logprobs, how, stop_ids)
         batches = self._batches(job, generator) if beams is None else self._searches(job, beams)
         done: list[tuple[str, Continuation, float, float]] = []
@@ -262,18 +263,20 @@ class TextGenerator:
         if job.stop or self.draft is not None:
             what = f"stop {job.stop[0]!r}" if job.stop else "a draft model"
             raise ValueError(f"beams end at end tokens alone ({what}); leave it out")
-        how: dict[str, Any] = {
-            "num_return": job.num_samples,
-            "stop": [*self.end_ids, *job.stop_ids],
-        }
-        how["vocab_size"] = len(self.tokenizer)
+        how: dict[str, Any] = {"num_return": job.num_samples, "vocab_size": len(self.tokenizer)}
+        how["stop"] = [*self.end_ids, *job.stop_ids]
         return [
             beam_search(self._decoder(job, beams.num_beams), prompt, beams, job.strategy, **how)
             for prompt in job.prompts
         ]
 
+    def _strategy(self, fields: dict[str, Any]) -> Strategy:
+        how = Strategy(**fields)
+        return replace(how, logit_bias=how.logit_bias | self.holes) if self.holes else how
+
     def _check(self, job: _Job) -> None:
-        check_prompts(job.prompts, job.max_tokens, self.model.config, job.overflow)
+        vocab_size = len(self.tokenizer)
+        check_prompts(job.prompts, job.max_tokens, self.model.config, job.overflow, vocab_size)
         job.strategy.check(len(self.tokenizer), job.max_tokens)
         check_stop(job.stop, job.stop_ids, len(self.tokenizer))
         if not 1 <= job.num_samples <= 10_000:
@@ -311,11 +314,12 @@ class TextGenerator:
 def stream(
     model: Transformer, tokenizer: BPETokenizer, prompt: str, max_tokens: int = 100, **how: Any
 ) -> Iterator[str]:
-    """What a model writes behind a prompt, in pieces of text as they come.
-
-    The arguments are those of `TextGenerator.stream`, which is the one to keep for many prompts.
-    """
+    """`TextGenerator.stream` for one prompt: what a model writes behind it, in pieces of text."""
     return TextGenerator(model, tokenizer).stream(prompt, max_tokens, **how)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 def _check_fit(model: Transformer, tokenizer: BPETokenizer, name: str) -> None:

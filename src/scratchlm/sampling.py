@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,26 +25,16 @@ FinishReason = Literal["stop", "length", "context"]
 class Uniforms:
     """A row's random numbers: one a step, from a generator of its own.
 
-    Seeded with (seed, row), so that a text does not depend on what is generated beside it.
+    Seeded with (seed, row), so that a text does not depend on what is generated beside it. Numpy
+    mixes both into 128 bits; torch's generator takes 32, too few for 10,000 rows.
     """
 
     def __init__(self, seed: int, row: int) -> None:
-        self.generator = torch.Generator().manual_seed(_mix(seed, row))
+        self.bits = np.random.PCG64([seed, row])
 
     def next(self) -> float:
-        """In [0, 1)."""
-        return torch.rand((), generator=self.generator, dtype=torch.float64).item()
-
-
-def _mix(seed: int, row: int) -> int:
-    """A 32-bit number for (seed, row), which the Mersenne twister takes: neighbours differ.
-
-    The finalizer of SplitMix64 (Steele, Lea and Flood 2014).
-    """
-    z = (seed + (row + 1) * 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-    return (z ^ z >> 31) % 2**32
+        """In [0, 1): 53 bits."""
+        return int(self.bits.random_raw() >> 11) * 2.0**-53
 
 
 @dataclass
@@ -190,7 +181,9 @@ def generate(
     ValueError, before the first id, for a prompt that is empty, too long, or of other ids.
     `TextGenerator` is faster, and takes and gives text; `generate_batch` takes several prompts.
     """
-    prompt = torch.as_tensor(ids, dtype=torch.long)
+    prompt = torch.as_tensor(ids)
+    if prompt.numel() and prompt.is_floating_point():
+        raise ValueError(f"ids are whole numbers ({prompt.dtype}); give those of a tokenizer")
     if prompt.dim() != 1 or not prompt.numel():
         shape = tuple(prompt.shape)
         raise ValueError(f"a prompt is one sequence of ids, not empty (shape {shape}); give one")
@@ -218,7 +211,7 @@ def generate_batch(
 
     Each is what it would be alone, up to rounding; its random numbers depend on its place alone.
     """
-    check_prompts(prompts, max_tokens, model.config, overflow)
+    check_prompts(prompts, max_tokens, model.config, overflow, vocab_size)
     strategy.check(vocab_size or model.config.vocab_size, max_tokens)
     with evaluating(model):
         steps = decode(
@@ -231,7 +224,8 @@ def generate_batch(
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """The next seed that a generator gives: another at every call, the same after `manual_seed`."""
-    return int(torch.randint(2**63 - 1, (), generator=generator))
+    device = None if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 @contextmanager
@@ -246,9 +240,19 @@ def evaluating(model: Transformer) -> Iterator[None]:
 
 
 def check_prompts(
-    prompts: Sequence[Sequence[int]], max_tokens: int, config: ModelConfig, overflow: Overflow
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    config: ModelConfig,
+    overflow: Overflow,
+    vocab_size: int | None = None,
 ) -> None:
     """ValueError for what no model of this shape can continue."""
+    vocab_size = config.vocab_size if vocab_size is None else vocab_size
+    if not 1 <= vocab_size <= config.vocab_size:
+        raise ValueError(
+            f"vocab_size is from 1 to the model's {config.vocab_size} ({vocab_size}); give that of "
+            "the tokenizer"
+        )
     if max_tokens < 0:
         raise ValueError(f"max_tokens is at least 0 ({max_tokens}); give how many tokens to add")
     if overflow not in get_args(Overflow):
@@ -266,8 +270,8 @@ def check_prompts(
                 f"{config.context_length} fit); cut it, or let it slide"
             )
         for worst in (min(prompt), max(prompt)):
-            if not 0 <= worst < config.vocab_size:
+            if not 0 <= worst < vocab_size:
                 raise ValueError(
                     f"an id of the prompt is not in the vocabulary ({worst}, of "
-                    f"{config.vocab_size}); use the tokenizer the model was trained with"
+                    f"{vocab_size}); use the tokenizer the model was trained with"
                 )

@@ -74,7 +74,7 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     Ackley, Hinton and Sejnowski 1985. The largest is taken off first, which changes no probability:
     then no T, however small, overflows them all.
     """
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 2**-149)  # fp32's smallest
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -175,7 +175,7 @@ class Strategy:
     typical_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: dict[int, float] = field(default_factory=dict)
     no_repeat_ngram_size: int = 0
     min_new_tokens: int = 0
 

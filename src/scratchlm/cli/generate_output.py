@@ -48,10 +48,17 @@ def stream(
 ) -> None:
     """Each text as it comes, one after another: the same ones as together."""
     each = [prompt for prompt in prompts for _ in range(args.num_samples)]
-    for row, prompt in enumerate(each):
-        generator = torch.Generator().manual_seed(seed)
-        ids = writer.encode(prompt)
-        steps = writer.steps(ids, args.max_tokens, generator=generator, row=row, **how)
+    begun = [  # checked, all of them, before the first is written
+        writer.steps(
+            writer.encode(prompt),
+            args.max_tokens,
+            generator=torch.Generator().manual_seed(seed),
+            row=row,
+            **how,
+        )
+        for row, prompt in enumerate(each)
+    ]
+    for row, (prompt, steps) in enumerate(zip(each, begun, strict=True)):
         _head(row + 1, len(each))
         print(_shown(prompt), end="", flush=True)
         for piece, text in steps:

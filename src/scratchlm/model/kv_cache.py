@@ -88,6 +88,12 @@ class KVCache:
             tensor[..., :kept, :] = tensor[..., count : self.length, :].clone()
         self.length = kept
 
+    def take(self, other: KVCache, rows: Tensor) -> None:
+        """rows (batch,): sequence i becomes what sequence rows[i] of the other cache is."""
+        self.length = other.length
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[..., : self.length, :] = theirs[..., : self.length, :].index_select(1, rows)
+
     def select(self, rows: Tensor) -> None:
         """rows (n,): sequence i becomes what sequence rows[i] was; n may be another batch size.
 

@@ -2,8 +2,9 @@
 
 To write one token, every weight is read once and serves a handful of rows: the time is that of
 reading, and `F.linear` on a (out, in) matrix reads at a fraction of the memory's speed. The twin
-has the same forward pass, with other modules in the places of `Linear`. It is for generation, and
-holds copies: a change of the model's weights does not reach it.
+has the same forward pass, with other modules in the places of `Linear`. It is for generation: it
+holds copies of the matrices and shares the rest, so after a change of the model's weights, or for
+another device or dtype, make another.
 """
 
 from __future__ import annotations
