@@ -101,7 +101,7 @@ CASES = [  # behind `--model_path model.pt --prompt the`: the code, and what the
     ("--draft_model other.pt", 2, "the draft model has another tokenizer (other.pt)"),
     ("--draft_model model.pt --num_draft 0", 2, "num_draft is from 1 to 100 (0)"),
     ("--draft_model model.pt --overflow slide", 2, "(overflow slide)"),
-    ("--draft_model model.pt --num_beams 2", 2, "beams end at end tokens alone (a draft model)"),
+    ("--draft_model model.pt --num_beams 2", 2, "beams need no guesses (a draft model)"),
     ("--json --show_tokens", 2, "two forms of output (--json, --show_tokens)"),
     ("--json --stream", 2, "only text streams (--stream with --json)"),
     ("--dtype float16", 2, "float16"),

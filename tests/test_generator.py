@@ -289,7 +289,7 @@ LONG = "the cat sat " * 40
     ("prompts", "how", "message"),
     [
         ([], {}, r"there is no prompt \(\[\]\); give one or more"),
-        ([LONG], {}, r"longer than the context \(\d+ tokens, 80 fit\); cut it, or let it slide"),
+        ([LONG], {}, r"longer than the context \(\d+ tokens, 80 fit\); cut it, or set"),
         (["a"], {"max_tokens": -1}, r"max_tokens is at least 0 \(-1\); give"),
         (["a"], {"overflow": "wrap"}, r"overflow is stop or slide \('wrap'\); give one"),
         (["a"], {"num_samples": 0}, r"num_samples is from 1 to 10,000 \(0\); 1 is usual"),
@@ -302,7 +302,7 @@ LONG = "the cat sat " * 40
         (["a"], {"logit_bias": {305: 1.0}}, r"not in the vocabulary \(305 of 300\)"),
         (["a"], {"beams": Beams(2), "num_samples": 3}, r"1 to num_beams texts \(3 of 2\); raise"),
         (["a"], {"beams": Beams(2), "top_p": 0.9}, r"do not sample \(top_p 0.9\); leave"),
-        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"at end tokens alone \(stop 'x'\); leave"),
+        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"at end tokens alone \(stop 'x'\); give ids"),
         (["a"], {"beams": Beams(2), "max_tokens": -1}, r"max_tokens is at least 0 \(-1\)"),
     ],
 )  # fmt: skip
@@ -323,7 +323,7 @@ def test_a_stream_is_refused_before_it_is_read(writer: TextGenerator, ask: Calla
     ("how", "message"),
     [
         ({"overflow": "slide"}, r"ends where the context does \(overflow slide\); leave out"),
-        ({"beams": Beams(2)}, r"beams end at end tokens alone \(a draft model\); leave it out"),
+        ({"beams": Beams(2)}, r"beams need no guesses \(a draft model\); leave it out"),
     ],
 )
 def test_what_speculation_does_not_do_is_refused(

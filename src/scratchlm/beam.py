@@ -43,8 +43,8 @@ class Beams:
             raise ValueError(f"num_beams is from 1 to 1000 ({self.num_beams}); 4 is usual")
         if not -20 <= self.length_penalty <= 20:
             raise ValueError(
-                f"length_penalty is from -20 to 20 ({self.length_penalty}); above 0 favours "
-                "long texts, below 0 short ones"
+                f"length_penalty is from -20 to 20 ({self.length_penalty}); 1 compares "
+                "means, more favours long texts, less short ones"
             )
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(

@@ -159,8 +159,7 @@ class TextGenerator:
 
     def generate(self, prompt: str, max_tokens: int = 100, **how: Any) -> str:
         """What follows the prompt, without it; the arguments are those of `complete`."""
-        [done] = self.complete([prompt], max_tokens, **how)
-        return done.text
+        return self.complete([prompt], max_tokens, **how)[0].text
 
     def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
         """What follows the prompt, in pieces of whole characters; arguments as those of `steps`."""
@@ -260,9 +259,10 @@ class TextGenerator:
         """One search for each prompt."""
         self._check(job)
         beams.check(job.strategy, job.num_samples)
-        if job.stop or self.draft is not None:
-            what = f"stop {job.stop[0]!r}" if job.stop else "a draft model"
-            raise ValueError(f"beams end at end tokens alone ({what}); leave it out")
+        if job.stop:
+            raise ValueError(f"beams end at end tokens alone (stop {job.stop[0]!r}); give ids")
+        if self.draft is not None:
+            raise ValueError("beams need no guesses (a draft model); leave it out, or the beams")
         how: dict[str, Any] = {"num_return": job.num_samples, "vocab_size": len(self.tokenizer)}
         how["stop"] = [*self.end_ids, *job.stop_ids]
         return [

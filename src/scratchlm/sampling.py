@@ -267,7 +267,7 @@ def check_prompts(
         if len(prompt) > config.context_length and overflow == "stop":
             raise ValueError(
                 f"the prompt is longer than the context ({len(prompt)} tokens, "
-                f"{config.context_length} fit); cut it, or let it slide"
+                f"{config.context_length} fit); cut it, or set overflow to slide"
             )
         for worst in (min(prompt), max(prompt)):
             if not 0 <= worst < vocab_size:

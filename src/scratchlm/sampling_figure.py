@@ -112,7 +112,7 @@ def new_figure(next_token: NextToken) -> Any:
     order = before.argsort(descending=True, stable=True)
     labels = [_label(next_token.name(id)) for id in order[:BARS].tolist()]
     labels.append(f"{len(order) - BARS:,} others")
-    edge = 2 * float(before.max())  # a bar that is longer has its value written on it
+    edge = min(2 * float(before.max()), 1.0)  # a bar that is longer has its value written on it
 
     figure = Figure(figsize=(10, 12.8))
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)

@@ -162,7 +162,7 @@ def _parser(description: str) -> Parser:
     flag("--num_beams", action=Once, type=int, metavar="N",
          help="search the likeliest text with N beams, instead of drawing")  # fmt: skip
     flag("--length_penalty", action=Once, type=float, metavar="X",
-         help="beams: above 0 favours long texts (1.0)")  # fmt: skip
+         help="beams: 1 compares means, more favours long texts (1.0)")  # fmt: skip
     flag("--early_stopping", action=Once, type=_early_stopping, metavar="true|false|never",
          help="beams: end with the first N whole texts (false)")  # fmt: skip
 
@@ -172,5 +172,5 @@ def _parser(description: str) -> Parser:
     flag("--json", action="store_true",
          help="a JSON object a text: ids, log-probability of each, seed, timings")  # fmt: skip
     flag("--show_tokens", action="store_true",
-         help="tokens coloured by probability; without colours, the numbers")  # fmt: skip
+         help="tokens coloured by the model's own probability, or with it")  # fmt: skip
     return parser

@@ -61,10 +61,12 @@ def stream(
     for row, (prompt, steps) in enumerate(zip(each, begun, strict=True)):
         _head(row + 1, len(each))
         print(_shown(prompt), end="", flush=True)
-        for piece, text in steps:
-            print(_shown(piece), end="", flush=True)
-            reason, count = text.finish_reason, len(text.ids)
-        print()
+        try:
+            for piece, text in steps:
+                print(_shown(piece), end="", flush=True)
+                reason, count = text.finish_reason, len(text.ids)
+        finally:  # also where Ctrl-C ends it
+            print()
         _say_where_it_ended(reason, count, args.max_tokens)
 
 
@@ -100,8 +102,10 @@ def write_texts(done: Sequence[Completion]) -> None:
 
 def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -> None:
     """One object a line. `tokens` are the texts of `ids`, with U+FFFD for half a character;
-    `logprobs` are in nats, of the model itself, before any strategy."""
+    `logprobs` are in nats, of the model itself, before any strategy; the seconds, and the tokens a
+    second, are of all texts that were worked on together."""
     for each in done:
+        together = sum(len(other.ids) for other in done if other.seconds == each.seconds)
         record = {
             "prompt": each.prompt,
             "text": each.text,
@@ -112,7 +116,7 @@ def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -
             "seed": seed,
             "seconds_to_first_token": round(each.seconds_to_first_token, 6),
             "seconds": round(each.seconds, 6),
-            "tokens_per_second": round(len(each.ids) / each.seconds, 3) if each.seconds else 0.0,
+            "tokens_per_second": round(together / each.seconds, 3) if each.seconds else 0.0,
         }
         print(json.dumps(record if each.score is None else record | {"score": each.score},
                          ensure_ascii=False))  # fmt: skip

@@ -3,7 +3,7 @@
 scratchlm-plot init --output init.png
 scratchlm-plot init --config configs/shakespeare.toml --train_data shakespeare.bin --output init.png
 scratchlm-plot sampling --output sampling.png
-scratchlm-plot sampling --model_path runs/shakespeare --prompt "ROMEO:" --output sampling.png
+scratchlm-plot sampling --model_path runs/shakespeare --prompt "I will not be a"
 
 init: for each initialisation strategy the scale of activations and gradients by layer, and the
 first losses of a training run.

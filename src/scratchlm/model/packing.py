@@ -85,8 +85,6 @@ def _packed_linear(linear: Linear, weights: Weights, eager: bool) -> nn.Module:
     if known and weight.dtype == torch.bfloat16:
         if torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return OneDNNLinear(weight, bias)
-        if "fbgemm" in torch.backends.quantized.supported_engines and _fits_half(weight):
-            return HalfLinear(weight, bias)
         return WidenedLinear(weight, bias)
     return linear
 
@@ -122,46 +120,44 @@ class OneDNNLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
 
 
-def _fits_half(weight: Tensor) -> bool:
-    """weight (out, in): whether fp16 holds every row to 2^-12 of its norm, an eighth of what bf16
-    itself rounds off: it has more digits than bf16, but fewer sizes."""
-    wide = weight.float()
-    lost = (wide.half().float() - wide).norm(dim=1)
-    return bool((lost <= 2**-12 * wide.norm(dim=1)).all())
-
-
-class HalfLinear(nn.Module):
-    """`Linear` in bf16 on a processor that does not multiply bf16: x in fp32, the matrix in fp16.
-
-    FBGEMM reads half the bytes of fp32, and widens them as it multiplies, as such processors do
-    well. Bf16 has 8 digits and fp16 11, so that the products are exact, and rounded to bf16 once.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        wide_bias = None if bias is None else bias.float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), wide_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed).to(x.dtype)
-
-
 class WidenedLinear(nn.Module):
-    """`HalfLinear` where fp16 cannot hold the matrix, or there is no FBGEMM.
+    """`Linear` in bf16 on a processor that does not multiply bf16.
 
-    One row takes the matrix as it is: half the bytes. For several torch multiplies numbers one by
-    one there, so they take a copy in fp32: the same products, rounded to bf16 once.
+    One row takes the matrix as it is. For several torch multiplies numbers one by one there, so
+    they take a copy and fp32 numbers: the same products, rounded to bf16 once.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
-        self.wide = OneDNNLinear(weight.float(), None if bias is None else bias.float())
+        half = "fbgemm" in torch.backends.quantized.supported_engines and _fits_half(weight)
+        kind = HalfLinear if half else OneDNNLinear
+        self.wide = kind(weight.float(), None if bias is None else bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[:-1].numel() == 1:
             return F.linear(x, self.weight, self.bias)
         return self.wide(x.float()).to(x.dtype)
+
+
+class HalfLinear(nn.Module):
+    """`Linear` of fp32 rows and a matrix in fp16, which FBGEMM widens as it multiplies: half the
+    bytes of fp32. A bf16 matrix loses nothing: it has 8 digits, and fp16 11."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+
+def _fits_half(weight: Tensor) -> bool:
+    """weight (out, in): whether fp16 holds every row to 2^-12 of its norm, an eighth of what bf16
+    itself rounds off: it has more digits, but fewer sizes."""
+    wide = weight.float()
+    lost = (wide.half().float() - wide).norm(dim=1)
+    return bool((lost <= 2**-12 * wide.norm(dim=1)).all())
 
 
 class Int8Linear(nn.Module):
