@@ -30,7 +30,7 @@ from scratchlm import ModelConfig, Transformer
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.decoder import CompiledStep, Decoder
 from scratchlm.hf import to_hf
-from scratchlm.model.packing import Weights, packed
+from scratchlm.model.packing import HalfLinear, Weights, packed
 from scratchlm.sampling import decode
 from scratchlm.strategies import Strategy
 
@@ -153,6 +153,8 @@ def bytes_of(model: torch.nn.Module) -> dict[int, int]:
         for held in (module._parameters, module._buffers, vars(module)):
             tensors = (x for x in held.values() if isinstance(x, torch.Tensor))
             found |= {id(x): x.numel() * x.element_size() for x in tensors}
+        if isinstance(module, HalfLinear):
+            found[id(module)] = module.nbytes
     return found
 
 
