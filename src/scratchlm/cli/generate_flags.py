@@ -111,7 +111,7 @@ def _parser(description: str) -> Parser:
     flag("--dtype", action=Once, choices=["stored", "float32", "bfloat16"], default="stored",
          help="of weights and arithmetic (default: as the model is stored)")  # fmt: skip
     flag("--weights", action=Once, choices=["stored", "int8"], default="stored",
-         help="int8: matrices in 8 bits, faster on a CPU and a little worse (stored)")  # fmt: skip
+         help="int8: matrices in 8 bits, for a CPU (stored)")  # fmt: skip
     flag("--compile", action=Once, choices=["auto", "on", "off"], default="auto",
          help="torch.compile the step; auto: on CUDA, for 1,000 tokens and more")  # fmt: skip
     flag("--draft_model", action=Once, metavar="PATH",
