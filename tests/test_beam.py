@@ -166,8 +166,8 @@ def test_ids_of_the_padding_are_never_searched() -> None:
     [
         ({"num_beams": 0}, r"num_beams is from 1 to 1000 \(0\); 4"),
         ({"num_beams": 1001}, r"num_beams is from 1 to 1000 \(1001\); 4"),
-        ({"length_penalty": 21}, r"length_penalty is from -20 to 20 \(21\); above"),
-        ({"length_penalty": math.nan}, r"length_penalty is from -20 to 20 \(nan\); above"),
+        ({"length_penalty": 21}, r"length_penalty is from -20 to 20 \(21\); 1 compares"),
+        ({"length_penalty": math.nan}, r"length_penalty is from -20 to 20 \(nan\); 1 compares"),
         ({"early_stopping": "soon"}, r"early_stopping is true, false or never \(soon\); give"),
     ],
 )
