@@ -142,7 +142,7 @@ class MultiHeadAttention(nn.Module):
         self.causal = causal
         # Given to `attend` where there is one, so that without it any `attend` will do.
         self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
-        self.rope: nn.Module = NoPositions() if rope is None else rope
+        self.rope: RotaryEmbedding | NoPositions = NoPositions() if rope is None else rope
         new: dict[str, Any] = {"device": device, "dtype": dtype}
         qkv_bias = qkv_bias or bias
         self.q_proj = Linear(d_model, num_heads * self.d_head, qkv_bias, **new)
@@ -182,8 +182,7 @@ class MultiHeadAttention(nn.Module):
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + x.shape[-2], device=x.device)
         positions = positions.unsqueeze(-2)  # (..., 1, seq): the same for every head
-        turned = self.rope(torch.cat((q, k), -3), positions)  # together: half the calls
-        q, k = turned.split((q.shape[-3], k.shape[-3]), -3)
+        q, k = self.rope.turn(q, k, positions)
         if cache is not None:
             k, v = cache.update(k, v)  # in the cache's dtype, which may be wider
         attended = self.attend(q.to(k.dtype), k, v, mask, causal=self.causal).to(x.dtype)

@@ -194,6 +194,9 @@ class NoPositions(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         return x
 
+    def turn(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return q, k
+
 
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> None:
