@@ -23,6 +23,7 @@ from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
 from scratchlm.cli.train_flags import FLAGS
+from scratchlm.optim.recipe import build_optimizer, build_schedule
 
 SMALL = [
     "--d_model", "32", "--num_heads", "4", "--d_ff", "64", "--num_layers", "2",
@@ -242,8 +243,8 @@ def test_every_config_builds(tmp_path, path):
     config, _ = recipe.resolve(path, flags)
     with torch.device("meta"):
         model = Transformer(config.model)
-    recipe.build_optimizer(config.optim, model)
-    assert recipe.build_schedule(config.optim, config.train.iterations or 1000)(1) > 0
+    build_optimizer(config.optim, model)
+    assert build_schedule(config.optim, config.train.iterations or 1000)(1) > 0
 
 
 def test_every_flag_is_a_key_of_the_config(tmp_path):

@@ -11,7 +11,9 @@ import tiny
 from scratchlm import config as configuration
 from scratchlm.cli.train import main as train
 from scratchlm.costs import count_parameters
-from scratchlm.recipe import ModelConfig, OptimConfig, TrainerConfig
+from scratchlm.model.config import ModelConfig
+from scratchlm.optim.recipe import OptimConfig
+from scratchlm.trainer import TrainerConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 

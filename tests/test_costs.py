@@ -15,7 +15,7 @@ from scratchlm import config as configuration
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.model.config import MoEConfig
-from scratchlm.recipe import OptimConfig, build_optimizer
+from scratchlm.optim.recipe import OptimConfig, build_optimizer
 from scratchlm.trainer import Trainer, TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -8,6 +8,7 @@ import torch
 
 from scratchlm import recipe
 from scratchlm.optim.muon import Muon
+from scratchlm.optim.recipe import build_schedule
 
 FLAGS = {
     "model.vocab_size": "100", "model.context_length": "16", "model.d_model": "16",
@@ -73,9 +74,9 @@ def test_a_checkpoint_out_of_its_run_brings_its_recipe(tmp_path, monkeypatch, fl
 def test_the_last_step_still_learns(flags):
     for schedule in ("cosine", "linear", "wsd"):
         config, _ = recipe.resolve(None, flags | {"optim.schedule": schedule})
-        factor = recipe.build_schedule(config.optim, 100)
+        factor = build_schedule(config.optim, 100)
         assert 0 < factor(100) < factor(99)
-    assert recipe.build_schedule(config.optim, 1)(1) > 0
+    assert build_schedule(config.optim, 1)(1) > 0
 
 
 def test_muon_trains_the_blocks_and_adamw_the_rest(flags):

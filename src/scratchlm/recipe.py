@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,65 +20,9 @@ from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
 from scratchlm.data.shards import bytes_of
 from scratchlm.model.transformer import ModelConfig, Transformer
-from scratchlm.optim.adamw import AdamW
-from scratchlm.optim.groups import adamw_groups, muon_groups
-from scratchlm.optim.muon import Muon
-from scratchlm.optim.schedule import cosine_schedule, linear_schedule, wsd_schedule
-from scratchlm.optim.sgd import SGD
+from scratchlm.optim.recipe import OptimConfig, build_optimizer, build_schedule
 from scratchlm.runtime import RuntimeConfig, resolve_device, resolve_dtype
 from scratchlm.trainer import Trainer, TrainerConfig
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """`lr` is the peak; with muon it is that of the blocks' matrices, and `adamw_lr` that of the
-    rest. None is the optimizer's own default. `warmup_steps` (None: a tenth of the run, 100 at
-    most), then `schedule` down to `min_lr` (in proportion for every group); `decay_fraction` is
-    the share of the steps in which wsd decays."""
-
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
-    lr: float = 1e-3
-    adamw_lr: float | None = None
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    weight_decay: float = 0.1
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    warmup_steps: int | None = None
-    min_lr: float = 0.0
-    decay_fraction: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"optim.lr is finite and above 0 ({self.lr}); 1e-3 is a good start")
-        if not 0 <= self.min_lr <= self.lr:
-            raise ValueError(
-                f"optim.min_lr is from 0 to lr ({self.min_lr}, lr {self.lr}); lower it"
-            )
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps is at least 0 ({self.warmup_steps}); raise it")
-        if self.decay_fraction is not None and not 0 <= self.decay_fraction <= 1:
-            share = self.decay_fraction
-            raise ValueError(f"optim.decay_fraction is from 0 to 1 ({share}); give a share of 1")
-        users = {
-            "adamw_lr": ("muon",),
-            "betas": ("adamw", "muon"),
-            "eps": ("adamw", "muon"),
-            "momentum": ("muon", "sgd"),
-            "nesterov": ("muon", "sgd"),
-        }
-        for name, optimizers in users.items():
-            if getattr(self, name) is not None and self.optimizer not in optimizers:
-                raise ValueError(
-                    f"optim.{name} has no effect on {self.optimizer} ({getattr(self, name)}); "
-                    f"remove it, or choose optim.optimizer {' or '.join(optimizers)}"
-                )
-        if self.decay_fraction is not None and self.schedule != "wsd":
-            raise ValueError(
-                f"optim.decay_fraction has no effect on {self.schedule} ({self.decay_fraction}); "
-                "remove it, or choose optim.schedule wsd"
-            )
 
 
 @dataclass(frozen=True)
@@ -276,53 +220,3 @@ def _with_steps(config: TrainConfig, steps: int) -> TrainConfig:
         optim = dataclasses.replace(optim, warmup_steps=min(100, steps // 10))
     train = dataclasses.replace(config.train, iterations=steps, epochs=None)
     return dataclasses.replace(config, optim=optim, train=train)
-
-
-def build_optimizer(config: OptimConfig, model: Transformer) -> torch.optim.Optimizer:
-    """Decay on matrices only; with muon, AdamW for all but the blocks' matrices."""
-    names = ("betas", "eps", "momentum", "nesterov")
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    match config.optimizer:
-        case "adamw":
-            groups = adamw_groups(model.named_parameters(), config.weight_decay)
-            return AdamW(groups, lr=config.lr, **given)
-        case "sgd":
-            groups = adamw_groups(model.named_parameters(), config.weight_decay)
-            return SGD(groups, lr=config.lr, **given)
-        case "muon":
-            adamw = {name: given.pop(name) for name in ("betas", "eps") if name in given}
-            groups = muon_groups(
-                model.named_parameters(),
-                lr=config.lr,
-                adamw_lr=config.adamw_lr if config.adamw_lr is not None else config.lr / 10,
-                weight_decay=config.weight_decay,
-                **adamw,
-            )
-            return Muon(groups, lr=config.lr, **given)
-
-
-def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
-    """step -> factor on every group's peak learning rate."""
-    warmup = config.warmup_steps or 0
-    if warmup > steps:
-        raise ValueError(
-            f"the warm-up is longer than the run ({warmup} > {steps} steps); "
-            "lower optim.warmup_steps"
-        )
-    shape: dict[str, Any] = {
-        "max_lr": 1.0,
-        "min_lr": config.min_lr / config.lr,
-        "warmup_steps": warmup,
-        "total_steps": steps + 1,  # where the rate is min_lr: the last step still learns
-    }
-    match config.schedule:
-        case "cosine":
-            return lambda step: cosine_schedule(step, **shape)
-        case "linear":
-            return lambda step: linear_schedule(step, **shape)
-        case "wsd":
-            fraction = 0.2 if config.decay_fraction is None else config.decay_fraction
-            decay = min(round(fraction * steps), steps - warmup) + 1
-            return lambda step: wsd_schedule(step, decay_steps=decay, **shape)
-        case "constant":
-            return lambda step: wsd_schedule(step, decay_steps=0, **shape)
