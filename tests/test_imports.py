@@ -17,7 +17,7 @@ LEVELS = [
      "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "hf", "hf_config",
-     "hf_names", "costs", "strategies", "decoder", "sampling", "beam", "speculative",
+     "hf_names", "costs", "roofline", "strategies", "decoder", "sampling", "beam", "speculative",
      "text_stream", "generator"},
     {"trainer", "chat", "chat_template"},
     {"recipe"},
