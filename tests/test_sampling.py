@@ -265,6 +265,14 @@ def test_nothing_is_computed_where_nothing_may_grow(llama: Transformer) -> None:
     assert [row.finish_reason for [row] in steps] == ["context"]
 
 
+@pytest.mark.parametrize(("max_tokens", "reason"), [(3, "length"), (4, "context")])
+def test_a_text_that_just_fits_ends_at_its_length(
+    llama: Transformer, max_tokens: int, reason: str
+) -> None:
+    [(new, ended)] = run(Decoder(llama, max_tokens), [[1] * (CONTEXT - 3)], GREEDY)
+    assert (len(new), ended) == (3, reason)
+
+
 # What generate is
 
 

@@ -180,6 +180,7 @@ class Table:
     """A decoder whose logits are in a table, by the last two ids (vocab, vocab, vocab)."""
 
     context_length = 1_000
+    overflow = "stop"
     max_tokens = 3
 
     def __init__(self, table: Tensor) -> None:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation, FinishReason, require_finite
+from scratchlm.sampling import Continuation, FinishReason, require_finite, room_behind
 from scratchlm.strategies import Strategy
 
 
@@ -96,10 +96,7 @@ def beam_search(
 
     An iterator of one, so that it stands where `sampling.decode` does.
     """
-    room = decoder.max_tokens
-    if decoder.overflow == "stop":
-        room = min(room, decoder.context_length - len(prompt))
-    at_room: FinishReason = "length" if room == decoder.max_tokens else "context"
+    room, at_room = room_behind(prompt, decoder)
     if room <= 0:
         yield [Continuation(list(prompt), finish_reason=at_room) for _ in range(num_return)]
         return

@@ -117,13 +117,17 @@ def _may_shrink(decoder: Decoder) -> bool:
 
 def _finish(rows: Sequence[Continuation], decoder: Decoder) -> None:
     for row in rows:
-        length = len(row.prompt) + len(row.ids)
-        if row.finish_reason is not None:
-            continue
-        if len(row.ids) >= decoder.max_tokens:
-            row.finish_reason = "length"
-        elif decoder.overflow == "stop" and length >= decoder.context_length:
-            row.finish_reason = "context"
+        room, at_room = room_behind(row.prompt, decoder)
+        if row.finish_reason is None and len(row.ids) >= room:
+            row.finish_reason = at_room
+
+
+def room_behind(prompt: Sequence[int], decoder: Decoder) -> tuple[int, FinishReason]:
+    """How many ids may follow the prompt, and what is to blame that there are no more."""
+    room = decoder.context_length - len(prompt)
+    if decoder.overflow == "stop" and room < decoder.max_tokens:
+        return room, "context"
+    return decoder.max_tokens, "length"
 
 
 def _draw(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation, FinishReason, Uniforms, require_finite
+from scratchlm.sampling import Continuation, Uniforms, require_finite, room_behind
 from scratchlm.strategies import Strategy, draw
 
 
@@ -36,8 +36,8 @@ def speculate(
 ) -> Iterator[list[Continuation]]:
     """`sampling.decode` for one prompt, with the help of `draft`, whose ids mean the same.
 
-    num_draft: how many ids are guessed before each check. Both decoders stop where they are full;
-    where the draft's context ends, the large model goes on alone.
+    num_draft: how many ids are guessed before each check. Neither decoder slides (`overflow`
+    "stop"); where the draft's context ends, the large model goes on alone.
     """
     text = Continuation(list(prompt))
     uniforms = Uniforms(seed, first_row)
@@ -51,8 +51,7 @@ def speculate(
             return torch.zeros_like(logits).scatter(0, logits.argmax(0, keepdim=True), 1.0)
         return strategy.filter(logits).softmax(-1)
 
-    room = min(decoder.max_tokens, decoder.context_length - len(prompt))
-    at_room: FinishReason = "length" if room == decoder.max_tokens else "context"
+    room, at_room = room_behind(prompt, decoder)
     text.finish_reason = at_room if room <= 0 else None
     yield [text]
     logits = torch.empty(0)
