@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from scratchlm.cli.command import check_seed
 from scratchlm.strategies import Strategy
 
 DEFAULTS: dict[str, Any] = {"max_tokens": 256, "seed": None}
@@ -61,8 +62,7 @@ class Settings:
             raise ValueError(
                 f"max_tokens is at least 1 ({values['max_tokens']}); give how many a reply may have"
             )
-        if values["seed"] is not None and not 0 <= values["seed"] < 2**63:
-            raise ValueError(f"seed is from 0 to 2**63 - 1 ({values['seed']}); give such a number")
+        check_seed(values["seed"])
 
 
 def _parsed(name: str, text: str) -> Any:

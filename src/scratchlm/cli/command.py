@@ -84,6 +84,12 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def check_seed(seed: int | None) -> None:
+    """ValueError for a seed that no generator takes."""
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"seed is from 0 to 2**63 - 1 ({seed}); give such a number")
+
+
 Body = Callable[[Sequence[str] | None], None]
 
 

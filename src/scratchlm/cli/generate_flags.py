@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.command import Once, Parser, check_seed
 
 STRATEGY = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
@@ -20,8 +20,7 @@ STRATEGY = (
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
     """The flags; ValueError for what has no effect, and for a seed that no generator takes."""
     args = _parser(description).parse_args(argv)
-    if args.seed is not None and not 0 <= args.seed < 2**63:
-        raise ValueError(f"seed is from 0 to 2**63 - 1 ({args.seed}); give such a number")
+    check_seed(args.seed)
     for flag, needed in (
         ("length_penalty", "num_beams"),
         ("early_stopping", "num_beams"),
