@@ -17,10 +17,9 @@ from scratchlm.beam import Beams
 from scratchlm.generator import Completion, TextGenerator
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
-from scratchlm.tokenizer.playground import visible
+from scratchlm.tokenizer.playground import painted, visible
 
-# From improbable to certain, of the 256 colours that terminals have; the text is black.
-_SHADES = (210, 216, 222, 228, 192, 157)
+_SHADES = (210, 216, 222, 228, 192, 157)  # from improbable to certain, for `painted`
 
 
 def beams(args: Namespace) -> Beams | None:
@@ -125,21 +124,20 @@ def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -
 def write_tokens(done: Sequence[Completion], tokenizer: BPETokenizer, *, coloured: bool) -> None:
     """Every token with its probability: in colours, or as `token(0.53)` where there are none."""
     if coloured:
-        scale = "".join(_paint(f" {i / 6:.2f}+ ", i / 6) for i in range(6))
+        scale = "".join(_shaded(f" {i / 6:.2f}+ ", i / 6) for i in range(6))
         print(f"probability: {scale}")
     for number, each in enumerate(done, start=1):
         _head(number, len(done), each.score)
         tokens = [visible(tokenizer.vocab[id]) for id in each.ids]
         pairs = list(zip(tokens, map(math.exp, each.logprobs), strict=True))
         if coloured:
-            print(visible(each.prompt.encode()) + "".join(_paint(*pair) for pair in pairs))
+            print(visible(each.prompt.encode()) + "".join(_shaded(*pair) for pair in pairs))
         else:
             print(visible(each.prompt.encode()), *(f"{token}({p:.2f})" for token, p in pairs))
 
 
-def _paint(token: str, probability: float) -> str:
-    shade = _SHADES[min(int(probability * len(_SHADES)), len(_SHADES) - 1)]
-    return f"\x1b[30;48;5;{shade}m{token}\x1b[0m"
+def _shaded(token: str, probability: float) -> str:
+    return painted(token, _SHADES[min(int(probability * len(_SHADES)), len(_SHADES) - 1)])
 
 
 def _shown(text: str) -> str:

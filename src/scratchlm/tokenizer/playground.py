@@ -18,6 +18,7 @@ box makes every line's end one line feed, so CRLF is asked for beside it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from importlib import resources
@@ -30,7 +31,7 @@ from scratchlm.tokenizer.inspection import printable
 from scratchlm.tokenizer.parts import StrPath, to_characters
 from scratchlm.tokenizer.patterns import PATTERNS
 
-_BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones of the 256 that terminals have; text is black
+_BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones, for `painted`
 _PLACE = "{{tokenizer}}"
 
 
@@ -43,16 +44,18 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     ids = tokenizer.encode(text)
     tokens = [visible(tokenizer.vocab[id]) for id in ids]
     if colour:
-        line = "".join(
-            f"\x1b[30;48;5;{_BACKGROUNDS[i % len(_BACKGROUNDS)]}m{token}\x1b[0m"
-            for i, token in enumerate(tokens)
-        )
+        line = "".join(map(painted, tokens, itertools.cycle(_BACKGROUNDS)))
     else:
         line = "|".join(tokens)
     size = len(text.encode())
     counts = f"tokens {len(ids):,}, characters {len(text):,}, bytes {size:,}"
     ratio = f", bytes/token {size / len(ids):.2f}" if ids else ""
     return f"{line}\nids  {' '.join(map(str, ids)) or 'none'}\n{counts}{ratio}"
+
+
+def painted(text: str, background: int) -> str:
+    """In black on one of the 256 colours that terminals have."""
+    return f"\x1b[30;48;5;{background}m{text}\x1b[0m"
 
 
 def visible(token: bytes) -> str:
