@@ -14,7 +14,6 @@ import torch
 
 import tiny
 from scratchlm import TextGenerator, save_checkpoint
-from scratchlm.cli import generate_output
 from scratchlm.cli.generate import main as generate
 from scratchlm.hf import to_hf
 
@@ -100,7 +99,8 @@ def test_tokens_stand_with_their_probabilities_where_there_are_no_colours(run):
 
 
 def test_tokens_are_coloured_by_probability(run, monkeypatch):
-    monkeypatch.setattr(generate_output, "has_colour", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     line = run("--prompt the --max_tokens 4 --seed 3 --show_tokens")
     assert line.count("\x1b[30;48;5;") == line.count("\x1b[0m") == 6 + 4  # the scale, the tokens
 

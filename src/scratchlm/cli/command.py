@@ -11,6 +11,7 @@ import difflib
 import errno
 import functools
 import io
+import os
 import signal
 import sys
 import threading
@@ -88,6 +89,11 @@ def check_seed(seed: int | None) -> None:
     """ValueError for a seed that no generator takes."""
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"seed is from 0 to 2**63 - 1 ({seed}); give such a number")
+
+
+def has_colour() -> bool:
+    """Whether somebody looks at a terminal, and has not asked for none (see no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 Body = Callable[[Sequence[str] | None], None]

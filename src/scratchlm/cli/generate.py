@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from scratchlm.cli.command import command
+from scratchlm.cli.command import command, has_colour
 from scratchlm.cli.generate_flags import parse, prompts, strategy
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         output.write_json(done, writer.tokenizer, seed)
     elif args.show_tokens:
-        output.write_tokens(done, writer.tokenizer, coloured=output.has_colour())
+        output.write_tokens(done, writer.tokenizer, coloured=has_colour())
     else:
         output.write_texts(done)
 

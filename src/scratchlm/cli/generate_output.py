@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 from argparse import Namespace
@@ -36,10 +35,6 @@ def dtype(args: Namespace) -> torch.dtype | None:
 def seed(args: Namespace) -> int:
     """The one that was given, or any: --json tells it."""
     return random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
-
-
-def has_colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def stream(

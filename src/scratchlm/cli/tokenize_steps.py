@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from scratchlm.cli.command import has_colour
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_texts
@@ -105,9 +104,8 @@ def inspection(args: Namespace) -> str:
 
 
 def show(tokenizer: BPETokenizer, args: Namespace) -> str:
-    """The text's tokens; in colour for who looks at a terminal (see no-color.org)."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return playground.show(tokenizer, args.show, colour=colour)
+    """The text's tokens."""
+    return playground.show(tokenizer, args.show, colour=has_colour())
 
 
 def write_page(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
