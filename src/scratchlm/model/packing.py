@@ -69,7 +69,8 @@ def _call_directly(twin: nn.Module) -> None:
     """Without hooks, and with its parts where Python looks first: a hundred calls of modules are a
     tenth of the time of a small model's token."""
     kind = type(twin)
-    _DIRECT.setdefault(kind, type(kind.__name__, (kind,), {"__call__": kind.forward}))
+    if kind not in _DIRECT:
+        _DIRECT[kind] = type(kind.__name__, (kind,), {"__call__": kind.forward})
     twin.__class__ = _DIRECT[kind]
     for parts in (twin._modules, twin._parameters, twin._buffers):
         twin.__dict__.update(parts)
