@@ -19,20 +19,22 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scratchlm import config as configuration
 from scratchlm import plain
-from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file
+from scratchlm.atomic import previous, replacing_file
 from scratchlm.checkpoint_files import (
     MANIFEST,
+    PathOrFile,
     Payload,
+    is_single_file,
     read_directory,
     read_single,
-    write_directory,
+    write_payload,
 )
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import (
@@ -47,8 +49,6 @@ from scratchlm.hf import (
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.runtime import resolve_device
 from scratchlm.tokenizer.bpe import BPETokenizer
-
-PathOrFile = str | os.PathLike[str] | IO[bytes]
 
 
 def save_checkpoint(
@@ -75,19 +75,7 @@ def save_checkpoint(
     for key, value in payload.items():
         payload[key] = plain.checked(value, key)
     _check_payload(payload)
-    if not isinstance(path_or_file, str | os.PathLike):
-        torch.save(payload, path_or_file)
-    elif is_single_file(path_or_file):
-        with replacing_file(Path(path_or_file)) as file:
-            torch.save(payload, file)
-    else:
-        path = Path(path_or_file)
-        if is_taken(path) and not (path / MANIFEST).is_file():
-            raise ValueError(
-                f"something else has this name ({path}); only a checkpoint is replaced by one"
-            )
-        with replacing_directory(path) as folder:
-            write_directory(folder, payload)
+    write_payload(path_or_file, payload)
 
 
 def _check_payload(payload: Payload) -> None:
@@ -138,7 +126,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     if is_hf_folder(path):
         return read_hf_config(path)
     found = find_checkpoint(path)
-    return _config_from(read_checkpoint(found), found)
+    return config_from(read_checkpoint(found), found)
 
 
 class Loaded(NamedTuple):
@@ -173,13 +161,14 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
     """The Transformer that a checkpoint's content describes, in its dtype and evaluation mode."""
     weight = payload["model"].get("embedding.weight")
     dtype = None if weight is None else weight.dtype
-    model = Transformer(_config_from(payload, path), device="meta", dtype=dtype)
+    model = Transformer(config_from(payload, path), device="meta", dtype=dtype)
     model.allocate("cpu")
     restore(payload, model, None, name=str(path))
     return model.eval()
 
 
-def _config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
+def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
+    """The config of a checkpoint's model; FileFormatError where there is none, or not ours."""
     config = payload.get("config")
     if not isinstance(config, dict):
         raise FileFormatError(
@@ -273,14 +262,12 @@ def read_checkpoint(path_or_file: PathOrFile) -> Payload:
         payload = read_single(path_or_file, path_or_file)
     if not isinstance(payload, dict) or not isinstance(payload.get("model"), dict):
         raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no weights under 'model'")
+    if not all(isinstance(value, Tensor) for value in payload["model"].values()):
+        raise FileFormatError(f"not a checkpoint ({path_or_file}); its 'model' is not all tensors")
     if type(payload.get("step")) is not int:
         raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no 'step'")
     payload.setdefault("optimizer", None)
     return payload
-
-
-def is_single_file(path: str | os.PathLike[str]) -> bool:
-    return Path(path).suffix in (".pt", ".pth")
 
 
 def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:

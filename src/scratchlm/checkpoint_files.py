@@ -1,5 +1,6 @@
 """The two forms of a checkpoint on disk: a verified directory, and one `.pt` file.
 
+write_payload                      either, by the name's ending
 write_directory, read_directory    model.safetensors, state.*, manifest.json (see checkpoint.py)
 read_single                        torch.load with weights_only=True, and nothing else
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor
 
 from scratchlm import plain
-from scratchlm.atomic import previous, sync
+from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.errors import FileFormatError
 from scratchlm.tensor_file import read_tensors, write_tensors
 
+PathOrFile = str | os.PathLike[str] | IO[bytes]
 Payload = dict[str, Any]
 
 MANIFEST = "manifest.json"
@@ -27,9 +30,31 @@ _FORMAT = 1
 _REQUIRED = {"model.safetensors", "state.safetensors", "state.json"}
 
 
+def is_single_file(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix in (".pt", ".pth")
+
+
+def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
+    """Write plain data (a `plain.checked` dict with `model`), in place of a checkpoint that is
+    there: a kill at any moment leaves that one or the new one."""
+    if not isinstance(path_or_file, str | os.PathLike):
+        torch.save(payload, path_or_file)
+    elif is_single_file(path_or_file):
+        with replacing_file(Path(path_or_file)) as file:
+            torch.save(payload, file)
+    else:
+        path = Path(path_or_file)
+        if is_taken(path) and not (path / MANIFEST).is_file():
+            raise ValueError(
+                f"something else has this name ({path}); only a checkpoint is replaced by one"
+            )
+        with replacing_directory(path) as folder:
+            write_directory(folder, payload)
+
+
 def write_directory(folder: Path, payload: Payload) -> None:
-    """Write plain data (a `plain.checked` dict with `model`) into an empty folder, synced."""
-    weights, shared = _without_duplicates(payload.pop("model"))
+    """Write the same into an empty folder, synced."""
+    weights, shared = without_duplicates(payload.pop("model"))
     files: dict[str, str | dict[str, Tensor]] = {"model.safetensors": weights}
     if "config" in payload:
         files["config.json"] = json.dumps(payload.pop("config"), indent=2) + "\n"
@@ -113,8 +138,8 @@ def _verified(path: Path) -> list[str]:
     return list(files)
 
 
-def _without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tied weights once: the tensors to write, and {other name: the name it is written under}."""
+def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tied weights once: the tensors to keep, and {other name: the name it is written under}."""
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():
