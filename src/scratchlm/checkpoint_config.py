@@ -1,0 +1,103 @@
+"""The model config in a checkpoint, changed where the weights allow it.
+
+A rotary base, a context length, a window, dropout: such values are in no weight, and a checkpoint
+with other ones is the same model told to run otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scratchlm import config as configuration
+from scratchlm.checkpoint import config_from, find_checkpoint, read_checkpoint
+from scratchlm.checkpoint_files import write_payload
+from scratchlm.checkpoint_report import flat
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+
+def set_config(
+    path: str | os.PathLike[str], changes: Mapping[str, str]
+) -> dict[str, tuple[Any, Any]]:
+    """Put `changes` ({dotted key: value as typed}) into the config of the checkpoint `path`.
+
+    Returns {key: (old value, new value)}, and writes nothing where that is empty. The weights stay
+    as they are, bit for bit; the `model` of a recipe follows. A kill at any moment leaves the old
+    checkpoint or the new one. ValueError for an unknown key, a wrong value, and a config whose
+    weights would have other names or shapes than those that are there.
+    """
+    path = find_checkpoint(path)
+    payload = read_checkpoint(path)
+    old = dataclasses.asdict(config_from(payload, path))
+    tree = configuration.merge(old, configuration.nest(changes))
+    config = configuration.build(ModelConfig, tree)
+    new = dataclasses.asdict(config)
+    before, after = flat(old), flat(new)
+    changed = {
+        key: (before.get(key), after.get(key))
+        for key in before | after
+        if before.get(key) != after.get(key)
+    }
+    if not changed:
+        return {}
+    _check_weights(config, payload["model"])
+    if isinstance(tokenizer := payload.get("tokenizer"), str):
+        _check_vocabulary(config, BPETokenizer.from_json(tokenizer, path))
+    payload["config"] = new
+    recipe = payload.get("recipe")
+    if isinstance(recipe, dict) and "model" in recipe:
+        recipe["model"] = configuration.to_tree(config)
+    write_payload(path.resolve(), payload)  # what a link names is replaced, not the link
+    return changed
+
+
+def _check_weights(config: ModelConfig, weights: dict[str, Tensor]) -> None:
+    if config.num_layers > len(weights):  # before they are built in vain
+        raise ValueError(
+            f"the checkpoint has fewer layers ({config.num_layers} by the config, in all "
+            f"{len(weights)} tensors); leave num_layers as it is"
+        )
+    expected = Transformer(config, device="meta").state_dict()
+    for name in [*expected, *weights]:
+        here, there = (
+            tuple(state[name].shape) if name in state else "absent" for state in (expected, weights)
+        )
+        if here != there:
+            raise ValueError(
+                f"the weights do not fit this config ({name} is {there} in the checkpoint, {here} "
+                "by the config); change only what no weight's shape depends on"
+            )
+    if config.tie_embeddings and not torch.equal(
+        weights["lm_head.weight"], weights["embedding.weight"]
+    ):
+        raise ValueError(
+            "tied embeddings are one matrix (lm_head.weight is not embedding.weight in the "
+            "checkpoint); leave tie_embeddings false"
+        )
+
+
+def _check_vocabulary(config: ModelConfig, tokenizer: BPETokenizer) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the checkpoint's tokenizer has more ids than the model ({len(tokenizer)} > "
+            f"vocab_size {config.vocab_size}); set vocab_size to {len(tokenizer)} or more"
+        )
+
+
+def changes_text(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What `set_config` did to the checkpoint `path`, a line each."""
+    if not changed:
+        return f"{path} has these values already"
+    width = max(map(len, changed))
+    lines = [f"{key:<{width}}  {old} -> {new}" for key, (old, new) in changed.items()]
+    if (recipe := path.parent.parent / "config.toml").is_file():
+        lines.append(f"{recipe} stays: a resume there takes its values; --model.KEY VALUE changes")
+    return "\n".join([f"written: {path}", *lines])

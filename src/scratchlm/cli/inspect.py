@@ -1,0 +1,71 @@
+"""scratchlm-inspect: what a checkpoint holds; its model config changed where the weights allow it.
+
+scratchlm-inspect runs/shakespeare                       the run's best, else its last
+scratchlm-inspect runs/shakespeare/checkpoints/last
+scratchlm-inspect model.pt --json
+scratchlm-inspect step-00001000 --set context_length=512 --set rope_theta=500000
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from scratchlm.cli.command import Parser, command
+
+
+@command(stops_with_its_reader=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    changes = _changes(args.set)
+    # Imported here so that --help answers at once.
+    from scratchlm.checkpoint import find_checkpoint
+    from scratchlm.checkpoint_config import changes_text, set_config
+    from scratchlm.checkpoint_report import as_json, describe, report
+    from scratchlm.hf import is_hf_folder
+
+    if is_hf_folder(args.path):
+        raise ValueError(
+            f"a folder of the hub is no checkpoint ({args.path}); make one of it: "
+            "scratchlm-convert --from FOLDER --to DIR"
+        )
+    path = find_checkpoint(args.path)
+    if not changes:
+        found = describe(path)
+        print(as_json(found) if args.json else report(found))
+        return
+    changed = set_config(path, changes)
+    if args.json:
+        pairs = {key: {"from": old, "to": new} for key, (old, new) in changed.items()}
+        print(as_json({"path": str(path), "changed": pairs}))
+    else:
+        print(changes_text(path, changed))
+
+
+def _changes(words: list[str]) -> dict[str, str]:
+    """["a=1"] -> {"a": "1"}; two values for one key are an error."""
+    changes: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = key.replace("-", "_")
+        if not key or not equals:
+            raise ValueError(f"--set takes KEY=VALUE ({word}); e.g. --set context_length=512")
+        if changes.setdefault(key, value) != value:
+            raise ValueError(f"two values for one key ({key} {changes[key]}, {value}); give one")
+    return changes
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    parser = Parser("scratchlm-inspect", summary, examples)
+    parser.add_argument("path", metavar="PATH",
+                        help="a run's folder, its last or best, a checkpoint or a .pt")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="change the model config that is stored; may be repeated")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
