@@ -68,14 +68,25 @@ CUDA = [
 ]
 
 
-def peer_of(model: Transformer, device: str) -> Any:
-    """The hub's Llama with the same weights."""
+def peer_of(model: Transformer, case: Case, device: str) -> Callable[[list[list[int]]], Any]:
+    """What writes the new ids to compare with: ours as it is stored where the case is int8, else
+    the hub's Llama with the same weights."""
+    if case.weights == "int8":
+        stored = packed(copy.deepcopy(model).to(device))
+        return lambda prompts: write(stored, prompts, None)[0]
     peer: Any
     with tempfile.TemporaryDirectory() as folder:
         to_hf(model, Path(folder) / "model")
-        dtype = model.embedding.weight.dtype
-        peer = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=dtype)
-    return peer.to(device=device).eval()
+        peer = transformers.AutoModelForCausalLM.from_pretrained(
+            f"{folder}/model", dtype=case.dtype
+        )
+    peer = peer.to(device=device).eval()
+    how = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def complete(prompts: list[list[int]]) -> Any:
+        return peer.generate(torch.tensor(prompts, device=device), **how)[:, PROMPT:].tolist()
+
+    return complete
 
 
 def timed(job: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -106,35 +117,21 @@ def measure(case: Case, rounds: int, device: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig(VOCAB, PROMPT + NEW, tie_embeddings=True, **SHAPES[case.size])
     model = Transformer(config).to(case.dtype)
-    peer = peer_of(model, device)
+    theirs = peer_of(model, case, device)
     ours = packed(copy.deepcopy(model).to(device), case.weights)
-    stored = packed(copy.deepcopy(model).to(device))
     compiled = CompiledStep(ours) if device == "cuda" else None
-    ids = torch.randint(VOCAB, (case.batch, PROMPT))
-    prompts = ids.tolist()
-
-    def theirs() -> list[list[int]]:
-        if case.weights == "int8":
-            return write(stored, prompts, None)[0]
-        out = peer.generate(
-            ids.to(device), max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
-        return out[:, PROMPT:].tolist()
-
+    prompts = torch.randint(VOCAB, (case.batch, PROMPT)).tolist()
     write(ours, prompts, compiled)  # memory is touched, kernels are chosen, graphs captured
-    theirs()
+    theirs(prompts)
     taken: list[tuple[float, float, float, float]] = []
     for _ in range(rounds):
         mine, (written, first) = timed(lambda: write(ours, prompts, compiled), device)
-        other, expected = timed(theirs, device)
+        other, expected = timed(lambda: theirs(prompts), device)
         read = model.num_parameters() * (1 if case.weights == "int8" else case.dtype.itemsize)
         taken.append((mine, other, first, read * NEW / mine / bandwidth(device)))
     mine, other, first, share = (statistics.median(column) for column in zip(*taken, strict=True))
     ratio = statistics.median(row[1] / row[0] for row in taken)
-    pairs = [
-        (a, b) for x, y in zip(written, expected, strict=True) for a, b in zip(x, y, strict=True)
-    ]
-    same = sum(a == b for a, b in pairs) / len(pairs)
+    same = (torch.tensor(written) == torch.tensor(expected)).float().mean().item()
     name = str(case.dtype).removeprefix("torch.") if case.weights == "stored" else "int8, bfloat16"
     whom = "ours in bfloat16" if case.weights == "int8" else "transformers"
     memory = sum(bytes_of(ours).values()) / 2**20
