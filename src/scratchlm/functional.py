@@ -71,6 +71,28 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     The result is at least fp32. No target that counts gives NaN (0/0), as torch's does; a target
     outside the vocabulary raises, on a GPU as a device assertion.
     """
+    losses, _ = _target_losses(logits, targets)
+    return losses.sum() / (targets != IGNORED).sum()
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
+
+    The head and its loss, summed over the targets t ≠ −100, with the logits x = W h:
+    Σ (log Σ_j exp x_j − x_t) + z · Σ (log Σ_j exp x_j)²,  and the first sum alone, for the log.
+
+    The second term keeps the logits from drifting (PaLM, arXiv 2204.02311, section 5).
+    """
+    losses, log_sums = _target_losses(linear(hidden, weight), targets)
+    cross_entropy = losses.sum()
+    return cross_entropy + z_loss * log_sums.square().sum(), cross_entropy.detach()
+
+
+def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (..., vocab), targets (...) -> cross-entropies (...) and logsumexps (...), in at least
+    fp32; both 0 where the target does not count."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
             f"logits need the shape of the targets and a vocabulary axis "
@@ -83,7 +105,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     peak = wide.amax(-1, keepdim=True).detach()
     log_sum = (wide - peak).exp().sum(-1).log() + peak.squeeze(-1)
     losses = log_sum - wide.gather(-1, index).squeeze(-1)
-    return losses.where(counted, 0).sum() / counted.sum()
+    return losses.where(counted, 0), log_sum.where(counted, 0)
 
 
 def silu(x: Tensor) -> Tensor:
