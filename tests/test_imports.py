@@ -13,8 +13,8 @@ import scratchlm
 
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
-    {"errors", "atomic", "plain", "tensor_file", "functional", "config", "metrics", "runtime",
-     "tokenizer", "optim"},
+    {"errors", "atomic", "plain", "tensor_file", "functional", "config", "metrics", "throughput",
+     "runtime", "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_report",
      "checkpoint_config", "hf", "hf_config", "hf_names", "costs", "roofline", "strategies",
