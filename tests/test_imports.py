@@ -21,7 +21,7 @@ LEVELS = [
      "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
     {"trainer", "chat", "chat_template"},
     {"recipe"},
-    {"search", "lessons", "plots", "sampling_figure", "serve"},
+    {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},
     {"cli"},
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -143,6 +143,15 @@ def require_matplotlib() -> None:
         raise ValueError("figures need matplotlib (not installed); pip install 'scratchlm[viz]'")
 
 
+def visible_text(text: str) -> str:
+    """Without line breaks, and what matplotlib's font has no glyph for as its code point."""
+    from matplotlib.font_manager import findfont, get_font
+
+    glyphs = get_font(findfont("DejaVu Sans"))
+    text = text.replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(c if glyphs.get_char_index(ord(c)) else f"\\u{ord(c):x}" for c in text)
+
+
 def _figure(columns: int, title: str) -> tuple[Any, Any]:
     require_matplotlib()
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from torch import Tensor
 from scratchlm.atomic import replacing_file
 from scratchlm.decoder import Decoder
 from scratchlm.generator import TextGenerator
-from scratchlm.plots import require_matplotlib
+from scratchlm.plots import require_matplotlib, visible_text
 from scratchlm.sampling import check_prompts, require_finite
 from scratchlm.strategies import Strategy, keep_top_p
 
@@ -116,7 +116,7 @@ def new_figure(next_token: NextToken) -> Any:
 
     figure = Figure(figsize=(10, 12.8))
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)
-    text = _visible(next_token.text)
+    text = visible_text(next_token.text)
     text = text if len(text) <= 90 else "…" + text[-89:]
     figure.suptitle(
         f"What may follow “{text}”\n"
@@ -190,14 +190,5 @@ def _draw_bars(
 
 def _label(token: str) -> str:
     """A token's text, short, with its spaces to be seen."""
-    text = _visible(token).replace(" ", "␣")
+    text = visible_text(token).replace(" ", "␣")
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
-
-
-def _visible(text: str) -> str:
-    """Without line breaks, and what matplotlib's font has no glyph for as its code point."""
-    from matplotlib.font_manager import findfont, get_font
-
-    glyphs = get_font(findfont("DejaVu Sans"))
-    text = text.replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(c if glyphs.get_char_index(ord(c)) else f"\\u{ord(c):x}" for c in text)

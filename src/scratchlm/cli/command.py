@@ -42,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[no-untyped-def,override]
         words = [self._snake_case(word) for word in (sys.argv[1:] if args is None else args)]
-        values, unknown = self.parse_known_args(words, namespace)
+        # Intermixed: several positional words are found on both sides of a flag.
+        values, unknown = self.parse_known_intermixed_args(words, namespace)
         for word in unknown:
             name = word.split("=")[0]
             close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)

@@ -4,10 +4,12 @@ scratchlm-plot init --output init.png
 scratchlm-plot init --config configs/shakespeare.toml --train_data shakespeare.bin --output init.png
 scratchlm-plot sampling --output sampling.png
 scratchlm-plot sampling --model_path runs/shakespeare --prompt "I will not be a"
+scratchlm-plot run runs/a runs/b --output run.png
 
 init: for each initialisation strategy the scale of activations and gradients by layer, and the
 first losses of a training run.
 sampling: what each sampling strategy does to what may come next, made up or by a model.
+run: loss, learning rate, gradient norm and throughput of runs, from their logs.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 
 FLAGS = {
     "init": ("config", "train_data", "steps"),
     "sampling": ("model_path", "tokenizer_path", "prompt"),
+    "run": ("x",),
 }
 
 
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
     if not output.parent.is_dir():
         raise ValueError(f"no folder for the figure ({output}); make it first")
-    _init(args) if args.figure == "init" else _sampling(args)
+    {"init": _init, "sampling": _sampling, "run": _run}[args.figure](args)
     print(f"drawn: {args.output}")
 
 
@@ -79,12 +82,19 @@ def _sampling(args: Namespace) -> None:
     draw_sampling(next_token, args.output)
 
 
+def _run(args: Namespace) -> None:
+    from scratchlm.run_figure import draw_runs, read_runs
+
+    draw_runs(read_runs(args.runs, args.x), args.output, args.x)
+
+
 def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-plot", summary, examples)
     flag = parser.add_argument
     flag("figure", choices=list(FLAGS), help="what to draw")
-    flag("--output", action=Once, metavar="FILE", help="default: init.png or sampling.png")
+    flag("runs", nargs="*", metavar="RUN", help="for the figure run: runs' folders, or their logs")
+    flag("--output", action=Once, metavar="FILE", help="default: the figure's name and .png")
     init = parser.add_argument_group("init").add_argument
     init("--config", action=Once, metavar="FILE", help="the model (default: 8 layers of 128)")
     init("--train_data", action=Once, metavar="FILE",
@@ -96,6 +106,9 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     sampling("--tokenizer_path", action=Once, metavar="FILE",
              help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     sampling("--prompt", action=Once, metavar="TEXT", help="what the model continues")
+    run = parser.add_argument_group("run").add_argument
+    run("--x", action=Once, choices=("step", "tokens", "time"), default="step",
+        help="along the x-axis (step)")  # fmt: skip
     args = parser.parse_args(argv)
     _check(args)
     args.output = args.output or f"{args.figure}.png"
@@ -111,6 +124,10 @@ def _check(args: Namespace) -> None:
                 raise ValueError(
                     f"--{name} is for the figure {figure} ({args.figure}); leave it out"
                 )
+    if args.runs and args.figure != "run":
+        raise ValueError(f"the figure {args.figure} reads no runs ({args.runs[0]}); leave it out")
+    if not args.runs and args.figure == "run":
+        raise ValueError("the figure run has no run to draw (no RUN); name a run's folder")
     if args.steps < 1:
         raise ValueError(f"steps is at least 1 ({args.steps}); give --steps 100")
     if args.figure == "sampling" and (args.model_path is None) != (args.prompt is None):

@@ -1,0 +1,207 @@
+"""Training runs beside each other, from their logs; to draw it needs the extra `viz`.
+
+draw_runs(read_runs(["runs/a", "runs/b"]), "run.png")
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+
+from scratchlm.atomic import replacing_file
+from scratchlm.errors import FileFormatError
+from scratchlm.metrics import Smoothed, read_log
+from scratchlm.plots import require_matplotlib, visible_text
+
+XAxis = Literal["step", "tokens", "time"]
+X_KEYS = {"step": "step", "tokens": "tokens", "time": "seconds"}  # of a log's line
+PANELS = {
+    "loss": "loss, nats a token; dots: validation",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm, before clipping",
+    "tokens_per_second": "tokens a second",
+}
+KEYS = (*PANELS, "val_loss", "mfu")
+PARTS = 30  # the average looks back over one of so many parts of the longest run
+EARLY = 0.05  # of a run: its steepest part, which would flatten the rest
+FEW = 10  # runs that a palette can tell apart, and a panel's legend can hold
+
+
+@dataclass(frozen=True)
+class Curve:
+    """x and y of the lines that have a finite value."""
+
+    x: list[float]
+    y: list[float]
+
+
+Run = dict[str, Curve]  # by the keys of a line
+
+
+def read_runs(paths: Sequence[str], x: XAxis = "step") -> dict[str, Run]:
+    """By name: that of the run's folder, or all of the path where two folders have one name.
+
+    A path is a run's folder, or its log. ValueError for one without a log, without a step in it, or
+    without what `x` asks for; FileFormatError for a damaged line.
+    """
+    logs = [_find_log(path) for path in paths]
+    if len(set(logs)) < len(logs):
+        raise ValueError(f"a run is named twice ({' '.join(paths)}); name each once")
+    names = [log.parent.name if log.name == "log.jsonl" else log.stem for log in logs]
+    if len(set(names)) < len(names):
+        names = list(paths)
+    return {name: _read_run(log, x) for name, log in zip(names, logs, strict=True)}
+
+
+def _find_log(path: str) -> Path:
+    log = Path(path).resolve()
+    if log.is_dir():
+        log /= "log.jsonl"
+        if not log.exists():
+            raise ValueError(f"no log.jsonl in this folder ({path}); name a run's folder")
+    return log
+
+
+def _read_run(log: Path, x: XAxis) -> Run:
+    run = {key: Curve([], []) for key in KEYS}
+    for line in read_log(log):
+        place = _number(line, X_KEYS[x], log)
+        if place is None:
+            raise ValueError(
+                f"no {X_KEYS[x]!r} in this log ({log}, step {line['step']}); draw it with --x step"
+            )
+        for key, curve in run.items():
+            value = _number(line, key, log)
+            if value is not None:
+                curve.x.append(place)
+                curve.y.append(value)
+    if not run["loss"].y:
+        raise ValueError(f"no loss in this log yet ({log}); draw it after the run's first step")
+    return run
+
+
+def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
+    """None for what is not there, null (an unknown MFU), or not finite."""
+    value = line.get(key)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise FileFormatError(
+            f"{key} is no number ({log}, step {line['step']}: {value!r:.40}); delete that line"
+        ) from None
+    return number if math.isfinite(number) else None
+
+
+def draw_runs(runs: dict[str, Run], path: str | os.PathLike[str], x: XAxis = "step") -> None:
+    """One PNG, of `new_figure`. Nothing half-written."""
+    figure = new_figure(runs, x)
+    with replacing_file(Path(path)) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def new_figure(runs: dict[str, Run], x: XAxis = "step") -> Any:
+    """A matplotlib figure: loss, learning rate, gradient norm and throughput, a colour a run.
+
+    Faint is what was logged; over it its exponential moving average, with one beta for all runs.
+    """
+    require_matplotlib()
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    few = len(runs) <= FEW
+    palette = colormaps["tab10" if few else "turbo"]
+    colors = [palette(i if few else i / (len(runs) - 1)) for i in range(len(runs))]
+    window = max(1, max(len(run["loss"].y) for run in runs.values()) // PARTS)
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    axes = dict(zip(PANELS, figure.subplots(2, 2).flat, strict=True))
+    for key, axis in axes.items():
+        for run, color in zip(runs.values(), colors, strict=True):
+            _draw_curve(axis, run[key], 1 if key == "lr" else window, color)
+        axis.set_title(PANELS[key], fontsize=10)
+        axis.set_xlabel(X_KEYS[x], fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.tick_params(which="both", labelsize=8)
+        axis.grid(alpha=0.3)
+        if not any(run[key].y for run in runs.values()):
+            axis.text(0.5, 0.5, "not in the log", ha="center", transform=axis.transAxes)
+    for run, color in zip(runs.values(), colors, strict=True):
+        dots = run["val_loss"]
+        axes["loss"].plot(dots.x, dots.y, "o", color=color, markeredgecolor="white")
+    _scale(axes, list(runs.values()), window)
+    _name_runs(figure, axes["tokens_per_second"], runs, colors)
+    return figure
+
+
+def _scale(axes: dict[str, Any], runs: Sequence[Run], window: int) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    axes["loss"].set_ylim(loss_limits(runs, window))
+    axes["lr"].set_ylim(bottom=0)
+    axes["grad_norm"].set_yscale("log")
+    axes["grad_norm"].yaxis.set_major_formatter(LogFormatter())
+    axes["grad_norm"].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes["tokens_per_second"].yaxis.set_major_formatter("{x:,.0f}")
+    speeds = [value for run in runs for value in run["tokens_per_second"].y]
+    if speeds:  # all of it from 0 on, but for a step that was much faster than the others
+        axes["tokens_per_second"].set_ylim(0, 1.2 * float(np.percentile(speeds, 98)))
+
+
+def _name_runs(figure: Any, throughput: Any, runs: dict[str, Run], colors: Sequence[Any]) -> None:
+    """Above the panels by name; beside the throughput by its median."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color) for color in colors]
+    medians = [_medians(run) for run in runs.values()]
+    if len(runs) <= FEW and any(medians):
+        throughput.legend(handles, medians, title="median", loc="lower right", fontsize=8)
+    names = figure.legend(handles, list(runs), loc="outside upper center", ncols=4, frameon=False)
+    for text, name in zip(names.get_texts(), runs, strict=True):
+        text.set_parse_math(False)
+        text.set_text(visible_text(name))
+
+
+def _draw_curve(axis: Any, curve: Curve, window: int, color: Any) -> None:
+    axis.plot(curve.x, curve.y, color=color, alpha=0.25 if window > 1 else 1, linewidth=0.8)
+    if window > 1:
+        axis.plot(curve.x, smoothed(curve.y, window), color=color, linewidth=1.5)
+
+
+def _medians(run: Run) -> str:
+    """The medians of tokens a second and of MFU, as far as they are known."""
+    known = []
+    if run["tokens_per_second"].y:
+        known.append(f"{median(run['tokens_per_second'].y):,.0f}")
+    if run["mfu"].y:
+        known.append(f"MFU {median(run['mfu'].y):.1%}")
+    return ", ".join(known)
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """`Smoothed` after each value, looking back over about `window` of them."""
+    average = Smoothed(1 - 1 / window)
+    return [average.update(value) for value in values]
+
+
+def loss_limits(runs: Sequence[Run], window: int) -> tuple[float, float]:
+    """The range of the losses after the early part of each run, without their rarest spikes, and
+    with its last average."""
+    ends: list[float] = []
+    for run in runs:
+        loss, validation = run["loss"], run["val_loss"]
+        first = int(EARLY * len(loss.y))
+        average = smoothed(loss.y, window)
+        ends += np.percentile(loss.y[first:] + average[first:], (1, 99)).tolist()
+        ends.append(average[-1])
+        ends += [y for x, y in zip(validation.x, validation.y, strict=True) if x >= loss.x[first]]
+    low, high = min(ends), max(ends)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
