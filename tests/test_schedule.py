@@ -40,6 +40,16 @@ def test_wsd_by_hand(step: int, lr: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("step", "lr"),
+    [(0, 0.0), (2, 1.0), (6, 1.0), (7, 0.55), (8, 0.1 + 0.9 * (1 - math.sqrt(0.5))), (10, 0.1)],
+)
+def test_wsd_along_the_root_by_hand(step: int, lr: float) -> None:
+    settings = {"warmup_steps": 2, "decay_steps": 4, "total_steps": 10}
+    got = wsd_schedule(step, **RATES, **settings, decay_shape="sqrt")
+    assert got == pytest.approx(lr, rel=1e-12)
+
+
+@pytest.mark.parametrize(
     ("step", "lr"), [(0, 0.0), (1, 0.5), (2, 1.0), (3, 0.8875), (6, 0.55), (10, 0.1), (11, 0.1)]
 )
 def test_linear_by_hand(step: int, lr: float) -> None:

@@ -13,7 +13,12 @@ from torch import nn
 from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups, muon_groups
 from scratchlm.optim.muon import Muon
-from scratchlm.optim.schedule import cosine_schedule, linear_schedule, wsd_schedule
+from scratchlm.optim.schedule import (
+    DecayShape,
+    cosine_schedule,
+    linear_schedule,
+    wsd_schedule,
+)
 from scratchlm.optim.sgd import SGD
 
 
@@ -21,8 +26,9 @@ from scratchlm.optim.sgd import SGD
 class OptimConfig:
     """`lr` is the peak; with muon it is that of the blocks' matrices, and `adamw_lr` that of the
     rest. None is the optimizer's own default. `warmup_steps` (None: a tenth of the run, 100 at
-    most), then `schedule` down to `min_lr` (in proportion for every group); `decay_fraction` is
-    the share of the steps in which wsd decays."""
+    most), then `schedule` down to `min_lr` (in proportion for every group). wsd decays in the last
+    `decay_steps`, or in `decay_fraction` of all (0.2), along `decay_shape`: to begin it from a
+    checkpoint, resume that with --iterations its step + decay_steps."""
 
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = 1e-3
@@ -36,6 +42,8 @@ class OptimConfig:
     warmup_steps: int | None = None
     min_lr: float = 0.0
     decay_fraction: float | None = None
+    decay_steps: int | None = None
+    decay_shape: DecayShape | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
@@ -62,11 +70,19 @@ class OptimConfig:
                     f"optim.{name} has no effect on {self.optimizer} ({getattr(self, name)}); "
                     f"remove it, or choose optim.optimizer {' or '.join(optimizers)}"
                 )
-        if self.decay_fraction is not None and self.schedule != "wsd":
+        for name in ("decay_fraction", "decay_steps", "decay_shape"):
+            if getattr(self, name) is not None and self.schedule != "wsd":
+                raise ValueError(
+                    f"optim.{name} has no effect on {self.schedule} ({getattr(self, name)}); "
+                    "remove it, or choose optim.schedule wsd"
+                )
+        if self.decay_fraction is not None and self.decay_steps is not None:
             raise ValueError(
-                f"optim.decay_fraction has no effect on {self.schedule} ({self.decay_fraction}); "
-                "remove it, or choose optim.schedule wsd"
+                f"optim.decay_fraction and decay_steps exclude each other ({self.decay_fraction}, "
+                f"{self.decay_steps}); give one of them"
             )
+        if self.decay_steps is not None and self.decay_steps < 0:
+            raise ValueError(f"optim.decay_steps is at least 0 ({self.decay_steps}); raise it")
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -113,7 +129,9 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
             return lambda step: linear_schedule(step, **shape)
         case "wsd":
             fraction = 0.2 if config.decay_fraction is None else config.decay_fraction
-            decay = min(round(fraction * steps), steps - warmup) + 1
-            return lambda step: wsd_schedule(step, decay_steps=decay, **shape)
+            wanted = round(fraction * steps) if config.decay_steps is None else config.decay_steps
+            shape["decay_steps"] = min(wanted, steps - warmup) + 1
+            shape["decay_shape"] = config.decay_shape or "linear"
+            return lambda step: wsd_schedule(step, **shape)
         case "constant":
             return lambda step: wsd_schedule(step, decay_steps=0, **shape)
