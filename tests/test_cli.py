@@ -236,11 +236,11 @@ def test_names_of_other_projects(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.toml")), ids=str)
 def test_every_config_builds(tmp_path, path):
-    from scratchlm import Transformer, recipe
+    from scratchlm import Transformer, run_config
 
     np.save(tmp_path / "ids.npy", np.zeros(50_000, dtype=np.uint16))
     flags = {"data.train": str(tmp_path / "ids.npy"), "model.vocab_size": "300"}
-    config, _ = recipe.resolve(path, flags)
+    config, _ = run_config.resolve(path, flags)
     with torch.device("meta"):
         model = Transformer(config.model)
     build_optimizer(config.optim, model)
@@ -250,7 +250,7 @@ def test_every_config_builds(tmp_path, path):
 def test_every_flag_is_a_key_of_the_config(tmp_path):
     import typing
 
-    from scratchlm.recipe import TrainConfig
+    from scratchlm.run_config import TrainConfig
 
     sections = typing.get_type_hints(TrainConfig)
     for key in FLAGS:

@@ -14,13 +14,14 @@ import scratchlm
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
     {"errors", "atomic", "plain", "tensor_file", "functional", "config", "metrics", "throughput",
-     "runtime", "tokenizer", "optim"},
+     "runtime", "distributed", "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
-    {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_report",
-     "checkpoint_config", "hf", "hf_config", "hf_names", "costs", "roofline", "strategies",
-     "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
-    {"trainer", "chat", "chat_template"},
-    {"recipe"},
+    {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_writer",
+     "checkpoint_report", "checkpoint_config", "hf", "hf_config", "hf_names", "costs", "roofline",
+     "strategies", "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
+    {"trainer", "trainer_config", "objective", "progress", "run_lock", "run_state", "validation",
+     "micro_batches", "chat", "chat_template"},
+    {"recipe", "run_config", "preflight"},
     {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},
     {"cli"},
 ]  # fmt: skip

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 import tiny
 from refusals import check_refusal
-from scratchlm import Transformer, load_model, recipe, save_checkpoint
+from scratchlm import Transformer, load_model, run_config, save_checkpoint
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, write_pointer
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.hf import to_hf
+from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 FORMS = ["step-00000003", "model.pt"]
@@ -29,9 +30,9 @@ def save(path: Path, **changes: Any) -> tuple[Transformer, torch.optim.Optimizer
     """A checkpoint as the trainer writes it, after three steps."""
     model = tiny.model(**changes)
     config = configuration.build(
-        recipe.TrainConfig, {"model": vars(model.config), "data": {"train": "corpus.bin"}}
+        run_config.TrainConfig, {"model": vars(model.config), "data": {"train": "corpus.bin"}}
     )
-    optimizer = recipe.build_optimizer(config.optim, model)
+    optimizer = build_optimizer(config.optim, model)
     for _ in range(3):
         model(torch.arange(8)[None]).square().mean().backward()
         optimizer.step()
@@ -272,7 +273,7 @@ def test_a_resume_agrees_with_what_was_set(
     save(path)
     assert inspect([str(path), "--set", "rope_theta=5e5"]) == 0
     assert "config.toml" not in capsys.readouterr().out
-    config, _ = recipe.resolve(None, {"train.out": str(tmp_path / "new")}, str(path))
+    config, _ = run_config.resolve(None, {"train.out": str(tmp_path / "new")}, str(path))
     assert config.model == load_model(path, "cpu").config
 
     run = tmp_path / "run"

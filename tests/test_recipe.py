@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scratchlm import recipe
+from scratchlm import recipe, run_config
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.recipe import build_schedule
 
@@ -24,7 +24,7 @@ def flags(tmp_path):
 
 
 def finished(flags, **more):
-    config, checkpoint = recipe.resolve(None, flags | {"train.iterations": "2"} | more)
+    config, checkpoint = run_config.resolve(None, flags | {"train.iterations": "2"} | more)
     assert checkpoint is None
     trainer = recipe.build(config, say=lambda line: None)
     trainer.fit()
@@ -36,17 +36,17 @@ def test_a_resumed_run_brings_its_own_config_over_the_file(tmp_path, flags):
     file = tmp_path / "recipe.toml"
     file.write_text("[optim]\nlr = 0.5\n[train]\nepochs = 3.0\n")
     out = {"train.out": flags["train.out"]}
-    config, checkpoint = recipe.resolve(file, out, "auto")
+    config, checkpoint = run_config.resolve(file, out, "auto")
     assert config.optim.lr == 0.005
     assert (config.train.iterations, config.train.epochs) == (2, None)
     assert checkpoint is not None
     assert checkpoint.name == "step-00000002"
-    config, _ = recipe.resolve(file, out | {"optim.lr": "0.1", "train.iterations": "9"}, "auto")
+    config, _ = run_config.resolve(file, out | {"optim.lr": "0.1", "train.iterations": "9"}, "auto")
     assert (config.optim.lr, config.train.iterations) == (0.1, 9)
 
 
 def test_auto_starts_anew_where_there_is_nothing(flags):
-    _, checkpoint = recipe.resolve(None, flags, "auto")
+    _, checkpoint = run_config.resolve(None, flags, "auto")
     assert checkpoint is None
 
 
@@ -54,7 +54,7 @@ def test_auto_without_a_folder_takes_the_newest_run(tmp_path, monkeypatch, flags
     monkeypatch.chdir(tmp_path)
     for name in ("runs/a", "runs/b"):
         finished(flags, **{"train.out": name})
-    _, checkpoint = recipe.resolve(None, {}, "auto")
+    _, checkpoint = run_config.resolve(None, {}, "auto")
     assert str(checkpoint) == "runs/b/checkpoints/step-00000002"
 
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_out_of_its_run_brings_its_recipe(tmp_path, monkeypatch, fl
     trainer = finished(flags, **{"train.save_format": "pt"})
     alone = tmp_path / "elsewhere.pt"
     trainer.saved.rename(alone)
-    config, _ = recipe.resolve(None, {"train.iterations": "3"}, str(alone))
+    config, _ = run_config.resolve(None, {"train.iterations": "3"}, str(alone))
     assert config.model.d_model == 16
     assert config.train.out.startswith("runs/")
     resumed = recipe.build(config, resume=alone, say=lambda line: None)
@@ -73,7 +73,7 @@ def test_a_checkpoint_out_of_its_run_brings_its_recipe(tmp_path, monkeypatch, fl
 
 def test_the_last_step_still_learns(flags):
     for schedule in ("cosine", "linear", "wsd"):
-        config, _ = recipe.resolve(None, flags | {"optim.schedule": schedule})
+        config, _ = run_config.resolve(None, flags | {"optim.schedule": schedule})
         factor = build_schedule(config.optim, 100)
         assert 0 < factor(100) < factor(99)
     assert build_schedule(config.optim, 1)(1) > 0

@@ -64,6 +64,13 @@ def save_checkpoint(
     text of a tokenizer.json. A value outside tensors and plain types is a ValueError that names
     its key, before anything is written.
     """
+    write_payload(path_or_file, payload_of(model, optimizer, step, **more))
+
+
+def payload_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, **more: Any
+) -> Payload:
+    """What `save_checkpoint` writes, checked; its tensors are the model's own, not copies."""
     if isinstance(model, Transformer):
         more.setdefault("config", dataclasses.asdict(model.config))
     payload = {
@@ -75,7 +82,7 @@ def save_checkpoint(
     for key, value in payload.items():
         payload[key] = plain.checked(value, key)
     _check_payload(payload)
-    write_payload(path_or_file, payload)
+    return payload
 
 
 def _check_payload(payload: Payload) -> None:

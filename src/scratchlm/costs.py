@@ -14,6 +14,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.groups import muon_groups
@@ -144,13 +145,14 @@ def training_memory(
         copies=2 * total if half else 0,
         gradients=weights,
         optimizer=state,
-        activations=round(tokens * activation_bytes(config, half=half)),
+        activations=round(tokens * activation_bytes(config, half=half))
+        + loss_bytes(config, tokens, half=half),
         accumulated=accumulate > 1,
     )
 
 
 def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
-    """For each token of a batch, what forward keeps for backward, and what the loss takes beside.
+    """For each token of a batch, what forward keeps for backward.
 
     `wide` are the residual stream and the norms, always in fp32; `narrow` what matrices give, which
     autocast makes bf16. What a sum or a reshape gives is not kept, for their way back needs none.
@@ -181,9 +183,15 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
         feed_forward = norm + paths * (2 * d + kept * config.d_ff) * narrow
     dropout = 2 * d * (1 + wide) if config.dropout else 0
     layers = config.num_layers * (attention + feed_forward + dropout)
-    # On the way back through the loss, in fp32: logarithms of probabilities, and two gradients.
-    loss = config.padded_vocab_size * 3 * wide
-    return layers + norm + read_by(1) + loss
+    return layers + norm + read_by(2)  # what the head reads, and its gradient
+
+
+def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
+    """Of the head and the loss in one: a chunk's logits twice, and the head's gradient, which is
+    there before backward begins."""
+    rows = min(tokens, CHUNK)
+    logits = rows * config.padded_vocab_size * (4 + (2 if half else 4))
+    return logits + 4 * config.d_model * config.padded_vocab_size
 
 
 def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:

@@ -6,26 +6,39 @@ Nothing in `model/` knows of these; the trainer and the commands ask here once, 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import random
+import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
+from torch import nn
+
+Dtype = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
     """`device`: auto, cpu, cuda, cuda:1, mps. `dtype`: that of the matrix products (weights stay
-    float32); auto is bfloat16 where the hardware multiplies it natively. `threads`: 0 is torch's
-    own choice."""
+    float32); auto is bfloat16 where the hardware multiplies it natively, tf32 rounds float32's
+    factors on a CUDA device, float16 scales the loss. `compile`: by torch.compile; auto where it
+    works and pays. `parallel`: how several ranks share the work; auto is ddp.
+    `activation_checkpointing`: compute each block twice rather than keep what is in it. `threads`:
+    0 is torch's own choice."""
 
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    activation_checkpointing: bool = False
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -35,8 +48,11 @@ class RuntimeConfig:
             )
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; "auto" picks CUDA, then MPS, then the CPU."""
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device called `name`; "auto" picks CUDA, then MPS, then the CPU. local_rank: which of the
+    processes on this machine asks, and so which of its CUDA devices is meant."""
+    if local_rank is not None and torch.cuda.is_available() and name in ("auto", "cuda"):
+        name = f"cuda:{local_rank}"
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -61,13 +77,48 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     """The dtype of matrix products; "auto" is bfloat16 only where it is native, so never slower."""
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    return torch.bfloat16 if _native_bfloat16(device) else torch.float32
+    match name:
+        case "auto":
+            return torch.bfloat16 if _native_bfloat16(device) else torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float16":
+            return torch.float16
+        case "float32":
+            return torch.float32
+        case "tf32":
+            if device.type != "cuda":
+                raise ValueError(f"tf32 is for CUDA devices ({device}); choose float32")
+            torch.set_float32_matmul_precision("high")
+            return torch.float32
+
+
+def resolve_compile(
+    name: Literal["auto", "on", "off"], device: torch.device, flops: float
+) -> tuple[bool, str]:
+    """Whether to compile, and why. flops: of the whole run, forward and backward."""
+    if name != "auto":
+        return name == "on", "as configured"
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return False, "off: Triton needs a GPU of compute capability 7.0"
+        return True, "on: a CUDA device"
+    if device.type != "cpu":
+        return False, f"off: not tried on {device.type}"
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        return False, "off: there is no C++ compiler (g++, clang++)"
+    if flops < _COMPILE_PAYS_FROM:
+        return (
+            False,
+            f"off: it would take longer than it saves in so short a run ({flops:.1e} FLOP)",
+        )
+    return True, f"on: it pays in a run so long ({flops:.1e} FLOP)"
+
+
+# Compiling takes half a minute on two cores, which work at some 1e11 FLOP/s, and saves a fifth.
+_COMPILE_PAYS_FROM = 2e13
 
 
 def _native_bfloat16(device: torch.device) -> bool:
@@ -80,11 +131,33 @@ def _native_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def recompute_activations(blocks: Iterable[nn.Module]) -> None:
+    """Each block keeps its input alone, and computes the rest again in backward (1604.06174)."""
+    for block in blocks:
+        block.forward = functools.partial(
+            torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False
+        )
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """By torch.compile, in place, for constant shapes. All blocks share one compilation; it happens
+    at the first call, and once more for evaluation."""
+    for block in blocks:
+        block.compile(dynamic=False)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
     """Matrix products in `dtype`; nothing at all for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def seed_everything(seed: int) -> None:
+    """Every global random generator that `rng_state` sees begins anew."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Any]:

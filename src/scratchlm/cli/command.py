@@ -185,7 +185,7 @@ def one_line(error: BaseException) -> str:
             text = f"{reason.lower()} ({name!s}); {remedy}"
         case _:
             text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return " ".join("; ".join([text, *getattr(error, "__notes__", [])]).split())
 
 
 def _out_of_memory(error: BaseException) -> bool:

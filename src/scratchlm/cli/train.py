@@ -20,24 +20,27 @@ from scratchlm.cli.train_flags import parse
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
-    from scratchlm import recipe  # here, so that --help answers at once
+    from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
 
     if given.dry_run:
         if given.resume is not None:
             raise ValueError(
                 f"--dry_run reads no run ({given.resume}); give the run's --config DIR/config.toml"
             )
-        print(recipe.costs(given.file, given.flags))
+        print(run_config.costs(given.file, given.flags))
         return
-    config, checkpoint = recipe.resolve(given.file, given.flags, given.resume)
-    trainer = recipe.build(config, resume=checkpoint)
-    if trainer.step == trainer.iterations:
-        print(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
-    trainer.fit()
-    print(f"trained: {trainer.saved}")
-    length = min(200, config.model.context_length // 2)
-    words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
-    print(f"generate: scratchlm-generate {words}")
+    with distributed.joined() as ranks:
+        say = print if ranks.first else lambda line: None
+        plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
+        config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
+        trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
+        if trainer.step == trainer.iterations:
+            say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
+        trainer.fit()
+        say(f"trained: {trainer.saved}")
+        length = min(200, config.model.context_length // 2)
+        words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
+        say(f"generate: scratchlm-generate {words}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from scratchlm.functional import IGNORED
 
+CHUNK = 512  # tokens
+
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0, chunk: int = 512
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 

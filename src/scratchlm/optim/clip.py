@@ -40,3 +40,11 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
         for some in alike:
             torch._foreach_mul_(some, scale.to(some[0].device))
     return norm
+
+
+@torch.no_grad()
+def scale_gradients(params: Iterable[Tensor], max_norm: float) -> Tensor:
+    grads = [param.grad for param in params if param.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

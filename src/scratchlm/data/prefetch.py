@@ -1,0 +1,29 @@
+"""Loading ahead: the next step's batches are read while the present one computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def loaded_ahead(load: Callable[[int], T], last: int) -> Iterator[Callable[[int], T]]:
+    """`load` itself, but whoever asks for step i finds i + 1 under way in a thread, up to `last`.
+
+    What `load` raises is raised where its step is asked for.
+    """
+    ahead: dict[int, Future[T]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+
+        def get(step: int) -> T:
+            found = ahead.pop(step).result() if step in ahead else load(step)
+            ahead.clear()  # of a step that was not asked for
+            if step < last:
+                ahead[step + 1] = thread.submit(load, step + 1)
+            return found
+
+        yield get

@@ -1,0 +1,37 @@
+"""What is minimised, as a module: the trainer's loss, to be compiled and sharded as one."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scratchlm.functional import IGNORED
+from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
+from scratchlm.model.transformer import Transformer
+
+
+class Objective(nn.Module):
+    """inputs, targets (batch, seq) -> loss, nats, routers' loss: three 0-dim tensors.
+
+    `loss` is the sum, over the targets that are not -100, of the cross-entropy and of z_loss times
+    the square of the logits' logsumexp: micro-batches and ranks add up to one large batch. `nats`
+    is the cross-entropy alone, for the log and without a gradient; the routers' loss is a mean over
+    the layers, 0 without experts. For a `Transformer` the head and the loss are fused, and no more
+    than a chunk of the logits exists at once; any other module gives logits (batch, seq, vocab).
+    """
+
+    def __init__(self, model: nn.Module, z_loss: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.z_loss = model, z_loss
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(self.model, Transformer):
+            hidden = self.model.hidden(inputs)
+            head = self.model.lm_head.weight[: self.model.config.vocab_size]
+            loss, nats = linear_cross_entropy(hidden, head, targets, z_loss=self.z_loss)
+            routers = self.model.auxiliary_loss()
+            return loss, nats, nats.new_zeros(()) if routers is None else routers
+        logits, targets = self.model(inputs).float().flatten(0, 1), targets.flatten()
+        nats = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        squares = logits.logsumexp(-1)[targets != IGNORED].square().sum()
+        return nats + self.z_loss * squares, nats.detach(), nats.new_zeros(())

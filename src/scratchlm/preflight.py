@@ -1,0 +1,103 @@
+"""Looked at before training begins: can the run be written, and does it fit?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from scratchlm.costs import Optimizer, TrainingMemory, training_memory
+from scratchlm.model.config import ModelConfig
+from scratchlm.trainer_config import TrainerConfig
+
+
+def check_room(
+    model: ModelConfig,
+    train: TrainerConfig,
+    optimizer: Optimizer,
+    out: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    half: bool = False,
+) -> None:
+    """OSError where the run's folder cannot be written, or holds not even two checkpoints (one is
+    written while the last is still there); MemoryError where weights, gradients and optimizer alone
+    do not fit. What may become tight is said."""
+    needed = training_memory(
+        model, train.batch_size, optimizer, half=half, accumulate=train.accumulate
+    )
+    _check_writable(out)
+    _check_disk(out, needed.weights + needed.optimizer, train, say)
+    _check_memory(needed, device, say)
+
+
+def _check_writable(out: Path) -> None:
+    place = _existing(out)
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(place))
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str], None]) -> None:
+    assert train.iterations is not None
+    saves = 1 + train.iterations // train.save_every if train.save_every else 1
+    kept = min(saves, train.keep_last) if train.keep_last else saves
+    free = shutil.disk_usage(_existing(out)).free
+    if free < 2 * size:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left for two checkpoints of {_gib(size)} ({_gib(free)} are free)",
+            str(out),
+        )
+    wanted = (kept + 2) * size  # the best, and the one being written
+    if free < wanted:
+        say(
+            f"checkpoints may come to {_gib(wanted)}, and {_gib(free)} are free in {out}: lower "
+            "train.keep_last, or save less often"
+        )
+
+
+def _check_memory(needed: TrainingMemory, device: torch.device, say: Callable[[str], None]) -> None:
+    have = _memory(device)
+    if have is None:
+        return
+    fixed = needed.weights + needed.gradients + needed.optimizer
+    if fixed > have:
+        raise MemoryError(
+            f"the model does not fit ({_gib(fixed)} of weights, gradients and optimizer, "
+            f"{_gib(have)} of memory on {device}); choose a smaller model, or --runtime.parallel "
+            "fsdp on several devices"
+        )
+    if needed.peak > have:
+        say(
+            f"memory may not suffice: about {_gib(needed.peak)}, and {device} has {_gib(have)}; "
+            "lower --batch_size and raise --accumulate"
+        )
+
+
+def _memory(device: torch.device) -> int | None:
+    """Bytes, of which other processes may hold some; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"

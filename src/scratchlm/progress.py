@@ -1,0 +1,144 @@
+"""What a run says while it works: the bar, a line now and then, the logs.
+
+A step's figures may still be on an accelerator when they are noted; `read` waits for the device
+once, for all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scratchlm.metrics import JsonlLog, Smoothed, TensorBoardLog, peak_memory
+from scratchlm.throughput import mfu
+
+Record = dict[str, Any]
+
+
+class Progress:
+    """From step `start` to `total`; silent, and without logs, unless `speaks` (rank 0).
+
+    tokens: those trained on before. out: the folder of `log.jsonl`, and of `tensorboard/` where
+    that is wanted. flops_per_token and peak (FLOP/s of all devices together, None where unknown)
+    give the model's FLOP utilisation.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        device: torch.device,
+        *,
+        out: Path | None = None,
+        tensorboard: bool = False,
+        speaks: bool = True,
+        smoothed: dict[str, float] | None = None,
+        tokens: int = 0,
+        flops_per_token: float = 0.0,
+        peak: float | None = None,
+    ) -> None:
+        self.total, self.device = total, device
+        self.smoothed = Smoothed(state=smoothed)
+        self.flops_per_token, self.peak = flops_per_token, peak
+        self._noted: list[Record] = []
+        self._tokens, self._since = tokens, time.perf_counter()
+        self._stack = ExitStack()
+        self._logs: list[JsonlLog | TensorBoardLog] = []
+        if out is not None and speaks:
+            self._logs.append(self._stack.enter_context(JsonlLog(out / "log.jsonl", start)))
+            if tensorboard:
+                board = TensorBoardLog(out / "tensorboard", start)
+                self._logs.append(self._stack.enter_context(board))
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=None if speaks else True)
+        self._stack.enter_context(self._bar)
+        # Where there is no bar, twenty lines tell that it lives.
+        self._sign_of_life = max(1, total // 20) if speaks and self._bar.disable else 0
+        self.speaks = speaks
+
+    def note(self, record: Record) -> None:
+        """A step's figures, some of them 0-dim tensors."""
+        self._noted.append(record)
+        self._bar.update()
+
+    def read(self) -> list[Record]:
+        """What was noted since the last `write`, now that the device was waited for, as numbers."""
+        to_numbers(self._noted)
+        seconds = time.perf_counter() - self._since
+        speed = (self._noted[-1]["tokens"] - self._tokens) / seconds
+        for record in self._noted:
+            record["loss_smoothed"] = self.smoothed.update(record["loss"])
+            record["tokens_per_second"] = round(speed, 1)
+            record["mfu"] = mfu(speed, self.flops_per_token, self.peak)
+            record["memory"] = peak_memory(self.device)
+        return self._noted
+
+    def write(self) -> None:
+        """Log what was read, and say the last of it; the clock of the throughput starts anew."""
+        for record in self._noted:
+            for log in self._logs:
+                log.write(**record)
+        self._tokens = self._noted[-1]["tokens"]
+        if self.speaks:
+            self._say(self._noted[-1])
+        self._noted = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """What was done since the last `write` is no training: a checkpoint."""
+        self._since = time.perf_counter()
+
+    def _say(self, record: Record) -> None:
+        self._bar.set_postfix(
+            loss=f"{record['loss_smoothed']:.3f}", lr=f"{record['lr']:.1e}", refresh=False
+        )
+        step = record["step"]
+        alive = self._sign_of_life and step % self._sign_of_life == 0
+        if "val_loss" in record or step == self.total or alive:
+            tqdm.write(line_of(record, self.total))
+        if "sample" in record:
+            tqdm.write(f"--- a sample at step {step}\n{record['sample']}\n---")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+def line_of(record: Record, total: int) -> str:
+    """A step in one line for a person."""
+    parts = [f"step {record['step']}/{total}", f"loss {record['loss']:.4f}"]
+    if "val_loss" in record:
+        parts.append(f"val_loss {record['val_loss']:.4f}")
+    if "val_bits_per_byte" in record:
+        parts.append(f"bits/byte {record['val_bits_per_byte']:.4f}")
+    parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+    if record["mfu"] is not None:
+        parts.append(f"MFU {record['mfu']:.1%}")
+    return "  ".join(parts)
+
+
+def to_numbers(records: list[Record]) -> None:
+    """Every 0-dim tensor becomes a float, in one transfer."""
+    places = [
+        (record, key)
+        for record in records
+        for key, value in record.items()
+        if isinstance(value, Tensor)
+    ]
+    if places:
+        together = torch.stack([record[key].float() for record, key in places])
+        for (record, key), value in zip(places, together.tolist(), strict=True):
+            record[key] = value

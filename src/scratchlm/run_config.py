@@ -1,0 +1,164 @@
+"""`TrainConfig`, all that a run is, and how it comes from a file, a resumed run, and flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scratchlm import config as configuration
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_config
+from scratchlm.costs import training_report
+from scratchlm.data.prepare import DataConfig, default_vocab_size
+from scratchlm.hf import is_hf_folder
+from scratchlm.model.config import ModelConfig
+from scratchlm.optim.recipe import OptimConfig
+from scratchlm.runtime import RuntimeConfig
+from scratchlm.trainer_config import TrainerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+
+# A model that a laptop trains in minutes; `vocab_size` comes from the tokenizer.
+DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_heads": 8}
+DEFAULT_ITERATIONS = 1000
+
+
+def resolve(
+    file: str | Path | None,
+    flags: Mapping[str, Any],
+    resume: str | None = None,
+    *,
+    say: Callable[[str], None] = print,
+) -> tuple[TrainConfig, Path | None]:
+    """The configuration, and the checkpoint to go on from.
+
+    Defaults < `file` (TOML) < the config of a resumed run < `flags` ({dotted key: value}).
+    resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
+    there is one; a path names a run's folder or a checkpoint. What the file says otherwise than
+    the resumed run is said, a line each.
+    """
+    from_file = {} if file is None else configuration.read_toml(file)
+    layers: list[Mapping[str, Any]] = [{"model": DEFAULT_MODEL}, from_file]
+    out = flags.get("train.out")
+    if out == "":
+        raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
+    checkpoint = _checkpoint_to_resume(resume, out)
+    if checkpoint is not None:
+        run = checkpoint.parent.parent
+        if (run / "config.toml").is_file():
+            layers.append(configuration.read_toml(run / "config.toml"))
+            out = out or str(run)
+        else:  # a checkpoint that was taken out of its run
+            layers.append(read_checkpoint(checkpoint).get("recipe", {}))
+            out = out or _new_run()
+    init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
+    if init_from is not None and checkpoint is None:
+        layers.append(_of_weights(init_from))
+    layers.append(configuration.nest(flags))
+
+    tree = configuration.merge({"train": {}, "data": {}}, *layers)
+    train, data = tree["train"], tree["data"]
+    _keep_the_last_length(train, layers)
+    train["out"] = out or train.get("out") or _new_run()
+    own = checkpoint is not None and checkpoint.parent.parent == Path(train["out"])
+    if not own and (Path(train["out"]) / "checkpoints" / "last").exists():
+        raise ValueError(
+            f"there is a run in this folder already ({train['out']}); go on with it by "
+            "--resume auto, or choose another --out"
+        )
+    if not data.get("train"):
+        raise ValueError("no training data is given (data.train); give --train_data FILE")
+    if "vocab_size" not in tree["model"]:
+        size = default_vocab_size(configuration.build(DataConfig, data, "data."))
+        tree["model"]["vocab_size"] = size
+    if checkpoint is not None or init_from is not None:
+        whose = "the weights'" if checkpoint is None else "the run's"
+        for key, value, kept in _overruled(from_file, tree):
+            if key not in flags:
+                say(f"{key} stays {kept}, {whose} own ({value} in {file}); --{key} changes it")
+    return configuration.build(TrainConfig, tree), checkpoint
+
+
+def _of_weights(path: str) -> dict[str, Any]:
+    """The model that weights are of, and their tokenizer, as a layer of the configuration."""
+    model = {
+        key: value for key, value in dataclasses.asdict(read_config(path)).items()
+        if value is not None
+    }  # fmt: skip
+    folder = Path(path) if is_hf_folder(path) else find_checkpoint(path)
+    tokenizer = folder / "tokenizer.json"
+    data = {"data": {"tokenizer": str(tokenizer)}} if tokenizer.is_file() else {}
+    return {"model": model, **data}
+
+
+def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
+    """What a step of this configuration takes, in lines; it needs no data."""
+    from_file = {} if file is None else configuration.read_toml(file)
+    tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
+    if "vocab_size" not in tree["model"]:
+        raise ValueError("the size of the vocabulary is not given; give --vocab_size N")
+    train = configuration.build(
+        TrainerConfig, {**tree.get("train", {}), "iterations": 1, "epochs": None}, "train."
+    )
+    optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
+    runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
+    # The dtype of the GPU that one would buy, where it is left to be chosen.
+    half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
+    return training_report(
+        configuration.build(ModelConfig, tree["model"], "model."),
+        train.batch_size,
+        optim.optimizer,
+        half=half,
+        accumulate=train.accumulate,
+        momentum=optim.momentum or 0.0,
+    )
+
+
+def _overruled(
+    layer: Mapping[str, Any], tree: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(key, value, the value that won) of each key of a layer that a later one changed."""
+    for key, value in layer.items():
+        won = tree.get(key)
+        if isinstance(value, dict) and isinstance(won, dict):
+            yield from _overruled(value, won, f"{prefix}{key}.")
+        elif won is not None and won != value:
+            yield f"{prefix}{key}", value, won
+
+
+def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:
+    if resume is None:
+        return None
+    if resume != "auto":
+        return find_checkpoint(resume, "last")
+    runs = [Path(out)] if out else Path("runs").glob("*")
+    lasts = [run / "checkpoints" / "last" for run in runs]
+    found = [last for last in lasts if last.is_file()]
+    newest = max(found, key=lambda last: last.stat().st_mtime, default=None)
+    return None if newest is None else find_checkpoint(newest)
+
+
+def _keep_the_last_length(train: dict[str, Any], layers: list[Mapping[str, Any]]) -> None:
+    """`iterations` and `epochs` say the same: what the last layer gives stays, of both layers'."""
+    for layer in reversed(layers):
+        names = {"iterations", "epochs"} & layer.get("train", {}).keys()
+        if names:
+            for name in {"iterations", "epochs"} - names:
+                train.pop(name, None)
+            return
+    train["iterations"] = DEFAULT_ITERATIONS
+
+
+def _new_run() -> str:
+    return f"runs/{time.strftime('%Y-%m-%d-%H%M%S')}"

@@ -1,0 +1,106 @@
+"""What a run's checkpoint holds beside weights and optimizer, and whether it fits on resume.
+
+Two kinds: what training continues with (random states, scaler, best loss, smoothed loss, tokens),
+and what says that it would continue as it was: which data, which batches of it, which machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scratchlm.distributed import Ranks
+from scratchlm.errors import FileFormatError
+from scratchlm.runtime import rng_state, seed_everything, set_rng_state
+
+KEYS = ("rng", "scaler", "best_val_loss", "best_step", "smoothed", "tokens", "cursor",
+        "optimizer_name", "data_id", "environment", "history")  # fmt: skip
+
+
+def environment(
+    device: torch.device, dtype: torch.dtype, compiled: bool, ranks: Ranks
+) -> dict[str, Any]:
+    """What must be the same for a resumed run to be equal to the bit."""
+    return {
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "compiled": compiled,
+        "ranks": ranks.size,
+    }
+
+
+def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """ "threads 2 -> 1, …": "" where a resumed run is equal to the bit."""
+    return ", ".join(
+        f"{key} {saved.get(key)} -> {here.get(key)}"
+        for key in {**saved, **here}
+        if saved.get(key) != here.get(key)
+    )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: [was, is]} of two configurations; where a run writes is none of its settings."""
+    found: dict[str, Any] = {}
+    for key in {**before, **now}:
+        was, new, name = before.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(was, dict) or isinstance(new, dict):
+            found |= changes(was or {}, new or {}, f"{name}.")
+        elif was != new and name != "train.out":
+            found[name] = [was, new]
+    return found
+
+
+def check(
+    payload: Mapping[str, Any],
+    path: str | Path,
+    *,
+    data_id: Mapping[str, Any],
+    cursor: Callable[[int], Mapping[str, int]],
+    optimizer_name: str,
+    iterations: int,
+) -> None:
+    """FileFormatError for a checkpoint that this run cannot go on from, ValueError for one that is
+    past its end. cursor: step -> where this run's stream of batches stands after it."""
+    for key in KEYS:
+        if key not in payload:
+            raise FileFormatError(
+                f"not a trainer's checkpoint ({path} has no {key}); resume from a run's "
+                "folder, or start a new run"
+            )
+    if payload["step"] > iterations:
+        raise ValueError(
+            f"the checkpoint is past the last step ({payload['step']} of {iterations}); "
+            "give more iterations"
+        )
+    here = {**data_id, **cursor(payload["step"])}
+    there = {**payload["data_id"], **payload["cursor"]}
+    for key in here | there:
+        if here.get(key) != there.get(key):
+            raise FileFormatError(
+                f"the run would go on with other batches ({path}: {key} was "
+                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with its own, or "
+                "start a new run"
+            )
+    if payload["optimizer_name"] != optimizer_name:
+        raise FileFormatError(
+            f"the checkpoint is of another optimizer ({path}: {payload['optimizer_name']}, "
+            f"not {optimizer_name}); use the config it was trained with"
+        )
+
+
+def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:
+    """Every rank's."""
+    return ranks.gather(rng_state())
+
+
+def set_own_rng_state(states: list[dict[str, Any]], ranks: Ranks, seed: int) -> None:
+    """This rank's of those saved; on another number of ranks each begins anew, by `seed`."""
+    if len(states) == ranks.size:
+        set_rng_state(states[ranks.rank])
+    else:
+        seed_everything(seed + ranks.rank)

@@ -1,0 +1,106 @@
+"""`TrainerConfig`: how long a run is, what a step of it holds, and what it writes when."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """`batch_size`: sequences a micro-batch; `accumulate`: micro-batches a step, of all ranks
+    together. With `ramp_steps` they grow to that number from `ramp_from` (arXiv 2005.14165,
+    table 2.1). `iterations` steps, or `epochs` passes over the data. Validation and saving also
+    happen at the last step; 0 is only then. `eval_batches` 0 is the whole set. `keep_last`:
+    checkpoints kept beside the best (0 keeps all). `log_every`: an accelerator works through so
+    many steps before it is waited for; a CPU's losses are read at each. `z_loss` times the square
+    of the logits' logsumexp is added to the loss (2204.02311). A sample of `sample_tokens` is
+    written every `sample_every` steps. `init_from`: weights that a new run begins with."""
+
+    out: str | None = None
+    init_from: str | None = None
+    iterations: int | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    ramp_from: int | None = None
+    ramp_steps: int | None = None
+    max_grad_norm: float = 1.0
+    z_loss: float = 0.0
+    eval_every: int = 250
+    eval_batches: int = 50
+    save_every: int = 1000
+    save_format: Literal["directory", "pt"] = "directory"
+    keep_last: int = 10
+    log_every: int = 10
+    tensorboard: bool = False
+    sample_every: int = 0
+    sample_prompt: str = "\n"
+    sample_tokens: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None and self.epochs is not None:
+            raise ValueError(
+                f"iterations and epochs exclude each other ({self.iterations} and {self.epochs}); "
+                "give one of them"
+            )
+        ranges = {"iterations": (1, 10**12), "batch_size": (1, 10**6), "accumulate": (1, 10**6),
+                  "ramp_from": (1, 10**6), "ramp_steps": (1, 10**7), "eval_every": (0, 10**12),
+                  "eval_batches": (0, 10**9), "save_every": (0, 10**12), "keep_last": (0, 10**9),
+                  "log_every": (1, 10**6), "sample_every": (0, 10**12),
+                  "sample_tokens": (1, 10**6), "seed": (0, 2**63 - 1)}  # fmt: skip
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise ValueError(f"train.{name} is {bound} ({value}); give such a number")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise ValueError(f"train.epochs is above 0, and finite ({self.epochs}); change it")
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                f"train.max_grad_norm is above 0 ({self.max_grad_norm}); inf clips nothing"
+            )
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"train.z_loss is 0 or more ({self.z_loss}); 1e-4 is usual")
+        if (self.ramp_from is None) != (self.ramp_steps is None):
+            raise ValueError(
+                f"ramp_from and ramp_steps belong together ({self.ramp_from}, {self.ramp_steps}); "
+                "give both"
+            )
+        if self.ramp_from is not None and self.ramp_from > self.accumulate:
+            raise ValueError(
+                f"a batch ramp goes up ({self.ramp_from} to {self.accumulate} micro-batches); "
+                "lower train.ramp_from or raise train.accumulate"
+            )
+
+    def micro_batches(self, step: int) -> int:
+        """How many a step holds, counted from step 0."""
+        if self.ramp_from is None or self.ramp_steps is None or step >= self.ramp_steps:
+            return self.accumulate
+        return self.ramp_from + (self.accumulate - self.ramp_from) * step // self.ramp_steps
+
+    def first_micro_batch(self, step: int) -> int:
+        """How many all steps before `step` held: the cursor in the stream of micro-batches."""
+        if self.ramp_steps is None:
+            return step * self.accumulate
+        before = _sums(self)
+        return before[min(step, self.ramp_steps)] + self.accumulate * max(0, step - self.ramp_steps)
+
+    def steps_for(self, micro_batches: float) -> int:
+        """The least number of steps, at least 1, that hold so many."""
+        before = _sums(self)
+        if micro_batches <= before[-1]:
+            return max(1, bisect.bisect_left(before, micro_batches))
+        return max(1, len(before) - 1 + math.ceil((micro_batches - before[-1]) / self.accumulate))
+
+
+@functools.lru_cache(maxsize=4)
+def _sums(config: TrainerConfig) -> list[int]:
+    """How many micro-batches lie before each step of the ramp, and before the first after it."""
+    steps = range(config.ramp_steps or 0)
+    return list(itertools.accumulate((config.micro_batches(s) for s in steps), initial=0))

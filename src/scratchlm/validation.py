@@ -1,0 +1,44 @@
+"""The loss on data that a run is not trained on, the same on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from scratchlm.data.batches import Batch
+from scratchlm.distributed import Ranks, shared
+from scratchlm.functional import IGNORED
+from scratchlm.metrics import bits_per_byte
+
+
+@torch.no_grad()
+def mean_loss(
+    nats_of: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    bytes_of: Tensor | None = None,
+) -> dict[str, float]:
+    """`val_loss`, nats a target, and `val_bits_per_byte` where bytes_of (vocab,) is known.
+
+    nats_of: inputs, targets (batch, seq) -> the sum over the targets. Every target weighs the same,
+    whatever batch it is in. The device is waited for once.
+    """
+    sums: list[Tensor] = []
+    count, text_bytes = 0, 0
+    for inputs, targets in shared(batches, ranks):
+        sums.append(nats_of(inputs, targets))
+        counted = targets[targets != IGNORED]
+        count += counted.numel()
+        if bytes_of is not None:
+            text_bytes += int(bytes_of[counted].sum())
+    nats = sum(torch.stack(sums).tolist()) if sums else 0.0
+    everyones = ranks.gather((nats, count, text_bytes))
+    nats, count, text_bytes = (sum(each) for each in zip(*everyones, strict=True))
+    if count == 0:
+        raise ValueError("no target counts in the validation data (all are -100); mask fewer")
+    loss = nats / count
+    if not text_bytes:
+        return {"val_loss": loss}
+    return {"val_loss": loss, "val_bits_per_byte": bits_per_byte(loss, text_bytes / count)}

@@ -1,0 +1,83 @@
+"""Processes that a test starts, kills and asks: forked, so that none imports torch again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scratchlm import distributed
+
+FORK = multiprocessing.get_context("fork")
+
+
+def start(function: Callable[..., Any], *args: Any, answer: Path | None = None) -> Any:
+    """A process that calls `function`; its result, or what it raised, goes to the file `answer`."""
+
+    def body() -> None:
+        torch.set_num_threads(1)
+        try:
+            result: Any = ("ok", function(*args))
+        except BaseException as error:
+            result = ("error", (type(error).__name__, str(error), traceback.format_exc()))
+        if answer is not None:
+            answer.write_bytes(pickle.dumps(result))
+        os._exit(0 if result[0] == "ok" else 1)
+
+    process = FORK.Process(target=body)
+    process.start()
+    return process
+
+
+def wait(process: Any, seconds: float = 120) -> int | None:
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError("the process did not end")
+    return process.exitcode
+
+
+def kill_after(process: Any, seconds: float) -> bool:
+    """SIGKILL; whether it was still running."""
+    process.join(seconds)
+    killed = process.is_alive()
+    if killed:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return killed
+
+
+def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """`size` processes as torchrun starts them; `function` gets its `Ranks` first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def body(rank: int) -> Any:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
+                       "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}  # fmt: skip
+        with distributed.joined() as ranks:
+            return function(ranks, *args)
+
+    return [start(body, rank, answer=folder / f"rank-{rank}.pickle") for rank in range(size)]
+
+
+def run_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """What each rank returned; AssertionError with the first one's traceback if one raised."""
+    processes = start_ranks(folder, size, function, *args)
+    deadline = time.monotonic() + 120
+    for process in processes:
+        wait(process, max(1.0, deadline - time.monotonic()))
+    answers = [pickle.loads((folder / f"rank-{r}.pickle").read_bytes()) for r in range(size)]
+    for kind, value in answers:
+        assert kind == "ok", value[2]
+    return [value for _, value in answers]

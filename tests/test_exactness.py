@@ -1,0 +1,213 @@
+"""A run that was killed and resumed equals one that was not: every figure and tensor, to the bit.
+
+All the parts that `scratchlm-train` puts together, on two epochs, with dropout and accumulation.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import forked
+from scratchlm import recipe, run_config, trainer
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.distributed import ALONE, Ranks
+from scratchlm.runtime import rng_state, seed_everything
+
+STEPS = 60
+NOT_REPEATED = ("tokens_per_second", "memory")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def flags(folder: Path, out: str, **changes) -> dict[str, object]:
+    data = folder / "tokens.npy"
+    if not data.exists():
+        # 60 steps of 2 x 4 windows of 16: two epochs of 240 windows
+        np.save(data, np.random.default_rng(0).integers(0, 96, 240 * 16 + 17).astype(np.uint16))
+        np.save(folder / "val.npy", np.random.default_rng(1).integers(0, 96, 200).astype(np.uint16))
+    return {
+        "data.train": str(data), "data.val": str(folder / "val.npy"),
+        "model.vocab_size": 96, "model.context_length": 16, "model.d_model": 32,
+        "model.num_layers": 2, "model.num_heads": 4, "model.dropout": 0.1,
+        "optim.optimizer": "muon", "optim.lr": 0.02, "optim.adamw_lr": 0.05,
+        "optim.warmup_steps": 5, "optim.schedule": "constant",
+        "train.out": str(folder / out), "train.epochs": 2.0, "train.batch_size": 4,
+        "train.accumulate": 2, "train.eval_every": 15, "train.save_every": 4, "train.keep_last": 3,
+        "train.seed": 7, "runtime.device": "cpu",
+        **changes,
+    }  # fmt: skip
+
+
+def run(given: dict[str, object], ranks: Ranks = ALONE) -> None:
+    """To the end, from the beginning or from the last checkpoint."""
+    config, checkpoint = run_config.resolve(None, given, "auto", say=quiet)
+    recipe.build(config, resume=checkpoint, ranks=ranks, say=quiet).fit()
+
+
+def log_of(out: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key not in NOT_REPEATED} for line in lines
+    ]
+
+
+def difference(a: object, b: object, place: str = "") -> str | None:
+    """Where two payloads are not the same to the bit; None where they are."""
+    if type(a) is not type(b):
+        return f"{place}: {type(a)}, {type(b)}"
+    if isinstance(a, Tensor):
+        assert isinstance(b, Tensor)
+        same = a.dtype == b.dtype and a.shape == b.shape
+        same = same and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
+        return None if same else place
+    if isinstance(a, dict):
+        assert isinstance(b, dict)
+        if a.keys() != b.keys():
+            return f"{place}: {a.keys() ^ b.keys()}"
+        parts = [difference(a[key], b[key], f"{place}.{key}") for key in a]
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple)
+        if len(a) != len(b):
+            return f"{place}: {len(a)}, {len(b)} long"
+        parts = [difference(x, y, f"{place}.{i}") for i, (x, y) in enumerate(zip(a, b))]  # noqa: B905
+    else:
+        return None if a == b else f"{place}: {a}, {b}"
+    return next((part for part in parts if part), None)
+
+
+def final(out: Path) -> dict[str, object]:
+    """The last checkpoint, without the name of its folder."""
+    payload = read_checkpoint(find_checkpoint(out, "last"))
+    del payload["recipe"]["train"]["out"]
+    return payload
+
+
+def assert_equal_runs(folder: Path, one: str, other: str) -> None:
+    first, second = log_of(folder / one), log_of(folder / other)
+    assert [line["step"] for line in first] == list(range(1, len(first) + 1))
+    assert first == second
+    assert difference(final(folder / one), final(folder / other)) is None
+
+
+def killed_and_resumed(folder: Path, out: str, kills: int, seed: int, **changes) -> int:
+    """Start, kill at a random moment, start again, until it ends; how many kills it took."""
+    rng, done = random.Random(seed), 0
+    body = partial(run, flags(folder, out, **changes))
+    while True:
+        process = forked.start(body, answer=folder / "answer")
+        if done == kills:
+            assert forked.wait(process) == 0, (folder / "answer").read_bytes()
+            return done
+        # Counted from its first new step: a kill before it would take nothing.
+        log, before = folder / out / "log.jsonl", 0
+        deadline = time.monotonic() + 60
+        while process.is_alive() and time.monotonic() < deadline:
+            before = log.stat().st_size if log.exists() else 0
+            if before:
+                break
+            time.sleep(0.002)
+        if not forked.kill_after(process, rng.uniform(0.02, 0.5)):
+            return done
+        done += 1
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exactness")
+    process = forked.start(partial(run, flags(folder, "straight")), answer=folder / "answer")
+    assert forked.wait(process) == 0, (folder / "answer").read_bytes()
+    return folder
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(straight):
+    assert killed_and_resumed(straight, "killed", 3, seed=0) == 3
+    assert_equal_runs(straight, "straight", "killed")
+    log = log_of(straight / "straight")
+    assert len(log) == STEPS
+    assert [line["step"] for line in log if "val_loss" in line] == [15, 30, 45, 60]
+
+
+def start_of(value: object) -> object:
+    """What a run begins with where nothing was saved."""
+    if isinstance(value, dict):
+        return {}
+    return type(value)() if value is not None else None
+
+
+# What is put in a field's place; a callable changes the payload itself.
+LEFT_OUT = {
+    "model": lambda payload: {name: torch.zeros_like(t) for name, t in payload["model"].items()},
+    "optimizer": lambda payload: {**payload["optimizer"], "state": {}},
+    "step": lambda payload: payload["step"] - 1,
+    "rng.torch": lambda payload: with_own_rng(payload, "torch"),
+    "rng.python": lambda payload: with_own_rng(payload, "python"),
+    "rng.numpy": lambda payload: with_own_rng(payload, "numpy"),
+    "best_val_loss": lambda payload: float("inf"),
+    "best_step": lambda payload: 0,
+    "smoothed": lambda payload: None,
+    "tokens": lambda payload: 0,
+    "cursor": lambda payload: {"seed": 0, "micro_batch": 0},
+    "data_id": lambda payload: {},
+    "optimizer_name": lambda payload: "",
+    "history": lambda payload: [{"step": 1, "changed": {}}],
+}
+
+
+def with_own_rng(payload, name):
+    seed_everything(99)
+    return [{**payload["rng"][0], name: rng_state()[name]}]
+
+
+@pytest.mark.parametrize("left_out", [None, *LEFT_OUT])
+def test_without_one_field_the_resumed_run_is_another(straight, tmp_path, monkeypatch, left_out):
+    """The negative controls of the test above: each field that is saved is needed."""
+    middle = straight / "straight" / "checkpoints" / "step-00000056"
+    given = flags(straight, "unused") | {"train.out": str(tmp_path / "run")}
+    config, _ = run_config.resolve(None, given, say=quiet)
+
+    def damaged(path):
+        payload = read_checkpoint(path)
+        if left_out:
+            payload[left_out.split(".")[0]] = LEFT_OUT[left_out](payload)
+        return payload
+
+    monkeypatch.setattr(trainer, "read_checkpoint", damaged)
+    built = recipe.build(config, say=quiet)
+    if left_out in ("cursor", "data_id", "optimizer_name", "step"):
+        with pytest.raises(ValueError, match=r"other batches|another optimizer"):
+            built.resume(middle)
+        return
+    built.resume(middle)
+    built.fit()
+    log = log_of(straight / "straight")[56:]
+    same = log_of(tmp_path / "run") == log
+    same &= difference(final(straight / "straight"), final(tmp_path / "run")) is None
+    assert same == (left_out is None)
+
+
+@pytest.mark.parametrize("key", LEFT_OUT)
+def test_a_checkpoint_without_a_field_is_refused(straight, tmp_path, monkeypatch, key):
+    def damaged(path):
+        payload = read_checkpoint(path)
+        payload.pop(key)
+        return payload
+
+    if "." in key or key in ("model", "optimizer", "step"):
+        pytest.skip("read_checkpoint itself refuses these, and their parts")
+    monkeypatch.setattr(trainer, "read_checkpoint", damaged)
+    given = flags(straight, "unused") | {"train.out": str(tmp_path / "run")}
+    config, _ = run_config.resolve(None, given, say=quiet)
+    built = recipe.build(config, say=quiet)
+    with pytest.raises(ValueError, match=f"has no {key}"):
+        built.resume(straight / "straight" / "checkpoints" / "step-00000056")

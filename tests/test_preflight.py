@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import errno
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+
+import tiny
+from scratchlm import preflight
+from scratchlm.trainer_config import TrainerConfig
+
+CPU = torch.device("cpu")
+Usage = namedtuple("Usage", "total used free")
+
+
+def check(out, **changes):
+    said = []
+    train = TrainerConfig(iterations=100, save_every=10, keep_last=3, batch_size=2, **changes)
+    preflight.check_room(tiny.config(), train, "adamw", out, CPU, said.append)
+    return said
+
+
+def size_of_checkpoint():
+    return 12 * tiny.model().num_parameters()  # weights and two moments of 4 bytes
+
+
+def test_enough_of_all_says_nothing_and_leaves_nothing(tmp_path):
+    assert check(tmp_path / "a" / "run") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("checkpoints", "outcome"), [(1.9, "error"), (2.1, "said"), (4.9, "said"),
+                                                      (5.1, "fine")])  # fmt: skip
+def test_the_disk(tmp_path, monkeypatch, checkpoints, outcome):
+    free = int(checkpoints * size_of_checkpoint())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free))
+    if outcome == "error":
+        with pytest.raises(OSError, match="two checkpoints") as caught:
+            check(tmp_path)
+        assert caught.value.errno == errno.ENOSPC
+    else:
+        assert bool(check(tmp_path)) == (outcome == "said")
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.9, "error"), (1.1, "said"), (100, "fine")])
+def test_the_memory(tmp_path, monkeypatch, share, outcome):
+    fixed = 16 * tiny.model().num_parameters()  # and a gradient
+    monkeypatch.setattr(preflight, "_memory", lambda device: int(share * fixed))
+    if outcome == "error":
+        with pytest.raises(MemoryError, match="does not fit"):
+            check(tmp_path)
+    else:
+        assert bool(check(tmp_path)) == (outcome == "said")
+
+
+def test_a_folder_under_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        check(tmp_path / "file" / "run")

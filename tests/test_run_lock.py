@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+import forked
+from scratchlm.run_lock import locked
+
+
+def _hold(folder) -> None:
+    with locked(folder):
+        (folder / "held").touch()
+        time.sleep(60)
+
+
+def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_path):
+    holder = forked.start(_hold, tmp_path)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.005)
+    with pytest.raises(ValueError, match=f"process {holder.pid}.*another --out"), locked(tmp_path):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with locked(tmp_path):
+        pass
+    with locked(tmp_path):  # and it is given back
+        pass
