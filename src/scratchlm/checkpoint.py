@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,7 +234,11 @@ def _agreeing(
 
 
 def restore(
-    payload: Payload, model: nn.Module, optimizer: torch.optim.Optimizer | None, *, name: str
+    payload: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    *,
+    name: str,
 ) -> None:
     """Load what `read_checkpoint` gave; a state of other names or shapes is a FileFormatError."""
     ours, theirs = model.state_dict(), payload["model"]

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from scratchlm.checkpoint import restore
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
@@ -91,6 +93,20 @@ def check(
             f"the checkpoint is of another optimizer ({path}: {payload['optimizer_name']}, "
             f"not {optimizer_name}); use the config it was trained with"
         )
+
+
+def restore_keeping_settings(
+    payload: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, name: str
+) -> None:
+    """Weights and moments are the checkpoint's, learning rate and decay those of the optimizer at
+    hand: equal to the saved ones unless the user changed them."""
+    chosen = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    restore(payload, model, optimizer, name=name)
+    for group, settings in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(settings)
 
 
 def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:

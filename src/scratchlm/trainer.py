@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scratchlm.checkpoint import read_checkpoint, restore
+from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, reducing
-from scratchlm.errors import Interrupted, NumericalError
+from scratchlm.errors import Interrupted
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
@@ -38,11 +38,12 @@ from scratchlm.run_state import (
     check,
     differences,
     environment,
+    restore_keeping_settings,
     set_own_rng_state,
 )
 from scratchlm.runtime import autocast, deferred_signals
 from scratchlm.trainer_config import TrainerConfig
-from scratchlm.validation import mean_loss
+from scratchlm.validation import check_finite, mean_loss
 
 __all__ = ["Trainer", "TrainerConfig"]
 
@@ -93,6 +94,8 @@ class Trainer:
         self.flops_per_token, self.peak = flops_per_token, peak
         self.micro_batches = MicroBatches(batches, config, ranks, pinned=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        # A gradient that is too large for fp16 is no error: that step is skipped, and scaled less.
+        self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         self.environment = environment(self.device, dtype, compiled, ranks)
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
@@ -146,7 +149,7 @@ class Trainer:
             if not (validate or sample or save or _due(self.step, self.look_every)):
                 continue
             for each in progress.read():
-                self._check_finite(each)
+                check_finite(each, *self.finite)
             stop = self.ranks.any(bool(stopped_by), self.device)
             improved = False
             if validate:
@@ -195,7 +198,7 @@ class Trainer:
             record |= self._expert_load()
         if self.look_every == 1:
             to_numbers([record])
-            self._check_finite(record)  # before the step does harm
+            check_finite(record, *self.finite)  # before the step does harm
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step = step
@@ -228,8 +231,7 @@ class Trainer:
             self.ranks,
             self.bytes_of,
         )
-        if not math.isfinite(found["val_loss"]):
-            raise _not_finite("validation loss", found["val_loss"], self.step)
+        check_finite({"step": self.step, **found}, "val_loss")
         return found
 
     # --- checkpoints ---------------------------------------------------------------------------
@@ -268,13 +270,7 @@ class Trainer:
         cursor = self.micro_batches.cursor
         check(payload, path, data_id=self.data_id, cursor=cursor, optimizer_name=name,
               iterations=self.iterations)  # fmt: skip
-        chosen = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        restore(payload, self.model, self.optimizer, name=str(path))
-        for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
-            group.update(settings)
+        restore_keeping_settings(payload, self.model, self.optimizer, str(path))
         self.step, self.tokens = payload["step"], payload["tokens"]
         self.best_val_loss, self.best_step = payload["best_val_loss"], payload["best_step"]
         self.smoothed, self.history = payload["smoothed"], payload["history"]
@@ -311,22 +307,6 @@ class Trainer:
             flops_per_token=self.flops_per_token,
             peak=self.peak,
         )
-
-    def _check_finite(self, record: Record) -> None:
-        names = {"loss": "loss"} if self.scaler.is_enabled() else _FINITE  # which skips such steps
-        for key, what in names.items():
-            if not math.isfinite(record[key]):
-                raise _not_finite(what, record[key], record["step"])
-
-
-def _not_finite(what: str, value: float, step: int) -> NumericalError:
-    return NumericalError(
-        f"the {what} is not finite ({value} at step {step}); lower the learning rate, lengthen the "
-        "warm-up, or check the data"
-    )
-
-
-_FINITE = {"loss": "loss", "grad_norm": "gradient norm"}
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,16 +1,32 @@
-"""The loss on data that a run is not trained on, the same on any number of ranks."""
+"""The loss on data that a run is not trained on, the same on any number of ranks; and whether a
+figure can be believed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scratchlm.data.batches import Batch
 from scratchlm.distributed import Ranks, shared
+from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
 from scratchlm.metrics import bits_per_byte
+
+_NAMES = {"loss": "loss", "grad_norm": "gradient norm", "val_loss": "validation loss"}
+
+
+def check_finite(record: Mapping[str, Any], *keys: str) -> None:
+    """NumericalError, with its step, for a figure that is infinite or not a number."""
+    for key in keys:
+        if not math.isfinite(record[key]):
+            raise NumericalError(
+                f"the {_NAMES[key]} is not finite ({record[key]} at step {record['step']}); lower "
+                "the learning rate, lengthen the warm-up, or check the data"
+            )
 
 
 @torch.no_grad()
