@@ -20,8 +20,8 @@ from scratchlm import distributed
 FORK = multiprocessing.get_context("fork")
 
 
-def start(function: Callable[..., Any], *args: Any, answer: Path | None = None) -> Any:
-    """A process that calls `function`; its result, or what it raised, goes to the file `answer`."""
+def start(function: Callable[..., Any], *args: Any, file: Path | None = None) -> Any:
+    """A process that calls `function`; its result, or what it raised, goes to `file`, pickled."""
 
     def body() -> None:
         torch.set_num_threads(1)
@@ -29,8 +29,8 @@ def start(function: Callable[..., Any], *args: Any, answer: Path | None = None) 
             result: Any = ("ok", function(*args))
         except BaseException as error:
             result = ("error", (type(error).__name__, str(error), traceback.format_exc()))
-        if answer is not None:
-            answer.write_bytes(pickle.dumps(result))
+        if file is not None:
+            file.write_bytes(pickle.dumps(result))
         os._exit(0 if result[0] == "ok" else 1)
 
     process = FORK.Process(target=body)
@@ -68,7 +68,12 @@ def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: An
         with distributed.joined() as ranks:
             return function(ranks, *args)
 
-    return [start(body, rank, answer=folder / f"rank-{rank}.pickle") for rank in range(size)]
+    return [start(body, rank, file=folder / f"rank-{rank}.pickle") for rank in range(size)]
+
+
+def answer(folder: Path, rank: int) -> Any:
+    """("ok", what a rank returned), or ("error", (the exception's name, its text, traceback))."""
+    return pickle.loads((folder / f"rank-{rank}.pickle").read_bytes())
 
 
 def run_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -77,7 +82,7 @@ def run_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any)
     deadline = time.monotonic() + 120
     for process in processes:
         wait(process, max(1.0, deadline - time.monotonic()))
-    answers = [pickle.loads((folder / f"rank-{r}.pickle").read_bytes()) for r in range(size)]
+    answers = [answer(folder, rank) for rank in range(size)]
     for kind, value in answers:
         assert kind == "ok", value[2]
     return [value for _, value in answers]

@@ -105,7 +105,7 @@ def killed_and_resumed(folder: Path, out: str, kills: int, seed: int, **changes)
     rng, done = random.Random(seed), 0
     body = partial(run, flags(folder, out, **changes))
     while True:
-        process = forked.start(body, answer=folder / "answer")
+        process = forked.start(body, file=folder / "answer")
         if done == kills:
             assert forked.wait(process) == 0, (folder / "answer").read_bytes()
             return done
@@ -125,7 +125,7 @@ def killed_and_resumed(folder: Path, out: str, kills: int, seed: int, **changes)
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exactness")
-    process = forked.start(partial(run, flags(folder, "straight")), answer=folder / "answer")
+    process = forked.start(partial(run, flags(folder, "straight")), file=folder / "answer")
     assert forked.wait(process) == 0, (folder / "answer").read_bytes()
     return folder
 

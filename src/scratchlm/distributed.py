@@ -89,6 +89,13 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed because one of its ranks is gone: gloo and NCCL have no class of
+    their own for it."""
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
 @dataclass(frozen=True)
 class Share:
     """What one rank takes of a step's micro-batches, so that a step is the same on any number.

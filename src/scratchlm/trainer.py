@@ -24,8 +24,8 @@ from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
-from scratchlm.distributed import ALONE, Ranks, reducing
-from scratchlm.errors import Interrupted
+from scratchlm.distributed import ALONE, Ranks, is_lost_rank, reducing
+from scratchlm.errors import Interrupted, WorkerError
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
@@ -128,12 +128,14 @@ class Trainer:
                 load = loaded_ahead(self.micro_batches.of, last=self.iterations - 1)
                 self._loop(progress, stopped_by, stack.enter_context(load))
         except Exception as error:
+            if self.ranks.size > 1 and is_lost_rank(error):
+                error = WorkerError(f"a rank was lost, or its network ({error}); start all again")
             if self.saved:
                 error.add_note(
                     f"the last good checkpoint is {self.saved}; to go on from it: "
                     f"scratchlm-train --resume {self.out or self.saved}"
                 )
-            raise
+            raise error
 
     def _loop(
         self, progress: Progress, stopped_by: Sequence[int], load: Callable[[int], StepBatches]

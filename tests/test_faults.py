@@ -1,0 +1,198 @@
+"""What goes wrong around a run: the last good checkpoint stays, one line says what to do, and the
+exit code is that of its kind. A run that goes on afterwards is equal to one that met no fault."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+import forked
+import test_exactness as exactness
+from scratchlm import checkpoint_files, checkpoint_folder
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.cli.train import main
+
+
+def argv(folder, out="run", **changes) -> list[str]:
+    given = exactness.flags(folder, out, **changes)
+    return [word for key, value in given.items() for word in (f"--{key}", str(value).lower()
+            if isinstance(value, bool) else str(value))]  # fmt: skip
+
+
+def assert_one_line(capsys, *parts: str) -> None:
+    lines = capsys.readouterr().err.strip().splitlines()
+    said = [line for line in lines if line.startswith("scratchlm")]
+    assert len(said) == 1, lines
+    assert "Traceback" not in "".join(lines)
+    for part in parts:
+        assert part in said[0]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    process = forked.start(partial(exactness.run, exactness.flags(folder, "straight")))
+    assert forked.wait(process) == 0
+    return folder
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save(straight, monkeypatch, capsys):
+    real, written = checkpoint_files.write_tensors, []
+
+    class Full:
+        def __init__(self, sink):
+            self.sink, self.room = sink, 3000
+
+        def write(self, data):
+            self.room -= memoryview(data).nbytes
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+            return self.sink.write(data)
+
+    def write_tensors(sink, tensors, *args):
+        written.append(len(tensors))
+        real(Full(sink) if len(written) > 8 else sink, tensors, *args)
+
+    monkeypatch.setattr(checkpoint_files, "write_tensors", write_tensors)
+    assert main(argv(straight, "full")) == 5
+    assert_one_line(capsys, "no space left on device", "step-00000015", "--resume")
+    checkpoints = straight / "full" / "checkpoints"
+    assert find_checkpoint(checkpoints, "last").name == "step-00000015"
+    assert read_checkpoint(find_checkpoint(checkpoints, "last"))["step"] == 15
+    assert not list(checkpoints.glob(".*"))
+    monkeypatch.undo()
+    exactness.run(exactness.flags(straight, "full"))
+    exactness.assert_equal_runs(straight, "straight", "full")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert main(argv(tmp_path, "locked/run")) == 2
+    assert_one_line(capsys, "permission denied", "locked")
+
+
+def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch, capsys):
+    def refuse(**kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(kwargs["dir"]))
+
+    monkeypatch.setattr("scratchlm.preflight.tempfile.TemporaryFile", refuse)
+    assert main(argv(tmp_path)) == 2
+    assert_one_line(capsys, "read-only file system", "choose a path that can be written")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_sigterm_in_a_save_ends_after_it_is_whole(straight, monkeypatch, capsys):
+    real, saves = checkpoint_folder.write_payload, []
+
+    def slow(path, payload):
+        saves.append(path.name)
+        if len(saves) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)  # the loop goes on meanwhile, and stops
+        real(path, payload)
+
+    monkeypatch.setattr(checkpoint_folder, "write_payload", slow)
+    assert main(argv(straight, "term")) == 143
+    assert_one_line(capsys, "stopped at step", "--resume")
+    last = find_checkpoint(straight / "term", "last")
+    assert last.name == saves[-1], "the step it stopped at was saved too"
+    assert read_checkpoint(last)["step"] == int(last.name[5:])
+    monkeypatch.undo()
+    exactness.run(exactness.flags(straight, "term"))
+    assert exactness.difference(
+        exactness.final(straight / "straight"), exactness.final(straight / "term")
+    ) is None  # fmt: skip
+
+
+def test_a_nan_stops_the_run_before_it_is_learned(straight, monkeypatch, capsys):
+    from scratchlm.objective import Objective
+
+    real, calls = Objective.forward, []
+
+    def poisoned(self, inputs, targets):
+        calls.append(1)
+        loss, nats, routers = real(self, inputs, targets)
+        return (loss, nats * float("nan") if len(calls) == 25 else nats, routers)
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    assert main(argv(straight, "nan")) == 4
+    assert_one_line(capsys, "the loss is not finite (nan at step 13)", "step-00000012", "lower")
+    monkeypatch.undo()
+    exactness.run(exactness.flags(straight, "nan"))
+    exactness.assert_equal_runs(straight, "straight", "nan")
+
+
+def test_data_that_changed_before_a_resume_is_refused(tmp_path, capsys):
+    forked.wait(forked.start(partial(exactness.run, exactness.flags(tmp_path, "run"))))
+    tokens = np.load(tmp_path / "tokens.npy")
+    tokens[17] ^= 1
+    np.save(tmp_path / "tokens.npy", tokens)
+    assert main([*argv(tmp_path), "--iterations", "70", "--resume", "auto"]) == 2
+    capsys.readouterr()
+    words = [word for word in argv(tmp_path) if word not in ("--train.epochs", "2.0")]
+    before = sorted((tmp_path / "run").rglob("*"))
+    assert main([*words, "--iterations", "70", "--resume", "auto"]) == 3
+    assert_one_line(capsys, "other batches", "train data was")
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
+    process = forked.start(partial(exactness.run, exactness.flags(tmp_path, "run") | {
+        "train.epochs": 200.0}))  # fmt: skip
+    try:
+        while not (tmp_path / "run" / "log.jsonl").exists() and process.is_alive():
+            time.sleep(0.01)
+        out = tmp_path / "run"
+        assert main([*argv(tmp_path), "--resume", "auto"]) == 2
+        assert_one_line(capsys, "another run is at work", f"process {process.pid}")
+        assert (out / "log.jsonl").stat().st_size > 0
+    finally:
+        process.kill()
+        process.join()
+
+
+def _ranks_run(ranks, given):
+    exactness.run(given, ranks)
+
+
+def test_a_killed_rank_ends_the_others_and_the_run_goes_on_equal(tmp_path):
+    """Two ranks, one of them killed at a random moment, twice; both resumed."""
+    given = exactness.flags(tmp_path, "straight")
+    forked.run_ranks(tmp_path, 2, _ranks_run, given)
+    given = exactness.flags(tmp_path, "killed")
+    log = tmp_path / "killed" / "log.jsonl"
+    for delay in (0.1, 0.25):
+        processes = forked.start_ranks(tmp_path, 2, _ranks_run, given)
+        seen = log.stat().st_size if log.exists() else 0
+        while processes[0].is_alive() and (log.stat().st_size if log.exists() else 0) == seen:
+            time.sleep(0.005)
+        assert forked.kill_after(processes[1], delay)
+        assert forked.wait(processes[0]) == 1
+        kind, (name, message, trace) = forked.answer(tmp_path, 0)
+        assert (kind, name) == ("error", "WorkerError"), trace
+        assert "a rank was lost" in message
+    forked.run_ranks(tmp_path, 2, _ranks_run, given)
+    exactness.assert_equal_runs(tmp_path, "straight", "killed")
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    """The first asks for the end of the step; whoever sends another wants out now."""
+    process = forked.start(partial(exactness.run, exactness.flags(tmp_path, "run") | {
+        "train.epochs": 2000.0}))  # fmt: skip
+    while not (tmp_path / "run" / "log.jsonl").exists() and process.is_alive():
+        time.sleep(0.01)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGTERM)
+    timer = threading.Timer(20, process.kill)
+    timer.start()
+    process.join()
+    timer.cancel()
+    assert process.exitcode in (1, -signal.SIGTERM)
