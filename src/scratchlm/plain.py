@@ -7,17 +7,22 @@ What a checkpoint may hold. `checked` refuses anything else before a byte is wri
     {0: "a"}      {"__dict__": [[0, "a"]]}
     inf, nan      {"__float__": "inf"}
     a tensor      {"__tensor__": its name in the tensor file}
+
+`parse_json` reads JSON as this library writes it, and nothing looser.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 _SCALARS = (type(None), bool, int, float, str)
+_TAGS = {"__tensor__", "__float__", "__tuple__", "__dict__"}
 
 
 def checked(value: Any, key: str) -> Any:
@@ -28,6 +33,11 @@ def checked(value: Any, key: str) -> Any:
     """
     kind = type(value)
     if kind in (Tensor, nn.Parameter):  # the safe loader refuses other kinds of tensor
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError(
+                f"a checkpoint's tensors are dense, and have memory ({key}: {value.layout} on "
+                f"{value.device}); convert it, e.g. with .to_dense() or .dequantize()"
+            )
         return value.detach()
     if kind in _SCALARS:
         return value
@@ -71,11 +81,15 @@ def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
 
 
 def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `to_json`; KeyError for a tensor that is not there."""
+    """The inverse of `to_json`; KeyError for a tensor that is not there, ValueError or TypeError
+    for what `to_json` does not write."""
     if isinstance(value, list):
         return [from_json(each, tensors) for each in value]
     if not isinstance(value, dict):
         return value
+    tags = [name for name in value if name.startswith("__")]
+    if tags and (len(value) > 1 or tags[0] not in _TAGS):
+        raise ValueError(f"no such tag ({', '.join(value)})")
     match value:
         case {"__tensor__": name}:
             return tensors[name]
@@ -87,3 +101,23 @@ def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
             return {name: from_json(each, tensors) for name, each in pairs}
         case _:
             return {name: from_json(each, tensors) for name, each in value.items()}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON. ValueError for what is none, nests too deeply, or has an object with a
+    key twice (`json.loads` keeps the last), NaN or Infinity, which JSON does not have."""
+    try:
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return content
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

@@ -4,7 +4,8 @@
     N bytes  JSON {name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
     rest     the tensors' bytes, row-major and little-endian, offsets counted from here
 
-A file cannot execute anything: it holds numbers and their names.
+A file cannot execute anything: it holds numbers and their names. The tensors fill the rest without
+gaps or overlaps, so that what is read is never larger than the file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import FileFormatError
+from scratchlm.plain import parse_json
 
 _DTYPES = {
     "F64": torch.float64,
@@ -36,6 +38,9 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 100_000_000  # bytes, as in the reference implementation
+_DIMENSIONS = 64  # more than any tensor has; the product of a million would take hours
+
+Place = tuple[torch.dtype, list[int], int, int]  # dtype, shape, begin and end in the file
 
 
 class Sink(Protocol):
@@ -77,12 +82,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        header, start = _read_header(file, size, path)
         tensors = {}
-        for name, entry in header.items():
-            dtype, shape, (begin, end) = _checked(name, entry, size - start, path)
+        for name, (dtype, shape, begin, end) in _places(file, size, path).items():
             raw = torch.empty(end - begin, dtype=torch.uint8)
-            file.seek(start + begin)
+            file.seek(begin)
             if raw.numel() and file.readinto(raw.numpy().data) != raw.numel():
                 raise FileFormatError(f"the tensor file is cut short ({path}: {name}); restore it")
             tensors[name] = raw.view(dtype).reshape(shape)
@@ -95,48 +98,63 @@ def map_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        header, start = _read_header(file, size, path)
+        places = _places(file, size, path)
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensors = {}
-    for name, entry in header.items():
-        dtype, shape, (begin, end) = _checked(name, entry, size - start, path)
+    for name, (dtype, shape, begin, end) in places.items():
         if begin == end:
             tensors[name] = torch.empty(shape, dtype=dtype)
             continue
         count = (end - begin) // dtype.itemsize
-        if (start + begin) % dtype.itemsize:  # written by others; torch wants aligned elements
-            raw = bytearray(content[start + begin : start + end])
+        if begin % dtype.itemsize:  # written by others; torch wants aligned elements
+            raw = bytearray(content[begin:end])
             tensors[name] = torch.frombuffer(raw, dtype=dtype).reshape(shape)
             continue
-        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + begin)
+        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=begin)
         tensors[name] = flat.reshape(shape)
     return tensors
 
 
-def _read_header(file: BinaryIO, size: int, path: Path) -> tuple[dict[str, Any], int]:
+def _places(file: BinaryIO, size: int, path: Path) -> dict[str, Place]:
+    """Each tensor's dtype, shape and place, all of the header checked."""
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else _HEADER_LIMIT
     if length > min(_HEADER_LIMIT, size - 8):
         raise FileFormatError(f"not a tensor file, or cut short ({path}); restore it from a copy")
     try:
-        header = json.loads(file.read(length))
-    except (ValueError, RecursionError):
+        header = parse_json(file.read(length))
+    except ValueError:
         header = None
     if not isinstance(header, dict):
         raise FileFormatError(f"the tensor file's header is not JSON ({path}); restore it")
     header.pop("__metadata__", None)
-    return header, 8 + length
+    start = 8 + length
+    places = {name: _checked(name, entry, start, size, path) for name, entry in header.items()}
+    filled = start
+    for name, (_, _, begin, end) in sorted(places.items(), key=lambda item: item[1][2:]):
+        if begin != filled:
+            raise FileFormatError(
+                f"tensors overlap, or leave a gap ({path}: {name}); restore the file"
+            )
+        filled = end
+    if filled != size:
+        raise FileFormatError(
+            f"the tensors do not end where the file does ({path}: {filled} of {size} bytes); "
+            "restore the file"
+        )
+    return places
 
 
-def _checked(
-    name: str, entry: Any, available: int, path: Path
-) -> tuple[torch.dtype, list[int], list[int]]:
+def _checked(name: str, entry: Any, start: int, size: int, path: Path) -> Place:
     try:
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in [*shape, begin, end])
-        fits = whole and end <= available and max(shape, default=0) < 1 << 48
+        # An axis of 0 hides the others from the product, and torch multiplies those for strides.
+        fits = whole and type(shape) is list and len(shape) <= _DIMENSIONS
+        fits = fits and math.prod(max(number, 1) for number in shape) < 1 << 60
+        fits = fits and start + end <= size
         if fits and end - begin == math.prod(shape) * dtype.itemsize:
-            return dtype, shape, [begin, end]
+            return dtype, shape, start + begin, start + end
     except (KeyError, TypeError, ValueError):
         pass
     raise FileFormatError(
