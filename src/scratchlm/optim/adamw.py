@@ -21,6 +21,8 @@ from scratchlm.optim.optimizer import (
 
 Betas = tuple[float, float]
 
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
+
 
 class AdamW(Optimizer):
     """Drop in for `torch.optim.AdamW`; each reads the other's state_dict.
@@ -52,6 +54,9 @@ class AdamW(Optimizer):
 
     def check(self, group: Group) -> None:
         check_adamw(group)
+
+    def kept(self, group: Group) -> tuple[str, ...]:
+        return ADAMW_STATE
 
     def update(self, group: Group, params: list[Tensor]) -> None:
         update_adamw_group(group, params, self.state)

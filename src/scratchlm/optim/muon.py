@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from scratchlm.optim.adamw import check_adamw, update_adamw_group
+from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
 
 NSDtype = Literal["auto", "float32", "bfloat16"]
@@ -84,6 +84,9 @@ class Muon(Optimizer):
                 check_adamw(group)
             case other:
                 raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); pass one")
+
+    def kept(self, group: Group) -> tuple[str, ...]:
+        return ADAMW_STATE if group["algorithm"] == "adamw" else ("momentum_buffer",)
 
     def update(self, group: Group, params: list[Tensor]) -> None:
         if group["algorithm"] == "adamw":

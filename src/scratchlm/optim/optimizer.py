@@ -16,7 +16,8 @@ class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose rule is two methods, `check` and `update`.
 
     A parameter without a gradient is skipped, its state untouched. ValueError before anything is
-    changed if a gradient is sparse, and, when a group is added, if a setting is out of range.
+    changed if a gradient is sparse, if, when a group is added, a setting is out of range, and if a
+    loaded state is none that `update` could go on from.
     """
 
     def check(self, group: Group) -> None:
@@ -35,6 +36,22 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def kept(self, group: Group) -> tuple[str, ...]:
+        """The names under which `update` finds again what it kept for a parameter of `group`."""
+        return ()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Groups of other numbers or sizes are torch's to refuse.
+        for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            for name in self.defaults.keys() & ours.keys() - theirs.keys():
+                raise ValueError(f"a group lacks a setting ({name}); load another state")
+            self.check({**theirs, "params": ours["params"]})
+            kept = {*self.kept(ours), *self.kept(theirs)}
+            for index, param in zip(theirs["params"], ours["params"], strict=False):
+                if state := state_dict["state"].get(index):
+                    _check_state(state, param, kept)
+        super().load_state_dict(state_dict)
+
     # torch declares two overloads of step; this one signature takes the calls of both.
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -47,6 +64,24 @@ class Optimizer(torch.optim.Optimizer):
         for group, params in work:
             self.update(group, params)
         return loss
+
+
+def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
+    """A count is a number; all else is nothing yet, or a tensor of the parameter's shape."""
+    for name in kept | state.keys():
+        value = state.get(name)
+        if name in ("step", "t"):
+            number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+            fits = type(number) in (int, float) and 0 <= float(number or 0) < 2**53
+        elif value is None:
+            fits = name not in kept
+        else:
+            fits = isinstance(value, Tensor) and value.shape == param.shape
+        if not fits:
+            raise ValueError(
+                f"the state of a parameter of shape {tuple(param.shape)} is of another ({name}); "
+                "load another state"
+            )
 
 
 def _with_gradient(params: list[Tensor]) -> list[Tensor]:
