@@ -10,13 +10,13 @@
 
 The directory is written beside its final name, synced, and renamed: at every moment the name
 holds a whole checkpoint or nothing. A path that ends in `.pt` or `.pth`, or an open file, takes the
-same content as one `torch.save` file, read with `weights_only=True` and nothing else.
+same content as one `torch.save` file, read with `weights_only=True` and nothing else, its checksums
+compared first. Whatever is read, from either, is what `save_checkpoint` takes, or is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,17 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm import config as configuration
-from scratchlm import plain
-from scratchlm.atomic import previous, replacing_file
 from scratchlm.checkpoint_files import (
-    MANIFEST,
     PathOrFile,
     Payload,
     is_single_file,
     read_directory,
-    read_single,
     write_payload,
 )
+from scratchlm.checkpoint_payload import checked_payload
+from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
+from scratchlm.checkpoint_pointers import write_pointer as write_pointer
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import (
     default_end_ids,
@@ -49,7 +48,11 @@ from scratchlm.hf import (
 )
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.runtime import resolve_device
+from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer
+
+_WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_TABLE_LIMIT = 1 << 30  # bytes of a rotary table that any model may have
 
 
 def save_checkpoint(
@@ -80,31 +83,7 @@ def payload_of(
         "step": step,
         **more,
     }
-    for key, value in payload.items():
-        payload[key] = plain.checked(value, key)
-    _check_payload(payload)
-    return payload
-
-
-def _check_payload(payload: Payload) -> None:
-    if type(payload["step"]) is not int:
-        raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")
-    for key, value in payload["model"].items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"the model's state holds more than tensors (model.{key}); pass it "
-                "to save_checkpoint as a value of its own"
-            )
-    for key, kind in (("tokenizer", str), ("config", dict)):
-        if not isinstance(payload.get(key), kind | None):
-            raise ValueError(
-                f"{key} is a {kind.__name__} ({type(payload[key]).__name__}); see "
-                "the docstring of save_checkpoint"
-            )
-    try:
-        json.dumps(payload.get("config"))
-    except TypeError as error:
-        raise ValueError(f"config is for JSON ({error}); leave tensors out of it") from None
+    return checked_payload(payload)
 
 
 def load_checkpoint(
@@ -161,18 +140,49 @@ def load_with_tokenizer(
         payload = read_checkpoint(name)
         model = model_from(payload, name)
         tokenizer = tokenizer_from(payload, name, tokenizer_path)
-        ends, starts = payload.get("end_ids") or [], payload.get("start_ids") or []
+        ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
     return Loaded(model, tokenizer, ends or default_end_ids(tokenizer), starts)
+
+
+def _ids(payload: Payload, key: str, path: Path) -> list[int]:
+    ids = payload.get(key) or []
+    if not isinstance(ids, list) or not all(type(each) is int and each >= 0 for each in ids):
+        raise FileFormatError(f"{key} are no ids ({path}: {ids!r:.40}); save it again")
+    return ids
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
     """The Transformer that a checkpoint's content describes, in its dtype and evaluation mode."""
-    weight = payload["model"].get("embedding.weight")
-    dtype = None if weight is None else weight.dtype
-    model = Transformer(config_from(payload, path), device="meta", dtype=dtype)
+    config, weights = config_from(payload, path), payload["model"]
+    if config.num_layers > len(weights):  # before they are built in vain
+        raise FileFormatError(
+            f"the checkpoint has fewer layers than its config says ({path}: {config.num_layers}, "
+            f"in all {len(weights)} tensors); save it again"
+        )
+    dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
+    try:
+        model = Transformer(config, device="meta", dtype=dtype if dtype in _WEIGHT_DTYPES else None)
+    except (OverflowError, RuntimeError, TypeError):  # of sizes that no tensor can have
+        raise FileFormatError(
+            f"the checkpoint's model config is of no model ({path}); save it again"
+        ) from None
+    _check_shapes(model, weights, str(path))  # before memory is taken, which a config may not ask
+    _check_table(config, weights, path)
     model.allocate("cpu")
     restore(payload, model, None, name=str(path))
     return model.eval()
+
+
+def _check_table(
+    config: ModelConfig, weights: dict[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """The length of the rotary table is the one size that is in no weight's shape."""
+    size = 8 * config.context_length * config.d_head if config.position == "rope" else 0
+    if size > _TABLE_LIMIT + sum(weight.nbytes for weight in weights.values()):
+        raise FileFormatError(
+            f"the context_length is out of proportion to the model ({path}: "
+            f"{config.context_length}); correct the config, and save it again"
+        )
 
 
 def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
@@ -185,7 +195,7 @@ def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
         )
     try:
         return configuration.build(ModelConfig, config)
-    except ValueError as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise FileFormatError(
             f"the checkpoint's model config is not ours ({path}: {error}); "
             "save it again with this version"
@@ -202,7 +212,8 @@ def tokenizer_from(
             f"the checkpoint's tokenizer is no text ({path}); save it again with save_checkpoint"
         )
     own = None if stored is None else BPETokenizer.from_json(stored, path)
-    return _agreeing(own, given, payload.get("config", {}).get("vocab_size"), path)
+    vocab_size = config_from(payload, path).vocab_size if payload.get("config") else None
+    return _agreeing(own, given, vocab_size, path)
 
 
 def _agreeing(
@@ -240,8 +251,24 @@ def restore(
     *,
     name: str,
 ) -> None:
-    """Load what `read_checkpoint` gave; a state of other names or shapes is a FileFormatError."""
-    ours, theirs = model.state_dict(), payload["model"]
+    """Load what `read_checkpoint` gave; a state of other names, shapes or kinds is a
+    FileFormatError, and changes nothing."""
+    _check_shapes(model, payload["model"], name)
+    if optimizer is not None:
+        if payload["optimizer"] is None:
+            raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
+        try:
+            optimizer.load_state_dict(payload["optimizer"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"the checkpoint is of another optimizer ({name}: {error}); "
+                "use the config it was trained with"
+            ) from None
+    model.load_state_dict(payload["model"])
+
+
+def _check_shapes(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
+    ours = model.state_dict()
     for key in [*ours, *theirs]:
         here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
         if here != there:
@@ -249,17 +276,11 @@ def restore(
                 f"the checkpoint is of another model ({name}: {key} is {there} there, {here} in "
                 "the model); use the config it was trained with"
             )
-    model.load_state_dict(theirs)
-    if optimizer is not None:
-        if payload["optimizer"] is None:
-            raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
-        try:
-            optimizer.load_state_dict(payload["optimizer"])
-        except (ValueError, KeyError) as error:
+        if ours[key].is_floating_point() != theirs[key].is_floating_point():
             raise FileFormatError(
-                f"the checkpoint is of another optimizer ({name}: {error}); "
-                "use the config it was trained with"
-            ) from None
+                f"the checkpoint is of another model ({name}: {key} is {theirs[key].dtype} there, "
+                f"{ours[key].dtype} in the model); use the config it was trained with"
+            )
 
 
 def read_checkpoint(path_or_file: PathOrFile) -> Payload:
@@ -279,49 +300,10 @@ def read_checkpoint(path_or_file: PathOrFile) -> Payload:
     if type(payload.get("step")) is not int:
         raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no 'step'")
     payload.setdefault("optimizer", None)
-    return payload
-
-
-def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
-    """The checkpoint that `path` names: itself, a pointer file, or one of a run's folder.
-
-    `prefer` is "best" or "last", for a folder that has both.
-    """
-    path = Path(path)
-    if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
-        if not path.exists() and not previous(path).exists():
-            raise FileNotFoundError(
-                f"no such checkpoint ({path}); give a checkpoint, a run's folder, or a folder of "
-                "the hub that is on this disk"
-            )
-        return path
-    if path.is_file():
-        return _follow(path)
-    for folder in (path, path / "checkpoints"):
-        for name in (prefer, "last"):
-            if (folder / name).is_file():
-                return _follow(folder / name)
-    raise FileFormatError(
-        f"no checkpoint in this folder, nor a config.json of the hub ({path}); give a checkpoint, "
-        "a run's folder, or one of the hub"
-    )
-
-
-def write_pointer(path: str | os.PathLike[str], name: str) -> None:
-    """Let the text file `path` name a sibling, replacing it atomically."""
-    with replacing_file(Path(path)) as file:
-        file.write(f"{name}\n".encode())
-
-
-def _follow(pointer: Path) -> Path:
-    with pointer.open("rb") as file:
-        name = file.read(256).decode("utf-8", "replace").strip()
-    if len(name) not in range(1, 100) or Path(name).name != name:
+    try:
+        return checked_payload(payload)
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise FileFormatError(
-            f"not a checkpoint, nor a pointer to one ({pointer}); give a "
-            "checkpoint's directory, a .pt, or a run's folder"
-        )
-    target = pointer.parent / name
-    if target.is_file() and not is_single_file(target):
-        raise FileFormatError(f"a pointer leads to no checkpoint ({pointer}: {name}); give another")
-    return find_checkpoint(target)
+            f"not a checkpoint ({path_or_file}: {reason}); save it again with save_checkpoint"
+        ) from None

@@ -2,7 +2,8 @@
 
 write_payload                      either, by the name's ending
 write_directory, read_directory    model.safetensors, state.*, manifest.json (see checkpoint.py)
-read_single                        torch.load with weights_only=True, and nothing else
+
+A `.pt` is read in `single_file`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
+import stat
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,15 +87,17 @@ def read_directory(path: Path) -> Payload:
     names = _verified(path)
     try:
         tensors = read_tensors(path / "state.safetensors")
-        state = plain.from_json(json.loads((path / "state.json").read_bytes()), tensors)
+        state = plain.from_json(_read_json(path / "state.json"), tensors)
         weights = read_tensors(path / "model.safetensors")
         for alias, name in state["shared"].items():
+            if alias in weights:
+                raise ValueError(f"{alias} is there twice")
             weights[alias] = weights[name]
         payload: Payload = state["values"] | {"model": weights}
         if "config.json" in names:
-            payload["config"] = json.loads((path / "config.json").read_bytes())
+            payload["config"] = _read_json(path / "config.json")
         if "tokenizer.json" in names:
-            payload["tokenizer"] = (path / "tokenizer.json").read_text(encoding="utf-8")
+            payload["tokenizer"] = (path / "tokenizer.json").read_bytes().decode()
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
             raise
@@ -113,7 +116,7 @@ def _verified(path: Path) -> list[str]:
             "directory, a .pt, or a run's folder"
         )
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = plain.parse_json((path / MANIFEST).read_bytes())
         files = {
             name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
         }
@@ -124,18 +127,40 @@ def _verified(path: Path) -> list[str]:
         ) from None
     if not known:
         raise FileFormatError(
-            f"a checkpoint of another format ({path}: {manifest['format']}); "
+            f"a checkpoint of another format ({path}: {manifest['format']!r:.40}); "
             f"this version reads format {_FORMAT}"
         )
     for name in _REQUIRED - files.keys():
         raise FileFormatError(f"the manifest does not list {name} ({path}); use another checkpoint")
     for name, (size, sha256) in files.items():
         file = path / name
-        if Path(name).name != name or not file.is_file() or file.is_symlink():
+        if Path(name).name != name or not _is_plain_file(file):
             raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")
         if file.stat().st_size != size or _sha256(file) != sha256:
             raise FileFormatError(f"a checkpoint's file is damaged ({file}); use an earlier one")
+    for file in sorted(path.iterdir()):
+        if file.suffix in (".json", ".safetensors") and file.name not in {MANIFEST, *files}:
+            raise FileFormatError(
+                f"the manifest does not list a file that is there ({file}); use another checkpoint"
+            )
     return list(files)
+
+
+def _is_plain_file(path: Path) -> bool:
+    """No link, directory, pipe (which would be waited for) or device, nor a name that none has."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return plain.parse_json(path.read_bytes())
+    except ValueError as error:
+        raise FileFormatError(
+            f"not the JSON of a checkpoint ({path}: {error}); use an earlier one"
+        ) from None
 
 
 def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -147,23 +172,6 @@ def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
         if tensor.numel() and first.setdefault(place, name) != name:
             shared[name] = first[place]
     return {name: tensor for name, tensor in state.items() if name not in shared}, shared
-
-
-def read_single(file: Path | IO[bytes], name: object) -> Any:
-    """The content of a `.pt` file; FileFormatError for one that only running code could read."""
-    if isinstance(file, Path) and file.is_dir():
-        raise IsADirectoryError(f"a .pt checkpoint is a file ({file}); this is a directory")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a foreign pickle; it loads or is refused
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:  # torch.load fails in a dozen ways on what it does not trust
-        raise FileFormatError(
-            f"not a .pt file of tensors and plain values ({name}); it is damaged, or holds objects "
-            "that only an unsafe load would run: save it again with save_checkpoint"
-        ) from None
 
 
 class _Hashing:

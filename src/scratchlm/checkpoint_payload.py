@@ -1,0 +1,38 @@
+"""What a checkpoint holds, in either form: checked before it is written, and once it is read."""
+
+from __future__ import annotations
+
+import json
+
+from torch import Tensor
+
+from scratchlm import plain
+from scratchlm.checkpoint_files import Payload
+
+
+def checked_payload(payload: Payload) -> Payload:
+    """The payload with its containers copied; ValueError for what no checkpoint holds."""
+    payload = {key: plain.checked(value, str(key)) for key, value in payload.items()}
+    if type(payload["step"]) is not int:
+        raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")
+    if payload["step"] < 0:
+        raise ValueError(f"step is 0 or more ({payload['step']}); count optimizer steps")
+    for key, value in payload["model"].items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the model's state holds more than tensors (model.{key}); pass it "
+                "to save_checkpoint as a value of its own"
+            )
+    for key, kind in (("tokenizer", str), ("config", dict)):
+        if not isinstance(payload.get(key), kind | None):
+            raise ValueError(
+                f"{key} is a {kind.__name__} ({type(payload[key]).__name__}); see "
+                "the docstring of save_checkpoint"
+            )
+    try:
+        json.dumps(payload.get("config"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"config is for JSON ({error}); leave tensors, NaN and infinity out of it"
+        ) from None
+    return payload

@@ -1,0 +1,75 @@
+"""Where a checkpoint is: named itself, by a pointer file, or as the best or last of a run's folder.
+
+A pointer (`last`, `best`) is a text file that holds the name of a checkpoint beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from scratchlm.atomic import previous, replacing_file
+from scratchlm.checkpoint_files import MANIFEST, is_single_file
+from scratchlm.errors import FileFormatError
+
+_LONGEST = 100  # bytes of a checkpoint's name
+
+
+def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
+    """The checkpoint that `path` names: itself, a pointer file, or one of a run's folder.
+
+    `prefer` is "best" or "last", for a folder that has both.
+    """
+    path = Path(path)
+    if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
+        if not path.exists() and not previous(path).exists():
+            raise FileNotFoundError(
+                f"no such checkpoint ({path}); give a checkpoint, a run's folder, or a folder of "
+                "the hub that is on this disk"
+            )
+        return path
+    if path.is_file():
+        return _follow(path)
+    for folder in (path, path / "checkpoints"):
+        for name in (prefer, "last"):
+            if os.path.lexists(folder / name):
+                return _follow(folder / name)
+    if (path / "checkpoints").is_dir():
+        raise FileFormatError(
+            f"the run does not say which checkpoint is its last ({path / 'checkpoints' / 'last'} "
+            "is missing); give one of that folder, or start a new run"
+        )
+    raise FileFormatError(
+        f"no checkpoint in this folder, nor a config.json of the hub ({path}); give a checkpoint, "
+        "a run's folder, or one of the hub"
+    )
+
+
+def write_pointer(path: str | os.PathLike[str], name: str) -> None:
+    """Let the text file `path` name a sibling, replacing it atomically."""
+    with replacing_file(Path(path)) as file:
+        file.write(f"{name}\n".encode())
+
+
+def _follow(pointer: Path) -> Path:
+    """The sibling that a pointer names: one step, and never out of its folder."""
+    name, content = "", b""
+    if pointer.is_file():  # no pipe, which would be waited for
+        with pointer.open("rb") as file:
+            content = file.read(_LONGEST + 2).strip()
+    with contextlib.suppress(UnicodeDecodeError):
+        name = content.decode()
+    if len(content) > _LONGEST or name in ("", "..") or Path(name).name != name:
+        raise FileFormatError(
+            f"not a checkpoint, nor a pointer to one ({pointer}); give a "
+            "checkpoint's directory, a .pt, or a run's folder"
+        )
+    target = pointer.parent / name
+    if not (target.is_file() if is_single_file(target) else target.is_dir()) and not (
+        previous(target).is_dir()
+    ):
+        raise FileFormatError(
+            f"a pointer leads to no checkpoint ({pointer}: {name!r}); give another"
+        )
+    return target
