@@ -349,6 +349,8 @@ def test_the_manifest_states_sizes_and_hashes(tmp_path):
         (1, {"tokenizer": {"a": 1}}, r"tokenizer is a str \(dict\)"),
         (1, {"config": "big"}, r"config is a dict \(str\)"),
         (1, {"config": {"x": torch.ones(1)}}, "config is for JSON"),
+        (1, {"config": {"x": float("nan")}}, "config is for JSON"),
+        (-1, {}, r"step is 0 or more \(-1\)"),
     ],
 )
 def test_what_could_not_be_read_back_is_not_saved(tmp_path, step, more, message):

@@ -6,6 +6,7 @@ an honest one; but it is a whole one, that a model and an optimizer go on from, 
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Iterator
@@ -217,3 +218,30 @@ def test_what_was_not_damaged_goes_on(run: Run, capsys: pytest.CaptureFixture[st
     for name, payload in run.payloads.items():
         folder = run.single.path if name.endswith(".pt") else run.checkpoints.path
         assert same(read_checkpoint(folder / name), payload)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rng", 5), ("rng", {}), ("rng", [{}]), ("rng", [5]), ("rng", [{"python": [], "numpy": []}]),
+     ("scaler", 5), ("best_val_loss", "low"), ("best_step", 1.5), ("best_step", "x"),
+     ("smoothed", {}), ("smoothed", {"total": "x", "weight": 1.0}), ("tokens", None),
+     ("cursor", []), ("optimizer_name", {}), ("data_id", "x"), ("environment", 1),
+     ("history", {}), ("recipe", "x")],
+)  # fmt: skip
+def test_a_forged_state_of_the_run(
+    run: Run, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.checkpoints.path / "step-00000002" / "state.json"
+    content = json.loads(path.read_text())
+    content["values"][key] = value
+    path.write_text(json.dumps(content))
+    mutations.sealed(Mutation("", [path]))
+    words = ["--resume", str(run.path), "--iterations", "3"]
+    check_refusal(train, words, 3, path.parent.name, capsys)
+
+
+def test_a_recipe_that_is_none(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read where a checkpoint was taken out of its run."""
+    path = run.single.path / "model.pt"
+    torch.save(run.payloads["model.pt"] | {"recipe": "x"}, path)
+    check_refusal(train, ["--resume", str(path)], 3, "model.pt", capsys)

@@ -29,7 +29,7 @@ import tiny
 from bounds import Hang, bounded, touching_at_most
 from mutations import Mutation, sealed
 from refusals import check_refusal
-from scratchlm import load_model, save_checkpoint
+from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, load_with_tokenizer, read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
@@ -238,6 +238,7 @@ def test_what_is_no_archive_of_torch(folder: Path, write: Callable[[Path], objec
         read_checkpoint(folder / "bad.pt")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_archive(folder: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "bad.pt")
     with pytest.raises(FileFormatError, match=r"bad\.pt"):
@@ -429,6 +430,7 @@ def test_a_state_that_was_never_written(folder: Path, old: str, new: str) -> Non
 
 
 CONFIGS = [
+    {"d_model": 10**400, "d_ff": None, "num_heads": 2},
     {"d_model": 1 << 40}, {"d_ff": 1 << 44}, {"d_ff": 10**30}, {"vocab_size": 10**12},
     {"vocab_size": 10**400}, {"vocab_multiple": 10**15}, {"num_layers": 10**9},
     {"head_dim": 1 << 40}, {"context_length": 10**12}, {"context_length": 10**9},
@@ -492,6 +494,28 @@ def test_ids_that_are_none(folder: Path, ids: Any) -> None:
     save_checkpoint(folder / "bad", tiny.model(), None, 1, tokenizer=text, end_ids=ids)
     with pytest.raises(FileFormatError, match=r"end_ids .*bad"):
         load_with_tokenizer(folder / "bad")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [5, "text", [], {}, {"state": {}}, {"state": {}, "param_groups": 5},
+     {"state": {}, "param_groups": []}, {"state": {}, "param_groups": [[]]},
+     {"state": {}, "param_groups": [{}]}, {"state": {}, "param_groups": [{"params": []}]},
+     {"state": 5}, {"state": {0: 5}}, {"state": {0: {"exp_avg": torch.ones(3)}}},
+     {"state": {0: {"step": "x"}}}, None],
+)  # fmt: skip
+def test_an_optimizer_that_is_none(folder: Path, optimizer: Any) -> None:
+    """And then neither the optimizer nor the model is changed."""
+    model = tiny.model(1)
+    ours = AdamW(model.parameters())
+    if isinstance(optimizer, dict) and "param_groups" not in optimizer:
+        optimizer = ours.state_dict() | optimizer if optimizer.get("state") else optimizer
+    content = read_checkpoint(folder / "model.pt") | {"optimizer": optimizer}
+    torch.save(content, folder / "bad.pt")
+    with pytest.raises(FileFormatError, match=r"bad\.pt"):
+        load_checkpoint(folder / "bad.pt", model, ours)
+    assert torch.equal(model.lm_head.weight, tiny.model(1).lm_head.weight)
+    assert not ours.state
 
 
 # --- tensor files ---------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
         )
     try:
         return configuration.build(ModelConfig, config)
-    except (OverflowError, TypeError, ValueError) as error:
+    except (OverflowError, ValueError) as error:
         raise FileFormatError(
             f"the checkpoint's model config is not ours ({path}: {error}); "
             "save it again with this version"
@@ -259,7 +259,7 @@ def restore(
             raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
         try:
             optimizer.load_state_dict(payload["optimizer"])
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"the checkpoint is of another optimizer ({name}: {error}); "
                 "use the config it was trained with"

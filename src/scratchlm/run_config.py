@@ -13,6 +13,7 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_config
 from scratchlm.costs import training_report
 from scratchlm.data.prepare import DataConfig, default_vocab_size
+from scratchlm.errors import FileFormatError
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.recipe import OptimConfig
@@ -60,7 +61,7 @@ def resolve(
             layers.append(configuration.read_toml(run / "config.toml"))
             out = out or str(run)
         else:  # a checkpoint that was taken out of its run
-            layers.append(read_checkpoint(checkpoint).get("recipe", {}))
+            layers.append(_recipe_in(checkpoint))
             out = out or _new_run()
     init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
     if init_from is not None and checkpoint is None:
@@ -135,6 +136,15 @@ def _overruled(
             yield from _overruled(value, won, f"{prefix}{key}.")
         elif won is not None and won != value:
             yield f"{prefix}{key}", value, won
+
+
+def _recipe_in(checkpoint: Path) -> dict[str, Any]:
+    recipe = read_checkpoint(checkpoint).get("recipe", {})
+    if not isinstance(recipe, dict):
+        raise FileFormatError(
+            f"the checkpoint's recipe is none ({checkpoint}); resume from its run's folder"
+        )
+    return recipe
 
 
 def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:

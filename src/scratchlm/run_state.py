@@ -18,8 +18,9 @@ from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
 
-KEYS = ("rng", "scaler", "best_val_loss", "best_step", "smoothed", "tokens", "cursor",
-        "optimizer_name", "data_id", "environment", "history")  # fmt: skip
+KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
+        "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
+        "data_id": dict, "environment": dict, "history": list}  # fmt: skip
 
 
 def environment(
@@ -50,7 +51,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "")
     found: dict[str, Any] = {}
     for key in {**before, **now}:
         was, new, name = before.get(key), now.get(key), f"{prefix}{key}"
-        if isinstance(was, dict) or isinstance(new, dict):
+        if {type(was), type(new)} in ({dict}, {dict, type(None)}):
             found |= changes(was or {}, new or {}, f"{name}.")
         elif was != new and name != "train.out":
             found[name] = [was, new]
@@ -68,12 +69,17 @@ def check(
 ) -> None:
     """FileFormatError for a checkpoint that this run cannot go on from, ValueError for one that is
     past its end. cursor: step -> where this run's stream of batches stands after it."""
-    for key in KEYS:
-        if key not in payload:
+    for key, kind in KEYS.items():
+        if key not in payload or not isinstance(payload[key], kind):
             raise FileFormatError(
                 f"not a trainer's checkpoint ({path} has no {key}); resume from a run's "
                 "folder, or start a new run"
             )
+    if not (isinstance(payload.get("recipe", {}), dict) and _is_average(payload["smoothed"])):
+        raise FileFormatError(
+            f"the checkpoint's recipe or smoothed loss is none ({path}); resume from an earlier one"
+        )
+    _check_rng(payload["rng"], path)
     if payload["step"] > iterations:
         raise ValueError(
             f"the checkpoint is past the last step ({payload['step']} of {iterations}); "
@@ -107,6 +113,27 @@ def restore_keeping_settings(
     restore(payload, model, optimizer, name=name)
     for group, settings in zip(optimizer.param_groups, chosen, strict=True):
         group.update(settings)
+
+
+def _is_average(state: Mapping[str, Any] | None) -> bool:
+    if state is None:
+        return True
+    numbers = [state.get("total"), state.get("weight")]
+    return all(isinstance(number, float) for number in numbers) and state["weight"] >= 0
+
+
+def _check_rng(states: list[Any], path: str | Path) -> None:
+    """Each state is set, to see whether it can be; without those of GPUs, which may be others."""
+    here = rng_state()
+    try:
+        for state in states:
+            set_rng_state({key: state[key] for key in ("python", "numpy", "torch")})
+    except Exception:  # Python's, numpy's and torch's fail in a dozen ways on what is none
+        raise FileFormatError(
+            f"the checkpoint's random state is none ({path}); resume from an earlier one"
+        ) from None
+    finally:
+        set_rng_state(here)
 
 
 def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:
