@@ -1,4 +1,4 @@
-"""AdamW against `torch.optim.AdamW`, and its list path against its readable one."""
+"""AdamW against `torch.optim.AdamW`, and its fast forms against the readable one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scratchlm.optim.adamw import AdamW, adamw_update, adamw_update_foreach
+from scratchlm.optim.adamw import (
+    AdamW,
+    adamw_update,
+    adamw_update_foreach,
+    adamw_update_fused,
+)
 from scratchlm.optim.optimizer import by_device_and_dtype
 
 SHAPES = [(7, 5), (5,), (3, 2, 2), (1,), ()]
+EACH, FOREACH, FUSED = {"foreach": False}, {"foreach": True}, {"fused": True}
+FORMS = pytest.mark.parametrize("form", [{}, EACH, FOREACH, FUSED, {"fused": False}])
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -42,10 +49,10 @@ def two_groups(params: list[nn.Parameter]) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("foreach", [None, False, True])
-def test_matches_torch_for_100_steps(foreach: bool | None) -> None:
+@FORMS
+def test_matches_torch_for_100_steps(form: dict[str, bool]) -> None:
     ours, theirs = parameters(), parameters()
-    optimizer = AdamW(two_groups(ours), lr=1e-2, foreach=foreach)
+    optimizer = AdamW(two_groups(ours), lr=1e-2, **form)
     run(optimizer, ours, range(100))
     run(torch.optim.AdamW(two_groups(theirs), lr=1e-2), theirs, range(100))
     for a, b in zip(ours, theirs, strict=True):
@@ -70,7 +77,8 @@ def test_first_step_by_hand() -> None:
     torch.testing.assert_close(param.detach(), expected, rtol=1e-12, atol=0)
 
 
-def test_foreach_agrees_with_the_readable_update() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_lists_agree_with_the_readable_update(fused: bool) -> None:
     def tensors(seed: int) -> list[Tensor]:
         return [param.detach() for param in parameters(seed, torch.float64)]
 
@@ -81,16 +89,95 @@ def test_foreach_agrees_with_the_readable_update() -> None:
     many = copy.deepcopy(one)
     for param, grad, exp_avg, exp_avg_sq, step in zip(one[0], grads, *one[1:], steps, strict=True):
         adamw_update(param, grad, exp_avg, exp_avg_sq, step, **settings)
-    adamw_update_foreach(many[0], grads, *many[1:], steps, **settings)
+    if fused:
+        counts = [torch.tensor(float(step)) for step in steps]
+        adamw_update_fused(many[0], grads, *many[1:], counts, **settings)
+    else:
+        adamw_update_foreach(many[0], grads, *many[1:], steps, **settings)
     torch.testing.assert_close(many, one, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("form", "called"),
+    [({}, "fused"), (FUSED, "fused"), (FOREACH, "foreach"), (EACH, "each"),
+     ({"fused": False}, "each"), ({"fused": True, "foreach": False}, "fused")],
+)  # fmt: skip
+def test_the_form_asked_for_is_the_form_taken(
+    form: dict[str, bool], called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    for name, function in [("each", "adamw_update"), ("foreach", "adamw_update_foreach"),
+                           ("fused", "adamw_update_fused")]:  # fmt: skip
+        monkeypatch.setattr(f"scratchlm.optim.adamw.{function}",
+                            lambda *tensors, name=name, **settings: taken.append(name))  # fmt: skip
+    params = parameters()
+    run(AdamW(params, **form), params, range(1))
+    assert set(taken) == {called}
+
+
+def transposed() -> list[nn.Parameter]:
+    """Parameters, and one a column slice, whose gradients lie in memory otherwise than they do."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(3, 5)[:, :4])]
+    for param in params:
+        param.grad = torch.randn(param.shape[::-1]).T
+    return params
+
+
+def test_gradients_that_lie_otherwise_in_memory() -> None:
+    """torch's own fused kernel mixes their elements up."""
+    ours, theirs = transposed(), transposed()
+    AdamW(ours).step()
+    torch.optim.AdamW(theirs).step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    for param in transposed():
+        before = param.detach().clone()
+        with pytest.raises(ValueError, match=r"strides differ\); pass fused=None"):
+            AdamW([param], fused=True).step()
+        assert torch.equal(param.detach(), before)
+
+
+def test_a_state_from_before_there_was_fused() -> None:
+    """And its step may be a plain number."""
+    params, twins = parameters(), parameters()
+    optimizer = AdamW(params)
+    run(optimizer, params, range(2))
+    old = copy.deepcopy(optimizer.state_dict())
+    for group in old["param_groups"]:
+        del group["fused"]
+    old["state"][0]["step"] = 2
+    run(AdamW(twins), twins, range(2))
+    resumed = AdamW(twins)
+    resumed.load_state_dict(old)
+    run(resumed, twins, range(2, 4))
+    run(optimizer, params, range(2, 4))
+    for a, b in zip(params, twins, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.gpu
-def test_lists_on_a_gpu_agree_with_the_cpu() -> None:
+def test_a_step_on_a_gpu_waits_for_nothing() -> None:
+    params = [nn.Parameter(p.detach().cuda()) for p in parameters()]
+    optimizer = AdamW(params)
+    for step in range(3):
+        for param in params:
+            param.grad = torch.full_like(param, float(step + 1))
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first makes the state
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert optimizer.state[params[0]]["step"].is_cuda
+
+
+@pytest.mark.gpu
+@FORMS
+def test_a_gpu_agrees_with_the_cpu(form: dict[str, bool]) -> None:
     twins = parameters()
     params = [nn.Parameter(p.detach().cuda()) for p in twins[:3]]
     params += copy.deepcopy(twins[3:])  # one optimizer over two devices
-    optimizer, reference = AdamW(params), AdamW(twins)
+    optimizer, reference = AdamW(params, **form), AdamW(twins, **EACH)
     for step in range(10):
         set_gradients(twins, step)
         for param, twin in zip(params, twins, strict=True):
@@ -107,11 +194,11 @@ def test_lists_are_of_one_device_and_dtype() -> None:
     assert by_device_and_dtype([single, double, single.to("meta"), single]) == [[0, 3], [1], [2]]
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_mixed_dtypes_in_one_group(foreach: bool) -> None:
+@FORMS
+def test_mixed_dtypes_in_one_group(form: dict[str, bool]) -> None:
     params = parameters() + parameters(1, torch.float64)
     twins = copy.deepcopy(params)
-    run(AdamW(params, foreach=foreach), params, range(5))
+    run(AdamW(params, **form), params, range(5))
     run(torch.optim.AdamW(twins), twins, range(5))
     for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
@@ -137,10 +224,11 @@ def test_parameters_without_a_gradient_are_skipped() -> None:
     assert optimizer.state[with_grad]["step"] == 1
 
 
-def test_late_first_gradient_counts_its_own_steps() -> None:
+@FORMS
+def test_late_first_gradient_counts_its_own_steps(form: dict[str, bool]) -> None:
     ours, theirs = parameters(), parameters()
-    for cls, params in ((AdamW, ours), (torch.optim.AdamW, theirs)):
-        optimizer = cls(params, lr=0.1)
+    for cls, params, more in ((AdamW, ours, form), (torch.optim.AdamW, theirs, {})):
+        optimizer = cls(params, lr=0.1, **more)
         for step in range(6):
             set_gradients(params, step)
             if step < 3:
@@ -161,14 +249,15 @@ def test_resumed_is_bit_exact() -> None:
         assert torch.equal(a, b)
 
 
-def test_state_is_interchangeable_with_torchs() -> None:
+@FORMS
+def test_state_is_interchangeable_with_torchs(form: dict[str, bool]) -> None:
     whole = parameters()
     run(torch.optim.AdamW(whole), whole, range(9))
     params = parameters()
     classes = (AdamW, torch.optim.AdamW, AdamW)
     state = None
     for i, cls in enumerate(classes):
-        optimizer = cls(params)
+        optimizer = cls(params, **form)
         if state is not None:
             optimizer.load_state_dict(copy.deepcopy(state))
         run(optimizer, params, range(3 * i, 3 * i + 3))
@@ -234,6 +323,7 @@ def test_sparse_gradients_are_refused_before_anything_changes() -> None:
         ({"betas": (0.9, 1.0)}, "betas[1] must be in [0, 1) (1.0)"),
         ({"eps": -1e-8}, "eps must be in [0, inf) (-1e-08)"),
         ({"weight_decay": -0.1}, "weight_decay must be in [0, inf) (-0.1)"),
+        ({"foreach": True, "fused": True}, "foreach and fused exclude each other (both True)"),
     ],
 )
 def test_refuses_settings_of_the_constructor_and_of_a_group(

@@ -103,7 +103,8 @@ def test_adamw_group_has_adamws_settings_and_no_others() -> None:
     param = matrices()
     optimizer = Muon([{"params": param[:1]}, {"params": param[1:], "algorithm": "adamw"}], lr=0.5)
     adamw = optimizer.param_groups[1]
-    assert set(adamw) == {"params", "algorithm", "lr", "betas", "eps", "weight_decay", "foreach"}
+    settings = {"lr", "betas", "eps", "weight_decay", "foreach", "fused"}
+    assert set(adamw) == settings | {"params", "algorithm"}
     assert adamw["lr"] == torch.optim.AdamW(param).defaults["lr"]  # not Muon's, 50 times as high
 
 

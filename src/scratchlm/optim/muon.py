@@ -20,13 +20,14 @@ NSDtype = Literal["auto", "float32", "bfloat16"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MUON_ONLY = ("momentum", "nesterov", "ns_steps", "ns_dtype")
-_ADAMW_ONLY = ("betas", "eps", "foreach")
+_ADAMW_ONLY = ("betas", "eps", "foreach", "fused")
 _ADAMW_DEFAULTS: Group = {
     "lr": 1e-3,
     "betas": (0.9, 0.999),
     "eps": 1e-8,
     "weight_decay": 0.01,
     "foreach": None,
+    "fused": None,
 }
 
 
@@ -34,8 +35,8 @@ class Muon(Optimizer):
     """Two rules in one optimizer: one `param_groups`, one state_dict, one `step`.
 
     A group with `"algorithm": "muon"` (the default) takes the settings of the constructor, and only
-    matrices; one with `"algorithm": "adamw"` takes AdamW's (`lr betas eps weight_decay foreach`,
-    with AdamW's own defaults). `scratchlm.optim.groups.muon_groups` splits a model so.
+    matrices; one with `"algorithm": "adamw"` takes AdamW's (`lr betas eps weight_decay foreach
+    fused`, with AdamW's own defaults). `scratchlm.optim.groups.muon_groups` splits a model so.
 
     `ns_dtype` is what Newton–Schulz computes in: "auto" is bfloat16, as published, on a GPU and
     float32 on the CPU, where bfloat16 took 30 times as long.
