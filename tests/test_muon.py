@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.optim.groups import muon_groups
-from scratchlm.optim.muon import Muon, orthogonalize
+from scratchlm.optim.muon import Muon, _stacks, muon_update, muon_update_stacked, orthogonalize
 
 SHAPES = [(8, 8), (24, 8), (8, 24)]
 
@@ -87,6 +87,34 @@ def test_a_stack_of_matrices_is_updated_one_by_one(shape: tuple[int, int]) -> No
         ours.step()
         one_by_one.step()
     torch.testing.assert_close(stack.detach(), torch.stack([*alone]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 8, 24)])
+def test_stacked_agrees_with_the_readable_update(shape: tuple[int, ...], nesterov: bool) -> None:
+    torch.manual_seed(0)
+    settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1,
+                "ns_steps": 5, "ns_dtype": torch.float64}  # fmt: skip
+    for number in (1, 4):
+        grads, params, buffers = torch.randn(3, number, *shape, dtype=torch.float64).unbind()
+        one, many = (params.clone(), buffers.clone()), (params, buffers)
+        for param, grad, buffer in zip(one[0], grads, one[1], strict=True):
+            muon_update(param, grad, buffer, **settings)
+        muon_update_stacked(*(list(t.unbind()) for t in (params, grads, buffers)), **settings)
+        torch.testing.assert_close(many, one, rtol=1e-12, atol=1e-12)
+
+
+def test_a_stack_has_one_shape_and_dtype_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    square, tall, double = torch.ones(4, 4), torch.ones(8, 2), torch.ones(4, 4).double()
+    many = [square, tall, square, double, square, square.to("meta")]
+    monkeypatch.setattr("scratchlm.optim.muon._STACK", 32)
+    sizes = [(len(some), some[0].shape, some[0].dtype) for some in _stacks(many)]
+    assert sizes == [
+        (2, (4, 4), torch.float32), (1, (4, 4), torch.float32), (1, (8, 2), torch.float32),
+        (1, (4, 4), torch.float64), (1, (4, 4), torch.float32),
+    ]  # fmt: skip
+    monkeypatch.setattr("scratchlm.optim.muon._STACK", 1)
+    assert all(len(some) == 1 for some in _stacks(many))
 
 
 def test_adamw_groups_match_torchs_adamw() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
-from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
+from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range, gradients
 
 NSDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -29,6 +29,7 @@ _ADAMW_DEFAULTS: Group = {
     "foreach": None,
     "fused": None,
 }
+_STACK = 2**22  # elements of matrices that are orthogonalized together: 16 MB in fp32
 
 
 class Muon(Optimizer):
@@ -94,20 +95,19 @@ class Muon(Optimizer):
             update_adamw_group(group, params, self.state)
             return
         for param in params:
-            state = self.state[param]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(param)
-            assert param.grad is not None
-            muon_update(
-                param,
-                param.grad,
-                state["momentum_buffer"],
+            if not self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        for some in _stacks(params):
+            muon_update_stacked(
+                some,
+                gradients(some),
+                [self.state[param]["momentum_buffer"] for param in some],
                 lr=float(group["lr"]),
                 momentum=group["momentum"],
                 nesterov=group["nesterov"],
                 weight_decay=group["weight_decay"],
                 ns_steps=group["ns_steps"],
-                ns_dtype=_ns_dtype(group["ns_dtype"], param.device),
+                ns_dtype=_ns_dtype(group["ns_dtype"], some[0].device),
             )
 
 
@@ -138,6 +138,37 @@ def muon_update(
     param.add_(orthogonalize(update, ns_steps, ns_dtype), alpha=-lr * scale)
 
 
+def muon_update_stacked(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    ns_steps: int,
+    ns_dtype: torch.dtype,
+) -> None:
+    """`muon_update` of parameters of one shape, dtype and device, orthogonalized as one stack.
+
+    A matrix of a small model is too little work to share among cores, or to fill a GPU: d_model 192
+    in 4 layers takes 1.4 times as long one by one on two cores, and 0.9 times on one.
+    """
+    torch._foreach_lerp_(momentum_buffers, grads, 1 - momentum)
+    updates = momentum_buffers
+    if nesterov:
+        updates = list(torch._foreach_lerp(grads, momentum_buffers, momentum))
+    rows, cols = params[0].shape[-2:]
+    matrices = updates[0] if len(updates) == 1 else torch.cat(
+        [update.reshape(-1, rows, cols) for update in updates]
+    )  # fmt: skip
+    orthogonal = orthogonalize(matrices, ns_steps, ns_dtype).view(len(params), *params[0].shape)
+    torch._foreach_mul_(params, 1 - lr * weight_decay)
+    scale = math.sqrt(max(1.0, rows / cols))
+    torch._foreach_add_(params, list(orthogonal.unbind()), alpha=-lr * scale)
+
+
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     """(..., rows, cols) -> the same of `dtype`: UVᵀ, roughly, of each matrix's SVD USVᵀ.
 
@@ -157,6 +188,18 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.flo
         gram = x @ x.mT
         x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _stacks(params: list[Tensor]) -> list[list[Tensor]]:
+    """The parameters that share a shape, dtype and device, in lists of at most _STACK elements."""
+    alike: dict[tuple[object, ...], list[Tensor]] = {}
+    for param in params:
+        alike.setdefault((param.shape, param.dtype, param.device), []).append(param)
+    lists = []
+    for some in alike.values():
+        most = max(1, _STACK // max(1, some[0].numel()))
+        lists += [some[i : i + most] for i in range(0, len(some), most)]
+    return lists
 
 
 def _ns_dtype(name: NSDtype, device: torch.device) -> torch.dtype:
