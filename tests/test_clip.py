@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scratchlm.errors import NumericalError
-from scratchlm.optim.clip import clip_grad_norm
+from scratchlm.optim.clip import clip_grad_norm, scale_gradients
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -22,11 +23,12 @@ def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e-3, 1e6, math.inf])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_equals_torchs(max_norm: float, mixed: bool) -> None:
+@pytest.mark.parametrize("clip", [clip_grad_norm, scale_gradients])
+def test_equals_torchs(clip: Callable[..., Tensor], max_norm: float, mixed: bool) -> None:
     ours, theirs = parameters(), parameters()
     if mixed:
         ours, theirs = ours + parameters(torch.float64), theirs + parameters(torch.float64)
-    norm = clip_grad_norm(iter(ours), max_norm)
+    norm = clip(iter(ours), max_norm)
     expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
     assert norm.shape == ()
     torch.testing.assert_close(norm, expected, rtol=1e-7, atol=0)
@@ -41,6 +43,28 @@ def test_by_hand() -> None:
     param.grad = torch.tensor([3.0, 4.0])
     assert clip_grad_norm(param, 1.0).item() == 5.0  # one tensor instead of a list
     torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scaling_alone_does_not_hide_what_is_not_finite(bad: float) -> None:
+    params = parameters()
+    assert params[1].grad is not None
+    params[1].grad[2] = bad
+    assert not scale_gradients(params, 1.0).isfinite()
+    assert not torch.cat([p.grad.flatten() for p in params if p.grad is not None]).isfinite().all()
+
+
+@pytest.mark.gpu
+def test_scaling_waits_for_no_gpu() -> None:
+    param = nn.Parameter(torch.zeros(2, device="cuda"))
+    param.grad = torch.tensor([3.0, 4.0], device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        norm = scale_gradients([param], 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert norm.item() == 5.0
+    torch.testing.assert_close(param.grad.cpu(), torch.tensor([0.6, 0.8]), rtol=1e-6, atol=0)
 
 
 def test_without_gradients_the_norm_is_zero() -> None:
@@ -61,6 +85,7 @@ def test_non_finite_raises_and_leaves_the_gradients(bad: float) -> None:
 
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
-def test_refuses_a_bound_that_bounds_nothing(max_norm: float) -> None:
+@pytest.mark.parametrize("clip", [clip_grad_norm, scale_gradients])
+def test_refuses_a_bound_that_bounds_nothing(clip: Callable[..., Tensor], max_norm: float) -> None:
     with pytest.raises(ValueError, match=r"max_norm must be above 0 \(.*\); pass inf"):
-        clip_grad_norm(parameters(), max_norm)
+        clip(parameters(), max_norm)

@@ -21,30 +21,49 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
     was, if the norm is not finite: one NaN would otherwise be scaled into every parameter. That
     look at the norm waits for a GPU to finish the backward pass.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to leave gradients be")
-    params = [params] if isinstance(params, Tensor) else params
-    grads = [param.grad for param in params if param.grad is not None]
-    if not grads:
-        return torch.tensor(0.0)
-    alike = [[grads[i] for i in indices] for indices in by_device_and_dtype(grads)]
-    norms = [norm.to(grads[0].device) for some in alike for norm in torch._foreach_norm(some)]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    alike = _alike_gradients(params, max_norm)
+    norm = _global_norm(alike)
     if not math.isfinite(norm):
         raise NumericalError(
             f"the gradient norm is not finite ({norm.item()}); lower the learning rate, or resume "
             "from the last checkpoint with another seed"
         )
-    scale = max_norm / (norm + 1e-6)
-    if scale < 1:
-        for some in alike:
-            torch._foreach_mul_(some, scale.to(some[0].device))
+    _scale(alike, norm, max_norm)
     return norm
 
 
 @torch.no_grad()
-def scale_gradients(params: Iterable[Tensor], max_norm: float) -> Tensor:
-    grads = [param.grad for param in params if param.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+    """`clip_grad_norm` without its check, so that nothing waits for a GPU.
+
+    If the returned norm is not finite, some gradient is NaN or infinite, or all are: whoever reads
+    the norm later finds it out, and the parameters are lost by then.
+    """
+    alike = _alike_gradients(params, max_norm)
+    norm = _global_norm(alike)
+    _scale(alike, norm, max_norm)
     return norm
+
+
+def _alike_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> list[list[Tensor]]:
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to leave gradients be")
+    params = [params] if isinstance(params, Tensor) else params
+    grads = [param.grad for param in params if param.grad is not None]
+    return [[grads[i] for i in indices] for indices in by_device_and_dtype(grads)]
+
+
+def _global_norm(alike: list[list[Tensor]]) -> Tensor:
+    if not alike:
+        return torch.tensor(0.0)
+    device = alike[0][0].device
+    norms = [norm.to(device) for some in alike for norm in torch._foreach_norm(some)]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _scale(alike: list[list[Tensor]], norm: Tensor, max_norm: float) -> None:
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1)
+    if scale.device.type == "cpu" and scale == 1:  # to look costs nothing here: spare a pass
+        return
+    for some in alike:
+        torch._foreach_mul_(some, scale.to(some[0].device))
