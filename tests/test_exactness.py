@@ -176,7 +176,7 @@ def test_without_one_field_the_resumed_run_is_another(straight, tmp_path, monkey
     given = flags(straight, "unused") | {"train.out": str(tmp_path / "run")}
     config, _ = run_config.resolve(None, given, say=quiet)
 
-    def damaged(path):
+    def damaged(path, mapped):
         payload = read_checkpoint(path)
         if left_out:
             payload[left_out.split(".")[0]] = LEFT_OUT[left_out](payload)
@@ -198,7 +198,7 @@ def test_without_one_field_the_resumed_run_is_another(straight, tmp_path, monkey
 
 @pytest.mark.parametrize("key", LEFT_OUT)
 def test_a_checkpoint_without_a_field_is_refused(straight, tmp_path, monkeypatch, key):
-    def damaged(path):
+    def damaged(path, mapped):
         payload = read_checkpoint(path)
         payload.pop(key)
         return payload

@@ -47,7 +47,9 @@ from scratchlm.hf import (
     read_tokenizer,
 )
 from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.optim.shards import spread
 from scratchlm.runtime import resolve_device
+from scratchlm.sharded import spread_state
 from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer
 
@@ -68,22 +70,21 @@ def save_checkpoint(
     text of a tokenizer.json. A value outside tensors and plain types is a ValueError that names
     its key, before anything is written.
     """
-    write_payload(path_or_file, payload_of(model, optimizer, step, **more))
+    write_payload(path_or_file, checked_payload(state_of(model, optimizer, step, **more)))
 
 
-def payload_of(
+def state_of(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, **more: Any
 ) -> Payload:
-    """What `save_checkpoint` writes, checked; its tensors are the model's own, not copies."""
+    """What `save_checkpoint` writes; its tensors are the model's own, not copies."""
     if isinstance(model, Transformer):
         more.setdefault("config", dataclasses.asdict(model.config))
-    payload = {
+    return {
         "model": dict(model.state_dict()),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "step": step,
         **more,
     }
-    return checked_payload(payload)
 
 
 def load_checkpoint(
@@ -252,19 +253,20 @@ def restore(
     name: str,
 ) -> None:
     """Load what `read_checkpoint` gave; a state of other names, shapes or kinds is a
-    FileFormatError, and changes nothing."""
+    FileFormatError, and changes nothing. A sharded model takes its shards of it."""
     _check_shapes(model, payload["model"], name)
     if optimizer is not None:
         if payload["optimizer"] is None:
             raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
         try:
-            optimizer.load_state_dict(payload["optimizer"])
+            optimizer.load_state_dict(spread_state(payload["optimizer"], optimizer))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"the checkpoint is of another optimizer ({name}: {error}); "
                 "use the config it was trained with"
             ) from None
-    model.load_state_dict(payload["model"])
+    ours = model.state_dict()
+    model.load_state_dict({name: spread(t, ours[name]) for name, t in payload["model"].items()})
 
 
 def _check_shapes(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
@@ -283,14 +285,16 @@ def _check_shapes(model: nn.Module, theirs: dict[str, Tensor], name: str) -> Non
             )
 
 
-def read_checkpoint(path_or_file: PathOrFile) -> Payload:
+def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payload:
     """All that was saved: `model`, `optimizer`, `step`, and the further keys; on the CPU.
 
     Every byte of a directory is checked against its manifest first; FileFormatError names the file.
+    mapped: a directory's tensors are read when looked at, for a rank needs but a part of each.
     """
     if isinstance(path_or_file, str | os.PathLike):
         path = Path(path_or_file)
-        payload = read_single(path, path) if is_single_file(path) else read_directory(path)
+        single = is_single_file(path)
+        payload = read_single(path, path) if single else read_directory(path, mapped=mapped)
     else:
         payload = read_single(path_or_file, path_or_file)
     if not isinstance(payload, dict) or not isinstance(payload.get("model"), dict):

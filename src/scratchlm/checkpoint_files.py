@@ -21,14 +21,13 @@ from torch import Tensor
 from scratchlm import plain
 from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.errors import FileFormatError
-from scratchlm.tensor_file import read_tensors, write_tensors
+from scratchlm.tensor_file import map_tensors, read_tensors, write_tensors
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 Payload = dict[str, Any]
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
-_REQUIRED = {"model.safetensors", "state.safetensors", "state.json"}
 
 
 def is_single_file(path: str | os.PathLike[str]) -> bool:
@@ -55,17 +54,43 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
 
 def write_directory(folder: Path, payload: Payload) -> None:
     """Write the same into an empty folder, synced."""
-    weights, shared = without_duplicates(payload.pop("model"))
-    files: dict[str, str | dict[str, Tensor]] = {"model.safetensors": weights}
-    if "config" in payload:
-        files["config.json"] = json.dumps(payload.pop("config"), indent=2) + "\n"
-    if payload.get("tokenizer") is not None:
-        files["tokenizer.json"] = payload.pop("tokenizer")
-    tensors: dict[str, Tensor] = {}
-    values = plain.to_json({"shared": shared, "values": payload}, tensors)
-    files |= {"state.safetensors": tensors, "state.json": json.dumps(values) + "\n"}
+    write_manifest(folder, write_files(folder, contents(payload)))
 
-    manifest: dict[str, Any] = {"format": _FORMAT, "files": {}}
+
+Files = dict[str, str | dict[str, Tensor]]
+Entries = dict[str, dict[str, Any]]  # {name: {"size": bytes, "sha256": hex}}
+
+
+def contents(payload: Payload, part: tuple[int, int] = (1, 1)) -> Files:
+    """The files of a payload. part: (k, N), of whose tensors those on the meta device are in the
+    files of others; what is not a tensor is in the first's."""
+    weights, shared = without_duplicates(payload["model"])
+    tensors: dict[str, Tensor] = {}
+    values = {
+        key: value
+        for key, value in payload.items()
+        if key not in ("model", "config", "tokenizer") or (key == "tokenizer" and value is None)
+    }
+    state = plain.to_json({"shared": shared, "values": values}, tensors)
+    ending = "" if part[1] == 1 else f"-{part[0]:05d}-of-{part[1]:05d}"
+    files: Files = {
+        f"{kind}{ending}.safetensors": {
+            name: tensor for name, tensor in own.items() if not tensor.is_meta
+        }
+        for kind, own in (("model", weights), ("state", tensors))
+    }
+    if part[0] == 1:
+        files["state.json"] = json.dumps(state) + "\n"
+        if "config" in payload:
+            files["config.json"] = json.dumps(payload["config"], indent=2) + "\n"
+        if payload.get("tokenizer") is not None:
+            files["tokenizer.json"] = payload["tokenizer"]
+    return files
+
+
+def write_files(folder: Path, files: Files) -> Entries:
+    """Write them, synced; gives their entries of the manifest."""
+    entries: Entries = {}
     for name, content in files.items():
         with (folder / name).open("wb") as file:
             sink = _Hashing(file)
@@ -74,21 +99,30 @@ def write_directory(folder: Path, payload: Payload) -> None:
             else:
                 write_tensors(sink, content)
             sync(file)
-        manifest["files"][name] = {"size": sink.size, "sha256": sink.digest.hexdigest()}
+        entries[name] = {"size": sink.size, "sha256": sink.digest.hexdigest()}
+    return entries
+
+
+def write_manifest(folder: Path, entries: Entries) -> None:
+    """The last file: with it the folder is a checkpoint."""
     with (folder / MANIFEST).open("wb") as file:
+        manifest = {"format": _FORMAT, "files": entries}
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
         sync(file)
 
 
-def read_directory(path: Path) -> Payload:
-    """What `write_directory` was given, every byte checked against the manifest first."""
+def read_directory(path: Path, *, mapped: bool = False) -> Payload:
+    """What `write_directory` was given, every byte checked against the manifest first. mapped: the
+    tensors are read when looked at."""
     if not path.exists() and previous(path).exists():
         path = previous(path)  # stopped between the two renames of a replacement
     names = _verified(path)
+    read = map_tensors if mapped else read_tensors
     try:
-        tensors = read_tensors(path / "state.safetensors")
+        state_names, model_names = (_parts(names, kind, path) for kind in ("state", "model"))
+        tensors = _united([read(path / name) for name in state_names])
         state = plain.from_json(_read_json(path / "state.json"), tensors)
-        weights = read_tensors(path / "model.safetensors")
+        weights = _united([read(path / name) for name in model_names])
         for alias, name in state["shared"].items():
             if alias in weights:
                 raise ValueError(f"{alias} is there twice")
@@ -106,6 +140,31 @@ def read_directory(path: Path) -> Payload:
             "use an earlier checkpoint"
         ) from None
     return payload
+
+
+def _parts(names: list[str], kind: str, path: Path) -> list[str]:
+    """`model.safetensors`, or the `model-00001-of-00004.safetensors` and so on of several ranks."""
+    whole = f"{kind}.safetensors"
+    if whole in names:
+        return [whole]
+    total = max((name for name in names if name.startswith(f"{kind}-")), default="")[-17:-12]
+    number = int(total) if total.isdigit() else 0
+    wanted = [f"{kind}-{k:05d}-of-{total}.safetensors" for k in range(1, number + 1)]
+    for name in wanted or [whole]:
+        if name not in names:
+            raise FileFormatError(
+                f"the manifest does not list {name} ({path}); use another checkpoint"
+            )
+    return wanted
+
+
+def _united(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    united: dict[str, Tensor] = {}
+    for part in parts:
+        for name in united.keys() & part.keys():
+            raise ValueError(f"{name} is there twice")
+        united |= part
+    return united
 
 
 def _verified(path: Path) -> list[str]:
@@ -130,8 +189,10 @@ def _verified(path: Path) -> list[str]:
             f"a checkpoint of another format ({path}: {manifest['format']!r:.40}); "
             f"this version reads format {_FORMAT}"
         )
-    for name in _REQUIRED - files.keys():
-        raise FileFormatError(f"the manifest does not list {name} ({path}); use another checkpoint")
+    if "state.json" not in files:
+        raise FileFormatError(
+            f"the manifest does not list state.json ({path}); use another checkpoint"
+        )
     for name, (size, sha256) in files.items():
         file = path / name
         if Path(name).name != name or not _is_plain_file(file):
@@ -168,7 +229,8 @@ def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        start = id(tensor) if tensor.is_meta else tensor.data_ptr()
+        place = (start, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() and first.setdefault(place, name) != name:
             shared[name] = first[place]
     return {name: tensor for name, tensor in state.items() if name not in shared}, shared

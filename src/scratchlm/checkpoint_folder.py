@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -17,12 +18,14 @@ from torch import nn
 
 from scratchlm.checkpoint import (
     find_checkpoint,
-    payload_of,
+    state_of,
     write_pointer,
 )
-from scratchlm.checkpoint_files import Payload, write_payload
+from scratchlm.checkpoint_files import write_payload
+from scratchlm.checkpoint_payload import checked_payload
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.distributed import ALONE, Ranks
+from scratchlm.sharded import is_sharded, whole, write_together
 
 
 class CheckpointFolder:
@@ -55,24 +58,31 @@ class CheckpointFolder:
         """Save as `save_checkpoint` does, then let `last`, and `best` if it is, name it. A write
         that failed before raises here, and in `wait`."""
         self.wait()
-        payload = snapshot(payload_of(model, optimizer, step, **more))
         path = self.path / f"step-{step:08d}{self.suffix}"
-        self._writer.submit(functools.partial(self._write, path, payload, best))
+        state = state_of(model, optimizer, step, **more)
+        if is_sharded(model):
+            payload = checked_payload(whole(state, self.ranks), elsewhere=True)
+            write = functools.partial(write_together, path, payload, self.ranks)
+        elif self.ranks.first:
+            payload = snapshot(checked_payload(state))
+            write = functools.partial(write_payload, path, payload)
+        else:
+            self.saved = path
+            return
+        self._writer.submit(functools.partial(self._write, path, write, best))
 
     def wait(self) -> None:
         """Until the last checkpoint is whole; raises what kept it from being so."""
         self._writer.wait()
 
-    def _write(self, path: Path, payload: Payload, best: bool) -> None:
-        if self.ranks.first:
-            self.path.mkdir(parents=True, exist_ok=True)
-        write_payload(path, payload)
+    def _write(self, path: Path, write: Callable[[], None], best: bool) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write()
+        self.saved = path
         if self.ranks.first:
             write_pointer(self.path / "last", path.name)
             if best:
                 write_pointer(self.path / "best", path.name)
-        self.saved = path
-        if self.ranks.first:
             self._prune()
 
     def point_best_at(self, step: int) -> None:

@@ -10,9 +10,12 @@ from scratchlm import plain
 from scratchlm.checkpoint_files import Payload
 
 
-def checked_payload(payload: Payload) -> Payload:
-    """The payload with its containers copied; ValueError for what no checkpoint holds."""
-    payload = {key: plain.checked(value, str(key)) for key, value in payload.items()}
+def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
+    """The payload with its containers copied; ValueError for what no checkpoint holds. elsewhere:
+    as for `plain.checked`."""
+    payload = {
+        key: plain.checked(value, str(key), elsewhere=elsewhere) for key, value in payload.items()
+    }
     if type(payload["step"]) is not int:
         raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")
     if payload["step"] < 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import gcd
 from typing import Any
@@ -32,6 +32,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    aside: Any = field(default=None, compare=False, repr=False)  # a group for a thread's own talk
 
     @property
     def first(self) -> bool:
@@ -52,12 +53,13 @@ class Ranks:
         """Whether it is true of one of the ranks; waits for the device."""
         return bool(self.total(mine, device))
 
-    def gather(self, mine: Any) -> list[Any]:
-        """What each rank gave, in the order of the ranks, on every rank."""
+    def gather(self, mine: Any, *, aside: bool = False) -> list[Any]:
+        """What each rank gave, in the order of the ranks, on every rank. aside: beside what the
+        main thread says, from one other."""
         if self.size == 1:
             return [mine]
         everyones = [None] * self.size
-        dist.all_gather_object(everyones, mine)
+        dist.all_gather_object(everyones, mine, group=self.aside if aside else None)
         return everyones
 
     def wait(self) -> None:
@@ -84,7 +86,7 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timeout)
     try:
-        yield Ranks(rank, size, local_rank)
+        yield Ranks(rank, size, local_rank, dist.new_group(backend="gloo", timeout=timeout))
     finally:
         dist.destroy_process_group()
 

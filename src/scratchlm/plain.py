@@ -25,14 +25,17 @@ _SCALARS = (type(None), bool, int, float, str)
 _TAGS = {"__tensor__", "__float__", "__tuple__", "__dict__"}
 
 
-def checked(value: Any, key: str) -> Any:
+def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
     """`value` with its containers copied; ValueError that names the key of what is not plain.
+    elsewhere: tensors may be on the meta device, for another process has their numbers.
 
     Types are compared exactly: `numpy.float64` is a float by inheritance, and yet a loader that
     runs no code refuses it.
     """
     kind = type(value)
     if kind in (Tensor, nn.Parameter):  # the safe loader refuses other kinds of tensor
+        if value.is_meta and elsewhere:
+            return value
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise ValueError(
                 f"a checkpoint's tensors are dense, and have memory ({key}: {value.layout} on "
@@ -42,7 +45,9 @@ def checked(value: Any, key: str) -> Any:
     if kind in _SCALARS:
         return value
     if kind in (list, tuple):
-        return kind(checked(each, f"{key}.{i}") for i, each in enumerate(value))
+        return kind(
+            checked(each, f"{key}.{i}", elsewhere=elsewhere) for i, each in enumerate(value)
+        )
     if kind in (dict, OrderedDict):
         for name in value:
             if type(name) not in (str, int):
@@ -50,7 +55,10 @@ def checked(value: Any, key: str) -> Any:
                     f"a checkpoint's keys are strings or integers ({key}: {name!r}); "
                     "rename that key"
                 )
-        return {name: checked(each, f"{key}.{name}") for name, each in value.items()}
+        return {
+            name: checked(each, f"{key}.{name}", elsewhere=elsewhere)
+            for name, each in value.items()
+        }
     raise ValueError(
         f"a checkpoint holds tensors and plain Python values only ({key} is a "
         f"{kind.__module__}.{kind.__qualname__}); convert it, e.g. with .item(), str() or asdict()"

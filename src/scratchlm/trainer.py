@@ -267,7 +267,7 @@ class Trainer:
         Hyperparameters (learning rate, decay, betas) are those of the optimizer at hand: equal to
         the saved ones unless the user changed them.
         """
-        payload = read_checkpoint(path)
+        payload = read_checkpoint(path, mapped=self.ranks.size > 1)
         name = type(self.optimizer).__name__
         cursor = self.micro_batches.cursor
         check(payload, path, data_id=self.data_id, cursor=cursor, optimizer_name=name,

@@ -18,6 +18,7 @@ from scratchlm.optim.optimizer import (
     check_range,
     gradients,
 )
+from scratchlm.optim.shards import local
 
 Betas = tuple[float, float]
 
@@ -195,8 +196,9 @@ def update_adamw_group(
                 moments["step"] = torch.zeros((), dtype=torch.float32)
                 moments["exp_avg"] = torch.zeros_like(param)
                 moments["exp_avg_sq"] = torch.zeros_like(param)
-        exp_avgs = [moments["exp_avg"] for moments in states]
-        exp_avg_sqs = [moments["exp_avg_sq"] for moments in states]
+        some, grads = list(map(local, some)), list(map(local, grads))
+        exp_avgs = [local(moments["exp_avg"]) for moments in states]
+        exp_avg_sqs = [local(moments["exp_avg_sq"]) for moments in states]
         form = _form(group, some, grads, exp_avgs, exp_avg_sqs)
         # Where it is read without a wait: by the kernel on a GPU, by Python on the CPU.
         device = some[0].device if form == "fused" else torch.device("cpu")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scratchlm.errors import NumericalError
 from scratchlm.optim.optimizer import by_device_and_dtype
+from scratchlm.optim.shards import is_shard, local, summed_over_ranks
 
 
 @torch.no_grad()
@@ -57,8 +58,12 @@ def _global_norm(alike: list[list[Tensor]]) -> Tensor:
     if not alike:
         return torch.tensor(0.0)
     device = alike[0][0].device
-    norms = [norm.to(device) for some in alike for norm in torch._foreach_norm(some)]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    parts = ([local(grad) for grad in some] for some in alike)
+    norms = [norm.to(device) for some in parts for norm in torch._foreach_norm(some)]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if is_shard(alike[0][0]):
+        return summed_over_ranks(norm.square(), alike[0][0]).sqrt()
+    return norm
 
 
 def _scale(alike: list[list[Tensor]], norm: Tensor, max_norm: float) -> None:
@@ -66,4 +71,4 @@ def _scale(alike: list[list[Tensor]], norm: Tensor, max_norm: float) -> None:
     if scale.device.type == "cpu" and scale == 1:  # to look costs nothing here: spare a pass
         return
     for some in alike:
-        torch._foreach_mul_(some, scale.to(some[0].device))
+        torch._foreach_mul_([local(grad) for grad in some], scale.to(some[0].device))

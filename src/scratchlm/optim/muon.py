@@ -15,6 +15,7 @@ from torch.optim.optimizer import ParamsT
 
 from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range, gradients
+from scratchlm.optim.shards import assembled, local, spread
 
 NSDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -155,18 +156,24 @@ def muon_update_stacked(
     A matrix of a small model is too little work to share among cores, or to fill a GPU: d_model 192
     in 4 layers takes 1.4 times as long one by one on two cores, and 0.9 times on one.
     """
+    wholes, params = params, list(map(local, params))
+    grads, momentum_buffers = list(map(local, grads)), list(map(local, momentum_buffers))
     torch._foreach_lerp_(momentum_buffers, grads, 1 - momentum)
     updates = momentum_buffers
     if nesterov:
         updates = list(torch._foreach_lerp(grads, momentum_buffers, momentum))
-    rows, cols = params[0].shape[-2:]
+    updates = [assembled(update, whole) for update, whole in zip(updates, wholes, strict=True)]
+    rows, cols = wholes[0].shape[-2:]
     matrices = updates[0] if len(updates) == 1 else torch.cat(
         [update.reshape(-1, rows, cols) for update in updates]
     )  # fmt: skip
-    orthogonal = orthogonalize(matrices, ns_steps, ns_dtype).view(len(params), *params[0].shape)
+    orthogonal = orthogonalize(matrices, ns_steps, ns_dtype).view(len(wholes), *wholes[0].shape)
+    directions = [
+        local(spread(each, whole)) for each, whole in zip(orthogonal.unbind(), wholes, strict=True)
+    ]
     torch._foreach_mul_(params, 1 - lr * weight_decay)
     scale = math.sqrt(max(1.0, rows / cols))
-    torch._foreach_add_(params, list(orthogonal.unbind()), alpha=-lr * scale)
+    torch._foreach_add_(params, directions, alpha=-lr * scale)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
