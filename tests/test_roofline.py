@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
+import shlex
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.distributed.run import get_args_parser as torchrun
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.checkpoint import checkpoint
 
 from scratchlm import ModelConfig, Transformer
 from scratchlm import config as configuration
+from scratchlm.cli.train_flags import FLAGS, parse
 from scratchlm.costs import (
     GIB,
     RESERVED,
@@ -24,6 +25,7 @@ from scratchlm.costs import (
     flops_per_token,
     training_memory,
 )
+from scratchlm.objective import Objective
 from scratchlm.roofline import (
     DEVICES,
     MFU,
@@ -34,6 +36,8 @@ from scratchlm.roofline import (
     roofline,
     share,
 )
+from scratchlm.run_config import TrainConfig
+from scratchlm.runtime import recompute_activations
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
@@ -59,10 +63,11 @@ def test_gpt2_on_eight_gpus_by_hand() -> None:
     backward = tokens / 4 * (4 * n + 2 * attention) / 312e12  # of the last micro-batch
     assert found.tokens_to_hide == pytest.approx(found.interconnect / backward * 16384, abs=1)
     assert found.bound == "compute"
-    a_token = 15.20 * GIB / 16384  # the dry run's activations of 16 x 1,024 tokens
-    traffic = 4 * (12 * weights + 2 * 16384 * a_token) + 28 * weights
+    activations = 6.30 * GIB  # the dry run's, of 16 x 1,024 tokens
+    loss = 512 * 50304 * (2 + 4) + 4 * 768 * 50304  # a chunk's logits; the head's gradient
+    traffic = 4 * (12 * weights + 2 * (activations - loss)) + 28 * weights
     assert found.memory == pytest.approx(traffic / 2.039e12, rel=1e-3)
-    kept = 16 * weights + 2 * weights + 15.20 * GIB  # w, g, m, v; bf16 copies; activations
+    kept = 16 * weights + 2 * weights + activations  # w, g, m, v; bf16 copies
     assert found.needed.peak == pytest.approx(kept, rel=1e-3)
     assert found.fits
 
@@ -182,14 +187,14 @@ def test_checkpointing_keeps_what_a_step_really_keeps(config: ModelConfig) -> No
     """Within 15%, in float32: the profiler's peak over a forward and backward pass."""
     torch.manual_seed(0)
     model = Transformer(config)
-    for layer in model.layers:
-        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    recompute_activations(model.layers)
+    objective = Objective(model)
     ids = torch.randint(config.vocab_size, (4, config.context_length))
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)  # so that what is allocated is activations
     for last in (False, True):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=last) as profiled:
-            loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+            loss, *_ = objective(ids, ids)
             loss.backward()
     assert profiled.profiler is not None
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -197,21 +202,31 @@ def test_checkpointing_keeps_what_a_step_really_keeps(config: ModelConfig) -> No
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    assert ids.numel() * checkpointed_bytes(config) == pytest.approx(peak, rel=0.15)
+    assert checkpointed_bytes(config, ids.numel()) == pytest.approx(peak, rel=0.15)
 
 
 @pytest.mark.parametrize(
-    ("ranks", "shared"),
-    [(1, (16, 32)), (8, (16, 4)), (12, (16, 3)), (32, (16, 1)), (64, (8, 1)), (512, (1, 1))],
+    ("step", "ranks", "shared"),
+    [
+        ((16, 32), 1, (16, 32)),
+        ((16, 32), 8, (16, 4)),
+        ((16, 32), 64, (8, 1)),
+        ((16, 32), 512, (1, 1)),
+        ((15, 32), 12, (5, 8)),  # four groups of three
+        ((1, 480), 24, (1, 20)),  # the page's
+        ((1, 480), 32, (1, 15)),
+    ],
 )
-def test_ranks_share_a_step(ranks: int, shared: tuple[int, int]) -> None:
-    assert share(16, 32, ranks) == shared
+def test_ranks_share_a_step(step: tuple[int, int], ranks: int, shared: tuple[int, int]) -> None:
+    assert share(*step, ranks) == shared
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    for ranks in (0, 513):
-        with pytest.raises(ValueError, match=rf"from 1 to .* 512 \({ranks}\); choose"):
-            share(16, 32, ranks)
+    for step, ranks in (((16, 32), 6), ((16, 32), 1024), ((1, 512), 24)):
+        with pytest.raises(ValueError, match=rf"not shared evenly by the ranks \({ranks}\); give"):
+            share(*step, ranks)
+    with pytest.raises(ValueError, match=r"ranks is at least 1 \(0\)"):
+        share(16, 32, 0)
     with pytest.raises(ValueError, match=r"micro_steps is at least 1 \(0\)"):
         Plan(H100, 8, 1, 0)
 
@@ -257,6 +272,63 @@ def test_one_row_is_printed_for_a_run_of_ones_own(script, monkeypatch, capsys) -
     assert "micro-batches of 7 make no step of 512" in capsys.readouterr().err
 
 
+def commands() -> list[list[str]]:
+    """Those of the page's shell blocks, in words."""
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:40])
+def test_the_pages_commands_are_understood(words: list[str], script, monkeypatch) -> None:
+    """By the parsers of torchrun, the trainer and the script; every key and value by the config."""
+    monkeypatch.chdir(ROOT)
+    if "torchrun" in words:
+        found = torchrun().parse_args(words[words.index("torchrun") + 1 :])
+        assert found.module
+        assert found.training_script == "scratchlm.cli.train"
+        words = ["scratchlm-train", *found.training_script_args]
+    match words:
+        case ["scratchlm-train", *flags]:
+            given = parse(flags, "")
+            tree = configuration.merge(
+                {"model": {"vocab_size": 1024}, "data": {"train": "train.bin"}},
+                configuration.read_toml(given.file),
+                configuration.nest(given.flags),
+            )
+            configuration.build(TrainConfig, tree)
+        case ["python", "scripts/roofline_table.py", *_]:
+            monkeypatch.setattr(sys, "argv", words[1:])
+            script.main()
+        case ["bash", file]:
+            assert Path(file).is_file()
+        case _:
+            assert words[0] == "export" or words[0].startswith("host=")
+
+
+def test_the_pages_flags_and_keys_are_known() -> None:
+    """Those in its sentences: of torchrun, of the trainer, or keys of its configuration."""
+    words = " ".join(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
+    keys = {
+        f"{section}.{field.name}"
+        for section, config in typing.get_type_hints(TrainConfig).items()
+        for field in dataclasses.fields(config)
+    }
+    ours = {
+        "resume",
+        "dry_run",
+        "output",
+        *(name for _, *names in FLAGS.values() for name in names),
+    }
+    theirs = {name[2:] for name in torchrun()._option_string_actions}
+    flags = set(re.findall(r"--([\w.]+)", words))
+    assert {"runtime.compile", "accumulate", "max_restarts"} <= flags
+    assert flags <= keys | ours | theirs
+    dotted = set(re.findall(r"\b(?:model|data|optim|train|runtime)\.\w+", words))
+    assert {"train.batch_size", "runtime.dtype"} <= dotted
+    assert dotted <= keys
+
+
 def test_the_pages_configs_are_there() -> None:
     for name in re.findall(r"configs/([\w.-]+)\.toml", PAGE):
         assert (ROOT / "configs" / f"{name}.toml").is_file(), name
@@ -269,3 +341,21 @@ def test_the_page_counts_as_the_model_does() -> None:
     assert 3 * flops_per_token(config) == pytest.approx(798.5e6, abs=0.05e6)
     assert "124,475,904" in PAGE
     assert count_parameters(config).total == 124_475_904
+    assert "0.4 MB of activations" in PAGE
+    assert activation_bytes(config, half=True) == pytest.approx(0.4e6, abs=0.05e6)
+    for batch_size, size in ((64, "in 26 GiB"), (16, "in place of 8.")):
+        memory = training_memory(config, batch_size, half=True, accumulate=8)
+        assert size in PAGE
+        assert f"{memory.peak / GIB:.0f}" in size
+    for name, size in (("llama3-8b", "257 GB"), ("llama3-70b", "2.3 TB")):
+        held = 8 * 4 * count_parameters(from_file(name)).total
+        assert size in PAGE
+        assert size in (f"{held / 1e9:.0f} GB", f"{held / 1e12:.1f} TB")
+
+
+@pytest.mark.parametrize(("length", "fits"), [(16384, True), (32768, False)])
+def test_where_one_sequence_does_not_fit(length: int, fits: bool) -> None:
+    assert "70B at 32,768 tokens on 80 GB" in PAGE
+    config = dataclasses.replace(from_file("llama3-70b"), context_length=length)
+    plan = Plan(H100, 1024, 1, 1, "fsdp", activation_checkpointing=True)
+    assert roofline(config, plan).fits == fits

@@ -25,8 +25,10 @@ from scratchlm.costs import (
     activation_bytes,
     count_parameters,
     flops_per_token,
+    loss_bytes,
     training_memory,
 )
+from scratchlm.distributed import Ranks, Share
 from scratchlm.model.config import ModelConfig
 
 Parallel = Literal["ddp", "fsdp"]
@@ -86,16 +88,12 @@ class Plan:
 
 
 def share(batch_size: int, accumulate: int, ranks: int) -> tuple[int, int]:
-    """(sequences a micro-batch, micro-batches a step) of the rank that has most to do, when `ranks`
-    share a step of `accumulate` micro-batches of `batch_size` sequences."""
-    if not 1 <= ranks <= batch_size * accumulate:
-        raise ValueError(
-            f"ranks are from 1 to the sequences of a step, {batch_size * accumulate} ({ranks}); "
-            "choose another number, or a larger train.accumulate"
-        )
-    if ranks <= accumulate:
-        return batch_size, math.ceil(accumulate / ranks)
-    return math.ceil(batch_size / math.ceil(ranks / accumulate)), 1
+    """(sequences a micro-batch, micro-batches a step) of each of the `ranks` that share a step of
+    `accumulate` micro-batches of `batch_size` sequences; ValueError where they cannot, evenly."""
+    if ranks < 1:
+        raise ValueError(f"ranks is at least 1 ({ranks}); raise it")
+    mine = Share.of(Ranks(size=ranks), accumulate, batch_size)
+    return batch_size // mine.parts, accumulate // mine.groups
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
     memory = training_memory(config, plan.micro_batch, half=True, accumulate=plan.micro_steps)
     memory = dataclasses.replace(memory, accumulated=plan.ranks > 1 or memory.accumulated)
     if plan.activation_checkpointing:
-        tokens = plan.micro_batch * config.context_length
-        kept = round(tokens * checkpointed_bytes(config, half=True))
+        kept = checkpointed_bytes(config, plan.micro_batch * config.context_length, half=True)
         memory = dataclasses.replace(memory, activations=kept)
     if plan.parallel == "ddp":
         return memory
@@ -163,16 +160,18 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
     )
 
 
-def checkpointed_bytes(config: ModelConfig, *, half: bool = False) -> float:
-    """`activation_bytes`, a token, where each layer keeps its input alone (arXiv 1604.06174): those
-    of all layers, and the loss; or after it the one layer that is computed again, with gradients
+def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
+    """Of `tokens` at once, where each layer keeps its input alone (arXiv 1604.06174): those inputs,
+    and the head and the loss; or after these the one layer that is computed again, with gradients
     that come by: of the residual stream, and of what the feed-forward's first matrices gave."""
     assert config.d_ff is not None  # ModelConfig resolves it
     layer, outside = _split(config, lambda shape: activation_bytes(shape, half=half))
     paths = 1 if config.moe is None else config.moe.num_active + config.moe.num_shared
     wide = paths * config.d_ff * (2 if config.ffn == "swiglu" else 1)
     coming = config.d_model * FLOAT32 + wide * (BF16 if half else FLOAT32)
-    return config.num_layers * config.d_model * FLOAT32 + max(layer + coming, outside)
+    inputs = config.num_layers * config.d_model * FLOAT32
+    at_the_loss = tokens * outside + loss_bytes(config, tokens, half=half)
+    return round(tokens * inputs + max(tokens * (layer + coming), at_the_loss))
 
 
 def _split(config: ModelConfig, cost: Callable[[ModelConfig], float]) -> tuple[float, float]:
@@ -185,8 +184,9 @@ def memory_traffic(config: ModelConfig, plan: Plan) -> float:
     """Bytes that a step moves between a GPU and its memory: about the least it can.
 
     Each micro-step reads the bf16 weights forward and backward, writes a gradient and reads it for
-    the sum, and writes and reads what is kept for the way back; AdamW reads four numbers a weight
-    and writes three, each rank its share of them with fsdp.
+    the sum, and writes and reads what is kept for the way back (a chunk's logits are not, and need
+    not leave the chip); AdamW reads four numbers a weight and writes three, each rank its share of
+    them with fsdp.
     """
     total = count_parameters(config).total
     kept = plan.micro_batch * config.context_length * activation_bytes(config, half=True)
