@@ -31,6 +31,14 @@ def trained(kind: str) -> Optimizer:
     return optimizer
 
 
+def by_adamw(states: Any, group: Any, adamw: Any) -> None:
+    """A whole state of the other algorithm, which the group at hand is not of."""
+    group.update(adamw | {"params": group["params"]})
+    for index in group["params"]:
+        moment = states[index]["momentum_buffer"]
+        states[index] = {"step": 1.0, "exp_avg": moment, "exp_avg_sq": moment}
+
+
 EDITS: list[tuple[str, Callable[[Any, Any], object]]] = [
     ("adamw", lambda states, groups: states[0].pop("exp_avg")),
     ("adamw", lambda states, groups: states[0].update(exp_avg=None)),
@@ -53,6 +61,7 @@ EDITS: list[tuple[str, Callable[[Any, Any], object]]] = [
     ("muon", lambda states, groups: states[0].update(momentum_buffer=torch.zeros(1))),
     ("muon", lambda states, groups: groups[0].update(algorithm="lion")),
     ("muon", lambda states, groups: groups[0].update(groups[1] | {"params": groups[0]["params"]})),
+    ("muon", lambda states, groups: by_adamw(states, groups[0], groups[1])),
 ]
 
 
