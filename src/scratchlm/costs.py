@@ -18,6 +18,7 @@ from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.groups import muon_groups
+from scratchlm.optim.muon import stacks
 
 Optimizer = Literal["adamw", "muon", "sgd"]
 GIB = 1 << 30
@@ -106,6 +107,7 @@ class TrainingMemory:
     copies: int  # of the weights in bf16, under autocast
     gradients: int
     optimizer: int
+    update: int  # what the optimizer's step takes for itself
     activations: int
     accumulated: bool
 
@@ -115,6 +117,7 @@ class TrainingMemory:
         micro-batches before; at its end it is the other way round."""
         together = self.gradients + self.activations
         passing = together if self.accumulated else max(self.gradients, self.activations)
+        passing = max(passing, self.gradients + self.update)
         return self.weights + self.copies + self.optimizer + passing
 
 
@@ -131,12 +134,16 @@ def training_memory(
     bf16 autocast; `momentum`: SGD's."""
     total = count_parameters(config).total
     weights = 4 * total
+    update = 0
     match optimizer:
         case "adamw":
             state = 2 * weights
         case "muon":
             by_muon, *_ = muon_groups(Transformer(config, device="meta").named_parameters())
-            state = 4 * (2 * total - sum(matrix.numel() for matrix in by_muon["params"]))
+            matrices = by_muon["params"]
+            state = 4 * (2 * total - sum(matrix.numel() for matrix in matrices))
+            # A stack's directions, themselves side by side, and two of Newton-Schulz, its products.
+            update = 5 * 4 * max(sum(each.numel() for each in some) for some in stacks(matrices))
         case "sgd":
             state = weights if momentum else 0
     tokens = batch_size * config.context_length
@@ -145,6 +152,7 @@ def training_memory(
         copies=2 * total if half else 0,
         gradients=weights,
         optimizer=state,
+        update=update,
         activations=round(tokens * activation_bytes(config, half=half))
         + loss_bytes(config, tokens, half=half),
         accumulated=accumulate > 1,

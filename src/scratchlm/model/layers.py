@@ -201,6 +201,8 @@ class NoPositions(nn.Module):
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> None:
     """Fill with a normal of standard deviation `std`, cut at ±3 std."""
+    if weight.is_meta:  # nothing to fill; and torch imports its compiler, 2 s, to say so
+        return
     # A uniform through the inverse of the normal distribution: what nn.init.trunc_normal_
     # draws, in a seventh of its time, and in fp32 whatever the weight is rounded to.
     edge = math.erf(3 / math.sqrt(2))

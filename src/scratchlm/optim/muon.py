@@ -98,7 +98,7 @@ class Muon(Optimizer):
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        for some in _stacks(params):
+        for some in stacks(params):
             muon_update_stacked(
                 some,
                 gradients(some),
@@ -197,7 +197,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.flo
     return x.mT if tall else x
 
 
-def _stacks(params: list[Tensor]) -> list[list[Tensor]]:
+def stacks(params: list[Tensor]) -> list[list[Tensor]]:
     """The parameters that share a shape, dtype and device, in lists of at most _STACK elements."""
     alike: dict[tuple[object, ...], list[Tensor]] = {}
     for param in params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +30,15 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def add_param_group(self, param_group: Group) -> None:
-        super().add_param_group(param_group)
+        _plain("add_param_group")(self, param_group)
         try:
             self.check(self.param_groups[-1])
         except ValueError:
             self.param_groups.pop()
             raise
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        _plain("zero_grad")(self, set_to_none)
 
     def kept(self, group: Group) -> tuple[str, ...]:
         """The names under which `update` finds again what it kept for a parameter of `group`."""
@@ -64,6 +68,12 @@ class Optimizer(torch.optim.Optimizer):
         for group, params in work:
             self.update(group, params)
         return loss
+
+
+def _plain(name: str) -> Callable[..., Any]:
+    """A method of torch's optimizer without the decorator that keeps torch.compile out of it, and
+    that imports the compiler, seconds, at its first call."""
+    return inspect.unwrap(getattr(torch.optim.Optimizer, name))
 
 
 def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
