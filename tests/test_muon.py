@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.optim.groups import muon_groups
-from scratchlm.optim.muon import Muon, _stacks, muon_update, muon_update_stacked, orthogonalize
+from scratchlm.optim.muon import Muon, muon_update, muon_update_stacked, orthogonalize, stacks
 
 SHAPES = [(8, 8), (24, 8), (8, 24)]
 
@@ -108,13 +108,13 @@ def test_a_stack_has_one_shape_and_dtype_and_a_bound(monkeypatch: pytest.MonkeyP
     square, tall, double = torch.ones(4, 4), torch.ones(8, 2), torch.ones(4, 4).double()
     many = [square, tall, square, double, square, square.to("meta")]
     monkeypatch.setattr("scratchlm.optim.muon._STACK", 32)
-    sizes = [(len(some), some[0].shape, some[0].dtype) for some in _stacks(many)]
+    sizes = [(len(some), some[0].shape, some[0].dtype) for some in stacks(many)]
     assert sizes == [
         (2, (4, 4), torch.float32), (1, (4, 4), torch.float32), (1, (8, 2), torch.float32),
         (1, (4, 4), torch.float64), (1, (4, 4), torch.float32),
     ]  # fmt: skip
     monkeypatch.setattr("scratchlm.optim.muon._STACK", 1)
-    assert all(len(some) == 1 for some in _stacks(many))
+    assert all(len(some) == 1 for some in stacks(many))
 
 
 def test_adamw_groups_match_torchs_adamw() -> None:

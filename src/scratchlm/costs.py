@@ -14,6 +14,8 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
@@ -110,14 +112,14 @@ class TrainingMemory:
     update: int  # what the optimizer's step takes for itself
     activations: int
     accumulated: bool
+    update: int = 0  # what the optimizer's step needs beside all gradients
 
     @property
     def peak(self) -> int:
         """At the beginning of backward all activations are there, and no gradient but those of
-        micro-batches before; at its end it is the other way round."""
-        together = self.gradients + self.activations
-        passing = together if self.accumulated else max(self.gradients, self.activations)
-        passing = max(passing, self.gradients + self.update)
+        micro-batches before; at its end, and in the update, it is the other way round."""
+        before = self.activations + self.accumulated * self.gradients
+        passing = max(before, self.gradients + self.update)
         return self.weights + self.copies + self.optimizer + passing
 
 
@@ -140,10 +142,8 @@ def training_memory(
             state = 2 * weights
         case "muon":
             by_muon, *_ = muon_groups(Transformer(config, device="meta").named_parameters())
-            matrices = by_muon["params"]
-            state = 4 * (2 * total - sum(matrix.numel() for matrix in matrices))
-            # A stack's directions, themselves side by side, and two of Newton-Schulz, its products.
-            update = 5 * 4 * max(sum(each.numel() for each in some) for some in stacks(matrices))
+            state = 4 * (2 * total - sum(matrix.numel() for matrix in by_muon["params"]))
+            update = max(_muon_bytes(some, half=half) for some in stacks(by_muon["params"]))
         case "sgd":
             state = weights if momentum else 0
     tokens = batch_size * config.context_length
@@ -156,7 +156,17 @@ def training_memory(
         activations=round(tokens * activation_bytes(config, half=half))
         + loss_bytes(config, tokens, half=half),
         accumulated=accumulate > 1,
+        update=update,
     )
+
+
+def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
+    """Of orthogonalizing a stack: the updates, and a copy side by side where there are several; the
+    stack before and after an iteration, and two of its Gram matrices."""
+    number = sum(matrix.numel() for matrix in matrices)
+    grams = number * min(matrices[0].shape[-2:]) // max(matrices[0].shape[-2:])
+    copies = 2 if len(matrices) > 1 else 1
+    return 4 * copies * number + (2 if half else 4) * 2 * (number + grams)
 
 
 def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
@@ -236,6 +246,7 @@ def training_report(
         "gradients": memory.gradients,
         optimizer: memory.optimizer,
         "activations": memory.activations,
+        "update": memory.update,
     }
     order = "" if memory.accumulated else "    (activations go as gradients come)"
     return "\n".join(
