@@ -109,7 +109,6 @@ class TrainingMemory:
     copies: int  # of the weights in bf16, under autocast
     gradients: int
     optimizer: int
-    update: int  # what the optimizer's step takes for itself
     activations: int
     accumulated: bool
     update: int = 0  # what the optimizer's step needs beside all gradients
@@ -152,7 +151,6 @@ def training_memory(
         copies=2 * total if half else 0,
         gradients=weights,
         optimizer=state,
-        update=update,
         activations=round(tokens * activation_bytes(config, half=half))
         + loss_bytes(config, tokens, half=half),
         accumulated=accumulate > 1,

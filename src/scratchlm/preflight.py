@@ -25,8 +25,11 @@ def check_room(
     say: Callable[[str], None],
     *,
     half: bool = False,
+    shards: int = 1,
 ) -> None:
-    """OSError where the run's folder cannot be written, or holds not even two checkpoints (one is
+    """half: products in 16 bits. shards: ranks that share the weights and what goes with them.
+
+    OSError where the run's folder cannot be written, or holds not even two checkpoints (one is
     written while the last is still there); MemoryError where weights, gradients and optimizer alone
     do not fit. What may become tight is said."""
     needed = training_memory(
@@ -34,7 +37,7 @@ def check_room(
     )
     _check_writable(out)
     _check_disk(out, needed.weights + needed.optimizer, train, say)
-    _check_memory(needed, device, say)
+    _check_memory(needed, shards, device, say)
 
 
 def _check_writable(out: Path) -> None:
@@ -64,20 +67,23 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
         )
 
 
-def _check_memory(needed: TrainingMemory, device: torch.device, say: Callable[[str], None]) -> None:
+def _check_memory(
+    needed: TrainingMemory, shards: int, device: torch.device, say: Callable[[str], None]
+) -> None:
     have = _memory(device)
     if have is None:
         return
-    fixed = needed.weights + needed.gradients + needed.optimizer
+    fixed = (needed.weights + needed.gradients + needed.optimizer) // shards
     if fixed > have:
         raise MemoryError(
             f"the model does not fit ({_gib(fixed)} of weights, gradients and optimizer, "
             f"{_gib(have)} of memory on {device}); choose a smaller model, or --runtime.parallel "
             "fsdp on several devices"
         )
-    if needed.peak > have:
+    peak = fixed + needed.peak - shards * fixed
+    if peak > have:
         say(
-            f"memory may not suffice: about {_gib(needed.peak)}, and {device} has {_gib(have)}; "
+            f"memory may not suffice: about {_gib(peak)}, and {device} has {_gib(have)}; "
             "lower --batch_size and raise --accumulate"
         )
 

@@ -59,7 +59,16 @@ def build(
     data = _prepared(config, out, ranks, say)
     batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
     config, reason = _resolved(config, batches, device, ranks)
-    check_room(config.model, config.train, config.optim.optimizer, out, device, say)
+    check_room(
+        config.model,
+        config.train,
+        config.optim.optimizer,
+        out,
+        device,
+        say,
+        half=config.runtime.dtype in ("bfloat16", "float16"),
+        shards=ranks.size if config.runtime.parallel == "fsdp" else 1,
+    )
     resolved = configuration.to_toml(config)
     say(resolved)
     say(f"compilation is {reason}")
