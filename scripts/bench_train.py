@@ -1,24 +1,38 @@
-"""The parts of a training step beside torch's own, in one run: `python scripts/bench_train.py`.
+"""A training step, and its parts, beside peers in one run: `python scripts/bench_train.py`.
 
-Needs the extra `dev`. Ours and the peer take turns, and the ratio is the median of the rounds', as
-in bench_model.py. What a loss adds to a process's memory is measured in a fresh one each.
+Needs the extra `dev`. All take turns, and a ratio is the median of the rounds', as in
+bench_model.py. The whole step is `Trainer`'s, with batches, clipping and the log's figures; its
+peers are the Llama of `transformers` and a loop in torch's own modules, each as it comes, and at
+its best: compiled, torch's fused AdamW, bfloat16 where the processor multiplies it. Memory is what
+a fresh process adds to its peak.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from bench_model import ROUNDS, Job, measure
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.utils import logging
 
 from scratchlm import AdamW, ModelConfig, Transformer
+from scratchlm.data.batches import TrainBatches
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.metrics import peak_memory
+from scratchlm.optim.groups import adamw_groups
+from scratchlm.runtime import autocast, compile_blocks, resolve_dtype
+from scratchlm.trainer import Trainer, TrainerConfig
 
+BATCH = 8
+CPU = torch.device("cpu")
 Shape = tuple[int, int, int]  # tokens, d_model, vocab
 TIMED: list[Shape] = [(512, 192, 256), (2048, 384, 10_000)]
 WEIGHED: list[Shape] = [(2048, 384, 10_000), (2048, 512, 50_257)]
@@ -121,12 +135,177 @@ def compare_optimizers() -> None:
         measure(name, ours, f"torch.optim.AdamW, {peer_name}", theirs, STEPS, "steps/s")
 
 
+class PlainBlock(nn.Module):
+    """x (batch, seq, d_model) -> the same: a Llama's block in torch's own modules."""
+
+    def __init__(self, d_model: int, d_ff: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attn_norm, self.ffn_norm = nn.RMSNorm(d_model, 1e-5), nn.RMSNorm(d_model, 1e-5)
+        self.q, self.k, self.v, self.o = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.gate, self.up = (nn.Linear(d_model, d_ff, bias=False) for _ in range(2))
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        read = self.attn_norm(x)
+        q, k, v = (
+            each(read).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for each in (self.q, self.k, self.v)
+        )
+        q, k = (
+            each * cos + torch.cat((-each.chunk(2, -1)[1], each.chunk(2, -1)[0]), -1) * sin
+            for each in (q, k)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.o(attended.transpose(1, 2).flatten(2))
+        read = self.ffn_norm(x)
+        return x + self.down(F.silu(self.gate(read)) * self.up(read))
+
+
+class Plain(nn.Module):
+    """ids (batch, seq) -> logits (batch, seq, vocab)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert MODEL.d_ff is not None
+        self.embedding = nn.Embedding(MODEL.vocab_size, MODEL.d_model)
+        self.blocks = nn.ModuleList(
+            PlainBlock(MODEL.d_model, MODEL.d_ff, MODEL.num_heads) for _ in range(MODEL.num_layers)
+        )
+        self.norm = nn.RMSNorm(MODEL.d_model, 1e-5)
+        self.head = nn.Linear(MODEL.d_model, MODEL.vocab_size, bias=False)
+        half = torch.arange(0, MODEL.d_head, 2) / MODEL.d_head
+        angles = torch.outer(torch.arange(MODEL.context_length), 10_000.0**-half).repeat(1, 2)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        return self.head(self.norm(x))
+
+
+def peer_step(model: nn.Module, best: bool) -> Job:
+    """Forward, backward, clipping, AdamW; compiled and with its fastest settings if `best`."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=best or None)
+    dtype = resolve_dtype("auto", CPU) if best else torch.float32
+    ids = torch.from_numpy(tokens()[: BATCH * (MODEL.context_length + 1)].astype(np.int64))
+    ids = ids.view(BATCH, -1)
+
+    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        output = model(inputs)
+        logits = output if isinstance(output, Tensor) else output.logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    run = torch.compile(loss_of, dynamic=False) if best else loss_of
+
+    def job() -> None:
+        with autocast(CPU, dtype):
+            loss = run(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return job
+
+
+def our_step(compiled: bool) -> Job:
+    model = Transformer(MODEL)
+    if compiled:
+        compile_blocks(model.layers)
+    return Trainer(
+        model,
+        AdamW(adamw_groups(model.named_parameters(), 0.1), lr=1e-4),
+        TrainBatches(tokens(), BATCH, MODEL.context_length, 0),
+        TrainerConfig(iterations=10**6, batch_size=BATCH),
+        dtype=resolve_dtype("auto", CPU),
+    ).train_step
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, MODEL.vocab_size, 200_000).astype(np.uint16)
+
+
+def llama() -> nn.Module:
+    logging.set_verbosity_error()
+    config = transformers.LlamaConfig(
+        vocab_size=MODEL.vocab_size, hidden_size=MODEL.d_model, intermediate_size=MODEL.d_ff or 0,
+        num_hidden_layers=MODEL.num_layers, num_attention_heads=MODEL.num_heads,
+        num_key_value_heads=MODEL.num_heads, max_position_embeddings=MODEL.context_length,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+CONTENDERS: dict[str, Callable[[], Job]] = {
+    "ours": lambda: our_step(compiled=True),
+    "ours, not compiled": lambda: our_step(compiled=False),
+    "transformers": lambda: peer_step(llama(), best=False),
+    "transformers, at its best": lambda: peer_step(llama(), best=True),
+    "a torch loop": lambda: peer_step(Plain(), best=False),
+    "a torch loop, at its best": lambda: peer_step(Plain(), best=True),
+}
+
+
+def compare_steps() -> None:
+    """All in turns: ratios of ours to each come from the same minutes."""
+    jobs: dict[str, Job] = {}
+    for name, make in CONTENDERS.items():
+        torch.manual_seed(0)
+        jobs[name] = make()
+        for _ in range(2):  # compiles
+            jobs[name]()
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(max(5, ROUNDS)):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            taken[name].append(time.perf_counter() - start)
+    amount = BATCH * MODEL.context_length
+    ours = taken.pop("ours")
+    speed = amount / statistics.median(ours)
+    for name, theirs in taken.items():
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+        cells = (f"{speed:,.0f}", f"{amount / statistics.median(theirs):,.0f}", "tokens/s")
+        print(f"| {STEP} | {name} | " + " | ".join(cells) + f" | {ratio:.2f}x |", flush=True)
+
+
+STEP = "a whole step: 18M Llama, 8 x 256 tokens"
+
+
+def peak_of_steps(name: str) -> float:
+    """MB that three steps add to the most that the process had held."""
+    before = peak_memory(CPU)
+    job = CONTENDERS[name]()
+    for _ in range(3):
+        job()
+    after = peak_memory(CPU)
+    assert before is not None, "no peak is kept on Windows"
+    assert after is not None
+    return (after - before) / 1e6
+
+
+def compare_peaks() -> None:
+    """Eager: a compiler's own memory is no part of a step."""
+    context = multiprocessing.get_context("spawn")
+    grown = []
+    for name in ("ours, not compiled", "transformers"):
+        with context.Pool(1) as pool:
+            grown.append(pool.apply(peak_of_steps, (name,)))
+    cells = (f"{grown[0]:,.0f}", f"{grown[1]:,.0f}", "MB", f"{grown[1] / grown[0]:.2f}x")
+    print(f"| memory of {STEP} | transformers | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
     print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
+    compare_peaks()
     compare_memory()  # first: a new process begins with the peak of its parent
     compare_losses()
     compare_optimizers()
+    compare_steps()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: An
     return [start(body, rank, file=folder / f"rank-{rank}.pickle") for rank in range(size)]
 
 
+def traceback_in(file: Path) -> str:
+    """What `start` wrote there."""
+    return str(pickle.loads(file.read_bytes())[1][2]) if file.exists() else "killed"
+
+
 def answer(folder: Path, rank: int) -> Any:
     """("ok", what a rank returned), or ("error", (the exception's name, its text, traceback))."""
     return pickle.loads((folder / f"rank-{rank}.pickle").read_bytes())
