@@ -34,6 +34,9 @@ class TrainConfig:
 DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_heads": 8}
 DEFAULT_ITERATIONS = 1000
 
+Layer = Mapping[str, Any]
+Tree = dict[str, Any]
+
 
 def resolve(
     file: str | Path | None,
@@ -50,7 +53,7 @@ def resolve(
     the resumed run is said, a line each.
     """
     from_file = {} if file is None else configuration.read_toml(file)
-    layers: list[Mapping[str, Any]] = [{"model": DEFAULT_MODEL}, from_file]
+    layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
     out = flags.get("train.out")
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
@@ -70,7 +73,9 @@ def resolve(
 
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
     train, data = tree["train"], tree["data"]
-    _keep_the_last_length(train, layers)
+    if not _keep_the_last("train", {"iterations", "epochs"}, tree, layers):
+        train["iterations"] = DEFAULT_ITERATIONS
+    _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     train["out"] = out or train.get("out") or _new_run()
     own = checkpoint is not None and checkpoint.parent.parent == Path(train["out"])
     if not own and (Path(train["out"]) / "checkpoints" / "last").exists():
@@ -159,15 +164,15 @@ def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:
     return None if newest is None else find_checkpoint(newest)
 
 
-def _keep_the_last_length(train: dict[str, Any], layers: list[Mapping[str, Any]]) -> None:
-    """`iterations` and `epochs` say the same: what the last layer gives stays, of both layers'."""
+def _keep_the_last(section: str, names: set[str], tree: Tree, layers: list[Layer]) -> bool:
+    """Of keys that exclude each other, what the last layer gives stays. Whether any does."""
     for layer in reversed(layers):
-        names = {"iterations", "epochs"} & layer.get("train", {}).keys()
-        if names:
-            for name in {"iterations", "epochs"} - names:
-                train.pop(name, None)
-            return
-    train["iterations"] = DEFAULT_ITERATIONS
+        given = names & layer.get(section, {}).keys()
+        if given:
+            for name in names - given:
+                tree[section].pop(name, None)
+            return True
+    return False
 
 
 def _new_run() -> str:

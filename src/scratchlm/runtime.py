@@ -112,7 +112,7 @@ def resolve_compile(
     if flops < _COMPILE_PAYS_FROM:
         return (
             False,
-            f"off: it would take longer than it saves in so short a run ({flops:.1e} FLOP)",
+            f"off: it takes longer than it saves in so short a run ({flops:.1e} FLOP)",
         )
     return True, f"on: it pays in a run so long ({flops:.1e} FLOP)"
 
