@@ -151,9 +151,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
         while not (tmp_path / "run" / "log.jsonl").exists() and process.is_alive():
             time.sleep(0.01)
         out = tmp_path / "run"
+        before = (out / "config.toml").read_text()
         assert main([*argv(tmp_path), "--resume", "auto"]) == 2
         assert_one_line(capsys, "another run is at work", f"process {process.pid}")
-        assert (out / "log.jsonl").stat().st_size > 0
+        assert (out / "config.toml").read_text() == before
     finally:
         process.kill()
         process.join()

@@ -26,5 +26,15 @@ def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_pat
     holder.join()
     with locked(tmp_path):
         pass
+    with locked(tmp_path), locked(tmp_path / "."):  # by the same process, again
+        pass
     with locked(tmp_path):  # and it is given back
         pass
+
+
+def test_a_folder_made_for_the_lock_alone_goes_with_it(tmp_path):
+    with locked(tmp_path / "a"):
+        pass
+    with locked(tmp_path / "b"):
+        (tmp_path / "b" / "log").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]

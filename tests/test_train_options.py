@@ -130,6 +130,35 @@ def test_samples_are_logged_and_change_nothing(tmp_path, capsys):
     assert log == exactness.log_of(tmp_path / "silent")
 
 
+@pytest.mark.slow
+def test_a_compiled_model_samples_and_recomputes(tmp_path):
+    """Samples of many lengths, which are not compiled, and blocks that are computed twice."""
+    tokenizer = tiny.tokenizer(tmp_path, 280)
+    tokenizer.save(tmp_path / "t.json")
+    given = {"data.train": str(tiny.corpus(tmp_path, 1000)), "data.tokenizer":
+             str(tmp_path / "t.json"), "model.context_length": 32, "model.d_model": 16,
+             "model.num_layers": 2, "model.num_heads": 2, "train.iterations": 6,
+             "train.batch_size": 2, "train.sample_every": 2, "train.sample_tokens": 20,
+             "runtime.device": "cpu", "runtime.activation_checkpointing": True}  # fmt: skip
+    for compiled in ("on", "off"):
+        run({**given, "train.out": str(tmp_path / compiled), "runtime.compile": compiled})
+    on, off = (exactness.log_of(tmp_path / name) for name in ("on", "off"))
+    assert sum("sample" in line for line in on) == 3
+    assert [line["loss"] for line in on] == pytest.approx([line["loss"] for line in off], rel=1e-3)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_training(tmp_path):
+    tokenizer = tiny.tokenizer(tmp_path, 280)
+    tokenizer.save(tmp_path / "t.json")
+    given = short(tmp_path, "run", **{"model.vocab_size": 280, "train.sample_every": 3,
+                                      "data.tokenizer": str(tmp_path / "t.json")})  # fmt: skip
+    with pytest.raises(ValueError, match=r"1 token to what the context leaves \(.*context 16\)"):
+        run({**given, "train.sample_prompt": "the cat sat on a mat " * 9})
+    del given["data.tokenizer"]
+    with pytest.raises(ValueError, match="samples need a tokenizer"):
+        run({**given, "train.out": str(tmp_path / "other")})
+
+
 def test_tensorboard_gets_the_log(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -353,3 +353,26 @@ def test_the_best_is_kept_and_found_after_a_resume_from_an_earlier_step(tmp_path
     earlier.iterations = 6
     earlier.fit()
     assert not (folder / "best").exists()
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_not_waited_for_between_looks():
+    model = tiny.model(dropout=0.1).cuda()
+    run = trainer(model=model, iterations=100, log_every=50, accumulate=2)
+    for _ in range(3):  # the first steps make states and load kernels
+        run.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        record = run.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert record["loss"].is_cuda
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_what_a_cpu_learns(tmp_path):
+    logs = []
+    for device in ("cpu", "cuda"):
+        trainer(tmp_path / device, model=tiny.model().to(device), dropout=0.0, log_every=3).fit()
+        logs.append([line["loss"] for line in log_of(tmp_path / device)])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)

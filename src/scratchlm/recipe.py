@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,11 @@ def _resolved(
         if train.epochs is None:
             raise ValueError("the run has no length (iterations is none); give --iterations N")
         steps = train.steps_for(train.epochs * batches.windows_per_epoch / train.batch_size)
+    if runtime.dtype == "float16" and runtime.parallel == "fsdp" and ranks.size > 1:
+        raise ValueError(
+            "float16 is not for sharded models (runtime.parallel fsdp): each rank would scale its "
+            "own loss; choose bfloat16"
+        )
     for number in {train.micro_batches(0), train.accumulate}:
         Share.of(ranks, number, train.batch_size)
     if optim.warmup_steps is None:
@@ -216,13 +222,22 @@ def _sampler(
             "leave them out, and sample from its checkpoints with scratchlm-generate"
         )
 
+    prompt = tokenizer.encode(config.train.sample_prompt)
+    length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
+    if not prompt or length < 1:
+        raise ValueError(
+            "a sample's prompt has from 1 token to what the context leaves "
+            f"({len(prompt)}, context {config.model.context_length}); change --sample_prompt"
+        )
+
     def sample(model: nn.Module) -> str:
         assert isinstance(model, Transformer)
-        prompt = tokenizer.encode(config.train.sample_prompt)
-        length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
         generator = torch.Generator().manual_seed(config.train.seed)
         model.eval()
-        ids = generate(model, prompt, length, temperature=0.8, generator=generator)
+        with contextlib.ExitStack() as stack:
+            if config.runtime.compile == "on":  # which is for the one shape of training
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            ids = generate(model, prompt, length, temperature=0.8, generator=generator)
         return tokenizer.decode(prompt + ids)
 
     return sample

@@ -8,11 +8,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_held: set[Path] = set()
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/lock`; ValueError, with the holder's process id, where another run holds it."""
+    """Hold `folder/lock`; ValueError, with the holder's process id, where another run holds it.
+    Within the block, this process may hold it again. A folder that was made for it alone goes with
+    it."""
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    place = folder.resolve()
+    if place in _held:
+        yield
+        return
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,4 +34,11 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        _held.add(place)
+        try:
+            yield
+        finally:
+            _held.remove(place)
+            if made and [path.name for path in folder.iterdir()] == ["lock"]:
+                (folder / "lock").unlink()
+                folder.rmdir()

@@ -38,7 +38,7 @@ def environment(
 
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """ "threads 2 -> 1, …": "" where a resumed run is equal to the bit."""
+    """In words, such as `threads 2 -> 1`; none where a resumed run is equal to the bit."""
     return ", ".join(
         f"{key} {saved.get(key)} -> {here.get(key)}"
         for key in {**saved, **here}

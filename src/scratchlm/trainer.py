@@ -146,9 +146,10 @@ class Trainer:
             progress.note(record)
             last = self.step == self.iterations
             validate = bool(self.val_batches) and (last or _due(self.step, config.eval_every))
-            sample = self.sample is not None and _due(self.step, config.sample_every)
+            sample = self.ranks.first and _due(self.step, config.sample_every)
             save = last or _due(self.step, config.save_every)
-            if not (validate or sample or save or _due(self.step, self.look_every)):
+            look = _due(self.step, self.look_every) or _due(self.step, config.sample_every)
+            if not (validate or save or look):
                 continue
             for each in progress.read():
                 check_finite(each, *self.finite)

@@ -3,6 +3,7 @@
 scratchlm-train --train_data corpus.bin --d_model 256 --num_layers 4 --num_heads 8 --iterations 1000
 scratchlm-train --config configs/shakespeare.toml --train_data shakespeare.txt --optim.lr 1e-3
 scratchlm-train --resume runs/2026-01-31-120000
+torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config configs/gpt2-124m.toml ...
 
 Any key of a config file is a flag by its dotted name (--model.qk_norm true); a flag wins over the
 file. The resolved config is printed, and saved in the run's folder.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from scratchlm.cli.command import command
 from scratchlm.cli.train_flags import parse
@@ -21,6 +24,7 @@ from scratchlm.cli.train_flags import parse
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
+    from scratchlm.run_lock import locked
 
     if given.dry_run:
         if given.resume is not None:
@@ -29,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         print(run_config.costs(given.file, given.flags))
         return
-    with distributed.joined() as ranks:
+    with ExitStack() as stack:
+        ranks = stack.enter_context(distributed.joined())
         say = print if ranks.first else lambda line: None
         plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
         config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
+        assert config.train.out is not None
+        if ranks.first:  # before anything in the folder changes
+            stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
         if trainer.step == trainer.iterations:
             say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
