@@ -40,8 +40,10 @@ def whole(state: Any, ranks: Ranks) -> Any:
 
     def take(each: Any) -> Any:
         if isinstance(each, Tensor):
+            # Tied weights are one storage: on a rank whose part is empty, too.
             own = local(each)
-            place = (own.data_ptr(), each.shape, each.dtype) if own.numel() else (id(each),)
+            storage = own.untyped_storage()._cdata
+            place = (storage, own.storage_offset(), own.stride(), each.shape, each.dtype)
             if place not in taken:
                 taken[place] = gathered(each.detach())
             return taken[place]
@@ -77,9 +79,13 @@ def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
         assert folder is not None
         part = (ranks.rank + 1, ranks.size)
         entries = _all_or_none(ranks, lambda: write_files(folder, contents(payload, part)))
-        if ranks.first:
-            write_manifest(folder, {name: each for own in entries for name, each in own.items()})
-    ranks.gather(None, aside=True)  # until the first rank has renamed it
+
+        def complete() -> None:
+            if ranks.first:
+                write_manifest(folder, {name: one for own in entries for name, one in own.items()})
+                stack.close()  # takes its name
+
+        _all_or_none(ranks, complete)
 
 
 def _all_or_none(ranks: Ranks, work: Callable[[], T]) -> list[T]:

@@ -92,7 +92,11 @@ def prepare(
                 f"the {which} data is shorter than the context ({len(ids)} tokens, "
                 f"{context_length + 1} needed); give more text or a smaller --context_length"
             )
-    data_id = {"train data": train.sha256, "training tokens": len(train_ids)}
+    data_id = {
+        "train data": train.sha256,
+        "training tokens": len(train_ids),
+        "tokenizer": None if tokenizer is None else tokenizer.hash,
+    }
     return PreparedData(train_ids, val_ids, tokenizer, data_id)
 
 
