@@ -4,7 +4,7 @@ Needs the extra `dev`. All take turns, and a ratio is the median of the rounds',
 bench_model.py. The whole step is `Trainer`'s, with batches, clipping and the log's figures; its
 peers are the Llama of `transformers` and a loop in torch's own modules, each as it comes, and at
 its best: compiled, torch's fused AdamW, bfloat16 where the processor multiplies it. Memory is what
-a fresh process adds to its peak.
+is allocated at the highest point; of the head and loss alone, what a fresh process adds to its peak.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 import transformers
 from bench_model import ROUNDS, Job, measure
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging
 
 from scratchlm import AdamW, ModelConfig, Transformer
@@ -275,36 +276,41 @@ def compare_steps() -> None:
 STEP = "a whole step: 18M Llama, 8 x 256 tokens"
 
 
-def peak_of_steps(name: str) -> float:
-    """MB that three steps add to the most that the process had held."""
-    before = peak_memory(CPU)
-    job = CONTENDERS[name]()
-    for _ in range(3):
+def peak_bytes(job: Job) -> int:
+    """What a step allocates on top of what is there before it: torch's allocator, by its profiler.
+    Not the process's: a compiler's own memory is no part of a step."""
+    for _ in range(2):
         job()
-    after = peak_memory(CPU)
-    assert before is not None, "no peak is kept on Windows"
-    assert after is not None
-    return (after - before) / 1e6
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        job()
+    assert profiled.profiler is not None
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 def compare_peaks() -> None:
-    """Eager: a compiler's own memory is no part of a step."""
-    context = multiprocessing.get_context("spawn")
-    grown = []
-    for name in ("ours, not compiled", "transformers"):
-        with context.Pool(1) as pool:
-            grown.append(pool.apply(peak_of_steps, (name,)))
-    cells = (f"{grown[0]:,.0f}", f"{grown[1]:,.0f}", "MB", f"{grown[1] / grown[0]:.2f}x")
-    print(f"| memory of {STEP} | transformers | " + " | ".join(cells) + " |", flush=True)
+    """Weights and AdamW's two moments, and a step on top of them."""
+    resident = 12 * Transformer(MODEL).num_parameters()
+    theirs = (resident + peak_bytes(CONTENDERS["transformers"]())) / 1e6
+    for name in ("ours", "ours, not compiled"):
+        own = (resident + peak_bytes(CONTENDERS[name]())) / 1e6
+        cells = (f"{own:,.0f}", f"{theirs:,.0f}", "MB", f"{theirs / own:.2f}x")
+        print(
+            f"| memory of {STEP}: {name} | transformers | " + " | ".join(cells) + " |", flush=True
+        )
 
 
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
     print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
-    compare_peaks()
     compare_memory()  # first: a new process begins with the peak of its parent
     compare_losses()
     compare_optimizers()
+    compare_peaks()
     compare_steps()
 
 

@@ -203,10 +203,10 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
 
 
 def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
-    """Of the head and the loss in one: a chunk's logits twice, and the head's gradient, which is
-    there before backward begins."""
+    """Of the head and the loss in one: a chunk's logits, in both dtypes, and the head's gradient,
+    which is there before backward begins."""
     rows = min(tokens, CHUNK)
-    logits = rows * config.padded_vocab_size * (4 + (2 if half else 4))
+    logits = rows * config.padded_vocab_size * (4 + (2 if half else 0))
     return logits + 4 * config.d_model * config.padded_vocab_size
 
 

@@ -96,10 +96,11 @@ def _sum_over_chunks(
     cross_entropy = torch.zeros((), dtype=wide, device=device)
     squares = torch.zeros((), dtype=wide, device=device)
 
-    # The same two buffers for all chunks: fresh pages from the system cost as much as a softmax.
+    # The same buffers for all chunks: fresh pages from the system cost as much as a softmax. In fp32
+    # they are one: log_softmax writes each element after it was read.
     tokens = hidden.shape[0]
     all_logits = torch.empty(min(chunk, tokens), weight.shape[0], dtype=dtype, device=device)
-    all_probs = torch.empty_like(all_logits, dtype=wide)
+    all_probs = all_logits if dtype == wide else torch.empty_like(all_logits, dtype=wide)
     with torch.autocast(device.type, enabled=False):
         for start in range(0, tokens, chunk):
             part = slice(start, min(start + chunk, tokens))
@@ -108,9 +109,10 @@ def _sum_over_chunks(
             x = hidden[part].masked_fill(skipped, 0)
             logits, probs = all_logits[: len(x)], all_probs[: len(x)]
             torch.mm(x, weight.T, out=logits)
+            target_logits = logits.gather(-1, target)
             torch.log_softmax(logits, -1, dtype=wide, out=probs)
             target_log_probs = probs.gather(-1, target)
-            log_sums = logits.gather(-1, target) - target_log_probs
+            log_sums = target_logits - target_log_probs
             cross_entropy -= target_log_probs.masked_fill(skipped, 0).sum()
             if z_loss:
                 squares += log_sums.masked_fill(skipped, 0).square().sum()
