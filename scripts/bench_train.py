@@ -4,7 +4,7 @@ Needs the extra `dev`. All take turns, and a ratio is the median of the rounds',
 bench_model.py. The whole step is `Trainer`'s, with batches, clipping and the log's figures; its
 peers are the Llama of `transformers` and a loop in torch's own modules, each as it comes, and at
 its best: compiled, torch's fused AdamW, bfloat16 where the processor multiplies it. Memory is what
-is allocated at the highest point; of the head and loss alone, what a fresh process adds to its peak.
+is allocated at the highest point; of head and loss alone, what a fresh process adds to its peak.
 """
 
 from __future__ import annotations
