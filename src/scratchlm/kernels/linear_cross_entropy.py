@@ -96,8 +96,8 @@ def _sum_over_chunks(
     cross_entropy = torch.zeros((), dtype=wide, device=device)
     squares = torch.zeros((), dtype=wide, device=device)
 
-    # The same buffers for all chunks: fresh pages from the system cost as much as a softmax. In fp32
-    # they are one: log_softmax writes each element after it was read.
+    # The same buffers for all chunks: fresh pages from the system cost as much as a softmax. In
+    # fp32 they are one: log_softmax writes each element after it was read.
     tokens = hidden.shape[0]
     all_logits = torch.empty(min(chunk, tokens), weight.shape[0], dtype=dtype, device=device)
     all_probs = all_logits if dtype == wide else torch.empty_like(all_logits, dtype=wide)
