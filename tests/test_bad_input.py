@@ -134,7 +134,7 @@ TRAIN = "--train_data good.bin --out new --iterations 1 " + SHAPE
 GENERATE = "--model_path model.pt --prompt the --device cpu"
 
 SHORT = TRAIN.replace("good.bin", "short.txt --vocab_size 257").replace("--out new", "--out cut")
-WHOLE = {"cut", "cut/data"}
+WHOLE = {"cut", "cut/data", "cut/lock"}
 WHOLE |= {f"cut/data/{name}" for name in ("tokenizer.json", "train.bin", "train.bin.json")}
 
 CASES = [

@@ -33,7 +33,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_pat
 
 
 def test_a_folder_made_for_the_lock_alone_goes_with_it(tmp_path):
-    with locked(tmp_path / "a"):
+    with locked(tmp_path / "a" / "b" / "c"):
         pass
     with locked(tmp_path / "b"):
         (tmp_path / "b" / "log").touch()

@@ -14,9 +14,8 @@ _held: set[Path] = set()
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder/lock`; ValueError, with the holder's process id, where another run holds it.
-    Within the block, this process may hold it again. A folder that was made for it alone goes with
-    it."""
-    made = not folder.exists()
+    Within the block, this process may hold it again. What was made for it alone goes with it."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     place = folder.resolve()
     if place in _held:
@@ -41,4 +40,6 @@ def locked(folder: Path) -> Iterator[None]:
             _held.remove(place)
             if made and [path.name for path in folder.iterdir()] == ["lock"]:
                 (folder / "lock").unlink()
-                folder.rmdir()
+                with contextlib.suppress(OSError):  # a parent that others use by now
+                    for each in made:
+                        each.rmdir()
