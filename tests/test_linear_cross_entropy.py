@@ -217,6 +217,15 @@ def test_on_a_gpu_equals_torchs_two_steps(vocab: int) -> None:
     check(ours, theirs, (hidden, weight), 2e-2, 2e-2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_equals_torchs_two_steps_when_compiled(z_loss: float) -> None:
+    hidden, weight, targets = inputs(torch.float32)
+    ours = torch.compile(linear_cross_entropy)(hidden, weight, targets, z_loss=z_loss)
+    check(ours, torchs(hidden, weight, targets, z_loss), (hidden, weight), 1e-5, 1e-5)
+    assert not ours[1].requires_grad
+
+
 @pytest.mark.parametrize("target", [VOCAB, -1])
 def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
     hidden, weight, targets = inputs()

@@ -45,7 +45,9 @@ def linear_cross_entropy(
         raise ValueError(f"chunk is at least 1 token ({chunk}); pass e.g. 512")
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
+        loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
+        # Equal without z_loss, which inductor sees: of both it makes one, without a gradient.
+        return loss, nats if z_loss else loss.detach()
     return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
 
 
