@@ -64,8 +64,8 @@ def test_runs_are_named_by_their_folders(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_x_axis_is_what_was_asked_for(tmp_path: Path) -> None:
     with JsonlLog(tmp_path / "log.jsonl") as log:
         for step in (1, 2):
-            log.write(step=step, loss=3.0, tokens=1024 * step, seconds=0.5 * step)
-    for x, places in (("step", [1, 2]), ("tokens", [1024, 2048]), ("time", [0.5, 1.0])):
+            log.write(step=step, loss=3.0, tokens=1024 * step, tokens_per_second=2048.0 / step)
+    for x, places in (("step", [1, 2]), ("tokens", [1024, 2048]), ("time", [0.5, 1.5])):
         (run,) = read_runs([str(tmp_path)], x).values()  # type: ignore[arg-type]
         assert run["loss"].x == places
 
@@ -203,7 +203,7 @@ LINE = {"step": 1, "loss": 2.0}
         (["run", "text"], 3, "loss is no number"),
         (["run", "huge"], 3, "lr is no number"),
         (["run", "good", "--x", "tokens"], 2, "no 'tokens' in this log"),
-        (["run", "good", "--x", "time"], 2, "no 'seconds' in this log"),
+        (["run", "good", "--x", "time"], 2, "no 'tokens' in this log"),
         (["run", "good", "--x", "epoch"], 2, "epoch"),
         (["run", "good", "good/log.jsonl"], 2, "a run is named twice"),
         (["run", "good", "--steps", "5"], 2, "--steps is for the figure init (run)"),

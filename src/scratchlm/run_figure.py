@@ -21,7 +21,7 @@ from scratchlm.metrics import Smoothed, read_log
 from scratchlm.plots import require_matplotlib, visible_text
 
 XAxis = Literal["step", "tokens", "time"]
-X_KEYS = {"step": "step", "tokens": "tokens", "time": "seconds"}  # of a log's line
+X_LABELS = {"step": "step", "tokens": "tokens", "time": "seconds of training"}
 PANELS = {
     "loss": "loss, nats a token; dots: validation",
     "lr": "learning rate",
@@ -71,12 +71,16 @@ def _find_log(path: str) -> Path:
 
 def _read_run(log: Path, x: XAxis) -> Run:
     run = {key: Curve([], []) for key in KEYS}
+    tokens_before, seconds = 0.0, 0.0
     for line in read_log(log):
-        place = _number(line, X_KEYS[x], log)
-        if place is None:
-            raise ValueError(
-                f"no {X_KEYS[x]!r} in this log ({log}, step {line['step']}); draw it with --x step"
-            )
+        if x == "step":
+            place = float(line["step"])
+        else:
+            place = tokens = _needed(line, "tokens", log)
+        if x == "time":
+            # Of training alone: without validations, checkpoints, and what is between two starts.
+            seconds += (tokens - tokens_before) / _needed(line, "tokens_per_second", log)
+            place, tokens_before = seconds, tokens
         for key, curve in run.items():
             value = _number(line, key, log)
             if value is not None:
@@ -85,6 +89,13 @@ def _read_run(log: Path, x: XAxis) -> Run:
     if not run["loss"].y:
         raise ValueError(f"no loss in this log yet ({log}); draw it after the run's first step")
     return run
+
+
+def _needed(line: dict[str, Any], key: str, log: Path) -> float:
+    value = _number(line, key, log)
+    if value is None or value <= 0:
+        raise ValueError(f"no {key!r} in this log ({log}, step {line['step']}); use --x step")
+    return value
 
 
 def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
@@ -127,7 +138,7 @@ def new_figure(runs: dict[str, Run], x: XAxis = "step") -> Any:
         for run, color in zip(runs.values(), colors, strict=True):
             _draw_curve(axis, run[key], 1 if key == "lr" else window, color)
         axis.set_title(PANELS[key], fontsize=10)
-        axis.set_xlabel(X_KEYS[x], fontsize=9)
+        axis.set_xlabel(X_LABELS[x], fontsize=9)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(which="both", labelsize=8)
         axis.grid(alpha=0.3)
