@@ -41,6 +41,17 @@ def test_a_resumed_log_drops_later_and_broken_lines(tmp_path):
         log.write(step=3, again=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+    assert (tmp_path / "log.dropped.jsonl").read_text() == '{"step": 3}\n'
+    JsonlLog(path, resume_at=1).__exit__(None, None, None)
+    dropped = read_log(tmp_path / "log.dropped.jsonl")
+    assert [*dropped] == [{"step": 3}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_a_number_that_json_does_not_have_is_null(tmp_path):
+    with JsonlLog(tmp_path / "log.jsonl") as log:
+        log.write(step=1, loss=2.5, grad_norm=math.nan, scale=math.inf)
+    line = (tmp_path / "log.jsonl").read_text()
+    assert line == '{"step": 1, "loss": 2.5, "grad_norm": null, "scale": null}\n'
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):

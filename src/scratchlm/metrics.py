@@ -23,19 +23,28 @@ if TYPE_CHECKING:
 class JsonlLog:
     """A log of one JSON object a line, each complete on the disk's side of the process at once.
 
-    `resume_at` drops the lines past that step: a resumed run takes those steps again.
+    A number that is not finite is null, as JSON has none. `resume_at`: a resumed run takes the
+    steps past it again, and their lines move to `log.dropped.jsonl`.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            kept = [line for line in path.read_bytes().splitlines() if _step(line) <= resume_at]
+            lines = path.read_bytes().splitlines()
+            dropped = [line for line in lines if resume_at < _step(line) < math.inf]
+            if dropped:
+                with path.with_suffix(".dropped.jsonl").open("ab") as file:
+                    file.writelines(line + b"\n" for line in dropped)
             with replacing_file(path) as file:
-                file.writelines(line + b"\n" for line in kept)
+                file.writelines(line + b"\n" for line in lines if _step(line) <= resume_at)
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        self._file.write(json.dumps(known, allow_nan=False) + "\n")
 
     def __enter__(self) -> JsonlLog:
         return self

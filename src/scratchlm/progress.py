@@ -125,8 +125,7 @@ def line_of(record: Record, total: int) -> str:
     if "val_bits_per_byte" in record:
         parts.append(f"bits/byte {record['val_bits_per_byte']:.4f}")
     parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-    if record["mfu"] is not None:
-        parts.append(f"MFU {record['mfu']:.1%}")
+    parts.append("MFU n/a" if record["mfu"] is None else f"MFU {record['mfu']:.1%}")
     return "  ".join(parts)
 
 
