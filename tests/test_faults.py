@@ -72,6 +72,22 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(straight, monkeypatch, caps
     exactness.assert_equal_runs(straight, "straight", "full")
 
 
+def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, capsys):
+    real, written = checkpoint_files.write_tensors, []
+
+    def write_tensors(sink, tensors, *args):
+        written.append(len(tensors))
+        if len(written) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(sink, tensors, *args)
+
+    monkeypatch.setattr(checkpoint_files, "write_tensors", write_tensors)
+    assert main(argv(straight, "for-a-while")) == 0
+    said = capsys.readouterr()
+    assert "a checkpoint was not written ([Errno 28] No space left on device)" in said.out
+    exactness.assert_equal_runs(straight, "straight", "for-a-while")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "locked").mkdir(mode=0o500)

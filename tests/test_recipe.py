@@ -71,6 +71,19 @@ def test_a_checkpoint_out_of_its_run_brings_its_recipe(tmp_path, monkeypatch, fl
     assert resumed.step == 3
 
 
+def test_other_validation_data_has_a_best_of_its_own(tmp_path, flags):
+    one, other = (str(tmp_path / name) for name in ("one.npy", "other.npy"))
+    np.save(one, (np.arange(900) % 99).astype(np.uint16))
+    np.save(other, (np.arange(900) % 98).astype(np.uint16))
+    finished(flags, **{"data.val": one})
+    for val, says in ((one, False), (other, True)):
+        config, checkpoint = run_config.resolve(None, flags | {"data.val": val}, "auto")
+        lines: list[str] = []
+        trainer = recipe.build(config, resume=checkpoint, say=lines.append)
+        assert ("other validation data: the best loss so far does not count" in lines) == says
+        assert (trainer.best_val_loss == float("inf")) == says
+
+
 def test_the_last_step_still_learns(flags):
     for schedule in ("cosine", "linear", "wsd"):
         config, _ = run_config.resolve(None, flags | {"optim.schedule": schedule})

@@ -236,6 +236,15 @@ def test_a_non_finite_loss_stops_before_the_step(tmp_path):
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_steps_that_led_to_a_nan_are_in_the_log(tmp_path):
+    run = trainer(tmp_path, eval_every=0, save_every=0)
+    run.look_every = 6  # as where a device is not waited for at each step
+    run.model.norm.weight.register_hook(lambda grad: grad * (math.nan if run.step == 3 else 1))
+    with pytest.raises(NumericalError, match="gradient norm is not finite"):
+        run.fit()
+    assert [line["grad_norm"] is None for line in log_of(tmp_path)] == [False] * 3 + [True] * 3
+
+
 def test_a_non_finite_gradient_stops_before_the_step(tmp_path):
     run = trainer(tmp_path)
     run.model.embedding.weight.register_hook(lambda grad: grad * math.inf)
@@ -252,6 +261,24 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     run.fit()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
     assert kept == ["step-00000007", "step-00000008"]
+
+
+def test_checkpoints_that_are_moved_or_linked_meanwhile_stop_no_training(tmp_path):
+    run = trainer(tmp_path, save_every=1, keep_last=2, eval_every=0)
+    run.iterations = 3
+    run.fit()
+    folder = tmp_path / "checkpoints"
+    (folder / "step-00000002").rename(tmp_path / "elsewhere")
+    (folder / "step-00000002").symlink_to(tmp_path / "elsewhere")
+    (folder / "best").write_text("step-00000001\n")  # which is gone
+    (folder / "step-notes.txt").write_text("mine")
+    run.iterations = 8
+    run.best_step = 1
+    run.folder.point_best_at = lambda step: None
+    run.fit()
+    kept = sorted(path.name for path in folder.glob("step-*"))
+    assert kept == ["step-00000007", "step-00000008", "step-notes.txt"]
+    assert (tmp_path / "elsewhere" / "manifest.json").is_file()
 
 
 def test_validation_is_weighted_by_targets_and_changes_nothing():

@@ -6,7 +6,9 @@ the state and returns; a thread writes, one checkpoint at a time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from scratchlm.checkpoint import (
     find_checkpoint,
@@ -25,7 +28,10 @@ from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_payload import checked_payload
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.distributed import ALONE, Ranks
+from scratchlm.errors import FileFormatError
 from scratchlm.sharded import is_sharded, whole, write_together
+
+_STEP = re.compile(r"step-\d{8,}(\.pt)?")
 
 
 class CheckpointFolder:
@@ -55,9 +61,12 @@ class CheckpointFolder:
         best: bool,
         **more: Any,
     ) -> None:
-        """Save as `save_checkpoint` does, then let `last`, and `best` if it is, name it. A write
-        that failed before raises here, and in `wait`."""
-        self.wait()
+        """Save as `save_checkpoint` does, then let `last`, and `best` if it is, name it.
+
+        Where the write before this one failed, this one is waited for: what made it fail may have
+        passed (a full disk), and a state is never given up for the failure of an earlier one.
+        """
+        failure = self._writer.failure()
         path = self.path / f"step-{step:08d}{self.suffix}"
         state = state_of(model, optimizer, step, **more)
         if is_sharded(model):
@@ -70,6 +79,14 @@ class CheckpointFolder:
             self.saved = path
             return
         self._writer.submit(functools.partial(self._write, path, write, best))
+        if failure is not None:
+            self.wait()
+            tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last write has failed already, of which the next `save` tells."""
+        return self._writer.failed
 
     def wait(self) -> None:
         """Until the last checkpoint is whole; raises what kept it from being so."""
@@ -96,13 +113,22 @@ class CheckpointFolder:
             (self.path / "best").unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        pointers = [self.path / name for name in ("last", "best")]
-        named = {find_checkpoint(pointer) for pointer in pointers if pointer.is_file()}
+        """Never in the way of training: somebody may move, link or delete checkpoints meanwhile."""
+        named = set()
+        for name in ("last", "best"):
+            with contextlib.suppress(FileNotFoundError, FileFormatError):
+                named.add(find_checkpoint(self.path / name))
+        steps = [path for path in self.path.glob("step-*") if _STEP.fullmatch(path.name)]
         # By time: after a resume from an earlier step, those of the branch left go first.
-        steps = sorted(self.path.glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
+        steps.sort(key=lambda path: path.lstat().st_mtime_ns)
         for path in steps[: -self.keep_last] if self.keep_last else ():
-            if path not in named:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path in named:
+                continue
+            try:
+                linked = path.is_symlink() or path.is_file()
+                path.unlink() if linked else shutil.rmtree(path)
+            except OSError as error:
+                tqdm.write(f"an old checkpoint was not deleted ({path}: {error})")
 
     def __enter__(self) -> CheckpointFolder:
         return self

@@ -45,7 +45,7 @@ def _to_cpu(tensor: Tensor) -> Tensor:
 
 
 class CheckpointWriter:
-    """One write at a time, in a thread; `wait` raises what it raised."""
+    """One write at a time, in a thread; `wait` raises what it raised, `failure` returns it."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -59,6 +59,20 @@ class CheckpointWriter:
         done, self._under_way = self._under_way, None
         if done is not None:
             done.result()
+
+    def failure(self) -> Exception | None:
+        """What the last write raised, once it has ended; it is told once."""
+        try:
+            self.wait()
+        except Exception as error:
+            return error
+        return None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last write has failed already; without waiting for it."""
+        write = self._under_way
+        return write is not None and write.done() and write.exception() is not None
 
     def finish(self) -> None:
         """Wait without asking how it ended, and take no more."""

@@ -83,6 +83,7 @@ def build(
     extra: dict[str, Any] = {"recipe": configuration.to_tree(config)}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
+    extra["validation"] = data.val_id | {"batches": config.train.eval_batches}
     assert config.train.iterations is not None
     trainer = Trainer(
         model,

@@ -25,7 +25,7 @@ from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, is_lost_rank, reducing
-from scratchlm.errors import Interrupted, WorkerError
+from scratchlm.errors import Interrupted, NumericalError, WorkerError
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
@@ -54,8 +54,9 @@ class Trainer:
     schedule: step (from 1) -> factor on every parameter group's learning rate.
     val_batches: the fixed batches of validation. bytes_of: (vocab,) bytes of text of each id, for
     bits per byte. With `config.out` a folder, the log and checkpoints go there; without one nothing
-    is written. `extra` is stored in each checkpoint (the recipe, the tokenizer's text); `data_id`
-    says in plain values which batches are drawn, and a checkpoint with another is not resumed.
+    is written. `extra` is stored in each checkpoint (the recipe, the tokenizer's text, which data
+    it is validated on); `data_id` says in plain values which batches are drawn, and a checkpoint
+    with another is not resumed.
     objective: `Objective(model)`, where it is compiled or spread over `ranks`. sample: model ->
     text, for `config.sample_every`. peak: FLOP/s of all devices, for the log's MFU.
     """
@@ -131,9 +132,11 @@ class Trainer:
             if self.ranks.size > 1 and is_lost_rank(error):
                 error = WorkerError(f"a rank was lost, or its network ({error}); start all again")
             if self.saved:
+                again = f"scratchlm-train --resume {self.out or self.saved}"
+                if isinstance(error, NumericalError):  # which it would be again
+                    again += f" --optim.lr {self.optimizer.param_groups[0]['initial_lr'] / 2:.2g}"
                 error.add_note(
-                    f"the last good checkpoint is {self.saved}; to go on from it: "
-                    f"scratchlm-train --resume {self.out or self.saved}"
+                    f"the last good checkpoint is {self.saved}; to go on from it: {again}"
                 )
             raise error
 
@@ -151,9 +154,14 @@ class Trainer:
             look = _due(self.step, self.look_every) or _due(self.step, config.sample_every)
             if not (validate or save or look):
                 continue
-            for each in progress.read():
-                check_finite(each, *self.finite)
+            try:
+                for each in progress.read():
+                    check_finite(each, *self.finite)
+            except NumericalError:
+                progress.write()  # the steps that led to it
+                raise
             stop = self.ranks.any(bool(stopped_by), self.device)
+            save |= self.ranks.any(self.folder is not None and self.folder.failed, self.device)
             improved = False
             if validate:
                 record |= self.validate()
@@ -199,6 +207,8 @@ class Trainer:
                   "grad_norm": grad_norm}  # fmt: skip
         if _due(step, self.look_every):
             record |= self._expert_load()
+            if self.scaler.is_enabled():
+                record["loss_scale"] = self.scaler.get_scale()
         if self.look_every == 1:
             to_numbers([record])
             check_finite(record, *self.finite)  # before the step does harm
@@ -287,6 +297,9 @@ class Trainer:
         if changed:
             self.history = [*self.history, {"step": self.step, "changed": changed}]
             lines += [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
+        if payload.get("validation") != self.extra.get("validation"):
+            self.best_val_loss, self.best_step = math.inf, 0
+            lines.append("other validation data: the best loss so far does not count")
         differs = differences(payload["environment"], self.environment)
         return [*lines, f"not equal to the bit: {differs}"] if differs else lines
 

@@ -33,12 +33,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """train, val: 1-D integer arrays of ids. `data_id` says which the training ids are."""
+    """train, val: 1-D integer arrays of ids. `data_id` says which the training ids are, `val_id`
+    which are validated on."""
 
     train: np.ndarray
     val: np.ndarray
     tokenizer: BPETokenizer | None
     data_id: dict[str, Any]
+    val_id: dict[str, Any]
 
 
 def prepare(
@@ -78,9 +80,10 @@ def prepare(
         return opened
 
     train = shard(Path(config.train), "train")
-    train_ids = train.tokens
+    train_ids, val = train.tokens, train
     if config.val is not None:
-        val_ids = shard(Path(config.val), "val").tokens
+        val = shard(Path(config.val), "val")
+        val_ids = val.tokens
     else:
         cut = len(train_ids) - len(train_ids) // 10
         train_ids, val_ids = train_ids[:cut], train_ids[cut:]
@@ -97,7 +100,8 @@ def prepare(
         "training tokens": len(train_ids),
         "tokenizer": None if tokenizer is None else tokenizer.hash,
     }
-    return PreparedData(train_ids, val_ids, tokenizer, data_id)
+    val_id = {"data": val.sha256, "tokens": len(val_ids)}
+    return PreparedData(train_ids, val_ids, tokenizer, data_id, val_id)
 
 
 def default_vocab_size(config: DataConfig) -> int:
