@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import threading
 
@@ -380,6 +381,28 @@ def test_the_best_is_kept_and_found_after_a_resume_from_an_earlier_step(tmp_path
     earlier.iterations = 6
     earlier.fit()
     assert not (folder / "best").exists()
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def killed(path, ignore_errors=False):
+        if (path / "manifest.json").exists():
+            (path / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    run = trainer(tmp_path, save_every=1, keep_last=2, eval_every=0)
+    run.iterations = 2
+    run.fit()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        run.iterations = 3
+        with pytest.raises(KeyboardInterrupt):
+            run.fit()
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["2", "3"]
+    run.iterations = 4
+    run.fit()
+    assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["3", "4"]
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.gpu

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+_REMOVED = ".removed"
+
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
@@ -59,6 +61,18 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         raise
     sync_directory(path.parent)
     shutil.rmtree(previous(path), ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Nobody finds half of it under its name; `finish_removals` ends what a kill cut short."""
+    condemned = path.with_name(f".{path.name}{_REMOVED}")
+    path.rename(condemned)
+    shutil.rmtree(condemned)
+
+
+def finish_removals(folder: Path) -> None:
+    for condemned in folder.glob(f".*{_REMOVED}"):
+        shutil.rmtree(condemned)
 
 
 def _temporary(path: Path) -> Path:

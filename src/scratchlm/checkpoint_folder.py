@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from scratchlm.atomic import finish_removals, remove_directory
 from scratchlm.checkpoint import (
     find_checkpoint,
     state_of,
@@ -121,14 +121,15 @@ class CheckpointFolder:
         steps = [path for path in self.path.glob("step-*") if _STEP.fullmatch(path.name)]
         # By time: after a resume from an earlier step, those of the branch left go first.
         steps.sort(key=lambda path: path.lstat().st_mtime_ns)
-        for path in steps[: -self.keep_last] if self.keep_last else ():
-            if path in named:
-                continue
-            try:
-                linked = path.is_symlink() or path.is_file()
-                path.unlink() if linked else shutil.rmtree(path)
-            except OSError as error:
-                tqdm.write(f"an old checkpoint was not deleted ({path}: {error})")
+        old = steps[: -self.keep_last] if self.keep_last else []
+        try:
+            finish_removals(self.path)
+            for path in old:
+                if path not in named:
+                    linked = path.is_symlink() or path.is_file()
+                    path.unlink() if linked else remove_directory(path)
+        except OSError as error:
+            tqdm.write(f"old checkpoints were not deleted ({error}); delete them by hand")
 
     def __enter__(self) -> CheckpointFolder:
         return self
