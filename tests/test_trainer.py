@@ -399,8 +399,10 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_of_it(tmp_path
             run.fit()
     folder = tmp_path / "checkpoints"
     assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["2", "3"]
-    run.iterations = 4
-    run.fit()
+    again = trainer(tmp_path, save_every=1, keep_last=2, eval_every=0)
+    again.resume(folder / "step-00000003")
+    again.iterations = 4
+    again.fit()
     assert sorted(path.name[-1] for path in folder.glob("step-*")) == ["3", "4"]
     assert not list(folder.glob(".*"))
 
