@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,32 @@ def test_a_resumed_run_brings_its_own_config_over_the_file(tmp_path, flags):
 def test_auto_starts_anew_where_there_is_nothing(flags):
     _, checkpoint = run_config.resolve(None, flags, "auto")
     assert checkpoint is None
+
+
+@pytest.mark.parametrize("save_format", ["directory", "pt"])
+@pytest.mark.parametrize("resume", ["auto", "{out}", "{out}/checkpoints"])
+def test_without_the_name_of_the_last_the_newest_is_taken(flags, resume, save_format):
+    """A kill between a run's first checkpoint and `last` leaves it so."""
+    out = flags["train.out"]
+    finished(flags, **{"train.save_every": "1", "train.save_format": save_format})
+    folder = Path(out) / "checkpoints"
+    (folder / "last").unlink()
+    (folder / "step-00000009").mkdir()  # no manifest: no checkpoint
+    (folder / "step-00000008.pt").mkdir()
+    said: list[str] = []
+    _, checkpoint = run_config.resolve(
+        None, {"train.out": out}, resume.format(out=out), say=said.append
+    )
+    assert checkpoint == folder / f"step-00000002{'.pt' if save_format == 'pt' else ''}"
+    assert said == [f"{folder / 'last'} is missing: {checkpoint.name} is the newest checkpoint "
+                    "there"]  # fmt: skip
+
+
+def test_a_run_is_not_begun_over_checkpoints(flags):
+    finished(flags)
+    (Path(flags["train.out"]) / "checkpoints" / "last").unlink()
+    with pytest.raises(ValueError, match="a run in this folder already"):
+        run_config.resolve(None, flags)
 
 
 def test_auto_without_a_folder_takes_the_newest_run(tmp_path, monkeypatch, flags):

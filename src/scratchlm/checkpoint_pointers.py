@@ -46,6 +46,15 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
     )
 
 
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Those of a run's folder `checkpoints`, in the order in which they were written."""
+    found = [
+        path for path in folder.glob("step-*")
+        if (path.is_file() if is_single_file(path) else (path / MANIFEST).is_file())
+    ]  # fmt: skip
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
 def write_pointer(path: str | os.PathLike[str], name: str) -> None:
     """Let the text file `path` name a sibling, replacing it atomically."""
     with replacing_file(Path(path)) as file:

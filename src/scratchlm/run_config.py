@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_config
+from scratchlm.checkpoint_pointers import whole_checkpoints
 from scratchlm.costs import training_report
 from scratchlm.data.prepare import DataConfig, default_vocab_size
 from scratchlm.errors import FileFormatError
@@ -50,14 +52,14 @@ def resolve(
     Defaults < `file` (TOML) < the config of a resumed run < `flags` ({dotted key: value}).
     resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
     there is one; a path names a run's folder or a checkpoint. What the file says otherwise than
-    the resumed run is said, a line each.
+    the resumed run is said, a line each, and where no `last` names its last checkpoint.
     """
     from_file = {} if file is None else configuration.read_toml(file)
     layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
     out = flags.get("train.out")
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
-    checkpoint = _checkpoint_to_resume(resume, out)
+    checkpoint = _checkpoint_to_resume(resume, out, say)
     if checkpoint is not None:
         run = checkpoint.parent.parent
         if (run / "config.toml").is_file():
@@ -77,8 +79,9 @@ def resolve(
         train["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     train["out"] = out or train.get("out") or _new_run()
-    own = checkpoint is not None and checkpoint.parent.parent == Path(train["out"])
-    if not own and (Path(train["out"]) / "checkpoints" / "last").exists():
+    folder = Path(train["out"]) / "checkpoints"
+    own = checkpoint is not None and checkpoint.parent.resolve() == folder.resolve()
+    if not own and _last_of(folder) is not None:
         raise ValueError(
             f"there is a run in this folder already ({train['out']}); go on with it by "
             "--resume auto, or choose another --out"
@@ -152,16 +155,31 @@ def _recipe_in(checkpoint: Path) -> dict[str, Any]:
     return recipe
 
 
-def _checkpoint_to_resume(resume: str | None, out: str | None) -> Path | None:
+def _checkpoint_to_resume(
+    resume: str | None, out: str | None, say: Callable[[str], None]
+) -> Path | None:
+    """None for a new run: without `resume`, and for "auto" where there is no checkpoint."""
     if resume is None:
         return None
-    if resume != "auto":
-        return find_checkpoint(resume, "last")
-    runs = [Path(out)] if out else Path("runs").glob("*")
-    lasts = [run / "checkpoints" / "last" for run in runs]
-    found = [last for last in lasts if last.is_file()]
-    newest = max(found, key=lambda last: last.stat().st_mtime, default=None)
-    return None if newest is None else find_checkpoint(newest)
+    if resume == "auto":
+        runs = [Path(out)] if out else Path("runs").glob("*")
+        folders = [run / "checkpoints" for run in runs]
+    else:
+        folders = [Path(resume), Path(resume) / "checkpoints"]
+    lasts = [last for folder in folders if (last := _last_of(folder)) is not None]
+    if not lasts:
+        return None if resume == "auto" else find_checkpoint(resume, "last")
+    last = max(lasts, key=lambda path: path.lstat().st_mtime)
+    if last.name != "last":  # killed before the first was named, or the name was lost
+        say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
+    return find_checkpoint(last)
+
+
+def _last_of(folder: Path) -> Path | None:
+    """What names the last checkpoint of a run's folder `checkpoints`; without it, the newest."""
+    if os.path.lexists(folder / "last"):
+        return folder / "last"
+    return next(reversed(whole_checkpoints(folder)), None)
 
 
 def _keep_the_last(section: str, names: set[str], tree: Tree, layers: list[Layer]) -> bool:
