@@ -268,19 +268,19 @@ def test_set_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_resume_agrees_with_what_was_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the recipe of a checkpoint on its own; in a run by config.toml, and that is said."""
-    path = tmp_path / "step-00000003"
-    save(path)
-    assert inspect([str(path), "--set", "rope_theta=5e5"]) == 0
-    assert "config.toml" not in capsys.readouterr().out
-    config, _ = run_config.resolve(None, {"train.out": str(tmp_path / "new")}, str(path))
-    assert config.model == load_model(path, "cpu").config
-
+    """By the recipe of the checkpoint, on its own or in a run, whose config.toml is not asked."""
     run = tmp_path / "run"
-    save(run / "checkpoints" / path.name)
+    for path in (tmp_path / "step-00000003", run / "checkpoints" / "step-00000003"):
+        save(path)
+        assert inspect([str(path), "--set", "rope_theta=5e5"]) == 0
     (run / "config.toml").write_text("[model]\nrope_theta = 1e4\n")
-    assert inspect([str(run / "checkpoints" / path.name), "--set", "rope_theta=5e5"]) == 0
-    assert f"{run / 'config.toml'} stays" in capsys.readouterr().out
+    said: list[str] = []
+    for given, resume in (({"train.out": str(tmp_path / "new")}, tmp_path / path.name), ({}, path)):
+        config, _ = run_config.resolve(None, given, str(resume), say=said.append)
+        assert config.model == load_model(path, "cpu").config
+        assert config.model.rope_theta == 5e5
+    assert said == ["model.rope_theta stays 500000.0, the run's own (10000.0 in "
+                    f"{run / 'config.toml'}); --model.rope_theta changes it"]  # fmt: skip
 
 
 def test_set_goes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scratchlm import recipe, run_config
+from scratchlm.errors import FileFormatError
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.recipe import build_schedule
 
@@ -45,6 +46,42 @@ def test_a_resumed_run_brings_its_own_config_over_the_file(tmp_path, flags):
     assert checkpoint.name == "step-00000002"
     config, _ = run_config.resolve(file, out | {"optim.lr": "0.1", "train.iterations": "9"}, "auto")
     assert (config.optim.lr, config.train.iterations) == (0.1, 9)
+
+
+def test_a_start_that_saves_nothing_leaves_no_setting(flags):
+    """A rate that ended in NaN is not taken up again by the resume that the error advises."""
+    finished(flags, **{"optim.betas": "0.8,0.9"})
+    out = flags["train.out"]
+    for given in ({"optim.lr": "0.5"}, {}):
+        said: list[str] = []
+        config, checkpoint = run_config.resolve(
+            None, given | {"train.iterations": "3"}, out, say=said.append
+        )
+        recipe.build(config, resume=checkpoint, say=lambda line: None)  # and no step
+    assert config.optim.lr == 0.001
+    assert said == [f"optim.lr stays 0.001, the run's own (0.5 in {out}/config.toml); "
+                    "--optim.lr changes it"]  # fmt: skip
+
+
+def test_a_run_is_known_by_its_checkpoints(tmp_path, monkeypatch, flags):
+    finished(flags)
+    run = Path(flags["train.out"])
+    (run / "config.toml").unlink()
+    monkeypatch.chdir(run / "checkpoints")
+    for resume in (run, run / "checkpoints" / "step-00000002", "step-00000002", "last"):
+        config, _ = run_config.resolve(None, {"train.iterations": "4"}, str(resume))
+        assert Path(config.train.out).samefile(run)
+        assert config.model.d_model == 16
+
+
+def test_the_recipe_is_read_without_the_tensors(tmp_path, monkeypatch, flags):
+    """Of a directory; whether they are whole is asked when they are needed."""
+    last = finished(flags).saved
+    (last / "model.safetensors").unlink()
+    assert run_config.resolve(None, {}, flags["train.out"])[0].model.d_model == 16
+    (last / "state.json").write_text("{}")
+    with pytest.raises(FileFormatError, match=r"damaged \(.*state\.json"):
+        run_config.resolve(None, {}, flags["train.out"])
 
 
 def test_auto_starts_anew_where_there_is_nothing(flags):

@@ -31,6 +31,7 @@ from scratchlm.checkpoint_files import (
     Payload,
     is_single_file,
     read_directory,
+    read_directory_settings,
     write_payload,
 )
 from scratchlm.checkpoint_payload import checked_payload
@@ -311,3 +312,9 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
         raise FileFormatError(
             f"not a checkpoint ({path_or_file}: {reason}); save it again with save_checkpoint"
         ) from None
+
+
+def read_settings(path: Path) -> Payload:
+    """The `recipe`, `config` and `tokenizer` of a checkpoint, where it has them; a directory's
+    tensors, which may be many gigabytes, are not looked at."""
+    return read_checkpoint(path) if is_single_file(path) else read_directory_settings(path)

@@ -98,6 +98,4 @@ def changes_text(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
         return f"{path} has these values already"
     width = max(map(len, changed))
     lines = [f"{key:<{width}}  {old} -> {new}" for key, (old, new) in changed.items()]
-    if (recipe := path.parent.parent / "config.toml").is_file():
-        lines.append(f"{recipe} stays: a resume there takes its values; --model.KEY VALUE changes")
     return "\n".join([f"written: {path}", *lines])

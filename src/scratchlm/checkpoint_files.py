@@ -8,10 +8,12 @@ A `.pt` is read in `single_file`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,11 +116,10 @@ def write_manifest(folder: Path, entries: Entries) -> None:
 def read_directory(path: Path, *, mapped: bool = False) -> Payload:
     """What `write_directory` was given, every byte checked against the manifest first. mapped: the
     tensors are read when looked at."""
-    if not path.exists() and previous(path).exists():
-        path = previous(path)  # stopped between the two renames of a replacement
+    path = _present(path)
     names = _verified(path)
     read = map_tensors if mapped else read_tensors
-    try:
+    with _fitting(path):
         state_names, model_names = (_parts(names, kind, path) for kind in ("state", "model"))
         tensors = _united([read(path / name) for name in state_names])
         state = plain.from_json(_read_json(path / "state.json"), tensors)
@@ -127,11 +128,28 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
             if alias in weights:
                 raise ValueError(f"{alias} is there twice")
             weights[alias] = weights[name]
-        payload: Payload = state["values"] | {"model": weights}
-        if "config.json" in names:
-            payload["config"] = _read_json(path / "config.json")
-        if "tokenizer.json" in names:
-            payload["tokenizer"] = (path / "tokenizer.json").read_bytes().decode()
+        return state["values"] | {"model": weights} | _texts(path, names)
+
+
+def read_directory_settings(path: Path) -> Payload:
+    """Its `recipe`, `config` and `tokenizer`, where it has them: the files that hold no tensors are
+    checked, and read."""
+    path = _present(path)
+    names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
+    with _fitting(path):
+        recipe = _read_json(path / "state.json")["values"].get("recipe")
+        return {"recipe": plain.from_json(recipe, {})} | _texts(path, names)
+
+
+def _present(path: Path) -> Path:
+    """The directory, or the one that a replacement stopped between its two renames has left."""
+    return previous(path) if not path.exists() and previous(path).exists() else path
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
             raise
@@ -139,7 +157,16 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
             f"the checkpoint's files do not fit together ({path}: {error!r}); "
             "use an earlier checkpoint"
         ) from None
-    return payload
+
+
+def _texts(path: Path, names: list[str]) -> Payload:
+    """The model's config and the tokenizer, where they are there."""
+    found: Payload = {}
+    if "config.json" in names:
+        found["config"] = _read_json(path / "config.json")
+    if "tokenizer.json" in names:
+        found["tokenizer"] = (path / "tokenizer.json").read_bytes().decode()
+    return found
 
 
 def _parts(names: list[str], kind: str, path: Path) -> list[str]:
@@ -167,8 +194,8 @@ def _united(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return united
 
 
-def _verified(path: Path) -> list[str]:
-    """The names in the manifest, each file having the size and SHA-256 that it states."""
+def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
+    """The names in the manifest; each file, or `only` these, has the size and SHA-256 it states."""
     if not (path / MANIFEST).is_file():
         raise FileFormatError(
             f"not a checkpoint: no {MANIFEST} ({path}); give a checkpoint's "
@@ -194,6 +221,8 @@ def _verified(path: Path) -> list[str]:
             f"the manifest does not list state.json ({path}); use another checkpoint"
         )
     for name, (size, sha256) in files.items():
+        if only is not None and name not in only:
+            continue
         file = path / name
         if Path(name).name != name or not _is_plain_file(file):
             raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_config
+from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
 from scratchlm.checkpoint_pointers import whole_checkpoints
 from scratchlm.costs import training_report
 from scratchlm.data.prepare import DataConfig, default_vocab_size
@@ -49,10 +49,10 @@ def resolve(
 ) -> tuple[TrainConfig, Path | None]:
     """The configuration, and the checkpoint to go on from.
 
-    Defaults < `file` (TOML) < the config of a resumed run < `flags` ({dotted key: value}).
+    Defaults < `file` (TOML) < the recipe in the checkpoint < `flags` ({dotted key: value}).
     resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
-    there is one; a path names a run's folder or a checkpoint. What the file says otherwise than
-    the resumed run is said, a line each, and where no `last` names its last checkpoint.
+    there is one; a path names a run's folder or a checkpoint. What the file, or the config.toml of
+    the run, says otherwise is said, a line each, and where no `last` names the last checkpoint.
     """
     from_file = {} if file is None else configuration.read_toml(file)
     layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
@@ -60,14 +60,11 @@ def resolve(
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
     checkpoint = _checkpoint_to_resume(resume, out, say)
+    run, recipe = None, {}
     if checkpoint is not None:
-        run = checkpoint.parent.parent
-        if (run / "config.toml").is_file():
-            layers.append(configuration.read_toml(run / "config.toml"))
-            out = out or str(run)
-        else:  # a checkpoint that was taken out of its run
-            layers.append(_recipe_in(checkpoint))
-            out = out or _new_run()
+        run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
+        layers.append(recipe)
+        out = out or (_new_run() if run is None else str(run))
     init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
     if init_from is not None and checkpoint is None:
         layers.append(_of_weights(init_from))
@@ -79,9 +76,8 @@ def resolve(
         train["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     train["out"] = out or train.get("out") or _new_run()
-    folder = Path(train["out"]) / "checkpoints"
-    own = checkpoint is not None and checkpoint.parent.resolve() == folder.resolve()
-    if not own and _last_of(folder) is not None:
+    own = run is not None and run.resolve() == Path(train["out"]).resolve()
+    if not own and _last_of(Path(train["out"]) / "checkpoints") is not None:
         raise ValueError(
             f"there is a run in this folder already ({train['out']}); go on with it by "
             "--resume auto, or choose another --out"
@@ -93,9 +89,10 @@ def resolve(
         tree["model"]["vocab_size"] = size
     if checkpoint is not None or init_from is not None:
         whose = "the weights'" if checkpoint is None else "the run's"
-        for key, value, kept in _overruled(from_file, tree):
-            if key not in flags:
-                say(f"{key} stays {kept}, {whose} own ({value} in {file}); --{key} changes it")
+        _say_kept(from_file, file, tree, whose, flags, say)
+    last_start = Path(train["out"]) / "config.toml"
+    if own and last_start.is_file():  # one that ended before it saved, or that was edited
+        _say_kept(configuration.read_toml(last_start), last_start, recipe, "the run's", flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
 
 
@@ -134,23 +131,43 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
     )
 
 
-def _overruled(
-    layer: Mapping[str, Any], tree: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
+def _say_kept(
+    layer: Layer,
+    file: str | Path | None,
+    kept: Layer,
+    whose: str,
+    flags: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """A line for each key of `layer`, which is in `file`, that has another value in `kept`."""
+    for key, value, own in _overruled(layer, kept):
+        if key not in flags:
+            say(f"{key} stays {own}, {whose} own ({value} in {file}); --{key} changes it")
+
+
+def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, value, the value that won) of each key of a layer that a later one changed."""
     for key, value in layer.items():
         won = tree.get(key)
         if isinstance(value, dict) and isinstance(won, dict):
             yield from _overruled(value, won, f"{prefix}{key}.")
-        elif won is not None and won != value:
+        elif won is not None and value != (list(won) if isinstance(won, tuple) else won):
             yield f"{prefix}{key}", value, won
 
 
+def _run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None for one that was taken out of it."""
+    folder = checkpoint.parent if checkpoint.parent.name else checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
 def _recipe_in(checkpoint: Path) -> dict[str, Any]:
-    recipe = read_checkpoint(checkpoint).get("recipe", {})
+    """What the run was asked for when the checkpoint was written, which its config.toml need not
+    be: that is of the last start, even one that went wrong before it saved."""
+    recipe = read_settings(checkpoint).get("recipe") or {}
     if not isinstance(recipe, dict):
         raise FileFormatError(
-            f"the checkpoint's recipe is none ({checkpoint}); resume from its run's folder"
+            f"the checkpoint's recipe is none ({checkpoint}); resume from another"
         )
     return recipe
 
