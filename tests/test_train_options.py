@@ -14,6 +14,8 @@ import test_exactness as exactness
 import tiny
 from scratchlm import load_model, recipe, run_config, runtime, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.data.shards import write_shard
+from scratchlm.errors import FileFormatError
 
 CPU = torch.device("cpu")
 
@@ -71,17 +73,14 @@ def test_a_changed_machine_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["checkpoint", "pt"])
 def test_a_new_run_begins_with_the_weights_of_another(tmp_path, form):
-    """And with its model and its tokenizer, which need no flags."""
+    """And with its model and its tokenizer, which need no flags; resumed, it needs them no more."""
     tokenizer = tiny.tokenizer(tmp_path)
     model = tiny.model(3, vocab_size=300)
     path = tmp_path / ("x.pt" if form == "pt" else "x")
     save_checkpoint(path, model, None, 0, tokenizer=tokenizer.to_json())
-    given = {"train.init_from": str(path), "data.train": str(tiny.corpus(tmp_path)),
+    given = {"train.init_from": str(path), "data.train": str(tiny.corpus(tmp_path, 3000)),
              "train.out": str(tmp_path / "run"), "train.iterations": 1, "train.batch_size": 2,
              "optim.lr": 1e-30, "runtime.device": "cpu"}  # fmt: skip
-    if form == "pt":
-        tokenizer.save(tmp_path / "tokenizer.json")
-        given["data.tokenizer"] = str(tmp_path / "tokenizer.json")
     trainer, _ = run(given)
     for name, weight in model.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], weight), name
@@ -90,6 +89,44 @@ def test_a_new_run_begins_with_the_weights_of_another(tmp_path, form):
     with pytest.raises(ValueError, match=r"another model .*embedding.weight is \(300, 32\) there"):
         run({**given, "train.out": str(tmp_path / "wider"), "model.d_model": 64,
              "model.d_ff": 64})  # fmt: skip
+    path.rename(tmp_path / "elsewhere")
+    _, said = run({"train.iterations": 2}, str(tmp_path / "run"))
+    assert "train.iterations: 1 -> 2" in said
+    assert not any(line.startswith("data.") for line in said)
+    assert exactness.final(tmp_path / "run")["tokenizer"] == tokenizer.to_json()
+
+
+def test_weights_and_data_of_two_tokenizers_are_told_apart(tmp_path):
+    """A tokenizer with one more special token is one that the weights may learn."""
+    corpus, tokenizer, other = (
+        tiny.corpus(tmp_path), tiny.tokenizer(tmp_path), tiny.tokenizer(tmp_path, 290),
+    )  # fmt: skip
+    other.save(tmp_path / "other.json")
+    tokenizer.save(tmp_path / "same.json")
+    write_shard(other, corpus, tmp_path / "other.bin", tokenizer_path=tmp_path / "other.json")
+    save_checkpoint(tmp_path / "x", tiny.model(3), None, 0, tokenizer=tokenizer.to_json())
+    given = {"train.init_from": str(tmp_path / "x"), "train.iterations": 1, "train.batch_size": 2,
+             "data.train": str(corpus), "runtime.device": "cpu"}  # fmt: skip
+    lines = {}
+    for name in ("same", "other"):
+        more = {"data.tokenizer": str(tmp_path / f"{name}.json"), "train.out": str(tmp_path / name)}
+        trainer, said = run(given | more)
+        lines[name] = [line for line in said if "another tokenizer" in line]
+    assert trainer.extra["tokenizer"] == other.to_json()
+    assert lines["same"] == []
+    assert lines["other"] == [
+        f"{tmp_path / 'other.json'} is another tokenizer than the weights were trained with"
+    ]
+    given |= {"data.train": str(tmp_path / "other.bin"), "train.out": str(tmp_path / "run")}
+    with pytest.raises(FileFormatError, match=r"made with another tokenizer \(.*other\.bin"):
+        run(given)
+
+
+def test_the_step_that_weights_are_of_is_recorded(tmp_path):
+    run(short(tmp_path, "run"))
+    given = {"train.init_from": str(tmp_path / "run"), "data.train": str(tmp_path / "tokens.npy")}
+    config, _ = run_config.resolve(None, given)
+    assert config.train.init_from == str(find_checkpoint(tmp_path / "run"))
 
 
 def test_a_resumed_run_does_not_begin_again(tmp_path):

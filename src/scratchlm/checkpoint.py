@@ -115,7 +115,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     if is_hf_folder(path):
         return read_hf_config(path)
     found = find_checkpoint(path)
-    return config_from(read_checkpoint(found), found)
+    return config_from(read_settings(found), found)
 
 
 class Loaded(NamedTuple):
@@ -208,14 +208,24 @@ def tokenizer_from(
     payload: Payload, path: str | os.PathLike[str], given: str | os.PathLike[str] | None = None
 ) -> BPETokenizer:
     """The tokenizer in a checkpoint, or the file `given`, which must be the same one."""
-    stored = payload.get("tokenizer")
-    if not isinstance(stored, str | None):
-        raise FileFormatError(
-            f"the checkpoint's tokenizer is no text ({path}); save it again with save_checkpoint"
-        )
-    own = None if stored is None else BPETokenizer.from_json(stored, path)
+    own = _own_tokenizer(payload, path)
     vocab_size = config_from(payload, path).vocab_size if payload.get("config") else None
     return _agreeing(own, given, vocab_size, path)
+
+
+def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
+    """The tokenizer that lies with the model that `load_model` would give; None where none does."""
+    if is_hf_folder(path):
+        return read_tokenizer(path)
+    found = find_checkpoint(path)
+    return _own_tokenizer(read_settings(found), found)
+
+
+def _own_tokenizer(payload: Payload, path: str | os.PathLike[str]) -> BPETokenizer | None:
+    stored = payload.get("tokenizer")
+    if isinstance(stored, str | None):
+        return None if stored is None else BPETokenizer.from_json(stored, path)
+    raise FileFormatError(f"the checkpoint's tokenizer is no text ({path}); save it again")
 
 
 def _agreeing(
@@ -315,6 +325,5 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
 
 
 def read_settings(path: Path) -> Payload:
-    """The `recipe`, `config` and `tokenizer` of a checkpoint, where it has them; a directory's
-    tensors, which may be many gigabytes, are not looked at."""
+    """The `recipe`, `config` and `tokenizer` in a checkpoint; without a directory's tensors."""
     return read_checkpoint(path) if is_single_file(path) else read_directory_settings(path)

@@ -13,7 +13,7 @@ from torch import nn
 
 from scratchlm import config as configuration
 from scratchlm.atomic import write_file
-from scratchlm.checkpoint import load_model, restore
+from scratchlm.checkpoint import load_model, read_own_tokenizer, restore
 from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
@@ -57,7 +57,9 @@ def build(
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     length = config.model.context_length
-    data = _prepared(config, out, ranks, say)
+    weights = resume or config.train.init_from
+    own = None if weights is None else read_own_tokenizer(weights)
+    data = _prepared(config, out, own, ranks, say)
     batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
     config, reason = _resolved(config, batches, device, ranks)
     check_room(
@@ -118,14 +120,19 @@ def build(
 
 
 def _prepared(
-    config: TrainConfig, out: Path, ranks: Ranks, say: Callable[[str], None]
+    config: TrainConfig,
+    out: Path,
+    own: BPETokenizer | None,
+    ranks: Ranks,
+    say: Callable[[str], None],
 ) -> PreparedData:
     """The first rank makes what is to be made, and the others find it."""
-    arguments = (config.data, config.model.vocab_size, config.model.context_length, out / "data")
+    model = config.model
+    arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
     if ranks.first:
-        data = prepare(*arguments, say)
+        data = prepare(*arguments)
     ranks.wait()
-    return data if ranks.first else prepare(*arguments, say)
+    return data if ranks.first else prepare(*arguments)
 
 
 def _resolved(

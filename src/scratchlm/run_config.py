@@ -63,15 +63,20 @@ def resolve(
     run, recipe = None, {}
     if checkpoint is not None:
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
-        layers.append(recipe)
+        # Its tokenizer is in the checkpoint, wherever the file lay that it was read from.
+        layers += [recipe, {"data": {"tokenizer": None}}]
         out = out or (_new_run() if run is None else str(run))
     init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
     if init_from is not None and checkpoint is None:
+        if not is_hf_folder(init_from):
+            init_from = str(find_checkpoint(init_from))  # the step, whichever is the best later
         layers.append(_of_weights(init_from))
     layers.append(configuration.nest(flags))
 
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
     train, data = tree["train"], tree["data"]
+    if checkpoint is None:
+        train["init_from"] = init_from
     if not _keep_the_last("train", {"iterations", "epochs"}, tree, layers):
         train["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
@@ -97,15 +102,9 @@ def resolve(
 
 
 def _of_weights(path: str) -> dict[str, Any]:
-    """The model that weights are of, and their tokenizer, as a layer of the configuration."""
-    model = {
-        key: value for key, value in dataclasses.asdict(read_config(path)).items()
-        if value is not None
-    }  # fmt: skip
-    folder = Path(path) if is_hf_folder(path) else find_checkpoint(path)
-    tokenizer = folder / "tokenizer.json"
-    data = {"data": {"tokenizer": str(tokenizer)}} if tokenizer.is_file() else {}
-    return {"model": model, **data}
+    """The model that weights are of, as a layer of the configuration."""
+    model = dataclasses.asdict(read_config(path))
+    return {"model": {key: value for key, value in model.items() if value is not None}}
 
 
 def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:

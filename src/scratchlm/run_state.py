@@ -47,13 +47,14 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted key: [was, is]} of two configurations; where a run writes is none of its settings."""
+    """{dotted key: [was, is]} of two configurations. Where a run writes is none of its settings,
+    nor where its tokenizer lies, of which `data_id` has the hash."""
     found: dict[str, Any] = {}
     for key in {**before, **now}:
         was, new, name = before.get(key), now.get(key), f"{prefix}{key}"
         if {type(was), type(new)} in ({dict}, {dict, type(None)}):
             found |= changes(was or {}, new or {}, f"{name}.")
-        elif was != new and name != "train.out":
+        elif was != new and name not in ("train.out", "data.tokenizer"):
             found[name] = [was, new]
     return found
 

@@ -22,8 +22,9 @@ SHARD_SUFFIXES = (".bin", ".npy")
 @dataclass(frozen=True)
 class DataConfig:
     """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
-    needed for text unless one is to be trained, and found through a shard's sidecar. `verify`
-    hashes whole shards at start instead of trusting an unchanged size and time."""
+    needed for text unless one is to be trained or lies with the weights that training begins with,
+    and found through a shard's sidecar. `verify` hashes whole shards at start instead of trusting
+    an unchanged size and time."""
 
     train: str
     val: str | None = None
@@ -49,18 +50,21 @@ def prepare(
     context_length: int,
     folder: Path,
     say: Callable[[str], None] = print,
+    own: BPETokenizer | None = None,
 ) -> PreparedData:
     """Open, or first make, the shards; check them against the tokenizer, vocabulary and context.
 
     Text is tokenized once into `folder` (and a tokenizer trained to `vocab_size` where none is
-    given). Without validation data the last tenth of the training ids is held out. What was decided
-    is said, each in one line; what does not fit is a ValueError or FileFormatError.
+    given). own: the tokenizer of the weights that training begins with, which is taken where
+    `config` names none, and which the caller keeps as tokenizer.json beside `folder`. Without
+    validation data the last tenth of the training ids is held out. What was decided is said, each
+    in one line; what does not fit is a ValueError or FileFormatError.
     """
     for named in (config.train, config.val, config.tokenizer):
         if named is not None:  # before minutes go into tokenizing the others
             with open(named, "rb"):
                 pass
-    tokenizer, tokenizer_path = _tokenizer(config, vocab_size, folder, say)
+    tokenizer, tokenizer_path = _tokenizer(config, vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer has more ids than the model ({len(tokenizer)} > vocab_size "
@@ -119,12 +123,22 @@ def default_vocab_size(config: DataConfig) -> int:
 
 
 def _tokenizer(
-    config: DataConfig, vocab_size: int, folder: Path, say: Callable[[str], None]
+    config: DataConfig,
+    vocab_size: int,
+    folder: Path,
+    say: Callable[[str], None],
+    own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
-    """The tokenizer and where it lies: the one given, the shard's own, or one trained here."""
+    """The tokenizer and where it lies: the one given, the weights' own, the shard's, or one trained
+    here."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
-        return BPETokenizer.load(path), path
+        tokenizer = BPETokenizer.load(path)
+        if own is not None and own.hash != tokenizer.hash:
+            say(f"{path} is another tokenizer than the weights were trained with")
+        return tokenizer, path
+    if own is not None:
+        return own, folder.parent / "tokenizer.json"
     source = Path(config.train)
     if source.suffix in SHARD_SUFFIXES:
         info = read_sidecar(source)
