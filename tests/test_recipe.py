@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from scratchlm import recipe, run_config
+from scratchlm.data.batches import TrainBatches
+from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.recipe import build_schedule
@@ -177,3 +180,45 @@ def test_bfloat16_trains_near_float32(flags):
         losses[dtype] = trainer.validate()["val_loss"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
     assert losses["bfloat16"] != losses["float32"]
+
+
+def on_two_ranks(flags, **changes):
+    """What rank 0 of 2 decides before it talks to the other."""
+    config, _ = run_config.resolve(None, flags | {"train.iterations": "9"} | changes)
+    batches = TrainBatches(np.load(flags["data.train"]), config.train.batch_size, 16, 0)
+    return recipe._resolved(config, batches, torch.device("cpu"), Ranks(0, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.save_format": "pt"}, r"a file each \(save_format pt.*--save_format directory"),
+        ({"train.sample_every": "3"}, r"writes no samples \(sample_every 3\)"),
+        ({"runtime.dtype": "float16"}, "float16 is not for sharded models"),
+    ],
+)  # fmt: skip
+def test_what_a_sharded_model_cannot_do_is_refused_at_the_start(flags, changes, message):
+    for parallel in ("ddp", "fsdp"):
+        given = flags | changes | {"runtime.parallel": parallel}
+        if parallel == "ddp":
+            on_two_ranks(given)
+            continue
+        with pytest.raises(ValueError, match=message):
+            on_two_ranks(given)
+
+
+def test_fsdp_on_one_rank_shards_nothing(tmp_path, flags):
+    tiny.tokenizer(tmp_path, 280).save(tmp_path / "t.json")
+    more = {"runtime.parallel": "fsdp", "train.sample_every": "2", "train.save_format": "pt",
+            "data.tokenizer": str(tmp_path / "t.json"), "model.vocab_size": "280"}  # fmt: skip
+    assert finished(flags, **more).saved.suffix == ".pt"
+
+
+def test_every_number_of_a_batch_ramp_is_shared(flags):
+    """From 2 to 4 micro-batches of one row each, which pass 3."""
+    ramp = {"train.ramp_from": "2", "train.ramp_steps": "4", "train.accumulate": "4",
+            "train.batch_size": "1"}  # fmt: skip
+    with pytest.raises(ValueError, match=r"3 x 1 sequences is not shared evenly by the ranks"):
+        on_two_ranks(flags, **ramp)
+    on_two_ranks(flags, **ramp, **{"train.iterations": "2"})  # ends before
+    on_two_ranks(flags, **ramp | {"train.ramp_steps": "1"})  # from 2 to 4 at once

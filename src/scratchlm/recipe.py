@@ -70,7 +70,7 @@ def build(
         device,
         say,
         half=config.runtime.dtype in ("bfloat16", "float16"),
-        shards=ranks.size if config.runtime.parallel == "fsdp" else 1,
+        shards=ranks.size if _is_sharded(config, ranks) else 1,
     )
     resolved = configuration.to_toml(config)
     say(resolved)
@@ -146,12 +146,10 @@ def _resolved(
         if train.epochs is None:
             raise ValueError("the run has no length (iterations is none); give --iterations N")
         steps = train.steps_for(train.epochs * batches.windows_per_epoch / train.batch_size)
-    if runtime.dtype == "float16" and runtime.parallel == "fsdp" and ranks.size > 1:
-        raise ValueError(
-            "float16 is not for sharded models (runtime.parallel fsdp): each rank would scale its "
-            "own loss; choose bfloat16"
-        )
-    for number in {train.micro_batches(0), train.accumulate}:
+    if _is_sharded(config, ranks):
+        _check_sharded(config)
+    until = min(steps, 1 + (train.ramp_steps or 0))  # from then on the number stays
+    for number in sorted({train.micro_batches(step) for step in range(until)}):
         Share.of(ranks, number, train.batch_size)
     if optim.warmup_steps is None:
         optim = dataclasses.replace(optim, warmup_steps=min(100, steps // 10))
@@ -171,6 +169,29 @@ def _resolved(
     return dataclasses.replace(config, optim=optim, train=train, runtime=runtime), reason
 
 
+def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
+    return ranks.size > 1 and config.runtime.parallel == "fsdp"
+
+
+def _check_sharded(config: TrainConfig) -> None:
+    """ValueError for what a model that is spread over the ranks cannot do."""
+    if config.runtime.dtype == "float16":
+        raise ValueError(
+            "float16 is not for sharded models (runtime.parallel fsdp): each rank would scale its "
+            "own loss; choose bfloat16"
+        )
+    if config.train.save_format == "pt":
+        raise ValueError(
+            "the ranks of a sharded model write a file each (save_format pt, runtime.parallel "
+            "fsdp); choose --save_format directory, which scratchlm-convert makes one file of"
+        )
+    if config.train.sample_every:
+        raise ValueError(
+            f"a sharded model writes no samples (sample_every {config.train.sample_every}); "
+            "leave them out, and sample from its checkpoints with scratchlm-generate"
+        )
+
+
 def _initialize(model: Transformer, path: str) -> None:
     """Begin with the weights of a checkpoint, a run, or a folder of the hub."""
     weights = load_model(path, "cpu").state_dict()
@@ -182,8 +203,7 @@ def _spread(
 ) -> tuple[Transformer, nn.Module]:
     """The model on its device or devices, and what is minimised: recomputed, then compiled, then
     wrapped, in this order."""
-    runtime = config.runtime
-    sharded = ranks.size > 1 and runtime.parallel == "fsdp"
+    runtime, sharded = config.runtime, _is_sharded(config, ranks)
     if not sharded:
         model = model.to(device)
     if runtime.activation_checkpointing:
@@ -224,12 +244,6 @@ def _sampler(
             f"samples need a tokenizer (sample_every {config.train.sample_every}, and the data "
             "names none); give --tokenizer_path"
         )
-    if config.runtime.parallel == "fsdp":
-        raise ValueError(
-            f"a sharded model writes no samples (sample_every {config.train.sample_every}); "
-            "leave them out, and sample from its checkpoints with scratchlm-generate"
-        )
-
     prompt = tokenizer.encode(config.train.sample_prompt)
     length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
     if not prompt or length < 1:
