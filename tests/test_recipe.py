@@ -87,6 +87,26 @@ def test_the_recipe_is_read_without_the_tensors(tmp_path, monkeypatch, flags):
         run_config.resolve(None, {}, flags["train.out"])
 
 
+def test_a_run_is_resumed_from_any_directory(tmp_path, monkeypatch, flags):
+    """Its data was named relative to where it began; naming it again is no change."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "recipe.toml"
+    file.write_text('[data]\ntrain = "ids.npy"\n')
+    finished(flags | {"data.train": "ids.npy", "train.out": "run"}, **{"data.val": "./ids.npy"})
+    (tmp_path / "sub").mkdir()
+    for place, given in (("sub", {"data.train": "../ids.npy"}), ("sub", {}), (".", {})):
+        monkeypatch.chdir(tmp_path / place)
+        said: list[str] = []
+        config, checkpoint = run_config.resolve(
+            file if place == "." else None, given | {"train.iterations": "3"},
+            str(tmp_path / "run"), say=said.append,
+        )  # fmt: skip
+        assert config.data.train == config.data.val == str(tmp_path / "ids.npy")
+        recipe.build(config, resume=checkpoint, say=said.append)
+        assert [line for line in said if " -> " in line] == ["train.iterations: 2 -> 3"]
+        assert not any("stays" in line for line in said)
+
+
 def test_auto_starts_anew_where_there_is_nothing(flags):
     _, checkpoint = run_config.resolve(None, flags, "auto")
     assert checkpoint is None

@@ -54,7 +54,7 @@ def resolve(
     there is one; a path names a run's folder or a checkpoint. What the file, or the config.toml of
     the run, says otherwise is said, a line each, and where no `last` names the last checkpoint.
     """
-    from_file = {} if file is None else configuration.read_toml(file)
+    from_file = {} if file is None else _with_absolute_paths(configuration.read_toml(file))
     layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
     out = flags.get("train.out")
     if out == "":
@@ -69,9 +69,10 @@ def resolve(
     init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
     if init_from is not None and checkpoint is None:
         if not is_hf_folder(init_from):
-            init_from = str(find_checkpoint(init_from))  # the step, whichever is the best later
+            init_from = find_checkpoint(init_from)  # the step, whichever is the best later
+        init_from = os.path.abspath(init_from)
         layers.append(_of_weights(init_from))
-    layers.append(configuration.nest(flags))
+    layers.append(_with_absolute_paths(configuration.nest(flags)))
 
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
     train, data = tree["train"], tree["data"]
@@ -95,10 +96,22 @@ def resolve(
     if checkpoint is not None or init_from is not None:
         whose = "the weights'" if checkpoint is None else "the run's"
         _say_kept(from_file, file, tree, whose, flags, say)
-    last_start = Path(train["out"]) / "config.toml"
-    if own and last_start.is_file():  # one that ended before it saved, or that was edited
-        _say_kept(configuration.read_toml(last_start), last_start, recipe, "the run's", flags, say)
+    saved = Path(train["out"]) / "config.toml"
+    if own and saved.is_file():  # of a start that ended before it saved, or edited
+        last_start = configuration.read_toml(saved)
+        last_start.get("train", {}).pop("out", None)  # as named from elsewhere
+        _say_kept(last_start, saved, recipe, "the run's", flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
+
+
+def _with_absolute_paths(layer: Tree) -> Tree:
+    """The data is named so that a run can be resumed from any directory."""
+    data = {
+        key: os.path.abspath(path)
+        for key, path in layer.get("data", {}).items()
+        if key in ("train", "val", "tokenizer") and path and isinstance(path, str)
+    }
+    return configuration.merge(layer, {"data": data})
 
 
 def _of_weights(path: str) -> dict[str, Any]:
