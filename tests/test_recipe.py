@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,29 @@ def test_without_the_name_of_the_last_the_newest_is_taken(flags, resume, save_fo
     assert checkpoint == folder / f"step-00000002{'.pt' if save_format == 'pt' else ''}"
     assert said == [f"{folder / 'last'} is missing: {checkpoint.name} is the newest checkpoint "
                     "there"]  # fmt: skip
+
+
+@pytest.mark.parametrize("damaged", ["state.json", "model.safetensors", "manifest.json", "all"])
+def test_a_damaged_last_names_the_one_before_it(flags, damaged):
+    finished(flags, **{"train.save_every": "1", "train.iterations": "3"})
+    folder = Path(flags["train.out"]) / "checkpoints"
+    last = folder / "step-00000003"
+    if damaged == "all":
+        shutil.rmtree(last)
+    else:
+        (last / damaged).write_text("{}")
+
+    def resume(path):
+        config, checkpoint = run_config.resolve(None, {"train.iterations": "4"}, str(path))
+        return recipe.build(config, resume=checkpoint, say=lambda line: None)
+
+    with pytest.raises(FileFormatError, match=rf"\ne\.g\. .* --resume {folder}/step-00000002$"):
+        resume(flags["train.out"])
+    assert resume(folder / "step-00000002").step == 2
+    (folder / "step-00000001" / "model.safetensors").write_text("{}")
+    with pytest.raises(FileFormatError) as first:
+        resume(folder / "step-00000001")
+    assert not hasattr(first.value, "__notes__"), "those after it are not earlier"
 
 
 def test_a_run_is_not_begun_over_checkpoints(flags):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from scratchlm.atomic import previous, replacing_file
@@ -53,6 +55,20 @@ def whole_checkpoints(folder: Path) -> list[Path]:
         if (path.is_file() if is_single_file(path) else (path / MANIFEST).is_file())
     ]  # fmt: skip
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+@contextlib.contextmanager
+def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
+    """A FileFormatError within, where a checkpoint of a run is read, is given a note with the
+    command that goes on from the one before it, if one is there."""
+    try:
+        yield
+    except FileFormatError as error:
+        whole = whole_checkpoints(checkpoint.parent)
+        before = whole[: whole.index(checkpoint)] if checkpoint in whole else whole
+        if before:
+            error.add_note(f"e.g. scratchlm-train --resume {shlex.quote(str(before[-1]))}")
+        raise
 
 
 def write_pointer(path: str | os.PathLike[str], name: str) -> None:

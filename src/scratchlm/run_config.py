@@ -12,7 +12,7 @@ from typing import Any
 
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
-from scratchlm.checkpoint_pointers import whole_checkpoints
+from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
 from scratchlm.costs import training_report
 from scratchlm.data.prepare import DataConfig, default_vocab_size
 from scratchlm.errors import FileFormatError
@@ -176,11 +176,12 @@ def _run_of(checkpoint: Path) -> Path | None:
 def _recipe_in(checkpoint: Path) -> dict[str, Any]:
     """What the run was asked for when the checkpoint was written, which its config.toml need not
     be: that is of the last start, even one that went wrong before it saved."""
-    recipe = read_settings(checkpoint).get("recipe") or {}
-    if not isinstance(recipe, dict):
-        raise FileFormatError(
-            f"the checkpoint's recipe is none ({checkpoint}); resume from another"
-        )
+    with naming_an_earlier(checkpoint):
+        recipe = read_settings(checkpoint).get("recipe") or {}
+        if not isinstance(recipe, dict):
+            raise FileFormatError(
+                f"the checkpoint's recipe is none ({checkpoint}); resume from an earlier one"
+            )
     return recipe
 
 
@@ -201,7 +202,8 @@ def _checkpoint_to_resume(
     last = max(lasts, key=lambda path: path.lstat().st_mtime)
     if last.name != "last":  # killed before the first was named, or the name was lost
         say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
-    return find_checkpoint(last)
+    with naming_an_earlier(last):
+        return find_checkpoint(last)
 
 
 def _last_of(folder: Path) -> Path | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
+from scratchlm.checkpoint_pointers import naming_an_earlier
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, is_lost_rank, reducing
@@ -278,7 +279,8 @@ class Trainer:
         Hyperparameters (learning rate, decay, betas) are those of the optimizer at hand: equal to
         the saved ones unless the user changed them.
         """
-        payload = read_checkpoint(path, mapped=self.ranks.size > 1)
+        with naming_an_earlier(Path(path)):
+            payload = read_checkpoint(path, mapped=self.ranks.size > 1)
         name = type(self.optimizer).__name__
         cursor = self.micro_batches.cursor
         check(payload, path, data_id=self.data_id, cursor=cursor, optimizer_name=name,
