@@ -6,6 +6,7 @@ and what says that it would continue as it was: which data, which batches of it,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from scratchlm.checkpoint import restore
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
+from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
@@ -92,13 +94,13 @@ def check(
         if here.get(key) != there.get(key):
             raise FileFormatError(
                 f"the run would go on with other batches ({path}: {key} was "
-                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with its own, or "
-                "start a new run"
+                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with its own "
+                "(leave out a flag that changes it), or start a new run"
             )
     if payload["optimizer_name"] != optimizer_name:
         raise FileFormatError(
             f"the checkpoint is of another optimizer ({path}: {payload['optimizer_name']}, "
-            f"not {optimizer_name}); use the config it was trained with"
+            f"not {optimizer_name}); leave out --optimizer, or start a new run with --init_from"
         )
 
 
@@ -111,7 +113,15 @@ def restore_keeping_settings(
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
-    restore(payload, model, optimizer, name=name)
+    try:
+        restore(payload, model, optimizer, name=name)
+    except FileFormatError as error:
+        here = dataclasses.asdict(model.config) if isinstance(model, Transformer) else {}
+        changed = changes(payload.get("config") or here, here, "model.")
+        if changed:
+            pairs = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
+            error.add_note(f"leave out the flags that change it ({pairs})")
+        raise
     for group, settings in zip(optimizer.param_groups, chosen, strict=True):
         group.update(settings)
 
