@@ -3,21 +3,27 @@ exit code is that of its kind. A run that goes on afterwards is equal to one tha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import forked
 import test_exactness as exactness
-from scratchlm import checkpoint_files, checkpoint_folder
+from scratchlm import BPETokenizer, checkpoint_files, checkpoint_folder
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.cli.command import one_line
 from scratchlm.cli.train import main
+from scratchlm.data.corpora import encode_corpus
+from scratchlm.metrics import JsonlLog
 
 
 def argv(folder, out="run", **changes) -> list[str]:
@@ -86,6 +92,50 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, c
     said = capsys.readouterr()
     assert "a checkpoint was not written ([Errno 28] No space left on device)" in said.out
     exactness.assert_equal_runs(straight, "straight", "for-a-while")
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """What the system refuses to write past, as a full disk does: without a name."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("form", ["directory", "pt"])
+def test_what_cannot_be_written_is_named_with_a_remedy(tmp_path, capsys, form):
+    words = argv(tmp_path, **{"train.save_format": form})
+    with largest_file(50_000):
+        assert main(words) == 5
+    assert_one_line(capsys, "file too large (", "/run/checkpoints/step-0000000", "ulimit -f")
+    assert not [*(tmp_path / "run" / "checkpoints").iterdir()]
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    full = pytest.raises(OSError, match="too large")
+    with largest_file(100), full as caught, JsonlLog(path) as log:
+        for step in range(10):
+            log.write(step=step, loss=1.5)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+
+
+def test_a_shard_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
+    (tmp_path / "docs.txt").write_text("a b c d " * 20_000)
+    full = pytest.raises(OSError, match="too large")
+    with largest_file(50_000), full as caught:
+        encode_corpus(tokenizer, tmp_path / "docs.txt", tmp_path / "out", num_workers=1)
+    assert Path(caught.value.filename).parent == tmp_path / "out"
+    assert not [*(tmp_path / "out").glob("*.bin*")]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE])
+def test_a_lack_of_room_has_a_remedy_where_no_file_is_named(number):
+    assert "; " in one_line(OSError(number, os.strerror(number)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")

@@ -16,6 +16,19 @@ from pathlib import Path
 from typing import IO
 
 _REMOVED = ".removed"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what only writing meets
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """The error of a disk that is full, or of a file too large, names what was to be written: the
+    system's names a file only where it is opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -23,7 +36,7 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the name `path` when the block ends without an error."""
     temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             sync(file)
         temporary.replace(path)
@@ -50,8 +63,9 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
-        sync_directory(temporary)
+        with naming(path):
+            yield temporary
+            sync_directory(temporary)
         if path.exists():
             shutil.rmtree(previous(path), ignore_errors=True)
             path.rename(previous(path))

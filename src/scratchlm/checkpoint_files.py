@@ -40,10 +40,10 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
     """Write plain data (a `plain.checked` dict with `model`), in place of a checkpoint that is
     there: a kill at any moment leaves that one or the new one."""
     if not isinstance(path_or_file, str | os.PathLike):
-        torch.save(payload, path_or_file)
+        _save(payload, path_or_file)
     elif is_single_file(path_or_file):
         with replacing_file(Path(path_or_file)) as file:
-            torch.save(payload, file)
+            _save(payload, file)
     else:
         path = Path(path_or_file)
         if is_taken(path) and not (path / MANIFEST).is_file():
@@ -52,6 +52,15 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
             )
         with replacing_directory(path) as folder:
             write_directory(folder, payload)
+
+
+def _save(payload: Payload, file: IO[bytes]) -> None:
+    try:
+        torch.save(payload, file)
+    except RuntimeError as error:  # of an archive cut short, by an error that says why
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def write_directory(folder: Path, payload: Payload) -> None:

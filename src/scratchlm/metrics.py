@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from scratchlm.atomic import replacing_file
+from scratchlm.atomic import naming, replacing_file
 from scratchlm.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class JsonlLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        self._file.write(json.dumps(known, allow_nan=False) + "\n")
+        with naming(self._file.name):
+            self._file.write(json.dumps(known, allow_nan=False) + "\n")
 
     def __enter__(self) -> JsonlLog:
         return self
@@ -55,7 +56,8 @@ class JsonlLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with naming(self._file.name):  # a line that found no room is tried once more
+            self._file.close()
 
 
 def _step(line: bytes) -> float:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scratchlm.atomic import replacing_directory
+from scratchlm.atomic import naming, replacing_directory
 from scratchlm.checkpoint_files import contents, write_files, write_manifest
 from scratchlm.distributed import Ranks
 from scratchlm.optim.shards import is_shard, local, spread
@@ -69,7 +69,7 @@ def whole(state: Any, ranks: Ranks) -> Any:
 def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
     """Write what `whole` gave, from a thread of each rank, on a file system that all of them see.
     What goes wrong for one is raised by all, and leaves nothing."""
-    with contextlib.ExitStack() as stack:
+    with naming(path), contextlib.ExitStack() as stack:
         # None but on the first rank, whose folder it is to make and to name.
         made = _all_or_none(
             ranks,

@@ -24,6 +24,18 @@ from scratchlm import __version__
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError, WorkerError
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "give a file, not a directory",
+    errno.ENOTDIR: "give a path whose parents are directories",
+    errno.EACCES: "change its permissions or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOSPC: "free some space, then run it again",
+    errno.EDQUOT: "free some of your quota, then run it again",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f), or choose another disk",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENOMEM: "free some memory, then run it again",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,15 +186,10 @@ def one_line(error: BaseException) -> str:
             first = str(error).splitlines()[0]
             text = f"out of memory ({first}); lower the batch size, the context or the model"
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
-            remedy = {
-                errno.ENOENT: "check the path",
-                errno.EISDIR: "give a file, not a directory",
-                errno.ENOTDIR: "give a path whose parents are directories",
-                errno.EACCES: "change its permissions or choose another path",
-                errno.EROFS: "choose a path that can be written",
-                errno.ENOSPC: "free some space, then run it again",
-            }.get(error.errno or 0, "check the path")
+            remedy = _REMEDIES.get(error.errno or 0, "check the path")
             text = f"{reason.lower()} ({name!s}); {remedy}"
+        case OSError(errno=int() as number, strerror=str() as reason) if number in _REMEDIES:
+            text = f"{reason.lower()}; {_REMEDIES[number]}"
         case _:
             text = str(error) or type(error).__name__
     return " ".join("; ".join([text, *getattr(error, "__notes__", [])]).split())

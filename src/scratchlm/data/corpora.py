@@ -12,6 +12,7 @@ items before that place, and encodes those after.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from scratchlm.atomic import sync
+from scratchlm.atomic import naming, sync
 from scratchlm.data.corpus_folder import (
     SPLITS,
     TOKENIZER,
@@ -265,14 +266,16 @@ class _Shard:
     def write(self, ids: npt.NDArray[np.integer], text_bytes: int) -> None:
         """Append ids, (n,), that stand for so many bytes of text."""
         data = ids.tobytes()  # of the tokenizer's type, as `_encode` makes them
-        self._file.write(data)
+        with naming(self.path):
+            self._file.write(data)
         self._hash.update(data)
         self.count += len(ids)
         self.text_bytes += text_bytes
         self.max_id = max(self.max_id, int(ids.max(initial=0)))
 
     def close(self) -> ShardInfo:
-        sync(self._file)
+        with naming(self.path):
+            sync(self._file)
         self._file.close()
         status = self._temporary.stat()
         info = ShardInfo(
@@ -292,5 +295,6 @@ class _Shard:
 
     def abandon(self) -> None:
         """Leave nothing behind of a shard that is not to be closed."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what found no room, and is tried once more
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
