@@ -91,6 +91,8 @@ def test_from_one_rank_to_two_sharded_to_four_and_back(tmp_path):
         names = {path.name for path in last.iterdir()}
         assert ("model.safetensors" in names) == (parallel == "ddp")
         assert (f"state-{size:05d}-of-{size:05d}.safetensors" in names) == (parallel == "fsdp")
+        spread = parallel if size > 1 else None
+        assert read_checkpoint(last)["environment"]["parallel"] == spread
     flat = exactness.log_of(tmp_path / "flat")
     moved = exactness.log_of(tmp_path / "moved")
     for mine, theirs in zip(flat, moved, strict=True):

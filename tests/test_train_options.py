@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 import test_exactness as exactness
 import tiny
-from scratchlm import load_model, recipe, run_config, runtime, save_checkpoint
+from scratchlm import load_model, recipe, run_config, run_state, runtime, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.data.shards import write_shard
+from scratchlm.distributed import ALONE
 from scratchlm.errors import FileFormatError
 
 CPU = torch.device("cpu")
@@ -69,6 +71,21 @@ def test_a_changed_machine_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     _, said = run({"train.out": str(tmp_path / "run"), "train.iterations": 13}, "auto")
     assert any(line.startswith("not equal to the bit: threads") for line in said)
+
+
+def test_a_gpu_and_its_precision_are_part_of_the_machine(monkeypatch):
+    """A stand-in for a GPU: float32 and tf32 are one dtype to torch, and all GPUs one device."""
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    monkeypatch.setattr(run_state, "is_sharded", lambda model: False)
+    found = []
+    for name, precision in (("A100", "highest"), ("A100", "high"), ("H100", "high")):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda to=precision: to)
+        found.append(run_state.environment(model, torch.float32, True, False, ALONE))
+    found.append(run_state.environment(model, torch.float32, True, True, ALONE))
+    assert run_state.differences(found[0], found[1]) == "dtype float32 -> tf32"
+    assert run_state.differences(found[1], found[2]) == "gpu A100 -> H100"
+    assert run_state.differences(found[2], found[3]) == "recomputed None -> True"
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "pt"])

@@ -103,6 +103,7 @@ def build(
         objective=objective,
         ranks=ranks,
         compiled=config.runtime.compile == "on",
+        recomputed=config.runtime.activation_checkpointing,
         sample=_sampler(config, data.tokenizer),
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),

@@ -19,6 +19,7 @@ from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
+from scratchlm.sharded import is_sharded
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
@@ -26,16 +27,23 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 
 
 def environment(
-    device: torch.device, dtype: torch.dtype, compiled: bool, ranks: Ranks
+    model: nn.Module, dtype: torch.dtype, compiled: bool, recomputed: bool, ranks: Ranks
 ) -> dict[str, Any]:
-    """What must be the same for a resumed run to be equal to the bit."""
+    """What must be the same for a resumed run to be equal to the bit. recomputed: by activation
+    checkpointing, which changes nothing but what the compiler makes of it."""
+    device = next(model.parameters()).device
+    cuda = device.type == "cuda"
+    tf32 = cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return {
         "torch": str(torch.__version__),
         "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "dtype": "tf32" if tf32 else str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "compiled": compiled,
+        "recomputed": (compiled and recomputed) or None,
         "ranks": ranks.size,
+        "parallel": None if ranks.size == 1 else "fsdp" if is_sharded(model) else "ddp",
     }
 
 

@@ -78,6 +78,7 @@ class Trainer:
         objective: nn.Module | None = None,
         ranks: Ranks = ALONE,
         compiled: bool = False,
+        recomputed: bool = False,
         sample: Callable[[nn.Module], str] | None = None,
         flops_per_token: float = 0.0,
         peak: float | None = None,
@@ -98,7 +99,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         # A gradient that is too large for fp16 is no error: that step is skipped, and scaled less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
-        self.environment = environment(self.device, dtype, compiled, ranks)
+        self.environment = environment(model, dtype, compiled, recomputed, ranks)
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
         if self.out:
