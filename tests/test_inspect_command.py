@@ -26,6 +26,12 @@ FORMS = ["step-00000003", "model.pt"]
 TOKENIZER = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
 
 
+HISTORY = [
+    {"step": 1, "changed": {"optim.lr": [0.02, 0.001], "train.iterations": [12, 14]}},
+    {"step": 2, "changed": {"optim.betas": [None, (0.9, 0.99)]}},
+]
+
+
 def save(path: Path, **changes: Any) -> tuple[Transformer, torch.optim.Optimizer]:
     """A checkpoint as the trainer writes it, after three steps."""
     model = tiny.model(**changes)
@@ -45,6 +51,9 @@ def save(path: Path, **changes: Any) -> tuple[Transformer, torch.optim.Optimizer
         best_step=2,
         optimizer_name="AdamW",
         data_id={"train data": "abc", "batch_size": 32},
+        cursor={"micro_batch": 3},
+        environment={"torch": "2.10.0", "gpu": None, "threads": 2, "ranks": 1},
+        history=HISTORY,
         recipe=configuration.to_tree(config),
         tokenizer=TOKENIZER.to_json(),
         rng={"cpu": torch.arange(4)},
@@ -82,6 +91,9 @@ def test_the_numbers_are_torchs(
     assert found["recipe"]["optim"]["optimizer"] == "adamw"
     assert found["recipe"]["train"]["batch_size"] == 32
     assert found["data_id"] == {"train data": "abc", "batch_size": 32}
+    assert found["cursor"] == {"micro_batch": 3}
+    assert found["environment"] == {"torch": "2.10.0", "gpu": None, "threads": 2, "ranks": 1}
+    assert found["history"] == json.loads(json.dumps(HISTORY))
     assert found["tokenizer"] == {"size": 257, "hash": TOKENIZER.hash}
     assert found["also"] == ["rng"]
 
@@ -144,7 +156,7 @@ def test_every_dtype_and_what_is_not_finite(
     assert found["optimizer"]["moments"]["exp_avg"]["nonfinite"] == 1
     assert found["optimizer"]["moments"].keys() == {"exp_avg", "d"}
     assert found["optimizer"]["moments"]["d"]["norm"] == 2.0
-    assert found["config"] is found["recipe"] is found["tokenizer"] is None
+    assert found["config"] is found["recipe"] is found["tokenizer"] is found["history"] is None
     assert inspect([str(tmp_path / "x.pt")]) == 0
     text = capsys.readouterr().out
     assert ", norm nan, 3 not finite" in text
@@ -176,6 +188,10 @@ def test_the_text_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "data            train corpus.bin, verify False\n",
         "optim           optimizer adamw, lr 0.001, ",
         "data_id         train data abc, batch_size 32\n",
+        "cursor          micro_batch 3\n",
+        "environment     torch 2.10.0, threads 2, ranks 1\n",
+        "at step 1       optim.lr 0.02 -> 0.001, train.iterations 12 -> 14\n",
+        "at step 2       optim.betas None -> (0.9, 0.99)\n",
         f"tokenizer       257 ids, hash {TOKENIZER.hash}\n",
         "also            rng\n",
     ):

@@ -29,7 +29,8 @@ from scratchlm.tokenizer.inspection import CONTROLS, printable
 WIDTH = 100  # characters of a line of text, where words allow it
 _CHUNK = 1 << 18  # numbers looked at together: 2 MiB in float64, which a cache holds
 _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "best_step",
-              "config", "recipe", "data_id", "tokenizer"}  # fmt: skip
+              "config", "recipe", "data_id", "cursor", "environment", "history",
+              "tokenizer"}  # fmt: skip
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -55,6 +56,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "optimizer": _optimizer(payload, path),
         "recipe": payload.get("recipe"),
         "data_id": payload.get("data_id"),
+        "cursor": payload.get("cursor"),
+        "environment": payload.get("environment"),
+        "history": payload.get("history"),
         "tokenizer": tokenizer and {"size": len(tokenizer), "hash": tokenizer.hash},
         "also": sorted(str(key) for key in payload.keys() - _DESCRIBED),
     }
@@ -237,14 +241,26 @@ def _training_text(found: Mapping[str, Any]) -> str:
     for name in ("data", "optim", "train", "runtime"):
         if isinstance(recipe.get(name), dict):
             lines.append(_row(name, settings_text(recipe[name])))
-    if isinstance(found["data_id"], dict) and found["data_id"]:
-        lines.append(_row("data_id", settings_text(found["data_id"])))
+    for name in ("data_id", "cursor", "environment"):
+        if isinstance(found[name], dict) and found[name]:
+            lines.append(_row(name, settings_text(found[name])))
+    for each in found["history"] if isinstance(found["history"], list) else ():
+        if isinstance(each, dict) and isinstance(each.get("changed"), dict):
+            lines.append(_row(f"at step {each.get('step')}", _changed_text(each["changed"])))
     if found["tokenizer"]:
         size, hash = found["tokenizer"]["size"], found["tokenizer"]["hash"]
         lines.append(_row("tokenizer", f"{size:,} ids, hash {hash}"))
     if found["also"]:
         lines.append(_row("also", ", ".join(found["also"])))
     return "\n".join(lines)
+
+
+def _changed_text(changed: Mapping[Any, Any]) -> str:
+    """`{"optim.lr": [0.02, 0.001]}` -> `optim.lr 0.02 -> 0.001`."""
+    return ", ".join(
+        f"{key} {' -> '.join(map(str, pair)) if isinstance(pair, list | tuple) else pair}"
+        for key, pair in changed.items()
+    )
 
 
 def _totals_text(totals: Mapping[str, Any]) -> str:
