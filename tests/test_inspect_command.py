@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forked
 import tiny
 from refusals import check_refusal
 from scratchlm import Transformer, load_model, run_config, save_checkpoint
@@ -20,6 +22,7 @@ from scratchlm.checkpoint import find_checkpoint, read_checkpoint, write_pointer
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.hf import to_hf
 from scratchlm.optim.recipe import build_optimizer
+from scratchlm.run_lock import locked
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 FORMS = ["step-00000003", "model.pt"]
@@ -308,6 +311,38 @@ def test_set_goes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert read_checkpoint(tmp_path / "far" / form)["config"]["window"] == 8
 
 
+def test_a_run_at_work_keeps_its_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a link, too; once it has ended they may be changed."""
+    path = tmp_path / "run" / "checkpoints" / "step-00000003"
+    save(path)
+    (tmp_path / "link").symlink_to(path)
+    before = (path / "config.json").read_bytes()
+    held = tmp_path / "held"
+    holder = forked.start(hold, tmp_path / "run", held)
+    try:
+        while not held.exists() and holder.is_alive():
+            time.sleep(0.005)
+        for name in (path, tmp_path / "link"):
+            assert inspect([str(name), "--set", "window=8"]) == 2
+            said = capsys.readouterr().err
+            assert "another run is at work" in said
+            assert f"process {holder.pid}" in said
+        assert inspect([str(path)]) == 0, "looking is free"
+    finally:
+        holder.kill()
+        holder.join()
+    assert (path / "config.json").read_bytes() == before
+    assert inspect([str(path), "--set", "window=8"]) == 0
+
+
+def hold(run: Path, held: Path) -> None:
+    with locked(run):
+        held.touch()
+        time.sleep(60)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_failure_at_any_moment_leaves_old_or_new(
     tmp_path: Path,
@@ -354,6 +389,7 @@ def test_a_failure_at_any_moment_leaves_old_or_new(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspect")
     save(folder / "plain")
+    save(folder / "gelu", ffn="gelu")
     save(folder / "plain.pt")
     save(folder / "learned", position="learned")
     save(folder / "padded", vocab_size=290, vocab_multiple=100)
@@ -404,6 +440,12 @@ CASES = [
     ),
     ("plain --set num_layers=1000000000", 2, "fewer layers (1000000000"),
     ("plain --set num_kv_heads=4", 2, "(layers.0.attn.k_proj.weight is (16, 32) in the checkpoint"),
+    ("plain --set num_heads=2 --set num_kv_heads=1", 2, "another num_heads (4, not 2)"),
+    ("plain --set norm=layernorm", 2, "another norm (rmsnorm, not layernorm)"),
+    ("plain --set position=none", 2, "another position (rope, not none)"),
+    ("plain --set rope_interleaved=true", 2, "another rope_interleaved (False, not True)"),
+    ("plain --set qk_norm=true --set qk_norm_gain=false", 2, "another qk_norm (False, not True)"),
+    ("gelu --set ffn=silu", 2, "another ffn (gelu, not silu)"),
     ("plain --set vocab_size=257", 2, "embedding.weight is (300, 32)"),
     ("plain --set bias=true", 2, "layers.0.attn.q_proj.bias is absent"),
     ("plain --set tie_embeddings=true", 2, "lm_head.weight is not embedding.weight"),

@@ -6,6 +6,7 @@ with other ones is the same model told to run otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -21,7 +22,11 @@ from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_report import flat
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
+from scratchlm.run_lock import locked
 from scratchlm.tokenizer.bpe import BPETokenizer
+
+# In no weight's shape, yet what the weights were trained to be: with another they compute nonsense.
+_FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}
 
 
 def set_config(
@@ -32,9 +37,22 @@ def set_config(
     Returns {key: (old value, new value)}, and writes nothing where that is empty. The weights stay
     as they are, bit for bit; the `model` of a recipe follows. A kill at any moment leaves the old
     checkpoint or the new one. ValueError for an unknown key, a wrong value, and a config whose
-    weights would have other names or shapes than those that are there.
+    weights would have other names or shapes than those that are there, or another meaning; and
+    where the checkpoint is of a run that is at work.
     """
     path = find_checkpoint(path)
+    with _run_locked(path.resolve()):
+        return _set_config(path, changes)
+
+
+def _run_locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run whose checkpoint this is."""
+    if path.parent.name == "checkpoints":
+        return locked(path.parent.parent)
+    return contextlib.nullcontext()
+
+
+def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
     payload = read_checkpoint(path)
     old = dataclasses.asdict(config_from(payload, path))
     tree = configuration.merge(old, configuration.nest(changes))
@@ -48,6 +66,11 @@ def set_config(
     }
     if not changed:
         return {}
+    for key in sorted(_FIXED & changed.keys()):
+        was, now = changed[key]
+        raise ValueError(
+            f"the weights were trained with another {key} ({was}, not {now}); leave it as it is"
+        )
     _check_weights(config, payload["model"])
     if isinstance(tokenizer := payload.get("tokenizer"), str):
         _check_vocabulary(config, BPETokenizer.from_json(tokenizer, path))
