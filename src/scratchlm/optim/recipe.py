@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +19,9 @@ from scratchlm.optim.schedule import (
     wsd_schedule,
 )
 from scratchlm.optim.sgd import SGD
+
+# float32 ends at 3.4e38, and a rate is multiplied: by Muon with the root of a matrix's proportions.
+_LARGEST = 1e36
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,14 @@ class OptimConfig:
     decay_shape: DecayShape | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"optim.lr is finite and above 0 ({self.lr}); 1e-3 is a good start")
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr is above 0 ({self.lr}); 1e-3 is a good start")
+        for name in ("lr", "adamw_lr", "eps", "momentum", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not value <= _LARGEST:
+                raise ValueError(
+                    f"optim.{name} is at most {_LARGEST:g}, for float32 ({value}); lower it"
+                )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(
                 f"optim.min_lr is from 0 to lr ({self.min_lr}, lr {self.lr}); lower it"
