@@ -150,6 +150,20 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
     raise ValueError(f"{name} is {kind} ({value}); give {kind}")
 
 
+def keys(cls: Any, prefix: str = "") -> list[str]:
+    """The dotted keys of a dataclass, those of its sections too: what `build` takes."""
+    found: list[str] = []
+    for name, hint in typing.get_type_hints(cls).items():
+        sections = [
+            each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)
+        ]
+        if sections:
+            found += keys(sections[0], f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
 def to_tree(config: Any) -> Tree:
     """A dataclass as nested dicts of plain values, without the fields that are None."""
     return _without_none(dataclasses.asdict(config))

@@ -58,11 +58,14 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_intermixed_args(words, namespace)
         for word in unknown:
             name = word.split("=")[0]
-            close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
-            hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
             kind = "flag" if word.startswith("-") else "argument"
-            raise ValueError(f"no such {kind} ({name}); {hint}")
+            raise ValueError(f"no such {kind} ({name}); {self.hint(name)}")
         return values
+
+    def hint(self, name: str) -> str:
+        """What to type instead of a flag that there is not."""
+        close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
+        return f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
 
     def _snake_case(self, word: str) -> str:
         """`--max-tokens=5` -> `--max_tokens=5`; what is no flag of ours is left alone."""

@@ -61,6 +61,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.tensorboard": ("log for TensorBoard too: true", "tensorboard"),
     "train.sample_every": ("steps between samples of text, 0 none", "sample_every"),
     "train.sample_prompt": ("what samples continue", "sample_prompt"),
+    "train.sample_tokens": ("tokens of a sample", "sample_tokens"),
     "train.seed": ("of weights, dropout and batches", "seed"),
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
     "runtime.dtype": ("auto, float32, tf32, bfloat16 or float16", "dtype"),
@@ -72,9 +73,20 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+class _Parser(Parser):
+    def hint(self, name: str) -> str:
+        """The keys of the configuration that end so, where there are any."""
+        from scratchlm.config import keys
+        from scratchlm.run_config import TrainConfig  # slow, and for a mistake alone
+
+        last = "." + name.removeprefix("--").replace("-", "_")
+        found = [f"--{key}" for key in keys(TrainConfig) if f".{key}".endswith(last)]
+        return f"write {' or '.join(found)}" if found else super().hint(name)
+
+
 def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
-    parser = Parser("scratchlm-train", summary, examples)
+    parser = _Parser("scratchlm-train", summary, examples)
     parser.add_argument("--config", action=Once, metavar="FILE", help="a TOML file of configs/")
     parser.add_argument("--resume", action=Once, metavar="auto|PATH",
                         help="go on with a run: its folder or a checkpoint of it; auto: the run "
