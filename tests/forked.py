@@ -64,7 +64,8 @@ def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: An
 
     def body(rank: int) -> Any:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
-                       "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}  # fmt: skip
+                       "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+                       "LOCAL_WORLD_SIZE": str(size)}  # fmt: skip
         with distributed.joined() as ranks:
             return function(ranks, *args)
 

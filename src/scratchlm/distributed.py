@@ -27,11 +27,12 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process: `rank` of `size`, and `local_rank` on its node."""
+    """This process: `rank` of `size`, and `local_rank` of `local_size` on its node."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     aside: Any = field(default=None, compare=False, repr=False)  # a group for a thread's own talk
 
     @property
@@ -83,10 +84,12 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
         yield ALONE
         return
     rank, size, local_rank = (int(os.environ[name]) for name in _VARIABLES)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timeout)
     try:
-        yield Ranks(rank, size, local_rank, dist.new_group(backend="gloo", timeout=timeout))
+        aside = dist.new_group(backend="gloo", timeout=timeout)
+        yield Ranks(rank, size, local_rank, local_size, aside)
     finally:
         dist.destroy_process_group()
 

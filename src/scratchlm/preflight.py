@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -26,8 +27,10 @@ def check_room(
     *,
     half: bool = False,
     shards: int = 1,
+    beside: int = 1,
 ) -> None:
     """half: products in 16 bits. shards: ranks that share the weights and what goes with them.
+    beside: ranks on this machine, which share a CPU's memory.
 
     OSError where the run's folder cannot be written, or holds not even two checkpoints (one is
     written while the last is still there); MemoryError where weights, gradients and optimizer alone
@@ -37,7 +40,7 @@ def check_room(
     )
     _check_writable(out)
     _check_disk(out, needed.weights + needed.optimizer, train, say)
-    _check_memory(needed, shards, device, say)
+    _check_memory(needed, shards, beside, device, say)
 
 
 def _check_writable(out: Path) -> None:
@@ -68,11 +71,17 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
 
 
 def _check_memory(
-    needed: TrainingMemory, shards: int, device: torch.device, say: Callable[[str], None]
+    needed: TrainingMemory,
+    shards: int,
+    beside: int,
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> None:
     have = _memory(device)
     if have is None:
         return
+    if device.type == "cpu":
+        have //= beside
     fixed = (needed.weights + needed.gradients + needed.optimizer) // shards
     if fixed > have:
         raise MemoryError(
@@ -93,9 +102,31 @@ def _memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return None
+    return min([physical, *_limits()])
+
+
+def _limits(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Bytes that the control groups around this process allow it, as containers and SLURM set them:
+    of both versions, each group and those above it (cgroups(7))."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top, name = (
+                (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+            )
+            place = top / group.strip("/")
+            for each in [place, *place.parents][: len(place.parts) - len(top.parts) + 1]:
+                with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+                    found.append(int((each / name).read_text()))
+    return found
 
 
 def _existing(path: Path) -> Path:

@@ -71,6 +71,7 @@ def build(
         say,
         half=config.runtime.dtype in ("bfloat16", "float16"),
         shards=ranks.size if _is_sharded(config, ranks) else 1,
+        beside=ranks.local_size,
     )
     resolved = configuration.to_toml(config)
     say(resolved)
