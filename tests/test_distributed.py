@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -75,6 +78,20 @@ def _talk(ranks):
         float(ranks.total(ranks.rank + 1, cpu)), ranks.any(ranks.rank == 1, cpu),
         ranks.gather(f"r{ranks.rank}"), gradients,
     )  # fmt: skip
+
+
+def _late(ranks):
+    if ranks.first:
+        time.sleep(3)
+    ranks.wait()
+    return ranks.local_size
+
+
+def test_a_wait_is_as_long_as_it_takes(tmp_path, monkeypatch):
+    """Longer than what a step's talk may take."""
+    short = functools.partial(distributed.joined, timedelta(seconds=2))
+    monkeypatch.setattr(distributed, "joined", short)
+    assert forked.run_ranks(tmp_path, 2, _late) == [2, 2]
 
 
 def test_two_ranks_talk(tmp_path):

@@ -22,6 +22,8 @@ from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
 
+_PATIENCE = timedelta(days=30)  # a rank that dies is noticed at once, however long the wait
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -64,9 +66,9 @@ class Ranks:
         return everyones
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Until every rank is here, however long one works on what the others need."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.aside)
 
 
 ALONE = Ranks()
@@ -79,7 +81,8 @@ def started_by_torchrun() -> bool:
 @contextlib.contextmanager
 def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, leave at the end; alone where it did not start this
-    process. CUDA devices talk by NCCL, CPUs by gloo."""
+    process. CUDA devices talk by NCCL, CPUs by gloo. timeout: of a step's talk; the wait for a text
+    to be tokenized, or a checkpoint written, is as long as that takes."""
     if not started_by_torchrun():
         yield ALONE
         return
@@ -88,7 +91,7 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timeout)
     try:
-        aside = dist.new_group(backend="gloo", timeout=timeout)
+        aside = dist.new_group(backend="gloo", timeout=_PATIENCE)
         yield Ranks(rank, size, local_rank, local_size, aside)
     finally:
         dist.destroy_process_group()
