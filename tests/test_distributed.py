@@ -57,7 +57,6 @@ def test_alone_nothing_is_sent():
     assert ALONE.any(True, torch.device("cpu"))
     assert not ALONE.any(False, torch.device("cpu"))
     assert ALONE.gather("x") == ["x"]
-    ALONE.wait()
     with distributed.joined() as ranks:
         assert ranks == ALONE
 
@@ -72,7 +71,6 @@ def _talk(ranks):
         with distributed.reducing(wrapped, now):
             wrapped(torch.full((1, 2), float(ranks.rank + 1))).sum().backward()
         gradients.append(module.weight.grad.tolist())
-    ranks.wait()
     return (
         ranks.first, ranks.sum(torch.tensor([float(ranks.rank)])).tolist(),
         float(ranks.total(ranks.rank + 1, cpu)), ranks.any(ranks.rank == 1, cpu),
@@ -83,15 +81,14 @@ def _talk(ranks):
 def _late(ranks):
     if ranks.first:
         time.sleep(3)
-    ranks.wait()
-    return ranks.local_size
+    return ranks.gather(ranks.local_size, aside=True)
 
 
 def test_a_wait_is_as_long_as_it_takes(tmp_path, monkeypatch):
     """Longer than what a step's talk may take."""
     short = functools.partial(distributed.joined, timedelta(seconds=2))
     monkeypatch.setattr(distributed, "joined", short)
-    assert forked.run_ranks(tmp_path, 2, _late) == [2, 2]
+    assert forked.run_ranks(tmp_path, 2, _late) == [[2, 2], [2, 2]]
 
 
 def test_two_ranks_talk(tmp_path):

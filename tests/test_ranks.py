@@ -12,6 +12,9 @@ from torch import Tensor
 import forked
 import test_exactness as exactness
 from scratchlm.checkpoint import find_checkpoint, load_model, read_checkpoint
+from scratchlm.cli.train import said_once
+from scratchlm.distributed import Ranks
+from scratchlm.errors import Interrupted, NumericalError
 
 SHORT = {"train.iterations": 12, "train.eval_every": 6, "train.save_every": 6,
          "train.keep_last": 0, "model.dropout": 0.0}  # fmt: skip
@@ -122,6 +125,29 @@ def test_only_the_first_rank_says_anything(tmp_path, capfd):
     assert len(lines) == len(set(lines)) > 0
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 13))
+
+
+def test_bad_data_is_one_error_on_every_rank(tmp_path):
+    """The first finds it, while the others wait."""
+    flags = given(tmp_path, "run", **{"model.vocab_size": 90})
+    for process in forked.start_ranks(tmp_path, 2, _run, flags):
+        assert forked.wait(process) == 1
+    for rank in range(2):
+        kind, (name, text, trace) = forked.answer(tmp_path, rank)
+        assert (kind, name) == ("error", "ValueError"), trace
+        assert "past the vocabulary" in text
+
+
+@pytest.mark.parametrize(("error", "code"), [(Interrupted(15, "stopped"), 143),
+                                             (NumericalError("nan"), 4)])  # fmt: skip
+def test_what_all_ranks_raise_the_first_says(error, code):
+    with pytest.raises(type(error)), said_once(Ranks(0, 2)):
+        raise error
+    with pytest.raises(SystemExit) as caught, said_once(Ranks(1, 2)):
+        raise error
+    assert caught.value.code == code
+    with pytest.raises(OSError, match="its own"), said_once(Ranks(1, 2)):
+        raise OSError("its own")
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path):

@@ -58,17 +58,12 @@ class Ranks:
 
     def gather(self, mine: Any, *, aside: bool = False) -> list[Any]:
         """What each rank gave, in the order of the ranks, on every rank. aside: beside what the
-        main thread says, from one other."""
+        main thread says, from one other; and with no end to the wait for a rank at work."""
         if self.size == 1:
             return [mine]
         everyones = [None] * self.size
         dist.all_gather_object(everyones, mine, group=self.aside if aside else None)
         return everyones
-
-    def wait(self) -> None:
-        """Until every rank is here, however long one works on what the others need."""
-        if self.size > 1:
-            dist.barrier(group=self.aside)
 
 
 ALONE = Ranks()

@@ -128,13 +128,19 @@ def _prepared(
     ranks: Ranks,
     say: Callable[[str], None],
 ) -> PreparedData:
-    """The first rank makes what is to be made, and the others find it."""
+    """The first rank makes what is to be made, and the others find it, or fail as it did."""
     model = config.model
     arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
+    data, error = None, None
     if ranks.first:
-        data = prepare(*arguments)
-    ranks.wait()
-    return data if ranks.first else prepare(*arguments)
+        try:
+            data = prepare(*arguments)
+        except (ValueError, OSError) as caught:
+            error = caught
+    error = ranks.gather(error, aside=True)[0]
+    if error is not None:
+        raise error
+    return data or prepare(*arguments)
 
 
 def _resolved(

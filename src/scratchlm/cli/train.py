@@ -12,12 +12,17 @@ file. The resolved config is printed, and saved in the run's folder.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scratchlm.cli.command import command
+from scratchlm.cli.command import command, exit_code
 from scratchlm.cli.train_flags import parse
+from scratchlm.errors import Interrupted, NumericalError
+
+if TYPE_CHECKING:
+    from scratchlm.distributed import Ranks
 
 
 @command()
@@ -35,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with ExitStack() as stack:
         ranks = stack.enter_context(distributed.joined())
+        stack.enter_context(said_once(ranks))
         say = print if ranks.first else lambda line: None
         plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
         config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
@@ -49,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         length = min(200, config.model.context_length // 2)
         words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
         say(f"generate: scratchlm-generate {words}")
+
+
+@contextmanager
+def said_once(ranks: Ranks) -> Iterator[None]:
+    """A signal and a loss that is not finite end all ranks alike: the first says it, and the others
+    end with its exit code. Any other error may be a rank's own, and is heard from each."""
+    try:
+        yield
+    except (Interrupted, NumericalError) as error:
+        if ranks.first:
+            raise
+        sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":
