@@ -90,7 +90,7 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, c
     monkeypatch.setattr(checkpoint_files, "write_tensors", write_tensors)
     assert main(argv(straight, "for-a-while")) == 0
     said = capsys.readouterr()
-    assert "a checkpoint was not written ([Errno 28] No space left on device)" in said.out
+    assert "a checkpoint was not written ([Errno 28] No space left on device" in said.out
     exactness.assert_equal_runs(straight, "straight", "for-a-while")
 
 

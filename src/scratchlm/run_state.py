@@ -16,7 +16,7 @@ from torch import nn
 
 from scratchlm.checkpoint import restore
 from scratchlm.distributed import Ranks
-from scratchlm.errors import FileFormatError
+from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.sharded import is_sharded
@@ -153,6 +153,14 @@ def _check_rng(states: list[Any], path: str | Path) -> None:
         ) from None
     finally:
         set_rng_state(here)
+
+
+def how_to_go_on(error: Exception, saved: Path, run: Path, lr: float) -> str:
+    """For a run that was ended by `error`: a loss that is not finite would be so again."""
+    again = f"scratchlm-train --resume {run}"
+    if isinstance(error, NumericalError):
+        again += f" --optim.lr {lr / 2:.2g}"
+    return f"the last good checkpoint is {saved}; to go on from it: {again}"
 
 
 def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from scratchlm.run_state import (
     check,
     differences,
     environment,
+    how_to_go_on,
     restore_keeping_settings,
     set_own_rng_state,
 )
@@ -134,12 +135,8 @@ class Trainer:
             if self.ranks.size > 1 and is_lost_rank(error):
                 error = WorkerError(f"a rank was lost, or its network ({error}); start all again")
             if self.saved:
-                again = f"scratchlm-train --resume {self.out or self.saved}"
-                if isinstance(error, NumericalError):  # which it would be again
-                    again += f" --optim.lr {self.optimizer.param_groups[0]['initial_lr'] / 2:.2g}"
-                error.add_note(
-                    f"the last good checkpoint is {self.saved}; to go on from it: {again}"
-                )
+                lr = self.optimizer.param_groups[0]["initial_lr"]
+                error.add_note(how_to_go_on(error, self.saved, self.out or self.saved, lr))
             raise error
 
     def _loop(
@@ -295,16 +292,16 @@ class Trainer:
         if self.folder:
             self.folder.saved = Path(path)
         set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
-        lines = [f"resumed at step {self.step}: {path}"]
         changed = changes(payload.get("recipe", {}), self.extra.get("recipe", {}))
         if changed:
             self.history = [*self.history, {"step": self.step, "changed": changed}]
-            lines += [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
+        lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
         if payload.get("validation") != self.extra.get("validation"):
             self.best_val_loss, self.best_step = math.inf, 0
             lines.append("other validation data: the best loss so far does not count")
-        differs = differences(payload["environment"], self.environment)
-        return [*lines, f"not equal to the bit: {differs}"] if differs else lines
+        if differs := differences(payload["environment"], self.environment):
+            lines.append(f"not equal to the bit: {differs}")
+        return [f"resumed at step {self.step}: {path}", *lines]
 
     # --- what is said --------------------------------------------------------------------------
 
