@@ -187,6 +187,12 @@ def test_a_thousand_damaged_single_files(run: Run, first: int) -> None:
 # --- through the commands -------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command leaves behind is looked for where no other test works."""
+    monkeypatch.chdir(run.path)
+
+
 @pytest.mark.parametrize("command", ["train", "generate"])
 @pytest.mark.parametrize(
     "name",
@@ -194,13 +200,8 @@ def test_a_thousand_damaged_single_files(run: Run, first: int) -> None:
      "step-00000002/state.json", "step-00000002/config.json", "step-00000002/tokenizer.json"],
 )  # fmt: skip
 def test_a_command_refuses_a_damaged_run(
-    run: Run,
-    command: str,
-    name: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, command: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(run.path)  # where nothing is to be left behind
     path = run.checkpoints.path / name
     if path.is_dir():
         path.rename(path.with_name("moved"))
