@@ -275,7 +275,7 @@ def test_checkpoints_that_are_moved_or_linked_meanwhile_stop_no_training(tmp_pat
     (folder / "step-notes.txt").write_text("mine")
     run.iterations = 8
     run.best_step = 1
-    run.folder.point_best_at = lambda step: None
+    run.folder.go_on_from = lambda checkpoint, step: None
     run.fit()
     kept = sorted(path.name for path in folder.glob("step-*"))
     assert kept == ["step-00000007", "step-00000008", "step-notes.txt"]
@@ -375,10 +375,10 @@ def test_the_best_is_kept_and_found_after_a_resume_from_an_earlier_step(tmp_path
     again.fit()
     assert (folder / "best").read_text() == "step-00000006\n"
     assert (folder / "last").read_text() == "step-00000008\n"
-    earlier = trainer(tmp_path, keep_last=2, iterations=7)
+    earlier = trainer(tmp_path, keep_last=2, iterations=7, eval_every=0)
     earlier.resume(folder / "step-00000006")
     earlier.best_step = 2  # as of a branch whose best is gone
-    earlier.iterations = 6
+    earlier.best_val_loss = -1.0
     earlier.fit()
     assert not (folder / "best").exists()
 

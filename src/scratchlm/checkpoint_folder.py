@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +25,11 @@ from scratchlm.checkpoint import (
 )
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_payload import checked_payload
+from scratchlm.checkpoint_pointers import checkpoints_in
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.distributed import ALONE, Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.sharded import is_sharded, whole, write_together
-
-_STEP = re.compile(r"step-\d{8,}(\.pt)?")
 
 
 class CheckpointFolder:
@@ -76,52 +74,54 @@ class CheckpointFolder:
             payload = snapshot(checked_payload(state))
             write = functools.partial(write_payload, path, payload)
         else:
-            self.saved = path
+            self.saved = None  # the first rank alone knows
             return
-        self._writer.submit(functools.partial(self._write, path, write, best))
+        self._writer.submit(functools.partial(self._write, path, step, write, best))
         if failure is not None:
             self.wait()
             tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
 
-    @property
-    def failed(self) -> bool:
-        """Whether the last write has failed already, of which the next `save` tells."""
-        return self._writer.failed
+    def failed(self, wait: bool) -> bool:
+        """Whether the last write failed, in the end (wait) or already; the next `save` tells."""
+        return self._writer.failed(wait)
 
     def wait(self) -> None:
         """Until the last checkpoint is whole; raises what kept it from being so."""
         self._writer.wait()
 
-    def _write(self, path: Path, write: Callable[[], None], best: bool) -> None:
+    def _write(self, path: Path, step: int, write: Callable[[], None], best: bool) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write()
         self.saved = path
         if self.ranks.first:
-            write_pointer(self.path / "last", path.name)
             if best:
                 write_pointer(self.path / "best", path.name)
-            self._prune()
+            write_pointer(self.path / "last", path.name)
+            self._prune(step)
 
-    def point_best_at(self, step: int) -> None:
-        """For a run resumed from an earlier step: `best` may name one of the branch it left."""
+    def go_on_from(self, checkpoint: Path | None, best_step: int) -> None:
+        """`last` names the checkpoint of this folder that a run goes on from, and `best` that of
+        `best_step`: neither one of the branch that is left, where it is not the latest."""
         if not self.ranks.first:
             return
-        kept = [path for path in self.path.glob(f"step-{step:08d}*") if not path.is_symlink()]
+        if checkpoint is not None and checkpoint.parent.resolve() == self.path.resolve():
+            write_pointer(self.path / "last", checkpoint.name)
+        kept = [path for path in self.path.glob(f"step-{best_step:08d}*") if not path.is_symlink()]
         if kept:
             write_pointer(self.path / "best", kept[0].name)
         else:
             (self.path / "best").unlink(missing_ok=True)
 
-    def _prune(self) -> None:
+    def _prune(self, now: int) -> None:
         """Never in the way of training: somebody may move, link or delete checkpoints meanwhile."""
         named = set()
         for name in ("last", "best"):
             with contextlib.suppress(FileNotFoundError, FileFormatError):
                 named.add(find_checkpoint(self.path / name))
-        steps = [path for path in self.path.glob("step-*") if _STEP.fullmatch(path.name)]
-        # By time: after a resume from an earlier step, those of the branch left go first.
-        steps.sort(key=lambda path: path.lstat().st_mtime_ns)
-        old = steps[: -self.keep_last] if self.keep_last else []
+        steps = checkpoints_in(self.path)
+        # Those past `now` are of a branch that was left for an earlier step: they go first.
+        by_worth = sorted(steps, key=lambda path: (steps[path] <= now, steps[path]))
+        old = by_worth[: -self.keep_last] if self.keep_last else []
         try:
             finish_removals(self.path)
             for path in old:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from scratchlm.atomic import previous, replacing_file
 from scratchlm.checkpoint_files import MANIFEST, is_single_file
 from scratchlm.errors import FileFormatError
 
+_STEP = re.compile(r"step-(\d{8,})(?:\.pt)?")
 _LONGEST = 100  # bytes of a checkpoint's name
 
 
@@ -48,13 +50,21 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
     )
 
 
+def checkpoints_in(folder: Path) -> dict[Path, int]:
+    """{path: step} of a run's folder `checkpoints`, by step: a copy has other times."""
+    found = {}
+    for path in folder.glob("step-*"):
+        if match := _STEP.fullmatch(path.name):
+            found[path] = int(match[1])
+    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+
+
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """Those of a run's folder `checkpoints`, in the order in which they were written."""
-    found = [
-        path for path in folder.glob("step-*")
+    """Those of `checkpoints_in` that were written to the end."""
+    return [
+        path for path in checkpoints_in(folder)
         if (path.is_file() if is_single_file(path) else (path / MANIFEST).is_file())
     ]  # fmt: skip
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 @contextlib.contextmanager

@@ -68,11 +68,10 @@ class CheckpointWriter:
             return error
         return None
 
-    @property
-    def failed(self) -> bool:
-        """Whether the last write has failed already; without waiting for it."""
+    def failed(self, wait: bool) -> bool:
+        """Whether the last write failed: in the end, or already."""
         write = self._under_way
-        return write is not None and write.done() and write.exception() is not None
+        return write is not None and (wait or write.done()) and write.exception() is not None
 
     def finish(self) -> None:
         """Wait without asking how it ended, and take no more."""

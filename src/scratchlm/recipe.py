@@ -113,7 +113,7 @@ def build(
         for line in trainer.resume(resume):
             say(line)
     # The run's folder changes only once all of the above has been found to fit.
-    if ranks.first:
+    if ranks.first and trainer.step < trainer.iterations:
         out.mkdir(parents=True, exist_ok=True)
         if "tokenizer" in extra:
             write_file(out / "tokenizer.json", extra["tokenizer"].encode())

@@ -7,6 +7,7 @@ and what says that it would continue as it was: which data, which batches of it,
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,34 @@ def _check_rng(states: list[Any], path: str | Path) -> None:
         set_rng_state(here)
 
 
-def how_to_go_on(error: Exception, saved: Path, run: Path, lr: float) -> str:
-    """For a run that was ended by `error`: a loss that is not finite would be so again."""
-    again = f"scratchlm-train --resume {run}"
+def news_of(
+    payload: Mapping[str, Any], extra: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[str]:
+    """What is to be said of a run that goes on from a checkpoint, with other `extra` values and in
+    another environment, a line each."""
+    changed = changes(payload.get("recipe", {}), extra.get("recipe", {}))
+    lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
+    if validated_otherwise(payload, extra):
+        lines.append("other validation data: the best loss so far does not count")
+    if differs := differences(payload["environment"], here):
+        lines.append(f"not equal to the bit: {differs}")
+    return lines
+
+
+def validated_otherwise(payload: Mapping[str, Any], extra: Mapping[str, Any]) -> bool:
+    """Whether the losses of the checkpoint and of the run at hand are of different data."""
+    there, here = payload.get("validation"), extra.get("validation")
+    return there is not None and here is not None and there != here
+
+
+def how_to_go_on(error: Exception, saved: Path, out: Path, optimizer: torch.optim.Optimizer) -> str:
+    """For a run in `out` that was ended by `error`, and whose last checkpoint may be that of
+    another run, which it began from. A loss that is not finite would be so again."""
+    again = f"scratchlm-train --resume {shlex.quote(str(out))}"
+    if saved.parent.resolve() != (out / "checkpoints").resolve():
+        again = f"scratchlm-train --resume {shlex.quote(str(saved))} --out {shlex.quote(str(out))}"
     if isinstance(error, NumericalError):
-        again += f" --optim.lr {lr / 2:.2g}"
+        again += f" --optim.lr {optimizer.param_groups[0]['initial_lr'] / 2:.2g}"
     return f"the last good checkpoint is {saved}; to go on from it: {again}"
 
 

@@ -37,11 +37,12 @@ from scratchlm.run_state import (
     all_rng_states,
     changes,
     check,
-    differences,
     environment,
     how_to_go_on,
+    news_of,
     restore_keeping_settings,
     set_own_rng_state,
+    validated_otherwise,
 )
 from scratchlm.runtime import autocast, deferred_signals
 from scratchlm.trainer_config import TrainerConfig
@@ -107,7 +108,8 @@ class Trainer:
             folder = self.out / "checkpoints"
             self.folder = CheckpointFolder(folder, config.save_format, config.keep_last, ranks)
         self.step, self.tokens = 0, 0
-        self.best_val_loss, self.best_step = math.inf, 0
+        # Before: as of the last save that is known to be whole.
+        self.best_val_loss, self.best_step = self.best_before = (math.inf, 0)
         self.smoothed: dict[str, float] | None = None
         self.history: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
@@ -119,6 +121,8 @@ class Trainer:
         """Train to the last step. Raises Interrupted after a signal, NumericalError for a loss or
         gradient that is not finite. Whatever ends it, the last good checkpoint stays, and is named
         in a note of the exception."""
+        if self.step >= self.iterations:
+            return
         try:
             with ExitStack() as stack:
                 if self.out and self.ranks.first:
@@ -126,7 +130,7 @@ class Trainer:
                 if self.folder:
                     stack.enter_context(self.folder)
                     if self.step:
-                        self.folder.point_best_at(self.best_step)
+                        self.folder.go_on_from(self.saved, self.best_step)
                 progress = stack.enter_context(self._progress())
                 stopped_by = stack.enter_context(deferred_signals())
                 load = loaded_ahead(self.micro_batches.of, last=self.iterations - 1)
@@ -134,9 +138,8 @@ class Trainer:
         except Exception as error:
             if self.ranks.size > 1 and is_lost_rank(error):
                 error = WorkerError(f"a rank was lost, or its network ({error}); start all again")
-            if self.saved:
-                lr = self.optimizer.param_groups[0]["initial_lr"]
-                error.add_note(how_to_go_on(error, self.saved, self.out or self.saved, lr))
+            if self.saved and self.out:
+                error.add_note(how_to_go_on(error, self.saved, self.out, self.optimizer))
             raise error
 
     def _loop(
@@ -153,20 +156,19 @@ class Trainer:
             look = _due(self.step, self.look_every) or _due(self.step, config.sample_every)
             if not (validate or save or look):
                 continue
+            stop = self.ranks.any(bool(stopped_by), self.device)
             try:
                 for each in progress.read():
                     check_finite(each, *self.finite)
+                if validate:
+                    record |= self.validate()
             except NumericalError:
                 progress.write()  # the steps that led to it
                 raise
-            stop = self.ranks.any(bool(stopped_by), self.device)
-            save |= self.ranks.any(self.folder is not None and self.folder.failed, self.device)
-            improved = False
-            if validate:
-                record |= self.validate()
-                improved = record["val_loss"] < self.best_val_loss
-                if improved:
-                    self.best_val_loss, self.best_step = record["val_loss"], self.step
+            save |= self._lost_a_save(wait=save or validate or stop)
+            improved = record.get("val_loss", math.inf) < self.best_val_loss
+            if improved:
+                self.best_val_loss, self.best_step = record["val_loss"], self.step
             if sample and self.sample is not None:
                 record["sample"] = self.sample(self.model)
             self.smoothed = progress.smoothed.state()
@@ -205,7 +207,8 @@ class Trainer:
         record = {"step": step, "tokens": self.tokens, "loss": loss, "lr": lr,
                   "grad_norm": grad_norm}  # fmt: skip
         if _due(step, self.look_every):
-            record |= self._expert_load()
+            if isinstance(self.model, Transformer) and (load := self.model.expert_load()):
+                record["expert_load"] = load  # shares of the last micro-batch, layer by layer
             if self.scaler.is_enabled():
                 record["loss_scale"] = self.scaler.get_scale()
         if self.look_every == 1:
@@ -229,11 +232,6 @@ class Trainer:
             group["lr"] = group["initial_lr"] * factor
         return self.optimizer.param_groups[0]["lr"]
 
-    def _expert_load(self) -> Record:
-        """For the log: each expert's share of the last micro-batch, layer by layer."""
-        load = self.model.expert_load() if isinstance(self.model, Transformer) else []
-        return {"expert_load": load} if load else {}
-
     def validate(self) -> dict[str, float]:
         """Mean loss over the fixed validation batches, and bits per byte where bytes are known."""
         self.objective.eval()
@@ -247,6 +245,15 @@ class Trainer:
         return found
 
     # --- checkpoints ---------------------------------------------------------------------------
+
+    def _lost_a_save(self, wait: bool) -> bool:
+        """Whether the last write failed, on any rank. If the best was in it, the one before is."""
+        failed = self.folder is not None and self.folder.failed(wait)
+        if lost := self.ranks.any(failed, self.device):
+            self.best_val_loss, self.best_step = self.best_before
+        elif wait:
+            self.best_before = self.best_val_loss, self.best_step
+        return lost
 
     def save(self, *, best: bool = False) -> None:
         """Take the state of this step; a thread writes it, and lets `last` (and `best`) name it."""
@@ -273,16 +280,11 @@ class Trainer:
     def resume(self, path: str | Path) -> list[str]:
         """Go on from a checkpoint: weights, optimizer, step, random states. Returns what there is
         to say: what was changed, and why the run may not be equal to the bit to one uninterrupted.
-
-        Hyperparameters (learning rate, decay, betas) are those of the optimizer at hand: equal to
-        the saved ones unless the user changed them.
-        """
+        Learning rate, decay and betas are those of the optimizer at hand."""
         with naming_an_earlier(Path(path)):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
-        name = type(self.optimizer).__name__
-        cursor = self.micro_batches.cursor
-        check(payload, path, data_id=self.data_id, cursor=cursor, optimizer_name=name,
-              iterations=self.iterations)  # fmt: skip
+        check(payload, path, data_id=self.data_id, cursor=self.micro_batches.cursor,
+              optimizer_name=type(self.optimizer).__name__, iterations=self.iterations)  # fmt: skip
         restore_keeping_settings(payload, self.model, self.optimizer, str(path))
         self.step, self.tokens = payload["step"], payload["tokens"]
         self.best_val_loss, self.best_step = payload["best_val_loss"], payload["best_step"]
@@ -292,16 +294,13 @@ class Trainer:
         if self.folder:
             self.folder.saved = Path(path)
         set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
-        changed = changes(payload.get("recipe", {}), self.extra.get("recipe", {}))
-        if changed:
+        if changed := changes(payload.get("recipe", {}), self.extra.get("recipe", {})):
             self.history = [*self.history, {"step": self.step, "changed": changed}]
-        lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
-        if payload.get("validation") != self.extra.get("validation"):
-            self.best_val_loss, self.best_step = math.inf, 0
-            lines.append("other validation data: the best loss so far does not count")
-        if differs := differences(payload["environment"], self.environment):
-            lines.append(f"not equal to the bit: {differs}")
-        return [f"resumed at step {self.step}: {path}", *lines]
+        if validated_otherwise(payload, self.extra):
+            self.best_val_loss = math.inf  # what was the best is kept until there is another
+        self.best_before = self.best_val_loss, self.best_step
+        news = news_of(payload, self.extra, self.environment)
+        return [f"resumed at step {self.step}: {path}", *news]
 
     # --- what is said --------------------------------------------------------------------------
 
