@@ -370,7 +370,7 @@ CASES = [
     ("train", TRAIN.replace("--out new", "--out="), 2, "--out"),
     ("train", TRAIN.replace("good.bin", ""), 2, "--train_data"),
     ("train", TRAIN + " --config section.toml", 2, "data is a section"),
-    ("train", "--resume run --batch_size 3", 3, "2, is now 3); resume with its own (leave out"),
+    ("train", "--resume run --batch_size 3", 3, "2, is now 3); resume with --train.batch_size 2"),
     ("train", "--resume run --seed 3", 3, "seed was 0, is now 3"),
     ("train", "--resume run --out other-run", 2, "a run in this folder already"),
     ("train", "--resume run --optimizer sgd --optim.momentum 0.9", 3, "AdamW, not SGD); leave out"),

@@ -11,6 +11,7 @@ import torch
 
 import tiny
 from scratchlm import recipe, run_config
+from scratchlm.checkpoint_config import set_config
 from scratchlm.data.batches import TrainBatches
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
@@ -153,6 +154,86 @@ def test_a_damaged_last_names_the_one_before_it(flags, damaged):
     with pytest.raises(FileFormatError) as first:
         resume(folder / "step-00000001")
     assert not hasattr(first.value, "__notes__"), "those after it are not earlier"
+
+
+def test_auto_goes_on_with_the_run_that_the_file_names(tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    finished(flags)
+    finished(flags | {"train.out": "runs/later"})
+    said: list[str] = []
+    file = Path(flags["train.out"]) / "config.toml"
+    config, checkpoint = run_config.resolve(file, {}, "auto", say=said.append)
+    assert checkpoint == Path(flags["train.out"]) / "checkpoints" / "step-00000002"
+    assert (config.train.out, said) == (flags["train.out"], [])
+
+
+def test_what_a_run_left_to_its_defaults_stays_so(tmp_path, flags):
+    """A file does not change a window, or betas, that were none of the run's settings."""
+    finished(flags)
+    file = tmp_path / "recipe.toml"
+    file.write_text("[model]\nwindow = 4\n[optim]\nbetas = [0.5, 0.6]\n[train]\nramp_from = 1\n"
+                    "epochs = 2\ninit_from = 'elsewhere'\n")  # fmt: skip
+    said: list[str] = []
+    config, checkpoint = run_config.resolve(
+        file, {"train.iterations": "3"}, flags["train.out"], say=said.append
+    )
+    assert config.model.window is config.optim.betas is config.train.ramp_from is None
+    assert config.train.init_from is None
+    assert [line.split(",")[0] for line in said] == [
+        "model.window stays None", "optim.betas stays None", "train.ramp_from stays None",
+    ]  # fmt: skip
+    assert "train.iterations: 2 -> 3" in recipe.build(
+        config, resume=checkpoint, say=lambda line: None
+    ).resume(checkpoint)
+    with (Path(flags["train.out"]) / "config.toml").open("a") as edited:
+        edited.write("[model.moe]\nnum_experts = 4\n")
+    said.clear()
+    run_config.resolve(None, {}, flags["train.out"], say=said.append)
+    assert said[0].startswith("model.moe stays None, the run's own ({'num_experts': 4} in ")
+
+
+def test_a_resumed_run_does_not_begin_from_other_weights(tmp_path, flags):
+    finished(flags)
+    finished(flags | {"train.out": str(tmp_path / "other"), "train.init_from": flags["train.out"]})
+    again = {"train.out": str(tmp_path / "other"), "train.init_from": flags["train.out"]}
+    said: list[str] = []
+    config, checkpoint = run_config.resolve(None, again, "auto", say=said.append)
+    assert said == [f"the run has begun, and goes on from {checkpoint}: not anew from "
+                    f"{flags['train.out']}"]  # fmt: skip
+    begun_from = Path(flags["train.out"]) / "checkpoints" / "step-00000002"
+    assert config.train.init_from == str(begun_from)
+    with pytest.raises(ValueError, match=r"own weights \(--resume .*, --init_from .*\); give one"):
+        run_config.resolve(None, again, str(tmp_path / "other"))
+
+
+def test_another_context_is_no_resume(flags):
+    """It would be other batches, whether a flag or `scratchlm-inspect --set` asks for it."""
+    checkpoint = finished(flags).saved
+    set_config(checkpoint, {"context_length": "32"})
+    for given, own in ({}, None), ({"model.context_length": "16"}, 3):
+        config, _ = run_config.resolve(
+            None, given | {"train.iterations": "3"}, flags["train.out"], say=lambda line: None
+        )
+        if own is None:
+            with pytest.raises(FileFormatError, match=r"was 16, is now 32\); resume with "
+                               r"--model.context_length 16, or .* by --init_from"):  # fmt: skip
+                recipe.build(config, resume=checkpoint, say=lambda line: None)
+        else:
+            trainer = recipe.build(config, resume=checkpoint, say=lambda line: None)
+            trainer.fit()
+            assert trainer.step == own
+
+
+def test_data_that_has_moved_is_asked_for(tmp_path, flags):
+    finished(flags)
+    moved = Path(flags["data.train"]).rename(tmp_path / "moved.npy")
+    more = {"train.iterations": "3"}
+    with pytest.raises(FileNotFoundError, match=r"\(.*ids.npy\); say where it is by --train_data"):
+        run_config.resolve(None, more, flags["train.out"])
+    config, checkpoint = run_config.resolve(
+        None, more | {"data.train": str(moved)}, flags["train.out"]
+    )
+    assert recipe.build(config, resume=checkpoint, say=lambda line: None).step == 2
 
 
 def test_a_run_is_not_begun_over_checkpoints(flags):

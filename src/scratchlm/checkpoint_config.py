@@ -77,7 +77,7 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
     payload["config"] = new
     recipe = payload.get("recipe")
     if isinstance(recipe, dict) and "model" in recipe:
-        recipe["model"] = configuration.to_tree(config)
+        recipe["model"] = new
     write_payload(path.resolve(), payload)  # what a link names is replaced, not the link
     return changed
 

@@ -83,7 +83,7 @@ def build(
         _initialize(model, config.train.init_from)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(config.train.seed + ranks.rank)  # dropout: each rank its own
-    extra: dict[str, Any] = {"recipe": configuration.to_tree(config)}
+    extra: dict[str, Any] = {"recipe": dataclasses.asdict(config)}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
     extra["validation"] = data.val_id | {"batches": config.train.eval_batches}

@@ -35,6 +35,8 @@ class TrainConfig:
 # A model that a laptop trains in minutes; `vocab_size` comes from the tokenizer.
 DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_heads": 8}
 DEFAULT_ITERATIONS = 1000
+# What has another form in a run that has begun, or was done by then.
+_NOT_KEPT = {"train.epochs", "train.init_from", "data.tokenizer"}
 
 Layer = Mapping[str, Any]
 Tree = dict[str, Any]
@@ -59,15 +61,21 @@ def resolve(
     out = flags.get("train.out")
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
+    in_file = from_file.get("train", {}).get("out")
+    if resume == "auto" and isinstance(in_file, str):
+        out = out or in_file
     checkpoint = _checkpoint_to_resume(resume, out, say)
+    init_from = flags.get("train.init_from")
     run, recipe = None, {}
     if checkpoint is not None:
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
+        begun_from = recipe.get("train", {}).get("init_from")
         # Its tokenizer is in the checkpoint, wherever the file lay that it was read from.
-        layers += [recipe, {"data": {"tokenizer": None}}]
+        layers += [recipe, {"data": {"tokenizer": None}, "train": {"init_from": begun_from}}]
         out = out or (_new_run() if run is None else str(run))
-    init_from = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
-    if init_from is not None and checkpoint is None:
+        if init_from is not None:
+            flags = _without_weights(flags, resume, checkpoint, say)
+    elif init_from := init_from or from_file.get("train", {}).get("init_from"):
         if not is_hf_folder(init_from):
             init_from = find_checkpoint(init_from)  # the step, whichever is the best later
         init_from = os.path.abspath(init_from)
@@ -88,6 +96,8 @@ def resolve(
             f"there is a run in this folder already ({train['out']}); go on with it by "
             "--resume auto, or choose another --out"
         )
+    if checkpoint is not None:
+        _check_still_there(data, flags)
     if not data.get("train"):
         raise ValueError("no training data is given (data.train); give --train_data FILE")
     if "vocab_size" not in tree["model"]:
@@ -104,6 +114,20 @@ def resolve(
     return configuration.build(TrainConfig, tree), checkpoint
 
 
+def _without_weights(
+    flags: Mapping[str, Any], resume: str | None, checkpoint: Path, say: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """The flags of a resumed run without `train.init_from`: it has weights of its own."""
+    weights = flags["train.init_from"]
+    if resume != "auto":
+        raise ValueError(
+            f"a resumed run has its own weights (--resume {resume}, --init_from {weights}); "
+            "give one of the two"
+        )
+    say(f"the run has begun, and goes on from {checkpoint}: not anew from {weights}")
+    return {key: value for key, value in flags.items() if key != "train.init_from"}
+
+
 def _with_absolute_paths(layer: Tree) -> Tree:
     """The data is named so that a run can be resumed from any directory."""
     data = {
@@ -112,6 +136,17 @@ def _with_absolute_paths(layer: Tree) -> Tree:
         if key in ("train", "val", "tokenizer") and path and isinstance(path, str)
     }
     return configuration.merge(layer, {"data": data})
+
+
+def _check_still_there(data: Layer, flags: Layer) -> None:
+    """A run's data is named by where it lay when the run began."""
+    for name in ("train", "val"):
+        path = data.get(name)
+        if path and f"data.{name}" not in flags and not os.path.exists(path):
+            raise FileNotFoundError(
+                f"the run's data is not there any more ({path}); say where it is by "
+                f"--{name}_data FILE"
+            )
 
 
 def _of_weights(path: str) -> dict[str, Any]:
@@ -153,7 +188,7 @@ def _say_kept(
 ) -> None:
     """A line for each key of `layer`, which is in `file`, that has another value in `kept`."""
     for key, value, own in _overruled(layer, kept):
-        if key not in flags:
+        if key not in flags and key not in _NOT_KEPT:
             say(f"{key} stays {own}, {whose} own ({value} in {file}); --{key} changes it")
 
 
@@ -163,7 +198,7 @@ def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[st
         won = tree.get(key)
         if isinstance(value, dict) and isinstance(won, dict):
             yield from _overruled(value, won, f"{prefix}{key}.")
-        elif won is not None and value != (list(won) if isinstance(won, tuple) else won):
+        elif value != (list(won) if isinstance(won, tuple) else won):
             yield f"{prefix}{key}", value, won
 
 
@@ -178,7 +213,9 @@ def _recipe_in(checkpoint: Path) -> dict[str, Any]:
     be: that is of the last start, even one that went wrong before it saved."""
     with naming_an_earlier(checkpoint):
         recipe = read_settings(checkpoint).get("recipe") or {}
-        if not isinstance(recipe, dict):
+        if not isinstance(recipe, dict) or not all(
+            isinstance(each, dict) for each in recipe.values()
+        ):
             raise FileFormatError(
                 f"the checkpoint's recipe is none ({checkpoint}); resume from an earlier one"
             )

@@ -26,6 +26,10 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
         "data_id": dict, "environment": dict, "history": list}  # fmt: skip
 
+_FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
+          "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
+          "seed": "--train.seed {}", "context_length": "--model.context_length {}"}  # fmt: skip
+
 
 def environment(
     model: nn.Module, dtype: torch.dtype, compiled: bool, recomputed: bool, ranks: Ranks
@@ -101,10 +105,11 @@ def check(
     there = {**payload["data_id"], **payload["cursor"]}
     for key in here | there:
         if here.get(key) != there.get(key):
+            own = _FLAGS.get(key, "").format(there.get(key)) or "its own data"
             raise FileFormatError(
                 f"the run would go on with other batches ({path}: {key} was "
-                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with its own "
-                "(leave out a flag that changes it), or start a new run"
+                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with {own}, or "
+                "start a new run, from these weights by --init_from"
             )
     if payload["optimizer_name"] != optimizer_name:
         raise FileFormatError(
