@@ -13,8 +13,8 @@ import forked
 import test_exactness as exactness
 from scratchlm.checkpoint import find_checkpoint, load_model, read_checkpoint
 from scratchlm.cli.train import said_once
-from scratchlm.distributed import Ranks
-from scratchlm.errors import Interrupted, NumericalError
+from scratchlm.distributed import Ranks, agreed
+from scratchlm.errors import FileFormatError, Interrupted, NumericalError, OtherRankError
 
 SHORT = {"train.iterations": 12, "train.eval_every": 6, "train.save_every": 6,
          "train.keep_last": 0, "model.dropout": 0.0}  # fmt: skip
@@ -132,9 +132,9 @@ def test_bad_data_is_one_error_on_every_rank(tmp_path):
     flags = given(tmp_path, "run", **{"model.vocab_size": 90})
     for process in forked.start_ranks(tmp_path, 2, _run, flags):
         assert forked.wait(process) == 1
-    for rank in range(2):
+    for rank, raised in enumerate(("ValueError", "OtherRankError")):
         kind, (name, text, trace) = forked.answer(tmp_path, rank)
-        assert (kind, name) == ("error", "ValueError"), trace
+        assert (kind, name) == ("error", raised), trace
         assert "past the vocabulary" in text
 
 
@@ -148,6 +148,33 @@ def test_what_all_ranks_raise_the_first_says(error, code):
     assert caught.value.code == code
     with pytest.raises(OSError, match="its own"), said_once(Ranks(1, 2)):
         raise OSError("its own")
+
+
+def _raises_on(ranks, failing):
+    with agreed(ranks):
+        if ranks.rank in failing:
+            raise OSError(28, "No space left on device", f"rank-{ranks.rank}")
+    return "went on"
+
+
+@pytest.mark.parametrize("failing", [(), (1,), (1, 2)])
+def test_what_one_rank_raises_ends_all_and_is_said_once(tmp_path, failing):
+    processes = forked.start_ranks(tmp_path, 3, _raises_on, failing)
+    codes = [forked.wait(process) for process in processes]
+    assert codes == ([1, 1, 1] if failing else [0, 0, 0])
+    answers = [forked.answer(tmp_path, rank) for rank in range(3)]
+    if not failing:
+        assert answers == [("ok", "went on")] * 3
+        return
+    names = [error[0] for _, error in answers]
+    assert names == ["OtherRankError", "OSError", "OtherRankError"]
+    assert all("rank-1" in error[1] for _, error in answers)
+
+
+def test_another_ranks_error_ends_this_one_in_silence_with_its_code():
+    with pytest.raises(SystemExit) as caught, said_once(Ranks(0, 2)):
+        raise OtherRankError(FileFormatError("damaged; take another"))
+    assert caught.value.code == 3
 
 
 def test_activation_checkpointing_changes_nothing(tmp_path):

@@ -18,6 +18,7 @@ from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.data.shards import write_shard
 from scratchlm.distributed import ALONE
 from scratchlm.errors import FileFormatError
+from scratchlm.hf import to_hf
 
 CPU = torch.device("cpu")
 
@@ -137,6 +138,21 @@ def test_weights_and_data_of_two_tokenizers_are_told_apart(tmp_path):
     given |= {"data.train": str(tmp_path / "other.bin"), "train.out": str(tmp_path / "run")}
     with pytest.raises(FileFormatError, match=r"made with another tokenizer \(.*other\.bin"):
         run(given)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_left_aside_for_the_one_given(tmp_path):
+    """A model of the hub may have one that is no byte-level BPE."""
+    tiny.tokenizer(tmp_path, 280).save(tmp_path / "t.json")
+    to_hf(tiny.model(3, vocab_size=280), tmp_path / "hub")
+    (tmp_path / "hub" / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    given = {"train.init_from": str(tmp_path / "hub"), "data.train": str(tiny.corpus(tmp_path)),
+             "train.iterations": 1, "train.batch_size": 2, "runtime.device": "cpu",
+             "train.out": str(tmp_path / "run")}  # fmt: skip
+    with pytest.raises(FileFormatError, match="must be BPE"):
+        run(given)
+    trainer, said = run(given | {"data.tokenizer": str(tmp_path / "t.json")})
+    assert trainer.step == 1
+    assert sum("own tokenizer is left aside" in line for line in said) == 1
 
 
 def test_the_step_that_weights_are_of_is_recorded(tmp_path):

@@ -79,6 +79,7 @@ class CheckpointFolder:
         self._writer.submit(functools.partial(self._write, path, step, write, best))
         if failure is not None:
             self.wait()
+        if failure is not None and self.ranks.first:
             tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
 
     def failed(self, wait: bool) -> bool:

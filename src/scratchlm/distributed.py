@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from inspect import signature
 from math import gcd
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from scratchlm.errors import OtherRankError
 from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
@@ -92,6 +94,21 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def agreed(ranks: Ranks) -> Iterator[None]:
+    """What is raised within on any rank is raised on all, at its end: on the first of those that
+    raised it as it was, and on the others as an OtherRankError."""
+    own = None
+    try:
+        yield
+    except Exception as caught:
+        own = caught
+    errors = ranks.gather(own, aside=True)
+    for rank, error in enumerate(errors):
+        if error is not None:
+            raise own if rank == ranks.rank and own else OtherRankError(error)
+
+
 def is_lost_rank(error: BaseException) -> bool:
     """Whether a collective failed because one of its ranks is gone: gloo and NCCL have no class of
     their own for it."""
@@ -152,10 +169,13 @@ def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """DDP: every rank holds the whole model, and gradients are averaged as backward makes them."""
+    wrap = nn.parallel.DistributedDataParallel
     places = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        module, device_ids=places, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    # Buffers are constants here, and not sent at each step; from torch 2.13 on, that flag is new.
+    names = signature(wrap).parameters
+    flag = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    constant: dict[str, Any] = {flag: False}
+    return wrap(module, device_ids=places, gradient_as_bucket_view=True, **constant)
 
 
 def fully_sharded(

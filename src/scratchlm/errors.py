@@ -20,6 +20,14 @@ class WorkerError(RuntimeError):
     """A worker process died, most often for want of memory: exit code 5."""
 
 
+class OtherRankError(Exception):
+    """`error` was raised by another rank, which says it: this one ends as that does, in silence."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
     """A signal ended the work after it was saved: exit code 128 + signal (130, 143)."""
 

@@ -18,7 +18,15 @@ from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.data.shards import bytes_of
-from scratchlm.distributed import ALONE, Ranks, Share, data_parallel, fully_sharded
+from scratchlm.distributed import (
+    ALONE,
+    Ranks,
+    Share,
+    agreed,
+    data_parallel,
+    fully_sharded,
+)
+from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.recipe import build_optimizer, build_schedule
@@ -51,28 +59,29 @@ def build(
     at the step of the checkpoint `resume`, where one is given."""
     assert config.train.out is not None
     out = Path(config.train.out)
-    device = resolve_device(config.runtime.device, ranks.local_rank if ranks.size > 1 else None)
+    with agreed(ranks):
+        local_rank = ranks.local_rank if ranks.size > 1 else None
+        device = resolve_device(config.runtime.device, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     length = config.model.context_length
-    weights = resume or config.train.init_from
-    own = None if weights is None else read_own_tokenizer(weights)
-    data = _prepared(config, out, own, ranks, say)
-    batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
-    config, reason = _resolved(config, batches, device, ranks)
-    check_room(
-        config.model,
-        config.train,
-        config.optim.optimizer,
-        out,
-        device,
-        say,
-        half=config.runtime.dtype in ("bfloat16", "float16"),
-        shards=ranks.size if _is_sharded(config, ranks) else 1,
-        beside=ranks.local_size,
-    )
+    data = _prepared(config, out, resume, ranks, say)
+    with agreed(ranks):
+        batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
+        config, reason = _resolved(config, batches, device, ranks)
+        check_room(
+            config.model,
+            config.train,
+            config.optim.optimizer,
+            out,
+            device,
+            say,
+            half=config.runtime.dtype in ("bfloat16", "float16"),
+            shards=ranks.size if _is_sharded(config, ranks) else 1,
+            beside=ranks.local_size,
+        )
     resolved = configuration.to_toml(config)
     say(resolved)
     say(f"compilation is {reason}")
@@ -110,8 +119,9 @@ def build(
         peak=_peak(config.runtime.dtype, device, ranks),
     )
     if resume is not None:
-        for line in trainer.resume(resume):
-            say(line)
+        with agreed(ranks):
+            for line in trainer.resume(resume):
+                say(line)
     # The run's folder changes only once all of the above has been found to fit.
     if ranks.first and trainer.step < trainer.iterations:
         out.mkdir(parents=True, exist_ok=True)
@@ -121,25 +131,36 @@ def build(
     return trainer
 
 
+def _own_tokenizer(
+    config: TrainConfig, resume: Path | None, say: Callable[[str], None]
+) -> BPETokenizer | None:
+    """The tokenizer of the weights that training begins with, where it is known."""
+    weights = resume or config.train.init_from
+    if weights is None:
+        return None
+    try:
+        return read_own_tokenizer(weights)
+    except FileFormatError as error:  # a folder of the hub may have one of another kind
+        if resume is not None or config.data.tokenizer is None:
+            raise
+        say(f"the weights' own tokenizer is left aside ({error})")
+        return None
+
+
 def _prepared(
     config: TrainConfig,
     out: Path,
-    own: BPETokenizer | None,
+    resume: Path | None,
     ranks: Ranks,
     say: Callable[[str], None],
 ) -> PreparedData:
-    """The first rank makes what is to be made, and the others find it, or fail as it did."""
+    """The first rank makes what is to be made, and the others find it."""
     model = config.model
+    with agreed(ranks):
+        own = _own_tokenizer(config, resume, say)
     arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
-    data, error = None, None
-    if ranks.first:
-        try:
-            data = prepare(*arguments)
-        except (ValueError, OSError) as caught:
-            error = caught
-    error = ranks.gather(error, aside=True)[0]
-    if error is not None:
-        raise error
+    with agreed(ranks):
+        data = prepare(*arguments) if ranks.first else None
     return data or prepare(*arguments)
 
 

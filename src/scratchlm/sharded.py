@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from scratchlm.atomic import naming, replacing_directory
 from scratchlm.checkpoint_files import contents, write_files, write_manifest
-from scratchlm.distributed import Ranks
+from scratchlm.distributed import Ranks, agreed
 from scratchlm.optim.shards import is_shard, local, spread
 
 T = TypeVar("T")
@@ -90,16 +90,9 @@ def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
 
 def _all_or_none(ranks: Ranks, work: Callable[[], T]) -> list[T]:
     """What each rank's work gave; the first error of any."""
-    result, error = None, None
-    try:
+    with agreed(ranks):
         result = work()
-    except Exception as caught:
-        error = caught
-    everyones = ranks.gather((result, error), aside=True)
-    for _, each in everyones:
-        if each is not None:
-            raise each
-    return [each for each, _ in everyones]
+    return ranks.gather(result, aside=True)
 
 
 def spread_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

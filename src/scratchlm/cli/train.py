@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from scratchlm.cli.command import command, exit_code
 from scratchlm.cli.train_flags import parse
-from scratchlm.errors import Interrupted, NumericalError
+from scratchlm.errors import Interrupted, NumericalError, OtherRankError
 
 if TYPE_CHECKING:
     from scratchlm.distributed import Ranks
@@ -42,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ranks = stack.enter_context(distributed.joined())
         stack.enter_context(said_once(ranks))
         say = print if ranks.first else lambda line: None
-        plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
+        with distributed.agreed(ranks):
+            plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
         config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
         assert config.train.out is not None
-        if ranks.first:  # before anything in the folder changes
-            stack.enter_context(locked(Path(config.train.out)))
+        with distributed.agreed(ranks):
+            if ranks.first:  # before anything in the folder changes
+                stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
         if trainer.step == trainer.iterations:  # in the run's folder, all stays as it is
             say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
@@ -61,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 @contextmanager
 def said_once(ranks: Ranks) -> Iterator[None]:
     """A signal and a loss that is not finite end all ranks alike: the first says it, and the others
-    end with its exit code. Any other error may be a rank's own, and is heard from each."""
+    end with its exit code; so do those that were told of another rank's error. Any other error may
+    be a rank's own, and is heard from each."""
     try:
         yield
+    except OtherRankError as error:
+        sys.exit(exit_code(error.error) or 1)
     except (Interrupted, NumericalError) as error:
         if ranks.first:
             raise
