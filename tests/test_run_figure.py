@@ -70,6 +70,15 @@ def test_the_x_axis_is_what_was_asked_for(tmp_path: Path) -> None:
         assert run["loss"].x == places
 
 
+def test_the_time_of_a_fork_begins_with_its_own_first_step(tmp_path: Path) -> None:
+    with JsonlLog(tmp_path / "log.jsonl") as log:
+        for step in (5001, 5002):
+            log.write(step=step, loss=3.0, tokens=1024 * step, tokens_per_second=2048.0)
+    for x, places in (("time", [0.5, 1.0]), ("tokens", [1024 * 5001, 1024 * 5002])):
+        (run,) = read_runs([str(tmp_path)], x).values()  # type: ignore[arg-type]
+        assert run["loss"].x == places
+
+
 def test_the_lines_are_the_log(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ["_one", "$two$", "三"]

@@ -71,7 +71,8 @@ def _find_log(path: str) -> Path:
 
 def _read_run(log: Path, x: XAxis) -> Run:
     run = {key: Curve([], []) for key in KEYS}
-    tokens_before, seconds = 0.0, 0.0
+    tokens_before: float | None = None
+    seconds = 0.0
     for line in read_log(log):
         if x == "step":
             place = float(line["step"])
@@ -79,6 +80,8 @@ def _read_run(log: Path, x: XAxis) -> Run:
             place = tokens = _needed(line, "tokens", log)
         if x == "time":
             # Of training alone: without validations, checkpoints, and what is between two starts.
+            if tokens_before is None:  # a fork's first line counts what was trained before it
+                tokens_before = tokens - tokens / max(1, line["step"])
             seconds += (tokens - tokens_before) / _needed(line, "tokens_per_second", log)
             place, tokens_before = seconds, tokens
         for key, curve in run.items():
