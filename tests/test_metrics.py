@@ -47,6 +47,16 @@ def test_a_resumed_log_drops_later_and_broken_lines(tmp_path):
     assert [*dropped] == [{"step": 3}, {"step": 2}, {"step": 3, "again": True}]
 
 
+@pytest.mark.parametrize("step", ["null", '"2"', "true", "1.5", "[]", "[" * 100_000])
+def test_a_resumed_log_drops_what_is_no_step(step, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 1}}\n{{"step": {step}}}\n{{"step": 2}}\n')
+    with JsonlLog(path, resume_at=2) as log:
+        log.write(step=3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    assert not (tmp_path / "log.dropped.jsonl").exists()
+
+
 def test_a_number_that_json_does_not_have_is_null(tmp_path):
     with JsonlLog(tmp_path / "log.jsonl") as log:
         log.write(step=1, loss=2.5, grad_norm=math.nan, scale=math.inf)
@@ -70,7 +80,10 @@ def test_a_log_is_read_without_a_line_that_a_kill_cut(tmp_path):
     assert [line["step"] for line in read_log(path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("line", ['{"step": 2, "lo', "", "[]", "3", '{"loss": 2}', '{"step": "2"}'])
+@pytest.mark.parametrize(
+    "line",
+    ['{"step": 2, "lo', "", "[]", "3", '{"loss": 2}', '{"step": "2"}', '{"step": true}'],
+)
 def test_a_damaged_line_of_a_log_is_named(line, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')

@@ -61,11 +61,12 @@ class JsonlLog:
 
 
 def _step(line: bytes) -> float:
-    """The step of a log line; infinite for one that was cut by a kill."""
+    """The step of a log line; infinite for one that is no step's, as one that a kill cut."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if type(step) is int else math.inf  # true is none
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
@@ -79,7 +80,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     return
                 values = None
-            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+            if not isinstance(values, dict) or type(values.get("step")) is not int:
                 raise FileFormatError(
                     f"a line of the log is no step's ({path}, line {number}: {line[:40]!r}); "
                     "delete that line, or take another log"
