@@ -138,6 +138,12 @@ def test_a_lack_of_room_has_a_remedy_where_no_file_is_named(number):
     assert "; " in one_line(OSError(number, os.strerror(number)))
 
 
+@pytest.mark.parametrize("more", [(), ("/run",)])
+def test_a_units_capitals_are_left_alone(more):
+    text = one_line(OSError(errno.ENOSPC, "No room for 2 GiB", *more))
+    assert text.startswith("no room for 2 GiB")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -190,12 +190,17 @@ def one_line(error: BaseException) -> str:
             text = f"out of memory ({first}); lower the batch size, the context or the model"
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
             remedy = _REMEDIES.get(error.errno or 0, "check the path")
-            text = f"{reason.lower()} ({name!s}); {remedy}"
+            text = f"{_uncapitalized(reason)} ({name!s}); {remedy}"
         case OSError(errno=int() as number, strerror=str() as reason) if number in _REMEDIES:
-            text = f"{reason.lower()}; {_REMEDIES[number]}"
+            text = f"{_uncapitalized(reason)}; {_REMEDIES[number]}"
         case _:
             text = str(error) or type(error).__name__
     return " ".join("; ".join([text, *getattr(error, "__notes__", [])]).split())
+
+
+def _uncapitalized(reason: str) -> str:
+    """The system's own texts are sentences; ours may hold a unit or a name."""
+    return reason[:1].lower() + reason[1:]
 
 
 def _out_of_memory(error: BaseException) -> bool:
