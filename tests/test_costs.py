@@ -146,6 +146,21 @@ def test_memory_is_within_15_percent_on_a_gpu() -> None:
     assert estimate == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.0 KiB"),
+        (1536, "1.5 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (100 << 20, "100.0 MiB"),
+        (3 << 29, "1.50 GiB"),
+        (3 << 40, "3,072.00 GiB"),
+    ],
+)
+def test_a_size_has_the_unit_that_leaves_something_of_it(size: int, text: str) -> None:
+    assert costs.size_text(size) == text
+
+
 def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from scratchlm import save_checkpoint
 

@@ -9,6 +9,7 @@ import torch
 
 import tiny
 from scratchlm import preflight
+from scratchlm.cli.command import one_line
 from scratchlm.trainer_config import TrainerConfig
 
 CPU = torch.device("cpu")
@@ -44,6 +45,18 @@ def test_the_disk(tmp_path, monkeypatch, checkpoints, outcome):
         assert caught.value.errno == errno.ENOSPC
     else:
         assert bool(check(tmp_path)) == (outcome == "said")
+
+
+def test_what_is_lacking_has_a_size_and_a_remedy(tmp_path, monkeypatch):
+    size = size_of_checkpoint()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 12 << 10))
+    with pytest.raises(OSError, match="no space") as caught:
+        check(tmp_path)
+    assert one_line(caught.value) == (
+        f"no space left for two checkpoints of {size / 2**20:.1f} MiB (12.0 KiB are free) "
+        f"({tmp_path}); free some space, then run it again"
+    )
+    assert 0.1 < size / 2**20 < 1
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "error"), (1.1, "said"), (100, "fine")])

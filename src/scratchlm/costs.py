@@ -252,8 +252,8 @@ def training_report(
             _parameters(config),
             f"FLOPs to train  {_short(a_token)} a token, {_short(step)} a step: {batch}{times}",
             f"memory to train {batch} at once, {precision}:",
-            *(f"  {name:<14}{_size(size):>11}" for name, size in rows.items() if size),
-            f"  {'peak':<14}{_size(memory.peak):>11}{order}",
+            *(f"  {name:<14}{size_text(size):>11}" for name, size in rows.items() if size),
+            f"  {'peak':<14}{size_text(memory.peak):>11}{order}",
             _fits("to train", memory.peak, in_float32.peak),
             _fits("to run in 16 bits", 2 * count_parameters(config).total),
         ]
@@ -272,8 +272,8 @@ def generation_report(config: ModelConfig) -> str:
     ]
     for name, itemsize in (("float32", 4), ("bfloat16", 2)):
         caches = [cache_bytes(config, n, batch, itemsize) for n in lengths for batch in (1, 16)]
-        sizes = "".join(f"{_size(size):>18}" for size in caches)
-        lines.append(f"  {name:<10}{_size(total * itemsize):>11}{sizes}")
+        sizes = "".join(f"{size_text(size):>18}" for size in caches)
+        lines.append(f"  {name:<10}{size_text(total * itemsize):>11}{sizes}")
     size = 2 * total + cache_bytes(config, lengths[-1], 1, 2)
     return "\n".join([*lines, _fits("in 16 bits, with a whole cache", size)])
 
@@ -305,8 +305,12 @@ def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
     return f"fits {what} ({RESERVED:.0%} to spare): {names}"
 
 
-def _size(size: float) -> str:
-    return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.1f} MiB"
+def size_text(size: float) -> str:
+    """Bytes in the unit that leaves something of them: `0.46 GiB`, `3.2 MiB`, `0.4 KiB`."""
+    if size >= GIB / 10:
+        return f"{size / GIB:,.2f} GiB"
+    kib = size / 1024
+    return f"{kib / 1024:,.1f} MiB" if kib >= 100 else f"{kib:,.1f} KiB"
 
 
 def _short(number: float) -> str:

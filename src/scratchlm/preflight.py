@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from scratchlm.costs import Optimizer, TrainingMemory, training_memory
+from scratchlm.costs import Optimizer, TrainingMemory, size_text, training_memory
 from scratchlm.model.config import ModelConfig
 from scratchlm.trainer_config import TrainerConfig
 
@@ -59,14 +59,14 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
     if free < 2 * size:
         raise OSError(
             errno.ENOSPC,
-            f"no space left for two checkpoints of {_gib(size)} ({_gib(free)} are free)",
+            f"no space left for two checkpoints of {size_text(size)} ({size_text(free)} are free)",
             str(out),
         )
     wanted = (kept + 2) * size  # the best, and the one being written
     if free < wanted:
         say(
-            f"checkpoints may come to {_gib(wanted)}, and {_gib(free)} are free in {out}: lower "
-            "train.keep_last, or save less often"
+            f"checkpoints may come to {size_text(wanted)}, and {size_text(free)} are free in "
+            f"{out}: lower train.keep_last, or save less often"
         )
 
 
@@ -85,15 +85,15 @@ def _check_memory(
     fixed = (needed.weights + needed.gradients + needed.optimizer) // shards
     if fixed > have:
         raise MemoryError(
-            f"the model does not fit ({_gib(fixed)} of weights, gradients and optimizer, "
-            f"{_gib(have)} of memory on {device}); choose a smaller model, or --runtime.parallel "
-            "fsdp on several devices"
+            f"the model does not fit ({size_text(fixed)} of weights, gradients and optimizer, "
+            f"{size_text(have)} of memory on {device}); choose a smaller model, or "
+            "--runtime.parallel fsdp on several devices"
         )
     peak = fixed + needed.peak - shards * fixed
     if peak > have:
         say(
-            f"memory may not suffice: about {_gib(peak)}, and {device} has {_gib(have)}; "
-            "lower --batch_size and raise --accumulate"
+            f"memory may not suffice: about {size_text(peak)}, and {device} has "
+            f"{size_text(have)}; lower --batch_size and raise --accumulate"
         )
 
 
@@ -134,7 +134,3 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
