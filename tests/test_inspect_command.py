@@ -55,6 +55,7 @@ def save(path: Path, **changes: Any) -> tuple[Transformer, torch.optim.Optimizer
         best_step=2,
         optimizer_name="AdamW",
         data_id={"train data": "abc", "batch_size": 32},
+        validation={"data": "def", "tokens": 90, "batches": 4},
         cursor={"micro_batch": 3},
         environment={"torch": "2.10.0", "gpu": None, "threads": 2, "ranks": 1},
         history=HISTORY,
@@ -97,6 +98,7 @@ def test_the_numbers_are_torchs(
     assert found["recipe"]["optim"]["optimizer"] == "adamw"
     assert found["recipe"]["train"]["batch_size"] == 32
     assert found["data_id"] == {"train data": "abc", "batch_size": 32}
+    assert found["validation"] == {"data": "def", "tokens": 90, "batches": 4}
     assert found["cursor"] == {"micro_batch": 3}
     assert found["environment"] == {"torch": "2.10.0", "gpu": None, "threads": 2, "ranks": 1}
     assert found["history"] == json.loads(json.dumps(HISTORY))
@@ -194,6 +196,7 @@ def test_the_text_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "data            train corpus.bin, verify False\n",
         "optim           optimizer adamw, lr 0.001, ",
         "data_id         train data abc, batch_size 32\n",
+        "validation      data def, tokens 90, batches 4\n",
         "cursor          micro_batch 3\n",
         "environment     torch 2.10.0, threads 2, ranks 1\n",
         "at step 1       optim.lr 0.02 -> 0.001, train.iterations 12 -> 14\n",

@@ -29,7 +29,7 @@ from scratchlm.tokenizer.inspection import CONTROLS, printable
 WIDTH = 100  # characters of a line of text, where words allow it
 _CHUNK = 1 << 18  # numbers looked at together: 2 MiB in float64, which a cache holds
 _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "best_step",
-              "config", "recipe", "data_id", "cursor", "environment", "history",
+              "config", "recipe", "data_id", "validation", "cursor", "environment", "history",
               "tokenizer"}  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "optimizer": _optimizer(payload, path),
         "recipe": payload.get("recipe"),
         "data_id": payload.get("data_id"),
+        "validation": payload.get("validation"),
         "cursor": payload.get("cursor"),
         "environment": payload.get("environment"),
         "history": payload.get("history"),
@@ -241,7 +242,7 @@ def _training_text(found: Mapping[str, Any]) -> str:
     for name in ("data", "optim", "train", "runtime"):
         if isinstance(recipe.get(name), dict):
             lines.append(_row(name, settings_text(recipe[name])))
-    for name in ("data_id", "cursor", "environment"):
+    for name in ("data_id", "validation", "cursor", "environment"):
         if isinstance(found[name], dict) and found[name]:
             lines.append(_row(name, settings_text(found[name])))
     for each in found["history"] if isinstance(found["history"], list) else ():
