@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,6 +55,26 @@ def test_a_decay_begins_from_any_stable_checkpoint(tmp_path):
     assert [line["lr"] for line in before] == pytest.approx([0.01] + [0.02] * 7)
     assert any("optim.decay_steps: None -> 3" in line for line in said)
     assert decayed.history[0]["changed"]["optim.decay_fraction"] == [0.25, None]
+
+
+@pytest.mark.parametrize(
+    ("had", "asked"),
+    [
+        ({"optim.schedule": "wsd", "optim.decay_steps": 3}, {"optim.schedule": "cosine"}),
+        ({"optim.schedule": "wsd", "optim.decay_shape": "sqrt"}, {"optim.schedule": "linear"}),
+        ({"optim.betas": "0.9,0.99"}, {"optim.optimizer": "sgd", "optim.adamw_lr": "none"}),
+        ({"optim.nesterov": "false"}, {"optim.optimizer": "adamw", "optim.adamw_lr": "none"}),
+    ],
+)
+def test_a_setting_of_the_run_that_has_no_effect_is_unset_as_the_error_says(tmp_path, had, asked):
+    brief = {"train.iterations": 1, "optim.warmup_steps": 0}
+    trainer, _ = run(short(tmp_path, "run", **brief | had))
+    (key,) = had.keys() - {"optim.schedule"}
+    with pytest.raises(ValueError, match=f"{key} has no effect on") as caught:
+        run_config.resolve(None, asked, str(trainer.out), say=print)
+    flag, value = re.search(r"unset it \(--(\S+) (\w+)\)", str(caught.value)).groups()
+    config, _ = run_config.resolve(None, asked | {flag: value}, str(trainer.out), say=print)
+    assert getattr(config.optim, key.removeprefix("optim.")) is None
 
 
 def test_a_changed_rate_is_allowed_said_and_recorded(tmp_path):

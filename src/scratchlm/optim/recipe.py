@@ -76,13 +76,14 @@ class OptimConfig:
             if getattr(self, name) is not None and self.optimizer not in optimizers:
                 raise ValueError(
                     f"optim.{name} has no effect on {self.optimizer} ({getattr(self, name)}); "
-                    f"remove it, or choose optim.optimizer {' or '.join(optimizers)}"
+                    f"unset it (--optim.{name} none), or choose optim.optimizer "
+                    f"{' or '.join(optimizers)}"
                 )
         for name in ("decay_fraction", "decay_steps", "decay_shape"):
             if getattr(self, name) is not None and self.schedule != "wsd":
                 raise ValueError(
                     f"optim.{name} has no effect on {self.schedule} ({getattr(self, name)}); "
-                    "remove it, or choose optim.schedule wsd"
+                    f"unset it (--optim.{name} none), or choose optim.schedule wsd"
                 )
         if self.decay_fraction is not None and self.decay_steps is not None:
             raise ValueError(
