@@ -336,6 +336,7 @@ def test_a_run_at_work_keeps_its_checkpoints(
             said = capsys.readouterr().err
             assert "another run is at work" in said
             assert f"process {holder.pid}" in said
+            assert "--out" not in said, "no flag of this command"
         assert inspect([str(path)]) == 0, "looking is free"
     finally:
         holder.kill()

@@ -20,7 +20,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_pat
     holder = forked.start(_hold, tmp_path)
     while not (tmp_path / "held").exists():
         time.sleep(0.005)
-    with pytest.raises(ValueError, match=f"process {holder.pid}.*another --out"), locked(tmp_path):
+    with pytest.raises(ValueError, match=f"process {holder.pid}.*another folder"), locked(tmp_path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()

@@ -28,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise ValueError(
                 f"another run is at work in this folder ({folder}, process {file.read().strip()}); "
-                "wait for it, stop it, or choose another --out"
+                "wait for it, stop it, or begin a new run in another folder"
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
