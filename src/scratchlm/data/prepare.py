@@ -22,9 +22,9 @@ SHARD_SUFFIXES = (".bin", ".npy")
 @dataclass(frozen=True)
 class DataConfig:
     """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
-    needed for text unless one is to be trained or lies with the weights that training begins with,
-    and found through a shard's sidecar. `verify` hashes whole shards at start instead of trusting
-    an unchanged size and time."""
+    where none is named, that of the weights that training begins with or goes on from, else the one
+    that a shard's sidecar names, and for text one that is trained. `verify` hashes whole shards at
+    start instead of trusting an unchanged size and time."""
 
     train: str
     val: str | None = None
@@ -55,10 +55,10 @@ def prepare(
     """Open, or first make, the shards; check them against the tokenizer, vocabulary and context.
 
     Text is tokenized once into `folder` (and a tokenizer trained to `vocab_size` where none is
-    given). own: the tokenizer of the weights that training begins with, which is taken where
-    `config` names none, and which the caller keeps as tokenizer.json beside `folder`. Without
-    validation data the last tenth of the training ids is held out. What was decided is said, each
-    in one line; what does not fit is a ValueError or FileFormatError.
+    given). own: the tokenizer of the weights that training begins with or goes on from, which is
+    taken where `config` names none, and which the caller keeps as tokenizer.json beside `folder`.
+    Without validation data the last tenth of the training ids is held out. What was decided is
+    said, each in one line; what does not fit is a ValueError or FileFormatError.
     """
     for named in (config.train, config.val, config.tokenizer):
         if named is not None:  # before minutes go into tokenizing the others
