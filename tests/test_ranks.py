@@ -171,6 +171,15 @@ def test_what_one_rank_raises_ends_all_and_is_said_once(tmp_path, failing):
     assert all("rank-1" in error[1] for _, error in answers)
 
 
+def test_a_signal_is_not_talked_about():
+    class Silent(Ranks):
+        def gather(self, mine, *, aside=False):
+            raise AssertionError("the others may be gone")
+
+    with pytest.raises(Interrupted), agreed(Silent(0, 2)):
+        raise Interrupted(15, "stopped")
+
+
 def test_another_ranks_error_ends_this_one_in_silence_with_its_code():
     with pytest.raises(SystemExit) as caught, said_once(Ranks(0, 2)):
         raise OtherRankError(FileFormatError("damaged; take another"))

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from scratchlm.errors import OtherRankError
+from scratchlm.errors import Interrupted, OtherRankError
 from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
@@ -101,6 +101,8 @@ def agreed(ranks: Ranks) -> Iterator[None]:
     own = None
     try:
         yield
+    except Interrupted:
+        raise  # a signal is each rank's own, and nobody waits for more
     except Exception as caught:
         own = caught
     errors = ranks.gather(own, aside=True)
