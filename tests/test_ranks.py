@@ -14,7 +14,13 @@ import test_exactness as exactness
 from scratchlm.checkpoint import find_checkpoint, load_model, read_checkpoint
 from scratchlm.cli.train import said_once
 from scratchlm.distributed import Ranks, agreed
-from scratchlm.errors import FileFormatError, Interrupted, NumericalError, OtherRankError
+from scratchlm.errors import (
+    FileFormatError,
+    Interrupted,
+    NumericalError,
+    OtherRankError,
+    WorkerError,
+)
 
 SHORT = {"train.iterations": 12, "train.eval_every": 6, "train.save_every": 6,
          "train.keep_last": 0, "model.dropout": 0.0}  # fmt: skip
@@ -178,6 +184,17 @@ def test_a_signal_is_not_talked_about():
 
     with pytest.raises(Interrupted), agreed(Silent(0, 2)):
         raise Interrupted(15, "stopped")
+
+
+def test_a_rank_that_is_gone_hides_no_error():
+    class Gone(Ranks):
+        def gather(self, mine, *, aside=False):
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+
+    with pytest.raises(ValueError, match="mine"), agreed(Gone(0, 2)):
+        raise ValueError("mine")
+    with pytest.raises(WorkerError, match="a rank was lost"), agreed(Gone(0, 2)):
+        pass
 
 
 def test_another_ranks_error_ends_this_one_in_silence_with_its_code():

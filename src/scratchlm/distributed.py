@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from scratchlm.errors import Interrupted, OtherRankError
+from scratchlm.errors import Interrupted, OtherRankError, WorkerError
 from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
@@ -105,17 +105,23 @@ def agreed(ranks: Ranks) -> Iterator[None]:
         raise  # a signal is each rank's own, and nobody waits for more
     except Exception as caught:
         own = caught
-    errors = ranks.gather(own, aside=True)
-    for rank, error in enumerate(errors):
-        if error is not None:
-            raise own if rank == ranks.rank and own else OtherRankError(error)
+    try:
+        errors = ranks.gather(own, aside=True)
+    except Exception as error:  # a rank is gone
+        raise own or as_lost_rank(error, ranks) from None
+    for rank, each in enumerate(errors):
+        if each is not None:
+            raise own if rank == ranks.rank and own else OtherRankError(each)
 
 
-def is_lost_rank(error: BaseException) -> bool:
-    """Whether a collective failed because one of its ranks is gone: gloo and NCCL have no class of
-    their own for it."""
+def as_lost_rank(error: Exception, ranks: Ranks) -> Exception:
+    """A WorkerError where a collective failed because one of its ranks is gone, for which gloo and
+    NCCL have no class of their own; else the error itself."""
     signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    if ranks.size == 1 or not lost:
+        return error
+    return WorkerError(f"a rank was lost, or its network ({error}); start all again")
 
 
 @dataclass(frozen=True)

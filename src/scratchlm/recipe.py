@@ -86,23 +86,26 @@ def build(
     say(resolved)
     say(f"compilation is {reason}")
 
-    seed_everything(config.train.seed)
-    model = Transformer(config.model)
-    if config.train.init_from is not None and resume is None:
-        _initialize(model, config.train.init_from)
+    with agreed(ranks):
+        seed_everything(config.train.seed)
+        model = Transformer(config.model)
+        if config.train.init_from is not None and resume is None:
+            _initialize(model, config.train.init_from)
+        assert config.train.iterations is not None
+        schedule = build_schedule(config.optim, config.train.iterations)
+        sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(config.train.seed + ranks.rank)  # dropout: each rank its own
     extra: dict[str, Any] = {"recipe": dataclasses.asdict(config)}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
     extra["validation"] = data.val_id | {"batches": config.train.eval_batches}
-    assert config.train.iterations is not None
     trainer = Trainer(
         model,
         build_optimizer(config.optim, model),
         batches,
         config.train,
-        schedule=build_schedule(config.optim, config.train.iterations),
+        schedule=schedule,
         val_batches=EvalBatches(
             data.val, config.train.batch_size, length, config.train.eval_batches
         ),
@@ -114,7 +117,7 @@ def build(
         ranks=ranks,
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
-        sample=_sampler(config, data.tokenizer),
+        sample=sample,
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
     )

@@ -25,8 +25,8 @@ from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.checkpoint_pointers import naming_an_earlier
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
-from scratchlm.distributed import ALONE, Ranks, is_lost_rank, reducing
-from scratchlm.errors import Interrupted, NumericalError, WorkerError
+from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
+from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
@@ -136,8 +136,7 @@ class Trainer:
                 load = loaded_ahead(self.micro_batches.of, last=self.iterations - 1)
                 self._loop(progress, stopped_by, stack.enter_context(load))
         except Exception as error:
-            if self.ranks.size > 1 and is_lost_rank(error):
-                error = WorkerError(f"a rank was lost, or its network ({error}); start all again")
+            error = as_lost_rank(error, self.ranks)
             if self.saved and self.out:
                 error.add_note(how_to_go_on(error, self.saved, self.out, self.optimizer))
             raise error
