@@ -189,7 +189,26 @@ def test_what_a_run_left_to_its_defaults_stays_so(tmp_path, flags):
         edited.write("[model.moe]\nnum_experts = 4\n")
     said.clear()
     run_config.resolve(None, {}, flags["train.out"], say=said.append)
-    assert said[0].startswith("model.moe stays None, the run's own ({'num_experts': 4} in ")
+    assert said[0].startswith("model.moe.num_experts stays None, the run's own (4 in ")
+
+
+def test_what_a_flag_replaces_is_not_said_to_stay(tmp_path, flags):
+    wsd = {"optim.schedule": "wsd", "optim.decay_fraction": "0.4"}
+    finished(flags, **wsd)
+    file = tmp_path / "recipe.toml"
+    file.write_text("[optim]\nschedule = 'wsd'\ndecay_fraction = 0.4\n[train]\niterations = 40\n")
+    said: list[str] = []
+    out = flags["train.out"]
+    resumed, _ = run_config.resolve(
+        file, {"optim.decay_steps": "2", "train.epochs": "3"}, out, say=said.append
+    )
+    assert (resumed.optim.decay_fraction, resumed.optim.decay_steps) == (None, 2)
+    assert (resumed.train.iterations, resumed.train.epochs) == (None, 3)
+    begun, _ = run_config.resolve(
+        file, {"train.init_from": out, "train.epochs": "3", "data.train": flags["data.train"],
+               "train.out": str(tmp_path / "begun")}, say=said.append,
+    )  # fmt: skip
+    assert (begun.train.iterations, begun.train.epochs, said) == (None, 3, [])
 
 
 def test_a_resumed_run_does_not_begin_from_other_weights(tmp_path, flags):

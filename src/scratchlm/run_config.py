@@ -37,6 +37,8 @@ DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_he
 DEFAULT_ITERATIONS = 1000
 # What has another form in a run that has begun, or was done by then.
 _NOT_KEPT = {"train.epochs", "train.init_from", "data.tokenizer"}
+_EXCLUDES = {"train.epochs": ["train.iterations"], "optim.decay_steps": ["optim.decay_fraction"],
+             "optim.decay_fraction": ["optim.decay_steps"]}  # fmt: skip
 
 Layer = Mapping[str, Any]
 Tree = dict[str, Any]
@@ -68,6 +70,8 @@ def resolve(
     init_from = flags.get("train.init_from")
     run, recipe = None, {}
     if checkpoint is not None:
+        if checkpoint.name in ("", ".."):  # as named from within
+            checkpoint = Path(os.path.abspath(checkpoint))
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
         begun_from = recipe.get("train", {}).get("init_from")
         # Its tokenizer is in the checkpoint, wherever the file lay that it was read from.
@@ -79,7 +83,8 @@ def resolve(
         if not is_hf_folder(init_from):
             init_from = find_checkpoint(init_from)  # the step, whichever is the best later
         init_from = os.path.abspath(init_from)
-        layers.append(_of_weights(init_from))
+        recipe = _of_weights(init_from)
+        layers.append(recipe)
     layers.append(_with_absolute_paths(configuration.nest(flags)))
 
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
@@ -103,9 +108,11 @@ def resolve(
     if "vocab_size" not in tree["model"]:
         size = default_vocab_size(configuration.build(DataConfig, data, "data."))
         tree["model"]["vocab_size"] = size
-    if checkpoint is not None or init_from is not None:
-        whose = "the weights'" if checkpoint is None else "the run's"
-        _say_kept(from_file, file, tree, whose, flags, say)
+    if checkpoint is not None:
+        recipe = configuration.merge(recipe, {"train": {"out": train["out"]}})
+        _say_kept(from_file, file, recipe, "the run's", flags, say)
+    elif init_from is not None:
+        _say_kept(from_file, file, recipe, "the weights'", flags, say)
     saved = Path(train["out"]) / "config.toml"
     if own and saved.is_file():  # of a start that ended before it saved, or edited
         last_start = configuration.read_toml(saved)
@@ -142,7 +149,7 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
     """A run's data is named by where it lay when the run began."""
     for name in ("train", "val"):
         path = data.get(name)
-        if path and f"data.{name}" not in flags and not os.path.exists(path):
+        if isinstance(path, str) and f"data.{name}" not in flags and not os.path.exists(path):
             raise FileNotFoundError(
                 f"the run's data is not there any more ({path}); say where it is by "
                 f"--{name}_data FILE"
@@ -187,17 +194,20 @@ def _say_kept(
     say: Callable[[str], None],
 ) -> None:
     """A line for each key of `layer`, which is in `file`, that has another value in `kept`."""
+    given = {*flags, *(other for key in flags for other in _EXCLUDES.get(key, ()))}
     for key, value, own in _overruled(layer, kept):
-        if key not in flags and key not in _NOT_KEPT:
+        if key not in given and key not in _NOT_KEPT:
             say(f"{key} stays {own}, {whose} own ({value} in {file}); --{key} changes it")
 
 
 def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, value, the value that won) of each key of a layer that a later one changed."""
+    """(key, value, the value that won) of each key of a layer that `tree` has otherwise."""
     for key, value in layer.items():
         won = tree.get(key)
-        if isinstance(value, dict) and isinstance(won, dict):
-            yield from _overruled(value, won, f"{prefix}{key}.")
+        if key not in tree:
+            continue
+        if isinstance(value, dict) and isinstance(won, dict | None):
+            yield from _overruled(value, won or dict.fromkeys(value), f"{prefix}{key}.")
         elif value != (list(won) if isinstance(won, tuple) else won):
             yield f"{prefix}{key}", value, won
 
