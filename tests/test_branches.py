@@ -11,11 +11,14 @@ import time
 
 import pytest
 
-from scratchlm import checkpoint_folder
+from scratchlm import checkpoint_folder, run_config
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint_pointers import whole_checkpoints
 from scratchlm.distributed import Ranks
-from scratchlm.errors import NumericalError
+from scratchlm.errors import FileFormatError, NumericalError
 from test_trainer import log_of, trainer
+
+GIVEN = {"data.train": "ids.npy", "model.vocab_size": "300"}
 
 
 def scripted(run, losses):
@@ -74,6 +77,91 @@ def test_going_back_leaves_the_later_branch(tmp_path):
     again.resume(find_checkpoint(tmp_path, "last"))
     again.fit()
     assert [line["step"] for line in log_of(tmp_path)] == [*range(1, 9)]
+
+
+@pytest.fixture
+def two_branches(tmp_path):
+    """Steps 2, 4, 6, 8, of which 6 and 8 were left for 5 and 7, which came after 4."""
+    trainer(tmp_path, eval_every=0, keep_last=0).fit()
+    again = trainer(tmp_path, eval_every=0, save_every=0, keep_last=0)
+    again.resume(tmp_path / "checkpoints" / "step-00000004")
+    for again.iterations in (5, 7):
+        again.fit()
+    return tmp_path
+
+
+def test_a_branch_that_was_left_is_not_gone_on_with(two_branches):
+    folder = two_branches / "checkpoints"
+    assert (folder / "left").read_text().split() == ["step-00000006", "step-00000008"]
+    assert [path.name[-1] for path in whole_checkpoints(folder)] == [*"682457"]
+    (folder / "step-00000007" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(FileFormatError) as error:
+        trainer(two_branches).resume(folder / "step-00000007")
+    assert error.value.__notes__[0].endswith("step-00000005")
+    (folder / "last").unlink()
+    assert run_config.resolve(None, GIVEN, str(two_branches))[1].name[-1] == "7"
+
+
+def test_a_branch_that_was_left_is_deleted_first(two_branches):
+    last = trainer(two_branches, eval_every=0, save_every=0, keep_last=4)
+    last.resume(two_branches / "checkpoints" / "step-00000007")
+    last.best_val_loss = -1.0
+    last.fit()  # and step 8 is of this branch now
+    names = [path.name[-1] for path in whole_checkpoints(two_branches / "checkpoints")]
+    assert names == [*"4578"]
+    assert (two_branches / "checkpoints/last").read_text() == "step-00000008\n"
+    last.folder.save(last.model, last.optimizer, 8, best=False)
+    last.folder.wait()
+    assert not (two_branches / "checkpoints" / "left").exists()
+
+
+def test_going_back_is_the_same_from_within_the_checkpoint(tmp_path, monkeypatch):
+    trainer(tmp_path, eval_every=0).fit()
+    monkeypatch.chdir(tmp_path / "checkpoints" / "step-00000004")
+    _, checkpoint = run_config.resolve(None, GIVEN, ".")
+    assert checkpoint == tmp_path / "checkpoints" / "step-00000004"
+
+
+def test_a_best_whose_last_could_not_be_written_is_found_again(tmp_path, monkeypatch):
+    """The pointer `last` comes first: `best` never names what the run may take back."""
+    write, full = checkpoint_folder.write_pointer, []
+
+    def pointer(path, name):
+        if (path.name, name) in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, name)
+
+    monkeypatch.setattr(checkpoint_folder, "write_pointer", pointer)
+    full.append(("last", "step-00000004"))
+    run = scripted(trainer(tmp_path, save_every=2, eval_every=2, keep_last=1), {2: 3.0, 4: 1.0})
+    run.iterations = 7
+    run.fit()
+    assert find_checkpoint(tmp_path, "best").name == "step-00000002"
+    full[:] = [("best", "step-00000008")]
+    again = scripted(trainer(tmp_path, save_every=0, eval_every=8, keep_last=1), {8: 0.5})
+    again.resume(find_checkpoint(tmp_path, "last"))
+    with pytest.raises(OSError, match="No space"):
+        again.fit()
+    full.clear()
+    end = trainer(tmp_path)
+    end.resume(find_checkpoint(tmp_path, "last"))
+    end.fit()  # nothing to do, but to name the best
+    assert find_checkpoint(tmp_path, "best").name == "step-00000008"
+
+
+def test_a_trainer_whose_last_save_failed_trains_on(tmp_path, monkeypatch):
+    def full(path, payload):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = trainer(tmp_path, eval_every=0, save_every=0, iterations=9)
+    run.iterations = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_folder, "write_payload", full)
+        with pytest.raises(OSError, match="No space"):
+            run.fit()
+    run.iterations = 8
+    run.fit()
+    assert find_checkpoint(tmp_path, "last").name == "step-00000008"
 
 
 def test_a_run_that_has_nothing_to_do_changes_nothing(tmp_path):

@@ -25,7 +25,7 @@ from scratchlm.checkpoint import (
 )
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_payload import checked_payload
-from scratchlm.checkpoint_pointers import checkpoints_in
+from scratchlm.checkpoint_pointers import checkpoints_in, left_in, write_left
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.distributed import ALONE, Ranks
 from scratchlm.errors import FileFormatError
@@ -76,7 +76,7 @@ class CheckpointFolder:
         else:
             self.saved = None  # the first rank alone knows
             return
-        self._writer.submit(functools.partial(self._write, path, step, write, best))
+        self._writer.submit(functools.partial(self._write, path, write, best))
         if failure is not None:
             self.wait()
         if failure is not None and self.ranks.first:
@@ -90,39 +90,44 @@ class CheckpointFolder:
         """Until the last checkpoint is whole; raises what kept it from being so."""
         self._writer.wait()
 
-    def _write(self, path: Path, step: int, write: Callable[[], None], best: bool) -> None:
+    def _write(self, path: Path, write: Callable[[], None], best: bool) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write()
         self.saved = path
         if self.ranks.first:
+            write_left(self.path, left_in(self.path) - {path.name})
+            write_pointer(self.path / "last", path.name)
             if best:
                 write_pointer(self.path / "best", path.name)
-            write_pointer(self.path / "last", path.name)
-            self._prune(step)
+            self._prune()
 
-    def go_on_from(self, checkpoint: Path | None, best_step: int) -> None:
+    def go_on_from(self, checkpoint: Path | None, best_step: int, *, back: bool = True) -> None:
         """`last` names the checkpoint of this folder that a run goes on from, and `best` that of
-        `best_step`: neither one of the branch that is left, where it is not the latest."""
+        `best_step`. Those past it are of a branch that is left. Without `back`, one that is not the
+        latest changes nothing."""
         if not self.ranks.first:
             return
         if checkpoint is not None and checkpoint.parent.resolve() == self.path.resolve():
+            steps = {path.name: step for path, step in checkpoints_in(self.path).items()}
+            now, left = steps.get(checkpoint.name), left_in(self.path)
+            after = {name for name, step in steps.items() if now is not None and step > now}
+            if not back and (after - left or checkpoint.name in left):
+                return
             write_pointer(self.path / "last", checkpoint.name)
+            write_left(self.path, (after | left) - {checkpoint.name})
         kept = [path for path in self.path.glob(f"step-{best_step:08d}*") if not path.is_symlink()]
         if kept:
             write_pointer(self.path / "best", kept[0].name)
         else:
             (self.path / "best").unlink(missing_ok=True)
 
-    def _prune(self, now: int) -> None:
+    def _prune(self) -> None:
         """Never in the way of training: somebody may move, link or delete checkpoints meanwhile."""
         named = set()
         for name in ("last", "best"):
             with contextlib.suppress(FileNotFoundError, FileFormatError):
                 named.add(find_checkpoint(self.path / name))
-        steps = checkpoints_in(self.path)
-        # Those past `now` are of a branch that was left for an earlier step: they go first.
-        by_worth = sorted(steps, key=lambda path: (steps[path] <= now, steps[path]))
-        old = by_worth[: -self.keep_last] if self.keep_last else []
+        old = [*checkpoints_in(self.path)][: -self.keep_last] if self.keep_last else []
         try:
             finish_removals(self.path)
             for path in old:
@@ -141,7 +146,7 @@ class CheckpointFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.finish()
+        writer, self._writer = self._writer, CheckpointWriter()
+        writer.finish()
         if error is None:
-            self.wait()
-        self._writer = CheckpointWriter()
+            writer.wait()

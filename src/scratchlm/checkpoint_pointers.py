@@ -1,6 +1,7 @@
 """Where a checkpoint is: named itself, by a pointer file, or as the best or last of a run's folder.
 
-A pointer (`last`, `best`) is a text file that holds the name of a checkpoint beside it.
+A pointer (`last`, `best`) is a text file that holds the name of a checkpoint beside it. `left`
+names those that a run left behind when it went back to an earlier step.
 """
 
 from __future__ import annotations
@@ -51,12 +52,32 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
 
 
 def checkpoints_in(folder: Path) -> dict[Path, int]:
-    """{path: step} of a run's folder `checkpoints`, by step: a copy has other times."""
-    found = {}
+    """{path: step} of a run's folder `checkpoints`: those left behind first, then by step; not by
+    time, for a copy has other times."""
+    found, left = {}, left_in(folder)
     for path in folder.glob("step-*"):
         if match := _STEP.fullmatch(path.name):
             found[path] = int(match[1])
-    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+    return dict(
+        sorted(found.items(), key=lambda item: (item[0].name not in left, item[1], item[0]))
+    )
+
+
+def left_in(folder: Path) -> set[str]:
+    """The names of the checkpoints that no longer are of the run's one line of training."""
+    with contextlib.suppress(OSError):
+        return set((folder / "left").read_text(errors="replace").split())
+    return set()
+
+
+def write_left(folder: Path, names: set[str]) -> None:
+    """What `left_in` gives from now on: those of `names` that are there."""
+    names = {name for name in names if os.path.lexists(folder / name)}
+    if not names:
+        (folder / "left").unlink(missing_ok=True)
+    elif names != left_in(folder):
+        with replacing_file(folder / "left") as file:
+            file.writelines(f"{name}\n".encode() for name in sorted(names))
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -75,6 +96,8 @@ def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
         yield
     except FileFormatError as error:
         whole = whole_checkpoints(checkpoint.parent)
+        left = left_in(checkpoint.parent)
+        whole = [path for path in whole if (path.name in left) == (checkpoint.name in left)]
         before = whole[: whole.index(checkpoint)] if checkpoint in whole else whole
         if before:
             error.add_note(f"e.g. scratchlm-train --resume {shlex.quote(str(before[-1]))}")

@@ -122,6 +122,8 @@ class Trainer:
         gradient that is not finite. Whatever ends it, the last good checkpoint stays, and is named
         in a note of the exception."""
         if self.step >= self.iterations:
+            if self.folder:
+                self.folder.go_on_from(self.saved, self.best_step, back=False)
             return
         try:
             with ExitStack() as stack:
@@ -164,10 +166,11 @@ class Trainer:
             except NumericalError:
                 progress.write()  # the steps that led to it
                 raise
-            save |= self._lost_a_save(wait=save or validate or stop)
-            improved = record.get("val_loss", math.inf) < self.best_val_loss
+            found = record.get("val_loss", math.inf)
+            save |= self._lost_a_save(wait=save or stop or found < self.best_val_loss)
+            improved = found < self.best_val_loss
             if improved:
-                self.best_val_loss, self.best_step = record["val_loss"], self.step
+                self.best_val_loss, self.best_step = found, self.step
             if sample and self.sample is not None:
                 record["sample"] = self.sample(self.model)
             self.smoothed = progress.smoothed.state()
