@@ -11,9 +11,11 @@ import time
 
 import pytest
 
+import test_exactness as exactness
 from scratchlm import checkpoint_folder, run_config
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_pointers import whole_checkpoints
+from scratchlm.cli.train import main
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
 from test_trainer import log_of, trainer
@@ -147,6 +149,21 @@ def test_a_best_whose_last_could_not_be_written_is_found_again(tmp_path, monkeyp
     end.resume(find_checkpoint(tmp_path, "last"))
     end.fit()  # nothing to do, but to name the best
     assert find_checkpoint(tmp_path, "best").name == "step-00000008"
+
+
+def test_the_command_names_the_best_where_there_is_nothing_to_do(tmp_path, capsys):
+    """A kill between the last save's two pointers leaves `best` at an older one, or at none."""
+    flags = exactness.flags(tmp_path, "run", **{"train.iterations": 6, "train.eval_every": 2})
+    del flags["train.epochs"]
+    exactness.run(flags)
+    best = tmp_path / "run" / "checkpoints" / "best"
+    named = best.read_text()
+    best.unlink()
+    assert main(["--resume", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing to do: at step 6 already" in said
+    assert "trained:" not in said
+    assert best.read_text() == named
 
 
 def test_a_trainer_whose_last_save_failed_trains_on(tmp_path, monkeypatch):

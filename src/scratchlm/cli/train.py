@@ -50,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if ranks.first:  # before anything in the folder changes
                 stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
-        if trainer.step == trainer.iterations:  # in the run's folder, all stays as it is
+        done = trainer.step == trainer.iterations
+        trainer.fit()
+        if done:
             say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
             return
-        trainer.fit()
         say(f"trained: {trainer.saved}")
         length = min(200, config.model.context_length // 2)
         words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
