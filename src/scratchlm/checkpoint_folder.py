@@ -79,8 +79,8 @@ class CheckpointFolder:
         self._writer.submit(functools.partial(self._write, path, write, best))
         if failure is not None:
             self.wait()
-        if failure is not None and self.ranks.first:
-            tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
+            if self.ranks.first:
+                tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
 
     def failed(self, wait: bool) -> bool:
         """Whether the last write failed, in the end (wait) or already; the next `save` tells."""

@@ -18,14 +18,7 @@ from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.data.shards import bytes_of
-from scratchlm.distributed import (
-    ALONE,
-    Ranks,
-    Share,
-    agreed,
-    data_parallel,
-    fully_sharded,
-)
+from scratchlm.distributed import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective

@@ -162,15 +162,17 @@ def _check_rng(states: list[Any], path: str | Path) -> None:
 
 
 def news_of(
-    payload: Mapping[str, Any], extra: Mapping[str, Any], here: Mapping[str, Any]
+    changed: Mapping[str, Any],
+    otherwise: bool,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
 ) -> list[str]:
-    """What is to be said of a run that goes on from a checkpoint, with other `extra` values and in
-    another environment, a line each."""
-    changed = changes(payload.get("recipe", {}), extra.get("recipe", {}))
+    """What is to be said of a run that goes on from a checkpoint, a line each: `changes` of its
+    settings, whether it is validated otherwise, and its environments."""
     lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
-    if validated_otherwise(payload, extra):
+    if otherwise:
         lines.append("other validation data: the best loss so far does not count")
-    if differs := differences(payload["environment"], here):
+    if differs := differences(there, here):
         lines.append(f"not equal to the bit: {differs}")
     return lines
 

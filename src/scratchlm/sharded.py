@@ -80,12 +80,10 @@ def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
         part = (ranks.rank + 1, ranks.size)
         entries = _all_or_none(ranks, lambda: write_files(folder, contents(payload, part)))
 
-        def complete() -> None:
+        with agreed(ranks):
             if ranks.first:
                 write_manifest(folder, {name: one for own in entries for name, one in own.items()})
                 stack.close()  # takes its name
-
-        _all_or_none(ranks, complete)
 
 
 def _all_or_none(ranks: Ranks, work: Callable[[], T]) -> list[T]:

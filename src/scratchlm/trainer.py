@@ -298,10 +298,10 @@ class Trainer:
         set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
         if changed := changes(payload.get("recipe", {}), self.extra.get("recipe", {})):
             self.history = [*self.history, {"step": self.step, "changed": changed}]
-        if validated_otherwise(payload, self.extra):
+        if otherwise := validated_otherwise(payload, self.extra):
             self.best_val_loss = math.inf  # what was the best is kept until there is another
         self.best_before = self.best_val_loss, self.best_step
-        news = news_of(payload, self.extra, self.environment)
+        news = news_of(changed, otherwise, payload["environment"], self.environment)
         return [f"resumed at step {self.step}: {path}", *news]
 
     # --- what is said --------------------------------------------------------------------------
