@@ -20,10 +20,20 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_files() -> Path:
+    """The folder that scripts/fetch_real_files.py fills: `build/real`, or $SCRATCHLM_REAL."""
+    default = Path(__file__).parents[1] / "build" / "real"
+    folder = Path(os.environ.get("SCRATCHLM_REAL", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real files at {folder}; run scripts/fetch_real_files.py")
+    return folder
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     expression = config.getoption("markexpr")
     for item in items:
-        for marker in ("slow", "timing"):
+        for marker in ("slow", "timing", "real"):
             if marker in item.keywords and marker not in expression:
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with -m {marker}"))
         if "gpu" in item.keywords:

