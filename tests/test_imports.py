@@ -13,8 +13,8 @@ import scratchlm
 
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
-    {"errors", "atomic", "plain", "tensor_file", "functional", "config", "metrics", "throughput",
-     "runtime", "distributed", "tokenizer", "optim"},
+    {"errors", "atomic", "file_kinds", "plain", "tensor_file", "functional", "config", "metrics",
+     "throughput", "runtime", "distributed", "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_payload",
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",

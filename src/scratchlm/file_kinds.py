@@ -1,0 +1,77 @@
+"""What a file really is, whatever its name says: told from its first bytes.
+
+A Git LFS pointer stands where weights should be, a `.txt` is a picture, a text is UTF-16. Readers
+ask `kind_of` before they read, so that their error names the file and not what they stumbled over.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+HEAD = 4096  # bytes from the start of a file that `kind_of` looks at
+
+_MANY_NULS = 8  # a text may hold a stray one
+
+
+class Kind(NamedTuple):
+    """What a file is, and what to do about it; `is_text` where its bytes can be read as text."""
+
+    name: str
+    remedy: str
+    is_text: bool = False
+
+
+_LFS = Kind("a Git LFS pointer, not the file itself", "fetch the file with git lfs pull")
+_HTML = Kind("an HTML page", "download the file itself", is_text=True)
+_UTF_16 = Kind("UTF-16 text", "convert it to UTF-8")
+_BINARY = Kind("binary data", "give a file of text")
+
+_STARTS: list[tuple[bytes, Kind]] = [  # regular expressions
+    (rb"version https://git-lfs\.github\.com/spec/", _LFS),
+    (rb"\xff\xfe\0\0", Kind("UTF-32 text", "convert it to UTF-8")),
+    (rb"\0\0\xfe\xff", Kind("UTF-32 text", "convert it to UTF-8")),
+    (rb"\xff\xfe", _UTF_16),
+    (rb"\xfe\xff", _UTF_16),
+    (rb"\x1f\x8b", Kind("gzip data", "give its name the ending .gz, such as .txt.gz")),
+    (rb"\x28\xb5\x2f\xfd", Kind("Zstandard data", "give its name the ending .zst")),
+    (rb"\xfd7zXZ\0", Kind("xz data", "unpack it with xz -d")),
+    (rb"BZh[1-9]1AY&SY", Kind("bzip2 data", "unpack it with bunzip2")),
+    (rb"7z\xbc\xaf\x27\x1c", Kind("a 7-Zip archive", "unpack it")),
+    (rb"Rar!\x1a\x07", Kind("a RAR archive", "unpack it")),
+    (rb"PAR1\x15", Kind("a Parquet file", "give its name the ending .parquet")),
+    (rb"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "save its text or ids in another form")),
+    (rb"\x93NUMPY", Kind("a NumPy array", "give its name the ending .npy")),
+    (rb"ARROW1\0\0", Kind("an Arrow file", "save it as Parquet")),
+    (rb"SQLite format 3\0", Kind("an SQLite database", "save its text as JSON lines")),
+    (rb"GGUF[\x01-\x08]\0", Kind("a GGUF model", "give another file")),
+    (rb"PK\x03\x04", Kind("a ZIP archive, which .docx, .xlsx, .epub, .npz and .pt are too",
+                         "unpack it, or save its text as .txt")),
+    (rb"%PDF-", Kind("a PDF", "save its text as .txt")),
+    (rb"\{\\rtf[0-9]", Kind("an RTF document", "save its text as .txt")),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an Office document", "save its text as .txt")),
+    (rb"\x89PNG\r\n\x1a\n", Kind("a PNG picture", "give a file of text")),
+    (rb"\xff\xd8\xff", Kind("a JPEG picture", "give a file of text")),
+    (rb"GIF8[79]a", Kind("a GIF picture", "give a file of text")),
+    (rb"\x7fELF", Kind("a program", "give a file of text")),
+]  # fmt: skip
+
+
+def kind_of(head: bytes) -> Kind | None:
+    """The kind of the file that begins with these bytes (up to HEAD of them); None for UTF-8 text
+    and whatever is not known."""
+    for start, kind in _STARTS:
+        if re.match(start, head):
+            return kind
+    if (
+        head.removeprefix(b"\xef\xbb\xbf")
+        .lstrip()[:15]
+        .lower()
+        .startswith((b"<!doctype html", b"<html"))
+    ):
+        return _HTML
+    nuls = head.count(0)
+    if nuls < _MANY_NULS or 10 * nuls < len(head):
+        return None
+    # UTF-16 without a mark: every other byte of Latin text is 0.
+    return _UTF_16 if max(head[::2].count(0), head[1::2].count(0)) > 0.9 * nuls else _BINARY
