@@ -25,7 +25,8 @@ from scratchlm.data.batches import TrainBatches
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
-from scratchlm.optim.recipe import OptimConfig, build_optimizer
+from scratchlm.optim.config import OptimConfig
+from scratchlm.optim.recipe import build_optimizer
 from scratchlm.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
 from scratchlm.throughput import mfu, peak_flops
 from scratchlm.trainer import Trainer, TrainerConfig

@@ -250,7 +250,7 @@ def test_every_config_builds(tmp_path, path):
 def test_every_flag_is_a_key_of_the_config(tmp_path):
     import typing
 
-    from scratchlm.run_config import TrainConfig
+    from scratchlm.train_config import TrainConfig
 
     sections = typing.get_type_hints(TrainConfig)
     for key in FLAGS:

@@ -12,7 +12,7 @@ from scratchlm import config as configuration
 from scratchlm.cli.train import main as train
 from scratchlm.costs import count_parameters
 from scratchlm.model.config import ModelConfig
-from scratchlm.optim.recipe import OptimConfig
+from scratchlm.optim.config import OptimConfig
 from scratchlm.trainer import TrainerConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))

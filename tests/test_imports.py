@@ -14,14 +14,14 @@ import scratchlm
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
     {"errors", "atomic", "file_kinds", "plain", "tensor_file", "functional", "config", "metrics",
-     "throughput", "runtime", "distributed", "tokenizer", "optim"},
+     "throughput", "runtime", "runtime_config", "distributed", "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_payload",
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",
      "hf", "hf_config", "hf_names", "costs", "roofline", "strategies", "decoder", "sampling",
      "beam", "speculative", "text_stream", "generator"},
-    {"trainer", "trainer_config", "objective", "progress", "run_lock", "run_state", "validation",
-     "micro_batches", "checkpoint_config", "chat", "chat_template"},
+    {"trainer", "trainer_config", "train_config", "objective", "progress", "run_lock", "run_state",
+     "validation", "micro_batches", "checkpoint_config", "chat", "chat_template"},
     {"recipe", "run_config", "preflight"},
     {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},
     {"cli"},
@@ -78,6 +78,11 @@ def modules_after(statement: str) -> set[str]:
 
 def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "einx", "regex", "tqdm"} & modules_after("import scratchlm")
+
+
+def test_a_runs_configuration_needs_no_torch():
+    """`scratchlm-train --help` reads its defaults there."""
+    assert not {"torch", "numpy"} & modules_after("import scratchlm.train_config")
 
 
 def test_the_tokenizer_needs_no_torch():

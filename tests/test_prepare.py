@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import tiny
-from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
+from scratchlm.data.config import DataConfig
+from scratchlm.data.prepare import default_vocab_size, prepare
 from scratchlm.data.shards import bytes_of, write_shard
 from scratchlm.errors import FileFormatError
 

@@ -36,8 +36,8 @@ from scratchlm.roofline import (
     roofline,
     share,
 )
-from scratchlm.run_config import TrainConfig
 from scratchlm.runtime import recompute_activations
+from scratchlm.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scratchlm.runtime import (
-    RuntimeConfig,
     autocast,
     deferred_signals,
     resolve_device,
@@ -16,6 +15,7 @@ from scratchlm.runtime import (
     rng_state,
     set_rng_state,
 )
+from scratchlm.runtime_config import RuntimeConfig
 
 
 def test_auto_is_a_device_that_is_there():

@@ -24,7 +24,6 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.recipe import build_optimizer, build_schedule
 from scratchlm.preflight import check_room
-from scratchlm.run_config import TrainConfig
 from scratchlm.runtime import (
     compile_blocks,
     recompute_activations,
@@ -36,6 +35,7 @@ from scratchlm.runtime import (
 from scratchlm.sampling import generate
 from scratchlm.throughput import peak_flops
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.train_config import TrainConfig
 from scratchlm.trainer import Trainer, TrainerConfig
 
 __all__ = ["TrainConfig", "build"]

@@ -1,4 +1,4 @@
-"""`TrainConfig`, all that a run is, and how it comes from a file, a resumed run, and flags."""
+"""How a run's `TrainConfig` comes from a file, a resumed run, and flags."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,16 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
 from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
 from scratchlm.costs import training_report
-from scratchlm.data.prepare import DataConfig, default_vocab_size
+from scratchlm.data.config import DataConfig
+from scratchlm.data.prepare import default_vocab_size
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
-from scratchlm.optim.recipe import OptimConfig
-from scratchlm.runtime import RuntimeConfig
+from scratchlm.optim.config import OptimConfig
+from scratchlm.runtime_config import RuntimeConfig
+from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.trainer_config import TrainerConfig
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    model: ModelConfig
-    data: DataConfig
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
-    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
-
-
-# A model that a laptop trains in minutes; `vocab_size` comes from the tokenizer.
-DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_heads": 8}
-DEFAULT_ITERATIONS = 1000
 # What has another form in a run that has begun, or was done by then.
 _NOT_KEPT = {"train.epochs", "train.init_from", "data.tokenizer"}
 _EXCLUDES = {"train.epochs": ["train.iterations"], "optim.decay_steps": ["optim.decay_fraction"],

@@ -13,7 +13,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
 
@@ -22,30 +21,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-Dtype = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """`device`: auto, cpu, cuda, cuda:1, mps. `dtype`: that of the matrix products (weights stay
-    float32); auto is bfloat16 where the hardware multiplies it natively, tf32 rounds float32's
-    factors on a CUDA device, float16 scales the loss. `compile`: by torch.compile; auto where it
-    works and pays. `parallel`: how several ranks share the work; auto is ddp.
-    `activation_checkpointing`: compute each block twice rather than keep what is in it. `threads`:
-    0 is torch's own choice."""
-
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    activation_checkpointing: bool = False
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threads <= 4096:
-            raise ValueError(
-                f"runtime.threads is from 0 to 4096 ({self.threads}); 0 lets torch choose"
-            )
+from scratchlm.runtime_config import Dtype
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

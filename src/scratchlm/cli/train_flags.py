@@ -77,7 +77,7 @@ class _Parser(Parser):
     def hint(self, name: str) -> str:
         """The keys of the configuration that end so, where there are any."""
         from scratchlm.config import keys
-        from scratchlm.run_config import TrainConfig  # slow, and for a mistake alone
+        from scratchlm.train_config import TrainConfig  # slow, and for a mistake alone
 
         last = "." + name.removeprefix("--").replace("-", "_")
         found = [f"--{key}" for key in keys(TrainConfig) if f".{key}".endswith(last)]

@@ -11,25 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from scratchlm.data.config import DataConfig
 from scratchlm.data.shards import TokenShard, open_shard, read_sidecar, write_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.training import train_bpe
 
 SHARD_SUFFIXES = (".bin", ".npy")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
-    where none is named, that of the weights that training begins with or goes on from, else the one
-    that a shard's sidecar names, and for text one that is trained. `verify` hashes whole shards at
-    start instead of trusting an unchanged size and time."""
-
-    train: str
-    val: str | None = None
-    tokenizer: str | None = None
-    verify: bool = False
 
 
 @dataclass(frozen=True)

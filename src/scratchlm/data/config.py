@@ -1,0 +1,18 @@
+"""`DataConfig`: what a run reads, without numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
+    where none is named, that of the weights that training begins with or goes on from, else the one
+    that a shard's sidecar names, and for text one that is trained. `verify` hashes whole shards at
+    start instead of trusting an unchanged size and time."""
+
+    train: str
+    val: str | None = None
+    tokenizer: str | None = None
+    verify: bool = False
