@@ -6,100 +6,95 @@ and `scratchlm-train --help` does not wait for torch.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+# The one list of the public names: type checkers read it, and `_homes` reads it at run time.
 if TYPE_CHECKING:
-    from scratchlm.checkpoint import load_checkpoint, load_model, save_checkpoint
-    from scratchlm.data.batches import get_batch
-    from scratchlm.functional import cross_entropy, scaled_dot_product_attention, silu, softmax
-    from scratchlm.generator import TextGenerator, stream
-    from scratchlm.model.attention import MultiHeadAttention
-    from scratchlm.model.feed_forward import SwiGLU
-    from scratchlm.model.kv_cache import KVCache
-    from scratchlm.model.layers import Embedding, LayerNorm, Linear, RMSNorm
-    from scratchlm.model.rope import RotaryEmbedding
-    from scratchlm.model.transformer import ModelConfig, Transformer, TransformerBlock
-    from scratchlm.optim.adamw import AdamW
-    from scratchlm.optim.clip import clip_grad_norm
-    from scratchlm.optim.muon import Muon
-    from scratchlm.optim.schedule import cosine_schedule, linear_schedule, wsd_schedule
-    from scratchlm.optim.sgd import SGD, SGDDecay
-    from scratchlm.sampling import generate
-    from scratchlm.tokenizer.bpe import BPETokenizer
-    from scratchlm.tokenizer.training import train_bpe, train_bpe_from_texts
-    from scratchlm.trainer import Trainer
+    from scratchlm.beam import Beams as Beams
+    from scratchlm.checkpoint import load_checkpoint as load_checkpoint
+    from scratchlm.checkpoint import load_model as load_model
+    from scratchlm.checkpoint import save_checkpoint as save_checkpoint
+    from scratchlm.data.batches import get_batch as get_batch
+    from scratchlm.decoder import Decoder as Decoder
+    from scratchlm.functional import cross_entropy as cross_entropy
+    from scratchlm.functional import scaled_dot_product_attention as scaled_dot_product_attention
+    from scratchlm.functional import silu as silu
+    from scratchlm.functional import softmax as softmax
+    from scratchlm.generator import TextGenerator as TextGenerator
+    from scratchlm.generator import stream as stream
+    from scratchlm.hf import from_hf as from_hf
+    from scratchlm.hf import to_hf as to_hf
+    from scratchlm.model.attention import MultiHeadAttention as MultiHeadAttention
+    from scratchlm.model.feed_forward import SwiGLU as SwiGLU
+    from scratchlm.model.kv_cache import KVCache as KVCache
+    from scratchlm.model.layers import Embedding as Embedding
+    from scratchlm.model.layers import LayerNorm as LayerNorm
+    from scratchlm.model.layers import Linear as Linear
+    from scratchlm.model.layers import RMSNorm as RMSNorm
+    from scratchlm.model.rope import RotaryEmbedding as RotaryEmbedding
+    from scratchlm.model.transformer import ModelConfig as ModelConfig
+    from scratchlm.model.transformer import Transformer as Transformer
+    from scratchlm.model.transformer import TransformerBlock as TransformerBlock
+    from scratchlm.optim.adamw import AdamW as AdamW
+    from scratchlm.optim.clip import clip_grad_norm as clip_grad_norm
+    from scratchlm.optim.groups import adamw_groups as adamw_groups
+    from scratchlm.optim.groups import muon_groups as muon_groups
+    from scratchlm.optim.muon import Muon as Muon
+    from scratchlm.optim.schedule import cosine_schedule as cosine_schedule
+    from scratchlm.optim.schedule import linear_schedule as linear_schedule
+    from scratchlm.optim.schedule import wsd_schedule as wsd_schedule
+    from scratchlm.optim.sgd import SGD as SGD
+    from scratchlm.optim.sgd import SGDDecay as SGDDecay
+    from scratchlm.sampling import decode as decode
+    from scratchlm.sampling import generate as generate
+    from scratchlm.strategies import Strategy as Strategy
+    from scratchlm.tokenizer.bpe import BPETokenizer as BPETokenizer
+    from scratchlm.tokenizer.training import train_bpe as train_bpe
+    from scratchlm.tokenizer.training import train_bpe_from_texts as train_bpe_from_texts
+    from scratchlm.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
-_HOME = {  # module -> the public names it defines
-    "tokenizer.bpe": ("BPETokenizer",),
-    "tokenizer.training": ("train_bpe", "train_bpe_from_texts"),
-    "functional": ("softmax", "silu", "cross_entropy", "scaled_dot_product_attention"),
-    "model.layers": ("Linear", "Embedding", "RMSNorm", "LayerNorm"),
-    "model.feed_forward": ("SwiGLU",),
-    "model.rope": ("RotaryEmbedding",),
-    "model.attention": ("MultiHeadAttention",),
-    "model.kv_cache": ("KVCache",),
-    "model.transformer": ("ModelConfig", "Transformer", "TransformerBlock"),
-    "optim.sgd": ("SGD", "SGDDecay"),
-    "optim.adamw": ("AdamW",),
-    "optim.muon": ("Muon",),
-    "optim.schedule": ("cosine_schedule", "linear_schedule", "wsd_schedule"),
-    "optim.clip": ("clip_grad_norm",),
-    "data.batches": ("get_batch",),
-    "checkpoint": ("save_checkpoint", "load_checkpoint", "load_model"),
-    "trainer": ("Trainer",),
-    "sampling": ("generate",),
-    "generator": ("TextGenerator", "stream"),
-}
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "SGD",
-    "AdamW",
-    "BPETokenizer",
-    "Embedding",
-    "KVCache",
-    "LayerNorm",
-    "Linear",
-    "ModelConfig",
-    "MultiHeadAttention",
-    "Muon",
-    "RMSNorm",
-    "RotaryEmbedding",
-    "SGDDecay",
-    "SwiGLU",
-    "TextGenerator",
-    "Trainer",
-    "Transformer",
-    "TransformerBlock",
-    "clip_grad_norm",
-    "cosine_schedule",
-    "cross_entropy",
-    "generate",
-    "get_batch",
-    "linear_schedule",
-    "load_checkpoint",
-    "load_model",
-    "save_checkpoint",
-    "scaled_dot_product_attention",
-    "silu",
-    "softmax",
-    "stream",
-    "train_bpe",
-    "train_bpe_from_texts",
-    "wsd_schedule",
-]
+@functools.cache
+def _homes() -> dict[str, str]:
+    """{public name: the module that defines it}, from the imports above."""
+    import ast
+    import pkgutil
+
+    tree = ast.parse(pkgutil.get_data(__name__, "__init__.py") or b"")
+    [listed] = [node for node in tree.body if isinstance(node, ast.If)]
+    return {
+        alias.name: node.module or ""
+        for node in listed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name == "__all__":
+        return sorted(_homes())
+    if name.startswith("__"):  # `_homes` asks for some of these itself
         raise AttributeError(f"module 'scratchlm' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"scratchlm.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    if name in _homes():
+        value = getattr(importlib.import_module(_homes()[name]), name)
+        globals()[name] = value
+        return value
+    from scratchlm.names import PUBLIC
+
+    message = f"module 'scratchlm' has no attribute {name!r}"
+    if name not in PUBLIC:
+        raise AttributeError(message)
+    message += f"; it is called {PUBLIC[name]} here (docs/names.md)"
+    # `from scratchlm import GPT` would drop the text of an AttributeError.
+    if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+        raise ImportError(message, name=name)
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__getattr__("__all__"), "__version__"]
