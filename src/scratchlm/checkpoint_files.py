@@ -23,6 +23,7 @@ from torch import Tensor
 from scratchlm import plain
 from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 from scratchlm.tensor_file import map_tensors, read_tensors, write_tensors
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
@@ -217,6 +218,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
         }
         known = manifest["format"] == _FORMAT
     except (ValueError, KeyError, TypeError, AttributeError):
+        check_downloaded(path / MANIFEST)
         raise FileFormatError(
             f"the manifest is damaged ({path / MANIFEST}); use an earlier checkpoint"
         ) from None
@@ -236,6 +238,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
         if Path(name).name != name or not _is_plain_file(file):
             raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")
         if file.stat().st_size != size or _sha256(file) != sha256:
+            check_downloaded(file)
             raise FileFormatError(f"a checkpoint's file is damaged ({file}); use an earlier one")
     for file in sorted(path.iterdir()):
         if file.suffix in (".json", ".safetensors") and file.name not in {MANIFEST, *files}:

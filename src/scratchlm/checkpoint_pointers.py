@@ -16,6 +16,7 @@ from pathlib import Path
 from scratchlm.atomic import previous, replacing_file
 from scratchlm.checkpoint_files import MANIFEST, is_single_file
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 
 _STEP = re.compile(r"step-(\d{8,})(?:\.pt)?")
 _LONGEST = 100  # bytes of a checkpoint's name
@@ -119,6 +120,7 @@ def _follow(pointer: Path) -> Path:
     with contextlib.suppress(UnicodeDecodeError):
         name = content.decode()
     if len(content) > _LONGEST or name in ("", "..") or Path(name).name != name:
+        check_downloaded(pointer)
         raise FileFormatError(
             f"not a checkpoint, nor a pointer to one ({pointer}); give a "
             "checkpoint's directory, a .pt, or a run's folder"

@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from scratchlm.file_kinds import check_downloaded
+
 T = TypeVar("T")
 Tree = dict[str, Any]
 
@@ -31,6 +33,7 @@ def read_toml(path: str | Path) -> Tree:
     try:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        check_downloaded(path)
         raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
     for name, value in tree.items():
         if not isinstance(value, dict):

@@ -34,3 +34,11 @@ class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class Notice(UserWarning):
+    """One line that a user should know and that stops nothing, e.g. an id that was dropped.
+
+    Library code says it with `warnings.warn(text, Notice, stacklevel=2)`; a command prints it on
+    standard error as `scratchlm: text`.
+    """

@@ -6,8 +6,12 @@ ask `kind_of` before they read, so that their error names the file and not what 
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import NamedTuple
+
+from scratchlm.errors import FileFormatError
 
 HEAD = 4096  # bytes from the start of a file that `kind_of` looks at
 
@@ -75,3 +79,14 @@ def kind_of(head: bytes) -> Kind | None:
         return None
     # UTF-16 without a mark: every other byte of Latin text is 0.
     return _UTF_16 if max(head[::2].count(0), head[1::2].count(0)) > 0.9 * nuls else _BINARY
+
+
+def check_downloaded(path: str | os.PathLike[str]) -> None:
+    """Raise FileFormatError for a Git LFS pointer or an HTML page, which a clone or a browser left
+    in place of the file. Readers of other formats call this when a file does not parse."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        return
+    with Path(path).open("rb") as file:
+        kind = kind_of(file.read(HEAD))
+    if kind in (_LFS, _HTML):
+        raise FileFormatError(f"this is {kind.name} ({os.fspath(path)}); {kind.remedy}")

@@ -21,6 +21,7 @@ from torch import Tensor
 from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 from scratchlm.hf_config import architecture_of, config_from_hub, config_to_hub
 from scratchlm.hf_names import rules
 from scratchlm.model.transformer import ModelConfig, Transformer
@@ -247,8 +248,10 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(files):
         if Path(name).name != name or not (folder / name).is_file():
+            check_downloaded(folder / "pytorch_model.bin")
             raise FileFormatError(
-                f"no weights in this folder ({folder / name}); download the *.safetensors files"
+                f"no weights in this folder ({folder / name}); download the *.safetensors files "
+                "(pytorch_model.bin is not read)"
             )
         tensors |= map_tensors(folder / name)
     tensors = {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
@@ -265,6 +268,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"no model of the hub here ({path} is absent); give its folder"
         ) from None
     except (ValueError, RecursionError) as error:
+        check_downloaded(path)
         raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
     if not isinstance(content, dict):
         raise FileFormatError(f"not an object ({path}); download it again")

@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 
 
 def read_single(file: Path | IO[bytes], name: object) -> Any:
@@ -68,6 +69,8 @@ def _verified(file: Path | IO[bytes], name: object) -> int:
         raise
     except Exception:  # zipfile too: BadZipFile, RuntimeError, NotImplementedError, struct.error, …
         pass
+    if isinstance(file, Path):
+        check_downloaded(file)
     raise FileFormatError(
         f"not a .pt file as torch.save writes it ({name}: {damaged}); restore it from a copy, or "
         "save it again with save_checkpoint"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 from scratchlm.plain import parse_json
 
 _DTYPES = {
@@ -120,6 +121,7 @@ def _places(file: BinaryIO, size: int, path: Path) -> dict[str, Place]:
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else _HEADER_LIMIT
     if length > min(_HEADER_LIMIT, size - 8):
+        check_downloaded(path)
         raise FileFormatError(f"not a tensor file, or cut short ({path}); restore it from a copy")
     try:
         header = parse_json(file.read(length))

@@ -15,13 +15,14 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
 from scratchlm import __version__
-from scratchlm.errors import FileFormatError, Interrupted, NumericalError, WorkerError
+from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {
@@ -130,7 +131,7 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
             # A log file shows each line as it is said; a terminal that is not UTF-8 shows "?".
             sys.stdout.reconfigure(line_buffering=True, errors="replace")
         try:
-            with _terminated_as_exception():
+            with _terminated_as_exception(), _notices_in_one_line():
                 body(argv)
         except BrokenPipeError:  # the reader (`| head`) has seen enough
             with suppress(BrokenPipeError):
@@ -224,3 +225,20 @@ def _terminated_as_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _notices_in_one_line() -> Iterator[None]:
+    """Print each `Notice` as one line on standard error; other warnings look as they always do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        before = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, Notice):
+                print("scratchlm:", " ".join(str(message).split()), file=sys.stderr)
+            else:
+                before(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield

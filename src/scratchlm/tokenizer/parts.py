@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 from scratchlm.tokenizer.patterns import GPT2, find_pieces
 
 Merges = list[tuple[bytes, bytes]]
@@ -190,6 +191,7 @@ def read_file(path: StrPath) -> bytes:
         refuse(path, "it must be a file (a directory)", "give the file in it")
     if not data:
         refuse(path, "it is empty (0 bytes)", "save or download it anew")
+    check_downloaded(path)
     return data
 
 
