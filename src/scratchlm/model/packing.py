@@ -21,6 +21,7 @@ from scratchlm.model.transformer import Transformer
 
 Weights = Literal["stored", "int8"]
 _DIRECT: dict[type[nn.Module], type[nn.Module]] = {}  # the classes that `_call_directly` makes
+INT8_STEP = 32  # numbers of a row; 16 is the step of torch's int8 product with AVX-512
 FEW = 16  # rows: for more, the arithmetic takes longer than the reading
 
 
@@ -167,7 +168,8 @@ class Int8Linear(nn.Module):
 
     scale = max |row| / 127, q = round(row / scale): the plain symmetric rounding of arXiv
     2208.07339, section 2.1, without its outliers. A few rows of x are multiplied in bf16 with q as
-    it is; for many, W is restored first.
+    it is; for many, W is restored first. torch's product reads rows in whole steps of 16 and past
+    their ends, so rows of another length are padded with zeros.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -175,17 +177,21 @@ class Int8Linear(nn.Module):
         wide = weight.float()
         scale = wide.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
         scale = scale.bfloat16()
-        self.quantized = (wide / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        quantized = (wide / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        self.padding = -weight.shape[1] % INT8_STEP
+        self.quantized = F.pad(quantized, (0, self.padding)).contiguous()
         self.scale = scale.squeeze(1)
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[:-1].numel() <= FEW:
             rows = x.reshape(-1, x.shape[-1]).bfloat16()
+            if self.padding:
+                rows = F.pad(rows, (0, self.padding))
             y = torch._weight_int8pack_mm(rows, self.quantized, self.scale)
             y = y.view(*x.shape[:-1], -1).to(x.dtype)
             return y if self.bias is None else y + self.bias
         # In fp32 whatever x is: it costs a pass over W, and bf16 without its arithmetic far more.
-        restored = self.quantized * self.scale.float()[:, None]
+        restored = self.quantized[:, : x.shape[-1]] * self.scale.float()[:, None]
         y = F.linear(x.float(), restored, None if self.bias is None else self.bias.float())
         return y.to(x.dtype)
