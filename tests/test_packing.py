@@ -228,6 +228,18 @@ def test_int8_is_linear_on_the_rounded_weights(
     assert relative_error(y, expected) < (1e-5 if exact else 0.01)
 
 
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_transposed_view_of_a_matrix_is_packed_as_any(dtype: torch.dtype, weights: Any) -> None:
+    model = loud(small().to(dtype))
+    expected = packed(model, weights)(ids_of(5))
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.weight.data = module.weight.data.T.contiguous().T
+    assert torch.equal(packed(model, weights)(ids_of(5)), expected)
+
+
 def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().bfloat16()
     monkeypatch.setattr(packing, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())

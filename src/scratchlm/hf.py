@@ -36,9 +36,9 @@ _NO_WEIGHTS = re.compile(r".*\.(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
 def from_hf(folder: StrPath) -> Transformer:
-    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files
-    (experts are copied, for they are stacked), and change in memory only. Where the files mix
-    dtypes, all are cast to the one that config.json names.
+    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files,
+    and change in memory only. GPT-2's transposed matrices and stacked experts are copies. Where the
+    files mix dtypes, all are cast to the one that config.json names.
 
     FileFormatError for an unknown architecture, a missing or a leftover weight, naming it.
     """

@@ -78,7 +78,8 @@ def _call_directly(twin: nn.Module) -> None:
 
 
 def _packed_linear(linear: Linear, weights: Weights, eager: bool) -> nn.Module:
-    weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+    weight = linear.weight.detach().contiguous()  # a user's may be another matrix, transposed
+    bias = None if linear.bias is None else linear.bias.detach()
     if weights == "int8":
         return Int8Linear(weight, bias)
     known = eager and torch.backends.mkldnn.is_available()
