@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import sys
+import tarfile
 import tracemalloc
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +18,8 @@ import pytest
 import zstandard
 
 from scratchlm.data import documents
-from scratchlm.data.documents import find_files, read_documents, read_texts
+from scratchlm.data.documents import read_documents, read_texts
+from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.patterns import GPT2
 
@@ -44,8 +48,18 @@ def write_all(folder: Path, texts: list[str]) -> list[Path]:
         "a.txt": plain,
         "a.unknown": plain,
         "a.txt.zst": pack(plain),
+        "a.txt.gz": gzip.compress(plain[:9]) + gzip.compress(plain[9:]) + b"\0" * 9,  # padded
         "a.jsonl": lines.encode(),
         "a.jsonl.zst": pack(lines[:20].encode()) + pack(lines[20:].encode()),  # two frames
+        "A.JSONL": lines.encode(),
+        "marked.ndjson": b"\xef\xbb\xbf" + lines.encode(),
+        "a.jsonl.gz": gzip.compress(lines.encode()),
+        "lines.json": lines.encode(),  # as many files of this name on the hub are
+        "strings.jsonl": "".join(json.dumps(text) + "\n" for text in texts).encode(),
+        "strings.json": json.dumps(texts, ensure_ascii=False).encode(),
+        "objects.json": json.dumps([{"text": text} for text in texts], indent=1).encode(),
+        "marked.json": b"\xef\xbb\xbf \n" + json.dumps(texts).encode(),
+        "a.json.zst": pack(json.dumps(texts).encode()),
         "unescaped.jsonl": "\n".join(
             json.dumps({"text": text}, ensure_ascii=False) for text in texts
         ).encode(),
@@ -63,6 +77,15 @@ def test_every_format_gives_the_documents_as_they_are(tmp_path, monkeypatch, rea
         monkeypatch.setattr(documents, name, read)
     for path in write_all(tmp_path, TEXTS):
         assert joined(path) == TEXTS, path
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeffone \ufeff" + END + "two", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\ufeff", encoding="utf-8")
+    assert joined(tmp_path) == ["one \ufeff", "two"]
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfab\xff")
+    with pytest.raises(ValueError, match=r"byte 0xff at offset 5"):
+        joined(tmp_path / "c.txt")
 
 
 @pytest.mark.parametrize("read", [1, 2, 5, 1 << 20])
@@ -167,6 +190,22 @@ def test_the_order_named_is_kept_and_no_file_comes_twice(tree):
     assert names_of(["g.py", "t.json"]) == ["g.py", "t.json"], "a file that is named is taken"
 
 
+def test_a_folder_gives_the_json_files_that_are_lists(tree):
+    (tree / "t.json").write_text('{"model": {}}')  # as a tokenizer.json is
+    (tree / "sub" / "list.JSON").write_text('\n["a"]')
+    (tree / "sub" / "F.GZ").touch()
+    assert names_of("sub/*.JSON") == ["sub/list.JSON"]
+    assert names_of("sub")[-1] == "sub/list.JSON"
+    assert "t.json" not in names_of(".")
+
+
+def test_a_folder_of_shards_is_called_that(tmp_path):
+    for number in range(3):
+        (tmp_path / f"train-{number}.bin").touch()
+    with pytest.raises(ValueError, match=r"token shards .*3 shards\); name one .*train-0\.bin"):
+        find_files(tmp_path)
+
+
 def test_globs(tree):
     assert names_of("*.txt") == ["[x].txt", "b.txt"]
     assert names_of("**/*.jsonl") == ["sub/c.jsonl"]
@@ -206,7 +245,7 @@ BAD_LINES = [
     ),
     ("[" * 100_000, r"not a line of JSON \(.*a\.jsonl:1: .*recursion.*\); correct"),
     ('{"text": ' + "9" * 5000 + "}", r"not a line of JSON \(.*a\.jsonl:1: .*\); correct"),
-    ("\ufeff{}", r"not a line of JSON \(.*a\.jsonl:1: .*BOM.*\); correct"),
+    ('{"text": "a"}\n\ufeff{}', r"not a line of JSON \(.*a\.jsonl:2: .*BOM.*\); correct"),
 ]
 
 
@@ -243,6 +282,69 @@ def test_bad_zst(tmp_path):
     path.write_bytes(b"no zst at all")
     with pytest.raises(FileFormatError, match=r"not a zst file \(.*a\.jsonl\.zst: .*\); copy"):
         list(read_documents(path))
+
+
+def test_bad_gz(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress(b'{"text": "abcdefgh"}\n' * 1000)
+    for cut in (0, 5, len(packed) // 2, len(packed) - 1):
+        path.write_bytes(packed[:cut])
+        with pytest.raises(FileFormatError, match=r"gz file is truncated \(.*a\.jsonl\.gz\); copy"):
+            list(read_documents(path))
+    path.write_bytes(packed[:-8] + b"1234" + packed[-4:])  # another checksum
+    with pytest.raises(FileFormatError, match=r"not a gz file \(.*a\.jsonl\.gz: .*\); copy"):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", r"an item is a JSON object \(.*a\.json, item 0: int\); write"),
+        ('["a", {"txt": 1}]', r"no field 'text' \(.*a\.json, item 1 has 'txt'\); name"),
+        ('["a", {"text": 1}]', r"field 'text' is no string \(.*item 1: int\); name"),
+        ('["a\\ud800"]', r"a lone surrogate \(.*item 0: U\+D800 at character 1\); replace"),
+        ('["a"', r"not a list of JSON \(.*a\.json: .*\); correct"),
+        ("[" * 100_000, r"not a list of JSON \(.*a\.json: .*recursion.*\); correct"),
+        ('{"a":\n1}', r"not a line of JSON \(.*a\.json:1: .*\); correct"),
+    ],
+)
+def test_bad_json(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as caught:
+        list(read_documents(tmp_path / "a.json"))
+    assert "\n" not in str(caught.value)
+
+
+def _tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+    return buffer.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", LFS, "a Git LFS pointer, not the file itself; fetch"),
+        ("a.jsonl", LFS, "a Git LFS pointer"),
+        ("a.json.gz", LFS, "a Git LFS pointer"),
+        ("a.parquet", LFS, "a Git LFS pointer"),
+        ("a.txt", gzip.compress(b"text"), r"gzip data; .*\.gz"),
+        ("a.zst", gzip.compress(b"text"), r"gzip data; .*\.gz"),
+        ("a.txt.gz", gzip.compress(_tar()), "a tar archive"),
+        ("a.md", "text ".encode("utf-16-le") * 50, "UTF-16 text; convert it to UTF-8"),
+        ("a.txt", b"PK\x03\x04\x14\0", "a ZIP archive"),
+        ("a.jsonl", b"PAR1\x15\x04", "a Parquet file"),
+        ("a", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    ],
+)
+def test_what_is_not_text_is_called_what_it_is(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} looks like {message}"):
+        list(read_documents(tmp_path / name))
 
 
 def test_bad_parquet(tmp_path):

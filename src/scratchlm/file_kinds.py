@@ -51,6 +51,7 @@ _STARTS: list[tuple[bytes, Kind]] = [  # regular expressions
     (rb"GGUF[\x01-\x08]\0", Kind("a GGUF model", "give another file")),
     (rb"PK\x03\x04", Kind("a ZIP archive, which .docx, .xlsx, .epub, .npz and .pt are too",
                          "unpack it, or save its text as .txt")),
+    (rb"(?s:.{257})ustar", Kind("a tar archive", "unpack it")),
     (rb"%PDF-", Kind("a PDF", "save its text as .txt")),
     (rb"\{\\rtf[0-9]", Kind("an RTF document", "save its text as .txt")),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an Office document", "save its text as .txt")),
@@ -67,12 +68,8 @@ def kind_of(head: bytes) -> Kind | None:
     for start, kind in _STARTS:
         if re.match(start, head):
             return kind
-    if (
-        head.removeprefix(b"\xef\xbb\xbf")
-        .lstrip()[:15]
-        .lower()
-        .startswith((b"<!doctype html", b"<html"))
-    ):
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:15].lower()
+    if first.startswith((b"<!doctype html", b"<html")):
         return _HTML
     nuls = head.count(0)
     if nuls < _MANY_NULS or 10 * nuls < len(head):

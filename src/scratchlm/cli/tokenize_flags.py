@@ -145,7 +145,7 @@ def _check_shown(text: str | None) -> None:
 
 def _find(args: Namespace) -> None:
     # Imported here so that --help answers at once.
-    from scratchlm.data.documents import find_files, is_plain
+    from scratchlm.data.sources import find_files, is_plain
 
     args.corpus_files = find_files(args.corpus) if args.corpus else []
     args.encode_files = find_files(args.encode) if args.encode else []

@@ -33,8 +33,9 @@ from scratchlm.data.corpus_folder import (
     SplitInfo,
     corpus_folder,
 )
-from scratchlm.data.documents import Chunk, find_files, read_documents, rest_of_document
+from scratchlm.data.documents import Chunk, read_documents, rest_of_document
 from scratchlm.data.shards import ShardInfo, bytes_of, partial_path, put_shard
+from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.parts import StrPath

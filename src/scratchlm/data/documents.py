@@ -1,34 +1,36 @@
-"""Documents from files: plain text cut at a separator, JSON lines, parquet.
+"""Documents from files: plain text cut at a separator, JSON, JSON lines, Parquet.
 
-    .jsonl           one document a line, the string in `field` of a JSON object
-    .parquet         one document a row, column `field` (needs pyarrow)
-    any other name   UTF-8 text, cut where the separator stands and nowhere else
+    text             cut where the separator stands and nowhere else
+    JSON lines       one document a line: a string, or the string in `field` of an object
+    JSON             a list of the same
+    Parquet          one document a row, in column `field`
 
-`.zst` after any of them but parquet is unpacked on the way (needs zstandard). A text is taken as it
-is: a newline beside a separator belongs to its document, so that the documents joined by the
-separator are the file again. Documents without any character are left out.
+`sources` tells which file has which format, by its name; `.gz` and `.zst` are unpacked on the way.
+A text is taken as it is: a newline beside a separator belongs to its document, so that the
+documents joined by the separator are the file again. (A byte order mark at the start of a file is
+no part of its text.) Documents without any character are left out. What is not text is refused,
+whatever its name says.
 
 A plain text may be one document of many gigabytes. It is therefore given in chunks, and memory is
-bounded by a line of JSON, a few rows of parquet, or a MiB of text.
+bounded by a line of JSON, a few rows of Parquet, or a MiB of text. Only a JSON list is read whole.
 """
 
 from __future__ import annotations
 
-import codecs
-import glob
 import importlib
 import itertools
 import json
-import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scratchlm.data.sources import find_files, format_of
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import HEAD, kind_of
 from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
-
-FOLDER_SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".txt.zst", ".md.zst", ".jsonl.zst")
+from scratchlm.tokenizer.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
 
 _READ = 1 << 20
 _READ_ZST = 1 << 12  # bytes unpacked at a time: even the most packed give no more than 128 MB
@@ -45,63 +47,6 @@ class Chunk(NamedTuple):
     last: bool
 
 
-def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
-    """The files that paths, folders and globs name, each once, in the order named.
-
-    A folder gives the files in it and below with FOLDER_SUFFIXES, sorted by path, no hidden ones.
-    (`.json` is not among them: it is one value, such as a tokenizer, and no list of documents.)
-    A string with `*`, `?` or `[` that is no existing file is a glob, `**` crossing folders.
-    ValueError for what names no file, FileNotFoundError for a path that is not there.
-    """
-    found: dict[Path, Path] = {}
-    for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for path in _matches(os.fspath(name)):
-            for file in _files_in(path) if path.is_dir() else [path]:
-                if not file.is_file():
-                    raise ValueError(f"not a file or folder ({file}); give files of text")
-                found.setdefault(file.resolve(), file)
-    if not found:
-        raise ValueError("no file is given (an empty list); name files, folders or globs")
-    return list(found.values())
-
-
-def _matches(name: str) -> list[Path]:
-    if not name:
-        raise ValueError("a path is empty (''); name a file, a folder or a glob")
-    if any(sign in name for sign in "*?[") and not os.path.exists(name):
-        matches = sorted(glob.glob(name, recursive=True))
-        if not matches:
-            raise ValueError(f"no file matches ({name}); check the pattern and where you are")
-        return [Path(match) for match in matches]
-    os.stat(name)  # a missing file is the system's own FileNotFoundError
-    return [Path(name)]
-
-
-def _files_in(folder: Path) -> list[Path]:
-    def fail(
-        error: OSError,
-    ) -> None:  # or a folder that may not be read would be skipped in silence
-        raise error
-
-    files = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name)
-            for name in names
-            if name.endswith(FOLDER_SUFFIXES) and not name.startswith(".")
-        ]
-    if not files:
-        endings = ", ".join(FOLDER_SUFFIXES)
-        raise ValueError(f"the folder has no text ({folder}); give one with files in {endings}")
-    return sorted(files)
-
-
-def is_plain(path: Path) -> bool:
-    """Whether the file's bytes are its text."""
-    return path.suffix not in (".jsonl", ".parquet", ".zst")
-
-
 def read_documents(
     paths: StrPath | Sequence[StrPath],
     field: str = "text",
@@ -110,9 +55,9 @@ def read_documents(
 ) -> Iterator[Chunk]:
     """All documents of what `find_files` finds, numbered from 0, each in one chunk or several.
 
-    Errors: ValueError for what is not UTF-8 (with its offset), a line or row that has no string in
-    `field` (with its number), an extra that is not installed; FileFormatError for a damaged
-    parquet or zst file.
+    Errors: ValueError for what is not text or not UTF-8 (with its offset), a line, item or row that
+    has no string in `field` (with its number), an extra that is not installed; FileFormatError for
+    a damaged Parquet, gz or zst file.
     """
     if not separator:
         raise ValueError("the separator is empty (''); give the text that stands between documents")
@@ -157,12 +102,35 @@ def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
 
 def _read(path: Path, field: str, separator: str, progress: Progress) -> Iterator[tuple[str, bool]]:
     """(text, whether the document ends there)."""
-    if path.suffix == ".parquet":
+    kind, packed = format_of(path)
+    if kind == "parquet":
+        _check_kind(path, "a Parquet file")
         return ((text, True) for text in _parquet(path, field, progress))
-    chunks = (_unpacked if path.suffix == ".zst" else _bytes)(path, progress)
-    if path.name.endswith((".jsonl", ".jsonl.zst")):
-        return ((text, True) for text in _json_lines(path, chunks, field))
-    return _split(_decoded(path, chunks), separator)
+    chunks = _unpacked(path, packed, progress) if packed else _bytes(path, progress)
+    chunks = checked(path, chunks)
+    if kind == "text":
+        return _split(decoded(path, chunks), separator)
+    is_list = False
+    if kind == "json":
+        first = b""
+        while (len(first) < 4 or not _stripped(first)) and (data := next(chunks, b"")):
+            first += data
+        is_list = _stripped(first).startswith(b"[")
+        chunks = itertools.chain([first], chunks)
+    read = _json_list if is_list else _json_lines
+    return ((text, True) for text in read(path, chunks, field))
+
+
+def _stripped(data: bytes) -> bytes:
+    return data.removeprefix(BYTE_ORDER_MARK.encode()).lstrip()
+
+
+def _check_kind(path: Path, expected: str) -> None:
+    """FileFormatError for a file that is known to be of another kind than its name says."""
+    with path.open("rb") as file:
+        kind = kind_of(file.read(HEAD))
+    if kind is not None and kind.name != expected:
+        raise FileFormatError(f"{path} looks like {kind.name}; {kind.remedy}")
 
 
 def _bytes(path: Path, progress: Progress) -> Iterator[bytes]:
@@ -172,45 +140,38 @@ def _bytes(path: Path, progress: Progress) -> Iterator[bytes]:
             yield data
 
 
-def _unpacked(path: Path, progress: Progress) -> Iterator[bytes]:
-    zstandard = _extra("zstandard", path)
+def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
+    _check_kind(path, {".gz": "gzip data", ".zst": "Zstandard data"}[packed])
+    new, bad = _unpacker(path, packed)
     frame = None
     try:
         with path.open("rb") as file:
             while data := file.read(_READ_ZST):
                 progress(len(data))
                 while data:  # a file may hold several frames
-                    frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                    if frame is None and packed == ".gz":
+                        data = data.lstrip(b"\0")  # padding, as on a tape
+                        if not data:
+                            break
+                    frame = frame or new()
                     unpacked = frame.decompress(data)
                     for start in range(0, len(unpacked), _READ):
                         yield unpacked[start : start + _READ]
                     data = frame.unused_data
                     if frame.eof:
                         frame = None
-    except zstandard.ZstdError as error:
-        raise FileFormatError(f"not a zst file ({path}: {error}); copy it again") from None
+    except bad as error:
+        raise FileFormatError(f"not a {packed[1:]} file ({path}: {error}); copy it again") from None
     if frame or not path.stat().st_size:
-        raise FileFormatError(f"the zst file is truncated ({path}); copy it again")
+        raise FileFormatError(f"the {packed[1:]} file is truncated ({path}); copy it again")
 
 
-def _decoded(path: Path, chunks: Iterable[bytes]) -> Iterator[str]:
-    """Every byte as it is: no newline is translated, no byte order mark taken away."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    for data in itertools.chain(chunks, [b""]):
-        pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
-        try:
-            yield decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, error, offset - pending) from None
-        offset += len(data)
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError, start: int) -> ValueError:
-    return ValueError(
-        f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
-        f"{start + error.start}); convert the file to UTF-8"
-    )
+def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exception]]:
+    """What makes an object that unpacks one frame, and the error it raises."""
+    if packed == ".gz":
+        return lambda: zlib.decompressobj(wbits=31), zlib.error  # 31: the header of gzip
+    zstandard = _extra("zstandard", path)
+    return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
 
 
 def _split(texts: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
@@ -231,10 +192,11 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
     for number, line in enumerate(_lines(chunks), 1):
         try:
             text = line.decode()
+            text = text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
             # Blank lines, as at the end of many files, are no documents.
             value = json.loads(text) if text.strip() else None
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, error, offset) from None
+            raise not_utf8(path, error, offset) from None
         except (ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             raise ValueError(
@@ -242,7 +204,23 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
             ) from None
         offset += len(line) + 1
         if text.strip():
-            yield _string_in(value, field, f"{path}:{number}", escaped="\\u" in text)
+            yield _string_in(value, field, "a line", f"{path}:{number}", escaped="\\u" in text)
+
+
+def _json_list(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]:
+    data = b"".join(chunks)
+    try:
+        text = data.decode().removeprefix(BYTE_ORDER_MARK)
+        values = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error, 0) from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"not a list of JSON ({path}: {reason}); correct it") from None
+    del data
+    escaped = "\\u" in text
+    for number, value in enumerate(values):
+        yield _string_in(value, field, "an item", f"{path}, item {number}", escaped=escaped)
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -257,14 +235,16 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(parts)
 
 
-def _string_in(value: Any, field: str, place: str, *, escaped: bool) -> str:
-    if not isinstance(value, dict):
+def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) -> str:
+    if not isinstance(value, dict | str):
         kind = type(value).__name__
-        raise ValueError(f'a line is a JSON object ({place}: {kind}); write {{"{field}": "text"}}')
-    if field not in value:
+        raise ValueError(
+            f'{what} is a JSON object ({place}: {kind}); write {{"{field}": "text"}}, or a string'
+        )
+    if isinstance(value, dict) and field not in value:
         has = ", ".join(map(repr, list(value)[:8])) or "none"
         raise ValueError(f"no field {field!r} ({place} has {has}); name one with --field")
-    text = value[field]
+    text = value[field] if isinstance(value, dict) else value
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"field {field!r} is no string ({place}: {kind}); name the text's --field")

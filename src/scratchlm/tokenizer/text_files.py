@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from scratchlm.file_kinds import HEAD, kind_of
 from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
+
+BYTE_ORDER_MARK = "\ufeff"
 
 _WINDOW = 1 << 16  # bytes in which a border is looked for
 _CONTINUING = bytes(range(0x80, 0xC0))  # not the first of a character
@@ -27,30 +31,63 @@ class Range(NamedTuple):
 def read_text(
     path: StrPath, bar: tqdm[Any] | None = None, start: int = 0, end: int | None = None
 ) -> Iterator[str]:
-    """The file's text in chunks of up to 1 MiB, every byte as it is: no newline is translated.
+    """The file's text, or the range of it, in chunks of up to 1 MiB; see `decoded`.
 
-    `bar` is moved on by the bytes read. ValueError with the offset where a byte is not UTF-8.
+    `bar` is moved on by the bytes read. ValueError for a file that is not text, and with the offset
+    where a byte is not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = start
+    chunks = _bytes(path, bar, start, end)
+    return decoded(path, chunks if start else checked(path, chunks), start)
+
+
+def _bytes(path: StrPath, bar: tqdm[Any] | None, start: int, end: int | None) -> Iterator[bytes]:
     with open(path, "rb") as file:
         file.seek(start)
-        while True:
-            data = file.read(1 << 20 if end is None else min(1 << 20, end - offset))
-            pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
-            try:
-                text = decoder.decode(data, final=not data)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} "
-                    f"at offset {offset - pending + error.start}); convert the file to UTF-8"
-                ) from None
-            if not data:
-                return
-            offset += len(data)
+        while data := file.read(1 << 20 if end is None else min(1 << 20, end - file.tell())):
             if bar is not None:
                 bar.update(len(data))
+            yield data
+
+
+def checked(path: StrPath, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks of a whole file, after a look at its first bytes. ValueError for what is not text,
+    such as a picture, and for a Git LFS pointer, which is text but not the text."""
+    chunks = iter(chunks)
+    held: list[bytes] = []
+    while sum(map(len, held)) < HEAD and (data := next(chunks, b"")):
+        held.append(data)
+    kind = kind_of(b"".join(held)[:HEAD])
+    if kind and not kind.is_text:
+        raise ValueError(f"{os.fspath(path)} looks like {kind.name}; {kind.remedy}")
+    return itertools.chain(held, chunks)
+
+
+def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[str]:
+    """UTF-8 bytes, which begin at offset `start` of the file, as text.
+
+    No newline is translated. A byte order mark at the start of the file is no part of its text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset, at_start = start, start == 0
+    for data in itertools.chain(chunks, [b""]):
+        pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise not_utf8(path, error, offset - pending) from None
+        offset += len(data)
+        if at_start and text:
+            text, at_start = text.removeprefix(BYTE_ORDER_MARK), False
+        if text:
             yield text
+
+
+def not_utf8(path: StrPath, error: UnicodeDecodeError, start: int) -> ValueError:
+    """The error of bytes that begin at offset `start` of the file."""
+    return ValueError(
+        f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
+        f"{start + error.start}); convert the file to UTF-8"
+    )
 
 
 def cut_file(

@@ -1,0 +1,117 @@
+"""Which files a user means, and what format each has.
+
+    .jsonl, .ndjson  JSON lines: one value a line
+    .json            a list of values; or JSON lines, as many files of this name are
+    .parquet         a table (needs pyarrow)
+    any other name   UTF-8 text
+
+`.gz` or `.zst` (needs zstandard) may follow all of them but .parquet. Upper and lower case are
+alike.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from scratchlm.tokenizer.parts import StrPath
+
+PACKED = ("", ".gz", ".zst")
+FOLDER_SUFFIXES = (
+    *(f"{kind}{packed}" for kind in (".txt", ".md", ".json", ".jsonl", ".ndjson")
+      for packed in PACKED),
+    ".parquet",
+)  # fmt: skip
+SHARD_SUFFIXES = (".bin", ".npy")
+
+
+class Format(NamedTuple):
+    """What a file's name says that it holds, and how it is packed."""
+
+    kind: Literal["text", "json", "json lines", "parquet"]
+    packed: str = ""
+
+
+def format_of(path: Path) -> Format:
+    name = path.name.lower()
+    packed = next((ending for ending in PACKED[1:] if name.endswith(ending)), "")
+    match Path(name.removesuffix(packed)).suffix:
+        case ".json":
+            return Format("json", packed)
+        case ".jsonl" | ".ndjson":
+            return Format("json lines", packed)
+        case ".parquet" if not packed:
+            return Format("parquet")
+    return Format("text", packed)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether the file's bytes are its text."""
+    return format_of(path) == Format("text")
+
+
+def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
+    """The files that paths, folders and globs name, each once, in the order named.
+
+    A folder gives the files in it and below with FOLDER_SUFFIXES, sorted by path, no hidden ones.
+    Of its `.json` files it gives those that are a list: others are no documents, as a tokenizer is.
+    A string with `*`, `?` or `[` that is no existing file is a glob, `**` crossing folders.
+    ValueError for what names no file, FileNotFoundError for a path that is not there.
+    """
+    found: dict[Path, Path] = {}
+    for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        for path in _matches(os.fspath(name)):
+            for file in _files_in(path) if path.is_dir() else [path]:
+                if not file.is_file():
+                    raise ValueError(f"not a file or folder ({file}); give files of text")
+                found.setdefault(file.resolve(), file)
+    if not found:
+        raise ValueError("no file is given (an empty list); name files, folders or globs")
+    return list(found.values())
+
+
+def _matches(name: str) -> list[Path]:
+    if not name:
+        raise ValueError("a path is empty (''); name a file, a folder or a glob")
+    if any(sign in name for sign in "*?[") and not os.path.exists(name):
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise ValueError(f"no file matches ({name}); check the pattern and where you are")
+        return [Path(match) for match in matches]
+    os.stat(name)  # a missing file is the system's own FileNotFoundError
+    return [Path(name)]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    def fail(error: OSError) -> None:  # or os.walk would skip a folder that may not be read
+        raise error
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = [file for file in files if file.name.lower().endswith(FOLDER_SUFFIXES)]
+    found = [file for file in found if file.suffix.lower() != ".json" or _is_list(file)]
+    if found:
+        return sorted(found)
+    shards = sorted(file for file in files if file.suffix in SHARD_SUFFIXES)
+    if shards:
+        raise ValueError(
+            f"the folder has token shards and no text ({folder}: {len(shards)} shards); "
+            f"name one of them, such as {shards[0]}"
+        )
+    endings = ", ".join(FOLDER_SUFFIXES)
+    raise ValueError(f"the folder has no text ({folder}); give one with files in {endings}")
+
+
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def is_there(name: str) -> bool:
+    """Whether a path, folder or glob names anything."""
+    return os.path.exists(name) or bool(glob.glob(name, recursive=True))
