@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
-    from scratchlm.run_lock import locked
+    from scratchlm.lock import locked
 
     if given.dry_run:
         if given.resume is not None:
