@@ -53,6 +53,7 @@ from scratchlm.runtime import resolve_device
 from scratchlm.sharded import spread_state
 from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _TABLE_LIMIT = 1 << 30  # bytes of a rotary table that any model may have
@@ -78,10 +79,11 @@ def state_of(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, **more: Any
 ) -> Payload:
     """What `save_checkpoint` writes; its tensors are the model's own, not copies."""
-    if isinstance(model, Transformer):
-        more.setdefault("config", dataclasses.asdict(model.config))
+    inner = unwrapped(model)
+    if isinstance(inner, Transformer):
+        more.setdefault("config", dataclasses.asdict(inner.config))
     return {
-        "model": dict(model.state_dict()),
+        "model": plain_state(model),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "step": step,
         **more,
@@ -161,17 +163,20 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
             f"the checkpoint has fewer layers than its config says ({path}: {config.num_layers}, "
             f"in all {len(weights)} tensors); save it again"
         )
-    dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
     try:
-        model = Transformer(config, device="meta", dtype=dtype if dtype in _WEIGHT_DTYPES else None)
+        model = Transformer(config, device="meta")
+        weights = fitted(weights, model, path)
+        dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
+        if dtype in _WEIGHT_DTYPES:
+            model = Transformer(config, device="meta", dtype=dtype)
     except (OverflowError, RuntimeError, TypeError):  # of sizes that no tensor can have
         raise FileFormatError(
             f"the checkpoint's model config is of no model ({path}); save it again"
         ) from None
-    _check_shapes(model, weights, str(path))  # before memory is taken, which a config may not ask
+    check_shapes(model, weights, str(path))  # before memory is taken, which a config may not ask
     _check_table(config, weights, path)
     model.allocate("cpu")
-    restore(payload, model, None, name=str(path))
+    restore({**payload, "model": weights}, model, None, name=str(path))
     return model.eval()
 
 
@@ -263,9 +268,12 @@ def restore(
     *,
     name: str,
 ) -> None:
-    """Load what `read_checkpoint` gave; a state of other names, shapes or kinds is a
-    FileFormatError, and changes nothing. A sharded model takes its shards of it."""
-    _check_shapes(model, payload["model"], name)
+    """Load what `read_checkpoint` gave. A state of other names, shapes or kinds is a
+    FileFormatError, and changes nothing. A sharded model takes its shards of it. Wrappers around
+    the model, then or now, change nothing, and one name of a tied weight is enough."""
+    weights = fitted(payload["model"], model, name)
+    check_shapes(model, weights, name)
+    check_tied(weights, model, name)
     if optimizer is not None:
         if payload["optimizer"] is None:
             raise FileFormatError(f"the checkpoint has no optimizer ({name}); load only the model")
@@ -277,23 +285,7 @@ def restore(
                 "use the config it was trained with"
             ) from None
     ours = model.state_dict()
-    model.load_state_dict({name: spread(t, ours[name]) for name, t in payload["model"].items()})
-
-
-def _check_shapes(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
-    ours = model.state_dict()
-    for key in [*ours, *theirs]:
-        here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
-        if here != there:
-            raise FileFormatError(
-                f"the checkpoint is of another model ({name}: {key} is {there} there, {here} in "
-                "the model); use the config it was trained with"
-            )
-        if ours[key].is_floating_point() != theirs[key].is_floating_point():
-            raise FileFormatError(
-                f"the checkpoint is of another model ({name}: {key} is {theirs[key].dtype} there, "
-                f"{ours[key].dtype} in the model); use the config it was trained with"
-            )
+    model.load_state_dict({name: spread(t, ours[name]) for name, t in weights.items()})
 
 
 def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payload:

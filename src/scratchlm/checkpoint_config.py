@@ -20,10 +20,11 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint import config_from, find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_report import flat
-from scratchlm.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
+from scratchlm.run_lock import locked
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.weight_names import fitted
 
 # In no weight's shape, yet what the weights were trained to be: with another they compute nonsense.
 _FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}
@@ -71,7 +72,7 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
         raise ValueError(
             f"the weights were trained with another {key} ({was}, not {now}); leave it as it is"
         )
-    _check_weights(config, payload["model"])
+    _check_weights(config, payload["model"], path)
     if isinstance(tokenizer := payload.get("tokenizer"), str):
         _check_vocabulary(config, BPETokenizer.from_json(tokenizer, path))
     payload["config"] = new
@@ -82,13 +83,14 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
     return changed
 
 
-def _check_weights(config: ModelConfig, weights: dict[str, Tensor]) -> None:
+def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:
     if config.num_layers > len(weights):  # before they are built in vain
         raise ValueError(
             f"the checkpoint has fewer layers ({config.num_layers} by the config, in all "
             f"{len(weights)} tensors); leave num_layers as it is"
         )
-    expected = Transformer(config, device="meta").state_dict()
+    model = Transformer(config, device="meta")
+    expected, weights = model.state_dict(), fitted(weights, model, path)
     for name in [*expected, *weights]:
         here, there = (
             tuple(state[name].shape) if name in state else "absent" for state in (expected, weights)

@@ -59,6 +59,11 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
             name: checked(each, f"{key}.{name}", elsewhere=elsewhere)
             for name, each in value.items()
         }
+    if hasattr(value, "full_tensor"):  # a part of FSDP's or of tensor parallelism
+        raise ValueError(
+            f"a checkpoint's tensors are whole ({key} is spread over ranks); gather them first, "
+            "e.g. with .full_tensor() or torch's get_model_state_dict"
+        )
     raise ValueError(
         f"a checkpoint holds tensors and plain Python values only ({key} is a "
         f"{kind.__module__}.{kind.__qualname__}); convert it, e.g. with .item(), str() or asdict()"

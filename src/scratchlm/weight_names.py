@@ -1,0 +1,146 @@
+"""Names of weights without what a wrapper adds to them, and tied weights under either name.
+
+    torch.compile(model)                   _orig_mod.layers.0.…
+    DistributedDataParallel(model)         module.layers.0.…
+    model.layers[0] = torch.compile(…)     layers.0._orig_mod.…
+
+A checkpoint holds the plain names, so that it does not matter how the model was wrapped, neither
+when it is saved nor when it is loaded. FSDP and activation checkpointing give plain names already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from scratchlm.errors import FileFormatError, Notice
+
+_ALWAYS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = re.compile(rf"(?<![^.])(?:{'|'.join(_ALWAYS)})\.")
+_WRAPPERS_IN_FILES = re.compile(rf"(?<![^.])(?:{'|'.join(_ALWAYS)}|module)\.")
+_PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DDP, FSDP 1 and activation checkpointing; others as is."""
+    while True:
+        inner = [model.get_submodule(name) for name in _ALWAYS if hasattr(model, name)]
+        if isinstance(model, _PARALLEL):
+            inner.append(model.module)
+        if not inner:
+            return model
+        model = inner[0]
+
+
+def plain_names(model: nn.Module, names: Mapping[str, object]) -> dict[str, str]:
+    """{a name in the model's state: the name without its wrappers}."""
+    parallel = [
+        _WRAPPERS.sub("", f"{path}.module." if path else "module.")
+        for path, module in model.named_modules()
+        if isinstance(module, _PARALLEL)
+    ]
+    plain = {}
+    for name in names:
+        short = _WRAPPERS.sub("", name)
+        for prefix in reversed(parallel):  # the innermost first
+            if short.startswith(prefix):
+                short = prefix.removesuffix("module.") + short.removeprefix(prefix)
+        plain[name] = short
+    return plain
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state under the names that it has without wrappers."""
+    state = model.state_dict()
+    plain = plain_names(model, state)
+    return {plain[name]: tensor for name, tensor in state.items()}
+
+
+def without_wrappers(
+    weights: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """Stored weights under plain names; a Notice where that changes one."""
+    plain = {_WRAPPERS_IN_FILES.sub("", name): name for name in weights}
+    changed = [old for new, old in plain.items() if new != old]
+    if len(plain) < len(weights):
+        raise FileFormatError(
+            f"two weights have one name without their prefixes ({os.fspath(path)}: "
+            f"{', '.join(sorted(weights.keys() - plain.values()))[:100]}); save the model again"
+        )
+    if changed:
+        warnings.warn(
+            f"the weights are read without the prefixes of a compiled or parallel model "
+            f"({os.fspath(path)}: {changed[0]})",
+            Notice,
+            stacklevel=2,
+        )
+    return {new: weights[old] for new, old in plain.items()}
+
+
+def fitted(
+    weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """Stored weights under the names that the model's state has, each tied one under all of its
+    names. A name that does not fit stays as it is."""
+    plain = plain_names(model, model.state_dict())
+    known = set(plain.values())
+    if not weights.keys() <= known:
+        # A module of one's own may be called `module`: only names that do not fit are shortened.
+        short = {_WRAPPERS_IN_FILES.sub("", name) for name in weights}
+        if len(short & known) > len(weights.keys() & known):
+            weights = without_wrappers(weights, path)
+    found = dict(weights)
+    for group in tied_names(model):
+        first = next((name for name in group if name in weights), None)
+        if first is not None:
+            found |= {name: weights[first] for name in group if name not in weights}
+    own = {short: name for name, short in plain.items()}
+    return {own.get(name, name): tensor for name, tensor in found.items()}
+
+
+def check_tied(
+    weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
+) -> None:
+    """Raise FileFormatError where weights that are one in the model have different numbers."""
+    for first, *others in tied_names(model):
+        for other in others:
+            if first not in weights or other not in weights:
+                continue
+            one, two = weights[first], weights[other]
+            if one.data_ptr() != two.data_ptr() and not torch.equal(one, two):
+                raise FileFormatError(
+                    f"the model ties weights that differ ({os.fspath(path)}: {other} is not "
+                    f"{first}); set tie_embeddings to false, or save it again"
+                )
+
+
+def check_shapes(model: nn.Module, theirs: Mapping[str, Tensor], name: str) -> None:
+    """Raise FileFormatError for a weight of another name, shape or kind than the model's."""
+    ours = model.state_dict()
+    for key in [*ours, *theirs]:
+        here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
+        if here != there:
+            raise FileFormatError(
+                f"the checkpoint is of another model ({name}: {key} is {there} there, {here} in "
+                "the model); use the config it was trained with"
+            )
+        if ours[key].is_floating_point() != theirs[key].is_floating_point():
+            raise FileFormatError(
+                f"the checkpoint is of another model ({name}: {key} is {theirs[key].dtype} there, "
+                f"{ours[key].dtype} in the model); use the config it was trained with"
+            )
+
+
+def tied_names(model: nn.Module) -> list[list[str]]:
+    """The plain names of each parameter that has several."""
+    groups: dict[int, list[str]] = {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    plain = plain_names(model, parameters)
+    for name, parameter in parameters.items():
+        groups.setdefault(id(parameter), []).append(plain[name])
+    return [names for names in groups.values() if len(names) > 1]
