@@ -16,7 +16,8 @@ from scratchlm import BPETokenizer, ModelConfig, Transformer, generate, load_mod
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.errors import FileFormatError
-from scratchlm.hf import from_hf, read_tokenizer, to_hf
+from scratchlm.hf import from_hf, to_hf
+from scratchlm.hf_tokenizer import read_tokenizer
 from scratchlm.model.config import MoEConfig
 
 SIZES = {
@@ -206,7 +207,7 @@ def change(folder: Path, **values: Any) -> None:
         ({"num_attention_heads": 5}, r"makes no model .*multiple of num_kv_heads"),
         ({"intermediate_size": 40}, r"another shape .*gate_proj\.weight makes \(48, 32\)"),
         ({"num_hidden_layers": 1}, r"no place in the model .*model\.layers\.1\."),
-        ({"num_hidden_layers": 3}, r"a weight is missing .*model\.layers\.2\."),
+        ({"num_hidden_layers": 3}, r"weights are missing .*model\.layers\.2\."),
         ({"quantization_config": {"bits": 4}}, r"key that is not known .*quantization_config"),
         ({"final_logit_softcapping": 30.0}, r"key that is not known .*final_logit_softcapping"),
         ({"is_causal": False}, r"is_causal False\); it has to be True"),

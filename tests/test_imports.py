@@ -18,7 +18,7 @@ LEVELS = [
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_payload",
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",
-     "hf", "hf_config", "hf_names", "weight_names", "costs", "roofline",
+     "hf", "hf_config", "hf_names", "hf_tokenizer", "weight_names", "costs", "roofline",
      "strategies", "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
     {"trainer", "trainer_config", "train_config", "objective", "progress", "run_lock", "run_state",
      "validation", "micro_batches", "checkpoint_config", "chat", "chat_template"},

@@ -38,12 +38,12 @@ from scratchlm.checkpoint_payload import checked_payload
 from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
 from scratchlm.checkpoint_pointers import write_pointer as write_pointer
 from scratchlm.errors import FileFormatError
-from scratchlm.hf import (
+from scratchlm.hf import from_hf, is_hf_folder, read_hf_config
+from scratchlm.hf_tokenizer import (
+    check_start_ids,
     default_end_ids,
-    from_hf,
-    is_hf_folder,
+    known_ids,
     read_end_ids,
-    read_hf_config,
     read_start_ids,
     read_tokenizer,
 )
@@ -138,13 +138,15 @@ def load_with_tokenizer(
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
-        ends, starts = read_end_ids(path), read_start_ids(path)
+        ends, starts = read_end_ids(path, vocab_size), read_start_ids(path, vocab_size)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
         tokenizer = tokenizer_from(payload, name, tokenizer_path)
         ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
+        ends = known_ids(ends, model.config.vocab_size, "end_ids", name)
+        check_start_ids(starts, model.config.vocab_size, name)
     return Loaded(model, tokenizer, ends or default_end_ids(tokenizer), starts)
 
 

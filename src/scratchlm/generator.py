@@ -21,7 +21,7 @@ from tqdm import tqdm
 from scratchlm.beam import Beams, beam_search
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.decoder import CompiledStep, Decoder, Overflow
-from scratchlm.hf import default_end_ids
+from scratchlm.hf_tokenizer import default_end_ids
 from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import resolve_device

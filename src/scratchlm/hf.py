@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,26 @@ from torch import Tensor
 
 from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
-from scratchlm.errors import FileFormatError
+from scratchlm.errors import FileFormatError, Notice
 from scratchlm.file_kinds import check_downloaded
-from scratchlm.hf_config import architecture_of, config_from_hub, config_to_hub
-from scratchlm.hf_names import rules
+from scratchlm.hf_config import (
+    architecture_of,
+    config_from_hub,
+    config_to_hub,
+    is_base_model,
+    read_json,
+)
+from scratchlm.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
+from scratchlm.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.tensor_file import map_tensors, write_tensors
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.weight_names import without_wrappers
 
 StrPath = str | os.PathLike[str]
-SEPARATOR = "<|endoftext|>"
 
 # Tensors in some files that are no weights: causal masks, rotary tables.
-_NO_WEIGHTS = re.compile(r".*\.(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
+_NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
 def from_hf(folder: StrPath) -> Transformer:
@@ -56,48 +64,36 @@ def is_hf_folder(path: StrPath) -> bool:
 def read_hf_config(folder: StrPath) -> ModelConfig:
     """The model that a folder's config.json describes."""
     path = Path(folder) / "config.json"
-    return config_from_hub(_read_json(path), path)
+    return config_from_hub(read_json(path), path)
 
 
 def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The config, and the weights under our names, mapped from the files."""
     path = folder / "config.json"
-    hub = _read_json(path)
+    hub = read_json(path)
     config = config_from_hub(hub, path)
-    theirs = _read_tensors(folder)
-    if config.tie_embeddings and "lm_head.weight" in theirs:  # some files hold the embedding twice
-        embedding = (
-            "transformer.wte" if "transformer.wte.weight" in theirs else "model.embed_tokens"
-        )
-        if not torch.equal(theirs.pop("lm_head.weight"), theirs[f"{embedding}.weight"]):
-            raise FileFormatError(
-                f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
-                "tie_word_embeddings to false there"
-            )
-    empty = Transformer(config, device="meta").state_dict()
-    shapes = {name: weight.shape for name, weight in empty.items()}
-    ours: dict[str, Tensor] = {}
-    for rule in rules(architecture_of(hub, path), config):
-        for name in rule.theirs:
-            if name not in theirs:
-                raise FileFormatError(f"a weight is missing ({folder}: {name}); download it again")
-        found = rule.to_ours([theirs.pop(name) for name in rule.theirs])
-        for name, weight in zip(rule.ours, found, strict=True):
-            if weight.shape != shapes[name]:
-                raise FileFormatError(
-                    f"a weight has another shape than config.json says ({folder}: "
-                    f"{', '.join(rule.theirs)} makes {tuple(weight.shape)}, not "
-                    f"{tuple(shapes[name])}); download both again"
-                )
-            if not weight.is_floating_point():
-                raise FileFormatError(
-                    f"a weight is of whole numbers ({folder}: {', '.join(rule.theirs)} has "
-                    f"{weight.dtype}); download it again, not quantized"
-                )
-            ours[name] = weight
-    if theirs:
+    architecture = architecture_of(hub, path)
+    table = rules(architecture, config)
+    wanted = [name for rule in table for name in rule.theirs]
+    theirs = without_wrappers(_read_tensors(folder), folder)
+    theirs = _under_full_names(split_experts(theirs), {*wanted, HEAD}, architecture, folder)
+    embedding = EMBEDDINGS[architecture]
+    if config.tie_embeddings:
+        _take_tied_head(theirs, embedding, folder)
+    elif is_base_model(hub) and HEAD not in theirs and embedding in theirs:
+        theirs[HEAD] = _new_head(theirs[embedding], hub, folder)
+    if missing := [name for name in wanted if name not in theirs]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        remedy = "download it again"
+        if missing == [HEAD]:
+            remedy += ", or set tie_word_embeddings to true there if the embedding is the head"
         raise FileFormatError(
-            f"a weight has no place in the model ({folder}: {', '.join(sorted(theirs)[:3])}); "
+            f"weights are missing ({folder}: {', '.join(missing[:3])}{more}); {remedy}"
+        )
+    ours = _as_ours(table, theirs, config, folder)
+    if leftover := sorted(theirs.keys() - set(wanted)):
+        raise FileFormatError(
+            f"a weight has no place in the model ({folder}: {', '.join(leftover[:3])}); "
             "this architecture is not wholly known here"
         )
     if len({weight.dtype for weight in ours.values()}) > 1:  # as transformers, which casts all
@@ -106,53 +102,75 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config, ours
 
 
-def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
-    """The tokenizer.json in a folder, or vocab.json and merges.txt, or None."""
-    folder = Path(folder)
-    if (folder / "tokenizer.json").exists():
-        return BPETokenizer.load(folder / "tokenizer.json")
-    if (folder / "vocab.json").exists():
-        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
-    return None
+def _under_full_names(
+    theirs: dict[str, Tensor], wanted: set[str], architecture: str, folder: Path
+) -> dict[str, Tensor]:
+    """Names as the full model has them: a base model lacks its own prefix (`h.0` for
+    `transformer.h.0`), and a module around the model adds one (`model.transformer.h.0`)."""
+    base = EMBEDDINGS[architecture].split(".")[0]
+    full: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        bare = [name, *(name.removeprefix(outer) for outer in ("model.", "transformer."))]
+        possible = [each for rest in bare for each in (rest, f"{base}.{rest}")]
+        found = next((each for each in possible if each in wanted), name)
+        if found in full:
+            raise FileFormatError(f"two weights have one name ({folder}: {found}); save it again")
+        full[found] = tensor
+    return full
 
 
-def read_end_ids(folder: StrPath) -> list[int]:
-    """The ids that end a text, as the folder names them; empty where it does not."""
-    for name in ("generation_config.json", "config.json"):
-        path = Path(folder) / name
-        named = _read_json(path).get("eos_token_id") if path.exists() else None
-        if named is None:
-            continue
-        ends = named if isinstance(named, list) else [named]
-        if not all(type(end) is int and end >= 0 for end in ends):
-            raise FileFormatError(f"eos_token_id is no id ({path}: {named!r}); download it again")
-        return ends
-    return []
+def _take_tied_head(theirs: dict[str, Tensor], embedding: str, folder: Path) -> None:
+    """Leave one of the two names of a tied matrix; files hold it under either, or under both."""
+    head = theirs.pop(HEAD, None)
+    if head is None:
+        return
+    if not torch.equal(theirs.setdefault(embedding, head), head):
+        raise FileFormatError(
+            f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
+            "tie_word_embeddings to false there"
+        )
 
 
-def read_start_ids(folder: StrPath) -> list[int]:
-    """The ids that the folder's tokenizer puts before a text, as Llama's does; mostly none."""
-    path = Path(folder) / "tokenizer.json"
-    processor = (_read_json(path).get("post_processor") if path.exists() else None) or {}
-    ids: list[int] = []
-    for step in processor.get("processors", [processor]):
-        if step.get("type") != "TemplateProcessing":
-            continue
+def _new_head(embedding: Tensor, hub: dict[str, Any], folder: Path) -> Tensor:
+    """A head for a base model: random as transformers', and the same at each load."""
+    warnings.warn(
+        f"a base model has no head ({folder}: {hub['architectures'][0]}); lm_head.weight starts "
+        "from random numbers, so train it before you generate text",
+        Notice,
+        stacklevel=2,
+    )
+    head = torch.empty(embedding.shape, dtype=embedding.dtype)
+    std = float(hub.get("initializer_range", 0.02))
+    return head.normal_(std=std, generator=torch.Generator().manual_seed(0))
+
+
+def _as_ours(
+    table: list[Rule], theirs: dict[str, Tensor], config: ModelConfig, folder: Path
+) -> dict[str, Tensor]:
+    """The weights under our names, each of the shape that the config gives it."""
+    empty = Transformer(config, device="meta").state_dict()
+    ours: dict[str, Tensor] = {}
+    for rule in table:
+        parts = [theirs[name] for name in rule.theirs]
+        wanted = [tuple(empty[name].shape) for name in rule.ours]
         try:
-            for part in step["single"]:
-                if "SpecialToken" not in part:  # the text itself
-                    break
-                ids += step["special_tokens"][part["SpecialToken"]["id"]]["ids"]
-        except (KeyError, TypeError):
+            found = rule.to_ours(parts)
+        except (IndexError, RuntimeError):  # of too few axes, or experts of several shapes
+            found = []
+        if (shapes := [tuple(each.shape) for each in found or parts]) != wanted:
             raise FileFormatError(
-                f"the template names tokens that it does not list ({path}); download it again"
-            ) from None
-    return ids
-
-
-def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
-    """<|endoftext|>'s, where there is one."""
-    return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
+                f"a weight has another shape than config.json says ({folder}: "
+                f"{', '.join(rule.theirs)} makes {', '.join(map(str, shapes))}, not "
+                f"{', '.join(map(str, wanted))}); download both again"
+            )
+        for name, weight in zip(rule.ours, found, strict=True):
+            if not weight.is_floating_point():
+                raise FileFormatError(
+                    f"a weight is of whole numbers ({folder}: {', '.join(rule.theirs)} has "
+                    f"{weight.dtype}); download it again, not quantized"
+                )
+            ours[name] = weight
+    return ours
 
 
 def to_hf(
@@ -172,6 +190,7 @@ def to_hf(
     hub = config_to_hub(config)
     if is_taken(path):
         raise ValueError(f"something has this name already ({path}); give a new folder")
+    check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
     ours = model.state_dict()
     for name in ("embedding.weight", "lm_head.weight"):
         ours[name] = ours[name][: config.vocab_size]
@@ -190,8 +209,8 @@ def to_hf(
     if tokenizer is not None:
         texts["tokenizer.json"] = json.loads(tokenizer.to_json())
         if starts:
-            texts["tokenizer.json"]["post_processor"] = _template(tokenizer, starts)
-        texts["tokenizer_config.json"] = _tokenizer_config(
+            texts["tokenizer.json"]["post_processor"] = template(tokenizer, starts)
+        texts["tokenizer_config.json"] = tokenizer_config(
             tokenizer, ends, hub["bos_token_id"], config.context_length
         )
     with replacing_directory(path) as new:
@@ -204,42 +223,11 @@ def to_hf(
                 sync(file)
 
 
-def _tokenizer_config(
-    tokenizer: BPETokenizer, ends: list[int], start: int | None, context_length: int
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context_length,
-        "clean_up_tokenization_spaces": False,
-    }
-    if ends:
-        config["eos_token"] = tokenizer.vocab[ends[0]].decode("utf-8", "replace")
-    if start is not None:
-        config["bos_token"] = tokenizer.vocab[start].decode("utf-8", "replace")
-    return config
-
-
-def _template(tokenizer: BPETokenizer, starts: list[int]) -> dict[str, Any]:
-    """The post_processor that puts these tokens before a text."""
-    names = [tokenizer.vocab[start].decode("utf-8", "replace") for start in starts]
-    before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
-    first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
-    return {
-        "type": "TemplateProcessing",
-        "single": [*before, first],
-        "pair": [*before, first, second],
-        "special_tokens": {
-            name: {"id": name, "ids": [start], "tokens": [name]}
-            for name, start in zip(names, starts, strict=True)
-        },
-    }
-
-
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder: of one file, or of those that an index names."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        places = _read_json(index).get("weight_map")
+        places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
             raise FileFormatError(f"no weight_map of names to files ({index}); download it again")
         files = set(places.values())
@@ -254,22 +242,4 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 "(pytorch_model.bin is not read)"
             )
         tensors |= map_tensors(folder / name)
-    tensors = {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}
-    if any(name.startswith("wte.") for name in tensors):  # as OpenAI's own GPT-2 has it
-        tensors = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileFormatError(
-            f"no model of the hub here ({path} is absent); give its folder"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        check_downloaded(path)
-        raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
-    if not isinstance(content, dict):
-        raise FileFormatError(f"not an object ({path}); download it again")
-    return content
+    return {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}

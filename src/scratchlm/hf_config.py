@@ -6,12 +6,15 @@ to have the one value that we can do; anything else is an error that names it. N
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
 from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
 
 Json = dict[str, Any]
@@ -179,6 +182,12 @@ def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
     return architecture
 
 
+def is_base_model(hub: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that the folder has the layers only, without a head."""
+    base = re.sub("(LMHead|ForCausalLM)(Model)?", "Model", _CLASSES[hub["model_type"]])
+    return bool(hub.get("architectures") == [base])
+
+
 def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
     """`rope_parameters`, or `rope_theta` and `rope_scaling` as it was before transformers 5."""
     rope, scaling = hub.get("rope_parameters") or {}, dict(hub.get("rope_scaling") or {})
@@ -288,3 +297,19 @@ def _rope_to(config: ModelConfig) -> Json:
         "rope_theta": config.rope_theta,
         "rope_scaling": before if config.rope_scaling else None,
     }
+
+
+def read_json(path: Path) -> Json:
+    """The object in a JSON file of a hub folder."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileFormatError(
+            f"no model of the hub here ({path} is absent); give its folder"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        check_downloaded(path)
+        raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
+    if not isinstance(content, dict):
+        raise FileFormatError(f"not an object ({path}); download it again")
+    return content

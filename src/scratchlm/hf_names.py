@@ -22,6 +22,13 @@ from torch import Tensor
 
 from scratchlm.model.config import ModelConfig
 
+HEAD = "lm_head.weight"
+EMBEDDINGS = {  # what HEAD is tied to; its first word is the prefix that a base model lacks
+    "gpt2": "transformer.wte.weight",
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mixtral"), "model.embed_tokens.weight"),
+}
+_STACKED = {"gate_up_proj": (1, 3), "down_proj": (2,)}
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -36,7 +43,7 @@ class Rule:
             case "same":
                 return tensors
             case "transposed":
-                return [tensors[0].T.contiguous()]
+                return [tensors[0].mT.contiguous()]  # an error where there is one axis
             case "fused":  # a bias has one axis only, and .mT wants two
                 return [each.contiguous() for each in tensors[0].movedim(-1, 0).chunk(3)]
             case "stacked":
@@ -63,17 +70,33 @@ def rules(architecture: str, config: ModelConfig) -> list[Rule]:
     return found
 
 
+def split_experts(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A Mixtral's weights as the hub has them, each expert's on its own. transformers 5 keeps the
+    experts of a layer in one tensor, gate_up_proj (expert, 2 · d_ff, d_model) and down_proj, and a
+    file that holds its state_dict does too."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        layer, _, kind = name.partition(".mlp.experts.")
+        if kind not in _STACKED or tensor.ndim != 3:
+            found[name.replace(".mlp.gate.", ".block_sparse_moe.gate.")] = tensor
+            continue
+        numbers = _STACKED[kind]
+        for expert, matrices in enumerate(tensor):
+            for number, matrix in zip(numbers, matrices.chunk(len(numbers)), strict=False):
+                found[f"{layer}.block_sparse_moe.experts.{expert}.w{number}.weight"] = matrix
+    return found
+
+
 def _outside_layers(architecture: str, config: ModelConfig) -> Iterator[Rule]:
+    yield _same("embedding.weight", EMBEDDINGS[architecture])
     if architecture == "gpt2":
-        yield _same("embedding.weight", "transformer.wte.weight")
         yield _same("position_embedding.weight", "transformer.wpe.weight")
         yield _same("norm.weight", "transformer.ln_f.weight")
         yield _same("norm.bias", "transformer.ln_f.bias")
     else:
-        yield _same("embedding.weight", "model.embed_tokens.weight")
         yield _same("norm.weight", "model.norm.weight")
     if not config.tie_embeddings:
-        yield _same("lm_head.weight", "lm_head.weight")
+        yield _same("lm_head.weight", HEAD)
 
 
 def _gpt2_layer(layer: int, config: ModelConfig) -> Iterator[Rule]:

@@ -8,7 +8,6 @@ A `.bin` without its sidecar is read as uint16; a `.npy` of integers reads alike
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from scratchlm.atomic import replacing_file, sync_directory
+from scratchlm.atomic import replacing_file, sync, sync_directory
 from scratchlm.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -119,14 +118,14 @@ def write_shard(
     if src.resolve() == dst.resolve():
         raise ValueError(f"the text and its shard are one file ({src}); name another output")
     if tokenizer_path is not None:
-        with contextlib.suppress(ValueError):  # on another drive of Windows
-            tokenizer_path = os.path.relpath(tokenizer_path, dst.parent)
-        tokenizer_path = Path(tokenizer_path).as_posix()
+        tokenizer_path = Path(os.path.relpath(tokenizer_path, dst.parent)).as_posix()
     temporary = partial_path(dst)
     try:
         count = tokenizer.encode_file(src, temporary, num_workers)
         if count == 0:
             raise ValueError(f"the text has no tokens ({src}); encode a file that is not empty")
+        with temporary.open("rb") as file:
+            sync(file)
         dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
         text_bytes = _text_bytes(temporary, tokenizer)
         info = _describe(

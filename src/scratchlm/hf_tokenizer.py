@@ -1,0 +1,146 @@
+"""The tokenizer of a hub folder, and the ids that begin and end its texts, both ways."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scratchlm.errors import FileFormatError, Notice
+from scratchlm.hf_config import read_json
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+StrPath = str | os.PathLike[str]
+SEPARATOR = "<|endoftext|>"
+
+
+def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
+    """The tokenizer.json in a folder, or vocab.json and merges.txt, or None."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").exists():
+        return BPETokenizer.load(folder / "tokenizer.json")
+    if (folder / "vocab.json").exists():
+        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+    return None
+
+
+def read_end_ids(folder: StrPath, vocab_size: int) -> list[int]:
+    """The ids that end a text, of the first file that names some; empty where none does.
+
+    An id that the model does not have ends no text. It is dropped with a Notice, because a config
+    often keeps GPT-2's 50256 beside a smaller vocabulary, and transformers loads such folders.
+    """
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        named = read_json(path).get("eos_token_id") if path.exists() else None
+        if named is None:
+            continue
+        ends = named if isinstance(named, list) else [named]
+        if not all(type(end) is int for end in ends):
+            raise FileFormatError(f"eos_token_id is no id ({path}: {named!r}); download it again")
+        if known := known_ids(ends, vocab_size, "eos_token_id", path):
+            return known
+    return []
+
+
+def known_ids(ids: Sequence[int], vocab_size: int, key: str, path: StrPath) -> list[int]:
+    """Those of `ids` that the model has; a Notice names the others."""
+    unknown = [id for id in ids if not 0 <= id < vocab_size]
+    if unknown:
+        warnings.warn(
+            f"{key} {', '.join(map(str, unknown))} is not in the vocabulary ({os.fspath(path)}: "
+            f"the model's ids are 0 to {vocab_size - 1}); it is ignored",
+            Notice,
+            stacklevel=2,
+        )
+    return [id for id in ids if id not in unknown]
+
+
+def read_start_ids(folder: StrPath, vocab_size: int) -> list[int]:
+    """The ids that the folder's tokenizer puts before a text, as Llama's does; mostly none."""
+    path = Path(folder) / "tokenizer.json"
+    processor = (read_json(path).get("post_processor") if path.exists() else None) or {}
+    ids: list[int] = []
+    for step in processor.get("processors", [processor]):
+        if step.get("type") != "TemplateProcessing":
+            continue
+        try:
+            for part in step["single"]:
+                if "SpecialToken" not in part:  # the text itself
+                    break
+                ids += step["special_tokens"][part["SpecialToken"]["id"]]["ids"]
+        except (KeyError, TypeError):
+            raise FileFormatError(
+                f"the template names tokens that it does not list ({path}); download it again"
+            ) from None
+    check_start_ids(ids, vocab_size, path)
+    return ids
+
+
+def check_start_ids(ids: Sequence[int], vocab_size: int, path: StrPath) -> None:
+    """Raise FileFormatError unless the model can read every id that is put before a text."""
+    if not all(type(id) is int and 0 <= id < vocab_size for id in ids):
+        raise FileFormatError(
+            f"the ids before a text are not all in the vocabulary ({os.fspath(path)}: {ids!r:.40}, "
+            f"the model's ids are 0 to {vocab_size - 1}); give the model's own tokenizer"
+        )
+
+
+def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
+    """The id of <|endoftext|>, where the tokenizer has it."""
+    return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
+
+
+def check_ids(
+    tokenizer: BPETokenizer | None, ends: Sequence[int], starts: Sequence[int], vocab_size: int
+) -> None:
+    """Raise ValueError for a tokenizer, or for ids, that a model of `vocab_size` does not know."""
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"the tokenizer is of another model ({len(tokenizer)} ids, the model knows "
+            f"{vocab_size}); give the one it was trained with"
+        )
+    for name, ids in (("end_ids", ends), ("start_ids", starts)):
+        if not all(0 <= id < vocab_size for id in ids):
+            raise ValueError(
+                f"{name} are not all in the vocabulary ({list(ids)}); give ids from 0 to "
+                f"{vocab_size - 1}"
+            )
+    if tokenizer is not None and not all(id in tokenizer.vocab for id in starts):
+        raise ValueError(
+            f"start_ids are not all the tokenizer's ({list(starts)}); give ids of its tokens"
+        )
+
+
+def tokenizer_config(
+    tokenizer: BPETokenizer, ends: list[int], start: int | None, context_length: int
+) -> dict[str, Any]:
+    """The content of tokenizer_config.json. An id without a token has no name in it."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    if ends and ends[0] in tokenizer.vocab:
+        config["eos_token"] = tokenizer.vocab[ends[0]].decode("utf-8", "replace")
+    if start is not None and start in tokenizer.vocab:
+        config["bos_token"] = tokenizer.vocab[start].decode("utf-8", "replace")
+    return config
+
+
+def template(tokenizer: BPETokenizer, starts: list[int]) -> dict[str, Any]:
+    """The post_processor that puts these tokens before a text."""
+    names = [tokenizer.vocab[start].decode("utf-8", "replace") for start in starts]
+    before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
+    first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [*before, first],
+        "pair": [*before, first, second],
+        "special_tokens": {
+            name: {"id": name, "ids": [start], "tokens": [name]}
+            for name, start in zip(names, starts, strict=True)
+        },
+    }

@@ -1,0 +1,288 @@
+"""Folders of the hub as they are found: tied weights under either name, prefixes, base models."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import Tensor
+
+from scratchlm import BPETokenizer, ModelConfig, Transformer, load_model
+from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.cli.convert import main as convert
+from scratchlm.cli.generate import main as generate
+from scratchlm.errors import FileFormatError, Notice
+from scratchlm.hf import from_hf, to_hf
+
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+SIZES = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
+    "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+GPT2_SIZES = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32,
+              "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "GPT2": GPT2_SIZES,
+    "Llama": SIZES,
+    "Qwen2": SIZES,
+    "Qwen3": SIZES | {"head_dim": 8},
+    "Mixtral": SIZES | {"num_local_experts": 2},
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def theirs_of(kind: str, ending: str = "", *, tied: bool = True) -> Any:
+    """A random model of `transformers`; ending "Model" is the one without a head."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**KINDS[kind], tie_word_embeddings=tied)
+    ending = ending or ("LMHeadModel" if kind == "GPT2" else "ForCausalLM")
+    return getattr(transformers, f"{kind}{ending}")._from_config(config).eval()
+
+
+def rewrite(folder: Path, weights: dict[str, Tensor]) -> None:
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def check_logits(folder: Path, theirs: Any) -> None:
+    torch.testing.assert_close(from_hf(folder)(IDS), theirs(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+# Tied weights
+
+
+def test_a_tied_matrix_is_read_under_either_name(kind: str, tmp_path: Path) -> None:
+    """safetensors' own save_model keeps the first name in the alphabet: lm_head.weight."""
+    theirs = theirs_of(kind)
+    theirs.save_pretrained(tmp_path / "hub")
+    usual = load_file(tmp_path / "hub" / "model.safetensors")
+    save_model(theirs, str(tmp_path / "hub" / "model.safetensors"))
+    weights = load_file(tmp_path / "hub" / "model.safetensors")
+    assert "lm_head.weight" in weights
+    assert len(weights) == len(theirs.state_dict()) - 1
+    check_logits(tmp_path / "hub", theirs)
+    ours = from_hf(tmp_path / "hub")
+    assert ours.lm_head.weight is ours.embedding.weight
+    to_hf(ours, tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back.keys() == usual.keys()
+    assert all(torch.equal(back[name], usual[name]) for name in back)
+
+    embedding = "transformer.wte.weight" if kind == "GPT2" else "model.embed_tokens.weight"
+    rewrite(tmp_path / "hub", usual | {"lm_head.weight": usual[embedding].clone()})
+    check_logits(tmp_path / "hub", theirs)
+    del usual[embedding]
+    rewrite(tmp_path / "hub", usual)
+    with pytest.raises(FileFormatError, match=rf"^weights are missing .*: {embedding}\); down"):
+        from_hf(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Mixtral"])
+def test_what_is_missing_is_named_before_it_is_looked_up(kind: str, tmp_path: Path) -> None:
+    theirs_of(kind, tied=False).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in weights:
+        if ".1." in name:  # as layer 0
+            continue
+        rewrite(tmp_path, {other: weights[other] for other in weights if other != name})
+        with pytest.raises(FileFormatError, match=f"weights are missing .*{name}"):
+            from_hf(tmp_path)
+        rewrite(tmp_path, weights | {name: torch.ones(2)})
+        with pytest.raises(FileFormatError, match=rf"another shape .*{name}"):
+            from_hf(tmp_path)
+    rewrite(tmp_path, {"x": torch.ones(1)})
+    with pytest.raises(FileFormatError, match=r"missing .* and \d+ more\); download it again"):
+        from_hf(tmp_path)
+
+
+# Prefixes
+
+PREFIXES = ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.", "model.",
+            "module.model._orig_mod."]  # fmt: skip
+
+
+def test_a_wrapped_models_names_are_read_without_prefixes(kind: str, tmp_path: Path) -> None:
+    theirs = theirs_of(kind)
+    theirs.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    expected = theirs(IDS).logits
+    for prefix in PREFIXES if kind == "GPT2" else ("module._orig_mod.", "model."):
+        rewrite(tmp_path, {prefix + name: tensor for name, tensor in weights.items()})
+        with warnings.catch_warnings(record=True) as told:
+            ours = from_hf(tmp_path)
+        torch.testing.assert_close(ours(IDS), expected, rtol=1e-5, atol=1e-5)
+        said = [str(each.message) for each in told if each.category is Notice]
+        assert len(said) == (prefix != "model.")
+        assert all("without the prefixes of a compiled or par" in s and prefix in s for s in said)
+
+    layer = re.compile(r"(\.(h|layers)\.1\.)")  # one compiled layer
+    rewrite(tmp_path, {layer.sub(r"\1_orig_mod.", name): t for name, t in weights.items()})
+    with pytest.warns(Notice, match=r"prefixes .*\.1\._orig_mod\."):
+        ours = from_hf(tmp_path)
+    torch.testing.assert_close(ours(IDS), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_two_weights_of_one_name_are_refused(tmp_path: Path) -> None:
+    theirs_of("Llama").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for prefix in ("module.", "model."):
+        rewrite(tmp_path, weights | {f"{prefix}model.norm.weight": torch.ones(16)})
+        with pytest.raises(FileFormatError, match=r"two weights have one name .*model\.norm"):
+            from_hf(tmp_path)
+
+
+# Base models
+
+
+def test_a_tied_base_model_has_a_head(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs_of(kind, "Model").save_pretrained(tmp_path)
+    check_logits(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path).eval())
+
+
+def test_an_untied_base_model_gets_a_new_head_and_says_so(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    theirs_of(kind, "Model", tied=False).to(torch.bfloat16).save_pretrained(tmp_path)
+    theirs = AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with pytest.warns(Notice, match=rf"no head .*{kind}Model\); lm_head.weight starts from random"):
+        ours = from_hf(tmp_path)
+    expected = theirs(IDS).last_hidden_state
+    assert {weight.dtype for weight in ours.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(ours.float().hidden(IDS), expected, rtol=1e-5, atol=1e-5)
+    with pytest.warns(Notice):
+        assert torch.equal(from_hf(tmp_path).float()(IDS), ours(IDS)), "one folder, one model"
+    assert 0.25 < ours.lm_head.weight.std() < 0.35  # initializer_range
+
+    change(tmp_path, architectures=[f"{kind}ForCausalLM"])
+    with pytest.raises(
+        FileFormatError, match=r"missing .*: lm_head\.weight\); .* set tie_word_embeddings to true"
+    ):
+        from_hf(tmp_path)
+
+
+# Ids
+
+SPECIAL = {"<|begin|>": 256, "<|endoftext|>": 257}
+TOKENIZER = BPETokenizer(
+    {byte: bytes([byte]) for byte in range(256)} | {n: s.encode() for s, n in SPECIAL.items()},
+    [],
+    list(SPECIAL),
+)
+
+
+def test_ids_past_the_vocabulary_are_told_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small GPT-2 keeps the 50256 of the default config; transformers loads it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    hub, ours = tmp_path / "hub", tmp_path / "ours"
+    config = GPT2Config(**GPT2_SIZES | {"vocab_size": 269, "eos_token_id": 50256})
+    config.bos_token_id = config.pad_token_id = 50256
+    GPT2LMHeadModel(config).save_pretrained(hub)
+    assert json.loads((hub / "generation_config.json").read_text())["eos_token_id"] == 50256
+    TOKENIZER.save(hub / "tokenizer.json")
+    with pytest.warns(Notice, match="eos_token_id 50256 is not in the vocabulary") as told:
+        assert load_with_tokenizer(hub).end_ids == [257]
+    places = ["generation_config.json", "config.json"]
+    assert [str(hub / name) in str(told[i].message) for i, name in enumerate(places)] == [True] * 2
+    capsys.readouterr()
+    assert convert(["--from", str(hub), "--to", str(ours)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"scratchlm: eos_token_id 50256 is not in the vocabulary ({hub / name}: the model's ids "
+        "are 0 to 268); it is ignored" for name in places
+    ]  # fmt: skip
+    assert convert(["--from", str(ours), "--to", str(tmp_path / "back")]) == 0
+    assert GPT2LMHeadModel.from_pretrained(tmp_path / "back").config.eos_token_id == 257
+    words = ["--prompt", "", "--max_tokens", "2", "--device", "cpu"]
+    assert generate(["--model_path", str(hub), *words]) == 0
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ([50256, 7], 5, [7]),
+        (50256, [9, 300], [9]),
+        (-1, None, [257]),
+        (None, 5, [5]),
+        ([], 5, [5]),
+    ],
+)
+def test_each_file_that_names_ids_is_checked(
+    generation: Any, config: Any, expected: list[int], tmp_path: Path
+) -> None:
+    to_hf(Transformer(ModelConfig(258, 16, 16, 1, 2)), tmp_path / "hub", TOKENIZER)
+    (tmp_path / "hub" / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": generation})
+    )
+    change(tmp_path / "hub", eos_token_id=config)
+    if any(wrong in str((generation, config)) for wrong in ("50256", "300", "-1")):
+        with pytest.warns(Notice, match="not in the vocabulary"):
+            assert load_with_tokenizer(tmp_path / "hub").end_ids == expected
+    else:
+        assert load_with_tokenizer(tmp_path / "hub").end_ids == expected
+
+
+def test_ids_before_a_text_have_to_be_in_the_vocabulary(tmp_path: Path) -> None:
+    model = Transformer(ModelConfig(258, 16, 16, 1, 2))
+    to_hf(model, tmp_path / "hub", TOKENIZER, start_ids=[256])
+    path = tmp_path / "hub" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["post_processor"]["special_tokens"]["<|begin|>"]["ids"] = [400]
+    path.write_text(json.dumps(content))
+    with pytest.raises(FileFormatError, match=r"before a text .*tokenizer\.json: \[400\], the mo"):
+        load_with_tokenizer(tmp_path / "hub")
+
+
+def test_ids_of_a_checkpoint_are_checked(tmp_path: Path) -> None:
+    from scratchlm import save_checkpoint
+
+    model = Transformer(ModelConfig(258, 16, 16, 1, 2))
+    more: dict[str, Any] = {"tokenizer": TOKENIZER.to_json(), "end_ids": [50256]}
+    save_checkpoint(tmp_path / "x.pt", model, None, 0, **more)
+    with pytest.warns(Notice, match=r"end_ids 50256 is not in the vocabulary .*x\.pt"):
+        assert load_with_tokenizer(tmp_path / "x.pt").end_ids == [257]
+    save_checkpoint(tmp_path / "x.pt", model, None, 0, **more | {"start_ids": [258]})
+    with (
+        pytest.warns(Notice),
+        pytest.raises(FileFormatError, match=r"before a text .*x\.pt: \[258\]"),
+    ):
+        load_with_tokenizer(tmp_path / "x.pt")
+
+
+def test_ids_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
+    model = Transformer(ModelConfig(300, 16, 16, 1, 2))
+    for how, message in (
+        ({"end_ids": [300]}, r"end_ids are not all in the vocabulary \(\[300\]\)"),
+        ({"start_ids": [-1]}, r"start_ids are not all in the vocabulary \(\[-1\]\)"),
+        ({"start_ids": [299]}, r"start_ids are not all the tokenizer's \(\[299\]\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_hf(model, tmp_path / "hub", TOKENIZER, **how)
+    with pytest.raises(ValueError, match=r"the tokenizer is of another model \(258 ids"):
+        to_hf(Transformer(ModelConfig(61, 16, 16, 1, 2)), tmp_path / "hub", TOKENIZER)
+    assert not (tmp_path / "hub").exists()
+    to_hf(model, tmp_path / "hub", TOKENIZER, end_ids=[299])  # the model has it, no token does
+    assert load_with_tokenizer(tmp_path / "hub").end_ids == [299]
+    assert "eos_token" not in json.loads((tmp_path / "hub" / "tokenizer_config.json").read_text())
+    assert isinstance(load_model(tmp_path / "hub", "cpu"), Transformer)
