@@ -260,7 +260,7 @@ def test_encode_file_equals_encode(
     expected = trained.encode(text)
     assert trained.encode_file(src, dst, num_workers) == len(expected)
     assert np.fromfile(dst, "<u2").tolist() == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.bin", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.bin", "ids.bin.json", "text"]
 
 
 def test_encode_file_replaces_dst_only_when_it_is_whole(

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import tiny
+from scratchlm import BPETokenizer
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size, prepare
-from scratchlm.data.shards import bytes_of, write_shard
+from scratchlm.data.shards import write_shard
 from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.token_files import bytes_of
 
 
 def run(folder, *, vocab_size=300, context_length=32, **named):
@@ -105,6 +107,29 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         run(tmp_path, train=corpus, val=tmp_path / "gone.txt")
     assert not (tmp_path / "data").exists(), "refused before the training text was tokenized"
+
+
+def test_the_width_of_a_bare_bin(tmp_path):
+    """Ids that a user wrote, and what the vocabulary or the tokenizer says of their width."""
+    ids = np.arange(1, 2001) % 300
+    ids.astype("<u4").tofile(tmp_path / "wide.bin")
+    ids.astype("<u2").tofile(tmp_path / "narrow.bin")
+    for vocab_size, dtype in ((300, "uint32"), (70_000, None)):
+        named = {"dtype": dtype} if dtype else {}
+        data, said = run(tmp_path, train=tmp_path / "wide.bin", vocab_size=vocab_size, **named)
+        assert [*data.train, *data.val] == ids.tolist()
+        assert "wide.bin has no sidecar: read as uint32" in said[0]
+    with pytest.raises(ValueError, match=r"every second id is 0 .*wide\.bin"):
+        run(tmp_path, train=tmp_path / "wide.bin")
+    for vocab_size, dtype in ((300, "uint32"), (70_000, None)):
+        named = {"dtype": dtype} if dtype else {}
+        with pytest.raises(ValueError, match=r"past the vocabulary .*narrow\.bin.*dtype uint16"):
+            run(tmp_path, train=tmp_path / "narrow.bin", vocab_size=vocab_size, **named)
+    vocab = {i: bytes([i]) for i in range(256)} | {i: b"%06d" % i for i in range(256, 70_000)}
+    BPETokenizer(vocab, []).save(tmp_path / "large.json")
+    named = {"train": tmp_path / "narrow.bin", "tokenizer": tmp_path / "large.json"}
+    with pytest.raises(ValueError, match=r"uint16 cannot hold the tokenizer's ids .*70000 ids"):
+        run(tmp_path, vocab_size=70_000, dtype="uint16", **named)
 
 
 def test_special_tokens_stand_for_no_text(tmp_path):

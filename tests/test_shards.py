@@ -6,33 +6,21 @@ import json
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scratchlm.data.shards import ShardInfo, open_shard, write_shard, write_sidecar
+from scratchlm.data.shards import open_shard, write_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.token_files import ShardInfo, write_sidecar
 
 
-class ByteTokenizer:
-    """Ids are bytes; `size` past 65,536 makes them four bytes wide, as BPETokenizer does."""
-
-    def __init__(self, size: int = 256, name: str = "hash-of-bytes") -> None:
-        self.size, self.hash = size, name
-        self.dtype = np.dtype("<u2" if size <= 65_536 else "<u4")
-        self.vocab = {size - 256 + byte: bytes([byte]) for byte in range(256)}
-        self.special_tokens: list[str] = []
-
-    def __len__(self) -> int:
-        return self.size
-
-    def encode_file(self, src: Path, dst: Path, num_workers: int | None) -> int:
-        ids = np.frombuffer(Path(src).read_bytes(), np.uint8).astype(np.int64)
-        ids += self.size - 256
-        ids.astype(self.dtype).tofile(dst)
-        return len(ids)
+def byte_tokenizer(size: int = 256) -> BPETokenizer:
+    """Ids are bytes; `size` past 65,536 makes them four bytes wide."""
+    return BPETokenizer({size - 256 + byte: bytes([byte]) for byte in range(256)}, [])
 
 
 TEXT = b"the quick brown fox jumps over the lazy dog"
@@ -47,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shard(text: Path, tmp_path: Path) -> Path:
-    write_shard(ByteTokenizer(), text, tmp_path / "train.bin")
+    write_shard(byte_tokenizer(), text, tmp_path / "train.bin")
     return tmp_path / "train.bin"
 
 
@@ -66,7 +54,7 @@ def flip_a_bit(path: Path) -> None:
 def test_round_trip(text: Path, tmp_path: Path, size: int, dtype: str) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "train.bin"
-    info = write_shard(ByteTokenizer(size), text, path, tokenizer_path=tmp_path / "tokenizer.json")
+    info = write_shard(byte_tokenizer(size), text, path, tokenizer_path=tmp_path / "tokenizer.json")
     opened = open_shard(path, verify=True)
     assert bytes((opened.tokens - (size - 256)).astype(np.uint8)) == TEXT
     assert isinstance(opened.tokens, np.memmap)
@@ -76,12 +64,12 @@ def test_round_trip(text: Path, tmp_path: Path, size: int, dtype: str) -> None:
     assert (info.dtype, info.count, info.text_bytes) == (dtype, len(TEXT), len(TEXT))
     assert (info.vocab_size, info.max_id) == (size, size - 256 + ord("z"))
     assert opened.max_id == info.max_id
-    assert (info.tokenizer_hash, info.tokenizer) == ("hash-of-bytes", "../tokenizer.json")
+    assert (info.tokenizer_hash, info.tokenizer) == (byte_tokenizer(size).hash, "../tokenizer.json")
     assert sorted(p.name for p in path.parent.iterdir()) == ["train.bin", "train.bin.json"]
 
 
 def test_bytes_are_little_endian(text: Path, tmp_path: Path) -> None:
-    write_shard(ByteTokenizer(65_537), text, tmp_path / "train.bin")
+    write_shard(byte_tokenizer(65_537), text, tmp_path / "train.bin")
     first = ord("t") + 65_537 - 256
     assert (tmp_path / "train.bin").read_bytes()[:4] == first.to_bytes(4, "little")
 
@@ -124,10 +112,51 @@ def test_without_a_sidecar_it_is_uint16_and_the_largest_id_is_found(tmp_path: Pa
         open_shard(path, verify=True)
 
 
+def test_a_bare_files_width_is_asked_for_or_follows_from_the_vocabulary(tmp_path: Path) -> None:
+    path, ids = tmp_path / "plain.bin", np.arange(1, 101)
+    ids.astype("<u4").tofile(path)
+    assert open_shard(path, dtype="uint32").tokens.tolist() == ids.tolist()
+    assert open_shard(path, vocab_size=65_537).tokens.tolist() == ids.tolist()
+    with pytest.raises(ValueError, match=r"every second id is 0 .*plain\.bin.*dtype uint32"):
+        open_shard(path, vocab_size=65_536)
+    assert open_shard(path, dtype="uint16").tokens[:4].tolist() == [1, 0, 2, 0]
+    for right in (ids, ids * 0, ids % 3):  # none of these is taken for uint32
+        right.astype("<u2").tofile(path)
+        assert open_shard(path).tokens.tolist() == right.tolist()
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(FileFormatError, match=r"four bytes each \(.*: 198\); .*--data\.dtype"):
+        open_shard(path, dtype="uint32")
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n")
+    with pytest.raises(FileFormatError, match=r"a Git LFS pointer.*plain\.bin.*git lfs pull"):
+        open_shard(path)
+    path.rename(tmp_path / "plain.npy")
+    with pytest.raises(FileFormatError, match=r"a Git LFS pointer.*plain\.npy"):
+        open_shard(tmp_path / "plain.npy")
+
+
+def test_a_width_that_the_file_contradicts(shard: Path, tmp_path: Path) -> None:
+    assert len(open_shard(shard, dtype="uint16").tokens) == len(TEXT)
+    with pytest.raises(ValueError, match=r"the ids are uint16 \(.*, data\.dtype uint32\); leave"):
+        open_shard(shard, dtype="uint32")
+    np.save(tmp_path / "ids.npy", np.arange(3))
+    with pytest.raises(ValueError, match=r"the ids are int64 .*; leave data\.dtype out"):
+        open_shard(tmp_path / "ids.npy", dtype="uint32")
+
+
+@pytest.mark.parametrize("size", [257, 65_537])
+def test_encode_file_writes_a_sidecar(tmp_path: Path, text: Path, size: int) -> None:
+    tokenizer = byte_tokenizer(size)
+    assert tokenizer.encode_file(text, tmp_path / "a.bin") == len(TEXT)
+    info = write_shard(tokenizer, text, tmp_path / "b.bin")
+    opened = open_shard(tmp_path / "a.bin", verify=True)
+    assert opened.tokens.tolist() == tokenizer.encode(TEXT.decode())
+    assert replace(info, mtime_ns=0) == replace(opened.info, mtime_ns=0)
+
+
 def test_the_largest_id_is_found_across_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scratchlm.data.shards._BLOCK", 4)
+    monkeypatch.setattr("scratchlm.data.shards.BLOCK", 4)
     for place in (0, 3, 4, 9):
         ids = np.zeros(10, "<u2")
         ids[place] = 77
@@ -226,13 +255,12 @@ class Killed(BaseException):
 def test_killed_while_encoding_leaves_the_old_shard_whole(
     shard: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(self: ByteTokenizer, src: Path, dst: Path, num_workers: int | None) -> int:
-        Path(dst).write_bytes(b"part")
+    def killed(self: BPETokenizer, text: str, allowed_special: str = "all") -> None:
         raise Killed
 
-    monkeypatch.setattr(ByteTokenizer, "encode_file", killed)
+    monkeypatch.setattr(BPETokenizer, "encode_array", killed)
     with pytest.raises(Killed):
-        write_shard(ByteTokenizer(), text, shard)
+        write_shard(byte_tokenizer(), text, shard)
     assert bytes(open_shard(shard, verify=True).tokens.astype(np.uint8)) == TEXT
     assert sorted(p.name for p in shard.parent.iterdir()) == [
         "text.txt",
@@ -247,38 +275,38 @@ def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
 ) -> None:
     os.utime(shard, ns=(1, 1))  # the old ids are from another time
     text.write_bytes(new)
-    replace = Path.replace
+    rename = Path.replace
 
     def killed(self: Path, target: Path) -> Path:
         if Path(target) == shard:
             raise Killed
-        return replace(self, target)
+        return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(Killed):
-        write_shard(ByteTokenizer(), text, shard)
+        write_shard(byte_tokenizer(), text, shard)
     with pytest.raises(FileFormatError, match=r"encode its text again"):
         open_shard(shard)
     monkeypatch.undo()
-    write_shard(ByteTokenizer(), text, shard)
+    write_shard(byte_tokenizer(), text, shard)
     assert bytes(open_shard(shard, verify=True).tokens.astype(np.uint8)) == new
 
 
 def test_write_shard_refuses_before_it_encodes(text: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"written to a \.bin file \(.*\); name it train\.bin"):
-        write_shard(ByteTokenizer(), text, tmp_path / "train.npy")
+        write_shard(byte_tokenizer(), text, tmp_path / "train.npy")
     with pytest.raises(FileNotFoundError):
-        write_shard(ByteTokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")
+        write_shard(byte_tokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")
     text_named_bin = text.rename(tmp_path / "text.bin")
     with pytest.raises(ValueError, match=r"text and its shard are one file \(.*\); name another"):
-        write_shard(ByteTokenizer(), text_named_bin, text_named_bin)
+        write_shard(byte_tokenizer(), text_named_bin, text_named_bin)
     assert text_named_bin.read_bytes() == TEXT
 
 
 def test_text_without_tokens_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match=r"the text has no tokens \(.*\); encode"):
-        write_shard(ByteTokenizer(), tmp_path / "empty.txt", tmp_path / "train.bin")
+        write_shard(byte_tokenizer(), tmp_path / "empty.txt", tmp_path / "train.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["empty.txt"]
 
 

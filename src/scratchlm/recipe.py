@@ -17,7 +17,6 @@ from scratchlm.checkpoint import load_model, read_own_tokenizer, restore
 from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
-from scratchlm.data.shards import bytes_of
 from scratchlm.distributed import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import Transformer
@@ -35,6 +34,7 @@ from scratchlm.runtime import (
 from scratchlm.sampling import generate
 from scratchlm.throughput import peak_flops
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.train_config import TrainConfig
 from scratchlm.trainer import Trainer, TrainerConfig
 

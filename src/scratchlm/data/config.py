@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,9 +11,11 @@ class DataConfig:
     """`train` and `val`: a token shard (.bin, .npy) or a text file. `tokenizer`: a tokenizer.json;
     where none is named, that of the weights that training begins with or goes on from, else the one
     that a shard's sidecar names, and for text one that is trained. `verify` hashes whole shards at
-    start instead of trusting an unchanged size and time."""
+    start instead of trusting an unchanged size and time. `dtype`: the ids' type in a .bin that
+    has no sidecar."""
 
     train: str
     val: str | None = None
     tokenizer: str | None = None
     verify: bool = False
+    dtype: Literal["uint16", "uint32"] | None = None

@@ -12,7 +12,6 @@ items before that place, and encodes those after.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from scratchlm.atomic import naming, sync
 from scratchlm.data.corpus_folder import (
     SPLITS,
     TOKENIZER,
@@ -34,12 +32,12 @@ from scratchlm.data.corpus_folder import (
     corpus_folder,
 )
 from scratchlm.data.documents import Chunk, read_documents, rest_of_document
-from scratchlm.data.shards import ShardInfo, bytes_of, partial_path, put_shard
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
+from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
 _ITEM = 1 << 20  # characters of text in an item
@@ -202,8 +200,8 @@ class _Stream:
         self._first = self._next = place.item  # the first item to encode, the next to be added
         self._skip = place.id  # ids at its beginning that lie in a shard already
         self._documents = self._seen = 0
-        self._bytes_of = bytes_of(folder.tokenizer)
-        self._shard: _Shard | None = None
+        self._maker = Maker.of(folder.tokenizer, TOKENIZER)
+        self._shard: IdWriter | None = None
 
     def wants(self, item: _Item) -> bool:
         """Whether the item is to be encoded; asked of every item of the split, in order."""
@@ -217,11 +215,10 @@ class _Stream:
         while start < len(ids):
             if self._shard is None:
                 path = self._folder.shard_path(self._split, len(self._infos))
-                self._shard = _Shard(path, self._folder)
+                self._shard = IdWriter(path, self._maker)
             room = self._folder.settings["shard_tokens"] - self._shard.count
             part = ids[start : start + room]
-            # Counted by the ids, a shard's bytes are right wherever in a document it begins.
-            self._shard.write(part, int(self._bytes_of[part].sum()))
+            self._shard.write(part)
             start += len(part)
             if len(part) == room:
                 self._close(Place(len(self._infos) + 1, self._next, start))
@@ -248,54 +245,3 @@ class _Stream:
         """Leave nothing of a shard that was not closed."""
         if self._shard is not None:
             self._shard.abandon()
-
-
-class _Shard:
-    """A shard written piece by piece, hashed and counted on the way, so that nothing is read twice.
-
-    It is there once `close` returns; until then, and after a kill, only its temporary is.
-    """
-
-    def __init__(self, path: Path, folder: CorpusFolder) -> None:
-        self.path = path
-        self.count = self.text_bytes = self.max_id = 0
-        self._folder = folder
-        self._hash = hashlib.sha256()
-        self._temporary = partial_path(path)
-        self._file = self._temporary.open("wb")
-
-    def write(self, ids: npt.NDArray[np.integer], text_bytes: int) -> None:
-        """Append ids, (n,), that stand for so many bytes of text."""
-        data = ids.tobytes()  # of the tokenizer's type, as `_encode` makes them
-        with naming(self.path):
-            self._file.write(data)
-        self._hash.update(data)
-        self.count += len(ids)
-        self.text_bytes += text_bytes
-        self.max_id = max(self.max_id, int(ids.max(initial=0)))
-
-    def close(self) -> ShardInfo:
-        with naming(self.path):
-            sync(self._file)
-        self._file.close()
-        status = self._temporary.stat()
-        info = ShardInfo(
-            dtype=self._folder.tokenizer.dtype.name,
-            count=self.count,
-            text_bytes=self.text_bytes,
-            vocab_size=len(self._folder.tokenizer),
-            max_id=self.max_id,
-            tokenizer_hash=self._folder.settings["tokenizer"],
-            tokenizer=TOKENIZER,
-            sha256=self._hash.hexdigest(),
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-        )
-        put_shard(self._temporary, self.path, info)
-        return info
-
-    def abandon(self) -> None:
-        """Leave nothing behind of a shard that is not to be closed."""
-        with contextlib.suppress(OSError):  # of what found no room, and is tried once more
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.atomic import sync_directory, write_file
-from scratchlm.data.shards import ShardInfo, open_shard
+from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.token_files import ShardInfo
 
 SPLITS = ("train", "val")
 MANIFEST, PROGRESS, TOKENIZER = "corpus.json", "progress.json", "tokenizer.json"

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from scratchlm.data.config import DataConfig
-from scratchlm.data.shards import TokenShard, open_shard, read_sidecar, write_shard
+from scratchlm.data.shards import TokenShard, open_shard, write_shard
+from scratchlm.data.sources import SHARD_SUFFIXES
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.token_files import read_sidecar
 from scratchlm.tokenizer.training import train_bpe
-
-SHARD_SUFFIXES = (".bin", ".npy")
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def prepare(
             assert tokenizer_path is not None
             shard_path = folder / f"{name}-{_key(path, tokenizer.hash)}.bin"
             path = _tokenized(path, shard_path, tokenizer, tokenizer_path, say)
-        opened = open_shard(path, verify=config.verify)
+        opened = open_shard(path, verify=config.verify, dtype=config.dtype, vocab_size=vocab_size)
         if opened.info is None and path.suffix == ".bin":
-            say(f"{path} has no sidecar: read as uint16")
+            say(f"{path} has no sidecar: read as {opened.tokens.dtype.name}")
         _check(opened, tokenizer, vocab_size)
         return opened
 
@@ -173,10 +173,20 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
             f"the shard was made with another tokenizer ({shard.path}: its tokenizer is "
             f"{info.tokenizer or 'not named'}); give that one, or encode the text again"
         )
+    bare = info is None and shard.path.suffix == ".bin"
+    width = shard.tokens.dtype.name
+    if bare and tokenizer and width == "uint16" and tokenizer.dtype.name == "uint32":
+        raise ValueError(
+            f"uint16 cannot hold the tokenizer's ids ({shard.path}, {len(tokenizer)} ids); "
+            "give --data.dtype uint32, or encode the text again"
+        )
     if shard.max_id >= vocab_size:
+        other = "uint32" if width == "uint16" else "uint16"
+        remedy = f", or --data.dtype {other} where they are that" if bare else ""
         raise ValueError(
             f"an id is past the vocabulary ({shard.max_id} in {shard.path}, vocab_size "
-            f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text again"
+            f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text "
+            f"again{remedy}"
         )
 
 

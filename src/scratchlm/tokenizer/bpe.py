@@ -17,9 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from scratchlm.atomic import replacing_file, write_file
+from scratchlm.atomic import write_file
 from scratchlm.tokenizer import formats
 from scratchlm.tokenizer.encoding import TextEncoder, WordEncoder, lone_surrogate
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
@@ -38,14 +37,13 @@ from scratchlm.tokenizer.pretokenize import (
     Pretokenizer,
     check_special_tokens,
 )
-from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.tiktoken_files import (
     parts_of_ranks,
     read_tiktoken,
     tiktoken_ranks,
     write_tiktoken,
 )
-from scratchlm.tokenizer.workers import parallel_map, workers_for
+from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
 
 
 class BPETokenizer:
@@ -187,25 +185,15 @@ class BPETokenizer:
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
         """Write the ids of a UTF-8 file to `dst`, raw numbers of `dtype`, and return how many.
 
-        The special tokens in the file become their ids. Up to `num_workers` processes (default one
-        a core; for less than 4 MB this one) read and encode ranges of it, and `dst` is replaced
-        only once all of it is written. ValueError where it is not UTF-8.
+        The special tokens in the file become their ids. A sidecar beside it, `dst` + ".json", says
+        what the numbers are (see `token_files`). Up to `num_workers` processes (default one a core;
+        for less than 4 MB this one) read and encode ranges of the file, and `dst` is replaced only
+        once all of it is written. ValueError where it is not UTF-8.
         """
-        size = os.path.getsize(src)
-        workers = workers_for(size, num_workers)
-        written = 0
-        with (
-            replacing_file(Path(dst)) as file,
-            tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            items = cut_file(src, self._all_special, 1 << 22, bar)
-            for ids in parallel_map(self._encode_item, items, workers):
-                written += file.write(ids)
-        return written // self.dtype.itemsize
-
-    def _encode_item(self, item: Range | str) -> bytes:
-        texts = texts_of(item, self._all_special)
-        return b"".join(self._encode_block(text, self._all_special) for text in texts)
+        with writing_ids(self, Path(dst)) as writer:
+            for ids in encoded_ranges(self, src, num_workers):
+                writer.write(ids)
+        return writer.count
 
     def pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
         """What cuts a text for `encode`; errors as there."""

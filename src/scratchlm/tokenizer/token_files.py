@@ -1,0 +1,270 @@
+"""Token files: the ids of a text, and the sidecar that says what they are.
+
+    train.bin         little-endian uint16 (uint32 for a vocabulary past 65,536), no header
+    train.bin.json    dtype, count, the tokenizer's hash, size, time, SHA-256
+
+Every writer of ids writes both, by `writing_ids`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from scratchlm.atomic import naming, replacing_file, sync, sync_directory
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.parts import StrPath
+from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
+from scratchlm.tokenizer.workers import parallel_map, workers_for
+
+if TYPE_CHECKING:
+    from scratchlm.tokenizer.bpe import BPETokenizer
+
+DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
+BLOCK = 1 << 24  # ids, or bytes, scanned at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """The sidecar. `text_bytes`: of the text that the ids stand for, special tokens for none."""
+
+    dtype: str
+    count: int
+    text_bytes: int
+    vocab_size: int
+    max_id: int
+    tokenizer_hash: str
+    tokenizer: str | None  # the tokenizer.json, relative to the shard
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+def encoded_ranges(
+    tokenizer: BPETokenizer, src: StrPath, num_workers: int | None = None
+) -> Iterator[npt.NDArray[Any]]:
+    """The ids of a text file, range by range, by several processes, with a bar.
+
+    Its special tokens become their ids. ValueError for what is not UTF-8 text.
+    """
+    size = os.path.getsize(src)
+    workers = workers_for(size, num_workers)
+    encode = functools.partial(_encode, tokenizer)
+    with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
+        items = cut_file(src, tokenizer.pretokenizer("all"), 1 << 22, bar)
+        yield from parallel_map(encode, items, workers)
+
+
+def _encode(tokenizer: BPETokenizer, item: Range | str) -> npt.NDArray[Any]:
+    texts = texts_of(item, tokenizer.pretokenizer("all"))
+    empty = np.empty(0, tokenizer.dtype)
+    return np.concatenate([empty, *(tokenizer.encode_array(text) for text in texts)])
+
+
+@contextlib.contextmanager
+def writing_ids(
+    tokenizer: BPETokenizer, path: Path, tokenizer_path: str | Path | None = None
+) -> Iterator[IdWriter]:
+    """A file of the tokenizer's ids, which takes the name `path` and gets its sidecar when the
+    block ends without an error. The sidecar names the tokenizer's file where one is given."""
+    if tokenizer_path is not None:
+        tokenizer_path = Path(os.path.relpath(tokenizer_path, path.parent)).as_posix()
+    writer = IdWriter(path, Maker.of(tokenizer, tokenizer_path))
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """What a sidecar says of the tokenizer that made the ids; `bytes_of` as the function."""
+
+    dtype: np.dtype[Any]
+    bytes_of: npt.NDArray[np.int64]
+    hash: str
+    path: str | None  # relative to the file of ids
+
+    @classmethod
+    def of(cls, tokenizer: BPETokenizer, path: str | None) -> Maker:
+        return cls(tokenizer.dtype, bytes_of(tokenizer), tokenizer.hash, path)
+
+
+class IdWriter:
+    """Ids written piece by piece, hashed and counted on the way, so that nothing is read twice.
+
+    The file is there once `close` returns; until then, and after a kill, only its temporary is.
+    """
+
+    def __init__(self, path: Path, maker: Maker) -> None:
+        self.path, self._maker = path, maker
+        self.info: ShardInfo | None = None  # once it is closed
+        self.count = self._text_bytes = self._max_id = 0
+        self._hash = hashlib.sha256()
+        self._temporary = partial_path(path)
+        self._file = self._temporary.open("wb")
+
+    def write(self, ids: npt.NDArray[np.integer]) -> None:
+        """Append ids (n,) of the tokenizer's dtype."""
+        data = ids.tobytes()
+        with naming(self.path):
+            self._file.write(data)
+        self._hash.update(data)
+        self.count += len(ids)
+        # Counted by the ids, these bytes are right wherever in a document a file begins.
+        self._text_bytes += int(self._maker.bytes_of[ids].sum())
+        self._max_id = max(self._max_id, int(ids.max(initial=0)))
+
+    def close(self) -> ShardInfo:
+        """Give the file its name and its sidecar."""
+        with naming(self.path):
+            sync(self._file)
+        self._file.close()
+        status = self._temporary.stat()
+        self.info = ShardInfo(
+            dtype=self._maker.dtype.name,
+            count=self.count,
+            text_bytes=self._text_bytes,
+            vocab_size=len(self._maker.bytes_of),
+            max_id=self._max_id,
+            tokenizer_hash=self._maker.hash,
+            tokenizer=self._maker.path,
+            sha256=self._hash.hexdigest(),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+        )
+        # The sidecar first. A kill between the two leaves ids that their sidecar does not
+        # describe, which readers refuse: the other order would leave ids of an unknown width.
+        _write(self.path, self.info)
+        self._temporary.replace(self.path)
+        sync_directory(self.path.parent)
+        return self.info
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a file that is not to be closed."""
+        with contextlib.suppress(OSError):  # of what found no room, and is tried once more
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
+    """(vocab,): the bytes of text each id stands for; none for a special token."""
+    lengths = np.zeros(len(tokenizer), dtype=np.int64)
+    for index, token in tokenizer.vocab.items():
+        lengths[index] = len(token)
+    for special in tokenizer.special_tokens:
+        lengths[tokenizer.token_to_id(special)] = 0
+    return lengths
+
+
+def partial_path(path: Path) -> Path:
+    """Where a shard lies while it is written."""
+    return path.with_name(f".{path.name}.partial")  # what a killed run left is written over
+
+
+def write_sidecar(
+    path: str | Path,
+    *,
+    dtype: str,
+    text_bytes: int,
+    vocab_size: int,
+    tokenizer_hash: str,
+    tokenizer: str | None,
+) -> ShardInfo:
+    """Describe ids that are already there; count, largest id and SHA-256 are read from the file.
+
+    ValueError if an id is not below `vocab_size`: then they are another tokenizer's, or `dtype` is
+    not theirs.
+    """
+    info = _describe(Path(path), dtype, text_bytes, vocab_size, tokenizer_hash, tokenizer)
+    _write(Path(path), info)
+    return info
+
+
+def _describe(
+    path: Path,
+    dtype: str,
+    text_bytes: int,
+    vocab_size: int,
+    tokenizer_hash: str,
+    tokenizer: str | None,
+) -> ShardInfo:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be uint16 or uint32 ({dtype}); pass one of them")
+    sha256, max_id = hashlib.sha256(), 0
+    with path.open("rb") as file:  # read, not mapped: a map of many GB counts as memory in use
+        while data := file.read(BLOCK):
+            sha256.update(data)
+            max_id = max(max_id, int(np.frombuffer(data, DTYPES[dtype]).max()))
+    if max_id >= vocab_size:
+        raise ValueError(
+            f"an id is outside the vocabulary ({path}: {max_id}, vocab_size {vocab_size}); "
+            "pass the tokenizer that made the ids, and their dtype"
+        )
+    status = path.stat()
+    return ShardInfo(
+        dtype=dtype,
+        count=status.st_size // DTYPES[dtype].itemsize,
+        text_bytes=text_bytes,
+        vocab_size=vocab_size,
+        max_id=max_id,
+        tokenizer_hash=tokenizer_hash,
+        tokenizer=tokenizer,
+        sha256=sha256.hexdigest(),
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _write(path: Path, info: ShardInfo) -> None:
+    with replacing_file(_sidecar(path)) as file:
+        file.write(json.dumps(dataclasses.asdict(info), indent=2).encode() + b"\n")
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def read_sidecar(path: str | Path) -> ShardInfo | None:
+    """What is said of a shard, without opening it; None where nothing is, as for a `.npy`."""
+    path = Path(path)
+    if path.suffix != ".bin":
+        return None
+    sidecar = _sidecar(path)
+    try:
+        fields = json.loads(sidecar.read_bytes())
+        info = ShardInfo(**fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise _bad_sidecar(sidecar, str(error)) from None
+    for field in dataclasses.fields(ShardInfo):
+        kind = field.type.split(" | ")[0]  # an annotation is its text: "int", "str", "str | None"
+        value = getattr(info, field.name)
+        if type(value).__name__ != kind and not (value is None and "None" in field.type):
+            raise _bad_sidecar(sidecar, f"{field.name} is {value!r}")
+    if info.dtype not in DTYPES:
+        raise _bad_sidecar(sidecar, f"dtype is {info.dtype!r}")
+    return info
+
+
+def _bad_sidecar(sidecar: Path, reason: str) -> FileFormatError:
+    return FileFormatError(
+        f"not the description of a token shard ({sidecar}: {reason}); encode the text again"
+    )
