@@ -71,7 +71,7 @@ def test_silu_is_swiglu_without_its_gate() -> None:
 
 @pytest.mark.parametrize("ffn", get_args(FeedForward))
 def test_bias_device_and_dtype_reach_the_projections(ffn: FeedForward) -> None:
-    layer = new_feed_forward(ffn, 8, 16, True, dtype=torch.float64)
+    layer = new_feed_forward(ffn, 8, 16, True).to(torch.float64)
     assert all(p.dtype == torch.float64 for p in layer.parameters())
     assert {"up_proj.bias", "down_proj.bias"} <= set(layer.state_dict())
     assert layer(torch.randn(3, 8, dtype=torch.float64)).shape == (3, 8)

@@ -59,7 +59,7 @@ def test_layer_norm_matches_torch(bias: bool) -> None:
 def test_layers_equal_their_definitions(dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 64).to(dtype)
     tolerance = {"rtol": max(torch.finfo(dtype).eps, 1e-6), "atol": 1e-5}
-    rms, layer = RMSNorm(64, dtype=dtype), LayerNorm(64, dtype=dtype)
+    rms, layer = RMSNorm(64).to(dtype), LayerNorm(64).to(dtype)
     for parameter in (*rms.parameters(), *layer.parameters()):
         nn.init.normal_(parameter)
     torch.testing.assert_close(rms(x), functional.rms_norm(x, rms.weight, 1e-5), **tolerance)
@@ -92,14 +92,18 @@ def test_initial_values() -> None:
 
 
 @pytest.mark.parametrize("module", [Linear, Embedding, RMSNorm, LayerNorm])
-def test_device_and_dtype_as_torchs_modules_take_them(module: type[nn.Module]) -> None:
+def test_torch_device_places_a_module(module: type[nn.Module]) -> None:
     sizes = (4,) if module in (RMSNorm, LayerNorm) else (4, 3)
-    for parameter in module(*sizes, device="meta", dtype=torch.float64).parameters():
+    with torch.device("meta"):
+        made = module(*sizes).to(torch.float64)
+    for parameter in made.parameters():
         assert parameter.is_meta
         assert parameter.dtype == torch.float64
 
 
 def test_meta_module_is_filled_by_reset_parameters() -> None:
-    linear = Linear(64, 64, device="meta").to_empty(device="cpu")
+    with torch.device("meta"):
+        linear = Linear(64, 64)
+    linear = linear.to_empty(device="cpu")
     linear.reset_parameters()
     assert linear.weight.std().item() == pytest.approx(1 / math.sqrt(64), rel=0.1)

@@ -135,7 +135,9 @@ def test_matches_the_hubs_qwen3() -> None:
 
 
 def test_block_is_its_two_equations() -> None:
-    block = TransformerBlock(32, 4, 48, norm="layernorm", ffn="relu2", bias=True)
+    block = TransformerBlock(
+        ModelConfig(**SMALL | {"norm": "layernorm", "ffn": "relu2", "bias": True})
+    )
     x = torch.randn(2, 5, 32)
     middle = x + block.attn(block.attn_norm(x))
     torch.testing.assert_close(block(x), middle + block.ffn(block.ffn_norm(middle)))
@@ -228,7 +230,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert (model(ids) != model(ids)).any()
     only_on_the_embedding = small(dropout=0.5, residual_init="zero")
     assert (only_on_the_embedding(ids) != only_on_the_embedding(ids)).any()
-    x, block = torch.randn(2, 5, 32), TransformerBlock(32, 4, 48, dropout=0.5)
+    x, block = torch.randn(2, 5, 32), TransformerBlock(ModelConfig(**SMALL, dropout=0.5))
     assert (block(x) != block.eval()(x)).any()
     model.eval()
     plain = small()
@@ -387,7 +389,8 @@ def test_full_cache_is_refused_and_left_as_it_was() -> None:
 
 
 def test_device_and_dtype_arguments() -> None:
-    model = Transformer(ModelConfig(**SMALL), device="meta", dtype=torch.bfloat16)
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(**SMALL)).to(torch.bfloat16)
     assert all(p.is_meta and p.dtype == torch.bfloat16 for p in model.parameters())
     weights = small().state_dict()
     model.to_empty(device="cpu").load_state_dict(weights)

@@ -166,11 +166,12 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
             f"in all {len(weights)} tensors); save it again"
         )
     try:
-        model = Transformer(config, device="meta")
+        with torch.device("meta"):
+            model = Transformer(config)
         weights = fitted(weights, model, path)
         dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
         if dtype in _WEIGHT_DTYPES:
-            model = Transformer(config, device="meta", dtype=dtype)
+            model = model.to(dtype)
     except (OverflowError, RuntimeError, TypeError):  # of sizes that no tensor can have
         raise FileFormatError(
             f"the checkpoint's model config is of no model ({path}); save it again"

@@ -89,7 +89,8 @@ def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) 
             f"the checkpoint has fewer layers ({config.num_layers} by the config, in all "
             f"{len(weights)} tensors); leave num_layers as it is"
         )
-    model = Transformer(config, device="meta")
+    with torch.device("meta"):
+        model = Transformer(config)
     expected, weights = model.state_dict(), fitted(weights, model, path)
     for name in [*expected, *weights]:
         here, there = (

@@ -14,6 +14,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from scratchlm.kernels.linear_cross_entropy import CHUNK
@@ -68,7 +69,9 @@ def count_parameters(config: ModelConfig) -> Parameters:
     """By part; a tied head counts for nothing beside the embedding that it is."""
     counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
     idle = 0.0
-    for name, weight in Transformer(config, device="meta").named_parameters():
+    with torch.device("meta"):
+        model = Transformer(config)
+    for name, weight in model.named_parameters():
         counts[_part(name)] += weight.numel()
         if ".experts." in name and config.moe is not None:
             idle += weight.numel() * (1 - config.moe.num_active / config.moe.num_experts)
@@ -140,7 +143,9 @@ def training_memory(
         case "adamw":
             state = 2 * weights
         case "muon":
-            by_muon, *_ = muon_groups(Transformer(config, device="meta").named_parameters())
+            with torch.device("meta"):
+                model = Transformer(config)
+            by_muon, *_ = muon_groups(model.named_parameters())
             state = 4 * (2 * total - sum(matrix.numel() for matrix in by_muon["params"]))
             update = max(_muon_bytes(some, half=half) for some in stacks(by_muon["params"]))
         case "sgd":

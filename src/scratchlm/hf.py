@@ -51,7 +51,8 @@ def from_hf(folder: StrPath) -> Transformer:
     FileFormatError for an unknown architecture, a missing or a leftover weight, naming it.
     """
     config, weights = read_weights(Path(folder))
-    model = Transformer(config, device="meta")
+    with torch.device("meta"):
+        model = Transformer(config)
     model.adopt(weights)
     return model.eval()
 
@@ -148,7 +149,8 @@ def _as_ours(
     table: list[Rule], theirs: dict[str, Tensor], config: ModelConfig, folder: Path
 ) -> dict[str, Tensor]:
     """The weights under our names, each of the shape that the config gives it."""
-    empty = Transformer(config, device="meta").state_dict()
+    with torch.device("meta"):
+        empty = Transformer(config).state_dict()
     ours: dict[str, Tensor] = {}
     for rule in table:
         parts = [theirs[name] for name in rule.theirs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
-from scratchlm.model.layers import Device, Linear, NoPositions, RMSNorm
+from scratchlm.model.layers import Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
 
 
@@ -73,18 +73,10 @@ class AttentionGate(nn.Module):
     W gives a number for each element of y (`width` d_head), or for each head (`width` 1).
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        width: int,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, num_heads: int, width: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.proj = Linear(d_model, num_heads * width, device=device, dtype=dtype)
+        self.proj = Linear(d_model, num_heads * width)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         # (..., seq, head · width) -> (..., seq, head, width) -> (..., head, seq, width)
@@ -128,8 +120,6 @@ class MultiHeadAttention(nn.Module):
         gate: Gate = "none",
         window: int | None = None,
         norm_eps: float = 1e-5,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -143,20 +133,19 @@ class MultiHeadAttention(nn.Module):
         # Given to `attend` where there is one, so that without it any `attend` will do.
         self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
         self.rope: RotaryEmbedding | NoPositions = NoPositions() if rope is None else rope
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
         qkv_bias = qkv_bias or bias
-        self.q_proj = Linear(d_model, num_heads * self.d_head, qkv_bias, **new)
-        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias, **new)
-        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias, **new)
-        self.o_proj = Linear(num_heads * self.d_head, d_model, bias, **new)
-        norm = partial(RMSNorm, self.d_head, norm_eps, qk_norm_gain, **new)
+        self.q_proj = Linear(d_model, num_heads * self.d_head, qkv_bias)
+        self.k_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias)
+        self.v_proj = Linear(d_model, num_kv_heads * self.d_head, qkv_bias)
+        self.o_proj = Linear(num_heads * self.d_head, d_model, bias)
+        norm = partial(RMSNorm, self.d_head, norm_eps, qk_norm_gain)
         self.q_norm = norm() if qk_norm else nn.Identity()
         self.k_norm = norm() if qk_norm else nn.Identity()
         match gate:
             case "elementwise":
-                self.gate: nn.Module = AttentionGate(d_model, num_heads, self.d_head, **new)
+                self.gate: nn.Module = AttentionGate(d_model, num_heads, self.d_head)
             case "headwise":
-                self.gate = AttentionGate(d_model, num_heads, 1, **new)
+                self.gate = AttentionGate(d_model, num_heads, 1)
             case "none":
                 self.gate = NoGate()
 

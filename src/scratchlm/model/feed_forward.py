@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.model.config import FeedForward
-from scratchlm.model.layers import Device, Linear
+from scratchlm.model.layers import Linear
 
 
 class SwiGLU(nn.Module):
     """x (..., d_model) -> (..., d_model):  W_down (silu(W_gate x) ⊙ W_up x).  arXiv 2002.05202"""
 
-    def __init__(
-        self,
-        d_model: int,
-        d_ff: int,
-        bias: bool = False,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False) -> None:
         super().__init__()
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.gate_proj = Linear(d_model, d_ff, bias, **new)
-        self.up_proj = Linear(d_model, d_ff, bias, **new)
-        self.down_proj = Linear(d_ff, d_model, bias, **new)
+        self.gate_proj = Linear(d_model, d_ff, bias)
+        self.up_proj = Linear(d_model, d_ff, bias)
+        self.down_proj = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -46,14 +35,11 @@ class MLP(nn.Module):
         bias: bool = False,
         *,
         activation: Callable[[Tensor], Tensor],
-        device: Device = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
         self.activation = activation
-        self.up_proj = Linear(d_model, d_ff, bias, **new)
-        self.down_proj = Linear(d_ff, d_model, bias, **new)
+        self.up_proj = Linear(d_model, d_ff, bias)
+        self.down_proj = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.up_proj(x)))
@@ -68,23 +54,14 @@ def relu2(x: Tensor) -> Tensor:
 gelu = partial(F.gelu, approximate="tanh")
 
 
-def new_feed_forward(
-    ffn: FeedForward,
-    d_model: int,
-    d_ff: int,
-    bias: bool,
-    *,
-    device: Device = None,
-    dtype: torch.dtype | None = None,
-) -> nn.Module:
-    """The layer that a name stands for; `silu` is SwiGLU without its gate."""
-    new: dict[str, Any] = {"device": device, "dtype": dtype}
+def new_feed_forward(ffn: FeedForward, d_model: int, d_ff: int, bias: bool) -> nn.Module:
+    """Make the layer that `ffn` names. `silu` is SwiGLU without its gate."""
     match ffn:
         case "swiglu":
-            return SwiGLU(d_model, d_ff, bias, **new)
+            return SwiGLU(d_model, d_ff, bias)
         case "gelu":
-            return MLP(d_model, d_ff, bias, activation=gelu, **new)
+            return MLP(d_model, d_ff, bias, activation=gelu)
         case "relu2":
-            return MLP(d_model, d_ff, bias, activation=relu2, **new)
+            return MLP(d_model, d_ff, bias, activation=relu2)
         case "silu":
-            return MLP(d_model, d_ff, bias, activation=F.silu, **new)
+            return MLP(d_model, d_ff, bias, activation=F.silu)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scratchlm.model.layers import Device
+Device = torch.device | str | int | None
 
 
 class KVCache:

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Device = torch.device | str | int | None
-
 
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
@@ -17,24 +15,12 @@ class Linear(nn.Module):
     The weight starts as a normal with standard deviation 1/√in_features, the bias at zero.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = False,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = nn.Parameter(
-            torch.empty(out_features, in_features, device=device, dtype=dtype)
-        )
-        self.bias = (
-            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        )
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -55,18 +41,11 @@ class Embedding(nn.Module):
     The weight starts as a normal with standard deviation 1/(2√d_model).
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        d_model: int,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, vocab_size: int, d_model: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.d_model = d_model
-        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,21 +65,11 @@ class RMSNorm(nn.Module):
     which in bf16 differs in the last bit.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        eps: float = 1e-5,
-        gain: bool = True,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, eps: float = 1e-5, gain: bool = True) -> None:
         super().__init__()
         self.d_model = d_model
         self.eps = eps
-        self.weight = (
-            nn.Parameter(torch.empty(d_model, device=device, dtype=dtype)) if gain else None
-        )
+        self.weight = nn.Parameter(torch.empty(d_model)) if gain else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -124,19 +93,11 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """x (..., d_model) -> (..., d_model):  (x − mean x) / √(var x + eps) · weight + bias."""
 
-    def __init__(
-        self,
-        d_model: int,
-        eps: float = 1e-5,
-        bias: bool = True,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, d_model: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(d_model, device=device, dtype=dtype)) if bias else None
+        self.weight = nn.Parameter(torch.empty(d_model))
+        self.bias = nn.Parameter(torch.empty(d_model)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -160,16 +121,9 @@ class LearnedPositions(nn.Module):
     The weight (context_length, d_model) starts as an embedding's does.  arXiv 1810.04805
     """
 
-    def __init__(
-        self,
-        context_length: int,
-        d_model: int,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, context_length: int, d_model: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(context_length, d_model, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(context_length, d_model))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

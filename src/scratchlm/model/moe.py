@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.model.feed_forward import SwiGLU
-from scratchlm.model.layers import Device, Linear, truncated_normal_
+from scratchlm.model.layers import Linear, truncated_normal_
 
 
 class MixtureOfExperts(nn.Module):
@@ -49,20 +49,15 @@ class MixtureOfExperts(nn.Module):
         balance_weight: float = 0.01,
         z_weight: float = 0.001,
         jitter: float = 0.0,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_active = num_active
         self.balance_weight = balance_weight
         self.z_weight = z_weight
         self.jitter: nn.Module = Jitter(jitter) if jitter else nn.Identity()
-        self.router = Linear(d_model, num_experts, **new)
-        self.experts = Experts(num_experts, d_model, d_ff, **new)
-        self.shared: nn.Module = (
-            SwiGLU(d_model, num_shared * d_ff, **new) if num_shared else Nothing()
-        )
+        self.router = Linear(d_model, num_experts)
+        self.experts = Experts(num_experts, d_model, d_ff)
+        self.shared: nn.Module = SwiGLU(d_model, num_shared * d_ff) if num_shared else Nothing()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
@@ -93,20 +88,11 @@ class MixtureOfExperts(nn.Module):
 class Experts(nn.Module):
     """The SwiGLUs of all experts, their matrices stacked: (expert, out, in)."""
 
-    def __init__(
-        self,
-        num_experts: int,
-        d_model: int,
-        d_ff: int,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, num_experts: int, d_model: int, d_ff: int) -> None:
         super().__init__()
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.gate_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model, **new))
-        self.up_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model, **new))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, d_model, d_ff, **new))
+        self.gate_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model))
+        self.up_proj = nn.Parameter(torch.empty(num_experts, d_ff, d_model))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, d_model, d_ff))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.model.config import RopeScaling
-from scratchlm.model.layers import Device
 
 
 class RotaryEmbedding(nn.Module):
@@ -35,7 +34,6 @@ class RotaryEmbedding(nn.Module):
         interleaved: bool = False,
         *,
         scaling: RopeScaling | None = None,
-        device: Device = None,
     ) -> None:
         super().__init__()
         if d_head % 2:
@@ -46,7 +44,7 @@ class RotaryEmbedding(nn.Module):
         self.interleaved = interleaved
         self.swap = _swap_neighbours if interleaved else _swap_halves
         self.scaling = scaling
-        self._build(torch.get_default_device() if device is None else torch.device(device))
+        self._build(torch.get_default_device())
 
     def _build(self, device: torch.device) -> None:
         if device.type == "meta":  # a shape, for what only counts

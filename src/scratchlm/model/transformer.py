@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
-from scratchlm.model.config import FeedForward, Gate, ModelConfig, MoEConfig, Norm
+from scratchlm.model.config import ModelConfig
 from scratchlm.model.feed_forward import new_feed_forward
 from scratchlm.model.initialization import initialize
 from scratchlm.model.kv_cache import ConstantShapes, KVCache, LayerCache
 from scratchlm.model.layers import (
-    Device,
     Embedding,
     LayerNorm,
     LearnedPositions,
@@ -37,55 +35,33 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        d_model: int,
-        num_heads: int,
-        d_ff: int,
-        num_kv_heads: int | None = None,
-        *,
-        d_head: int | None = None,
-        rope: RotaryEmbedding | None = None,
-        attend: Attend = sdpa,
-        norm: Norm = "rmsnorm",
-        ffn: FeedForward = "swiglu",
-        moe: MoEConfig | None = None,
-        norm_eps: float = 1e-5,
-        bias: bool = False,
-        qkv_bias: bool = False,
-        qk_norm: bool = False,
-        qk_norm_gain: bool = True,
-        gate: Gate = "none",
-        window: int | None = None,
-        dropout: float = 0.0,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
+        self, config: ModelConfig, *, rope: RotaryEmbedding | None = None, attend: Attend = sdpa
     ) -> None:
         super().__init__()
-        new: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.attn_norm = _new_norm(norm, d_model, norm_eps, bias, **new)
+        assert config.d_ff is not None  # ModelConfig resolves it
+        self.attn_norm = _new_norm(config)
         self.attn = MultiHeadAttention(
-            d_model,
-            num_heads,
-            num_kv_heads,
-            d_head=d_head,
+            config.d_model,
+            config.num_heads,
+            config.num_kv_heads,
+            d_head=config.d_head,
             rope=rope,
             attend=attend,
-            bias=bias,
-            qkv_bias=qkv_bias,
-            qk_norm=qk_norm,
-            qk_norm_gain=qk_norm_gain,
-            gate=gate,
-            window=window,
-            norm_eps=norm_eps,
-            **new,
+            bias=config.bias,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            qk_norm_gain=config.qk_norm_gain,
+            gate=config.gated_attention,
+            window=config.window,
+            norm_eps=config.norm_eps,
         )
-        self.ffn_norm = _new_norm(norm, d_model, norm_eps, bias, **new)
+        self.ffn_norm = _new_norm(config)
         self.ffn = (
-            new_feed_forward(ffn, d_model, d_ff, bias, **new)
-            if moe is None
-            else MixtureOfExperts(d_model, d_ff, **asdict(moe), **new)
+            new_feed_forward(config.ffn, config.d_model, config.d_ff, config.bias)
+            if config.moe is None
+            else MixtureOfExperts(config.d_model, config.d_ff, **asdict(config.moe))
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
@@ -104,64 +80,34 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 
-    `initialization` tabulates where the weights start. `attend` is how attention is computed; it is
-    no part of the model, and no checkpoint holds it. On device "meta" nothing is allocated yet:
-    `allocate` does that, for weights that come from elsewhere.
+    `initialization` tabulates where the weights start. `attend` computes attention. It is no part
+    of the model, and no checkpoint holds it. Under `with torch.device("meta"):` the weights have
+    shapes and no memory. `allocate` gives them memory, for weights that come from elsewhere.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        attend: Attend = sdpa,
-        *,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, attend: Attend = sdpa) -> None:
         super().__init__()
-        assert config.d_ff is not None  # ModelConfig resolves it
         self.config = config
-        # Without memory at first, so that every weight is drawn once.
-        new: dict[str, Any] = {"device": "meta", "dtype": dtype}
-        self.embedding = Embedding(config.padded_vocab_size, config.d_model, **new)
-        match config.position:
-            case "learned":
-                self.position_embedding: nn.Module = LearnedPositions(
-                    config.context_length, config.d_model, **new
-                )
-            case "rope" | "none":
-                self.position_embedding = NoPositions()
-        self.dropout = nn.Dropout(config.dropout)
-        rope = _new_rope(config)  # one table, shared by all layers
-        self.layers = nn.ModuleList(
-            TransformerBlock(
-                config.d_model,
-                config.num_heads,
-                config.d_ff,
-                config.num_kv_heads,
-                d_head=config.d_head,
-                rope=rope,
-                attend=attend,
-                norm=config.norm,
-                ffn=config.ffn,
-                moe=config.moe,
-                norm_eps=config.norm_eps,
-                bias=config.bias,
-                qkv_bias=config.qkv_bias,
-                qk_norm=config.qk_norm,
-                qk_norm_gain=config.qk_norm_gain,
-                gate=config.gated_attention,
-                window=config.window,
-                dropout=config.dropout,
-                **new,
+        with torch.device("meta"):  # without memory at first, so that each weight is drawn once
+            self.embedding = Embedding(config.padded_vocab_size, config.d_model)
+            match config.position:
+                case "learned":
+                    self.position_embedding: nn.Module = LearnedPositions(
+                        config.context_length, config.d_model
+                    )
+                case "rope" | "none":
+                    self.position_embedding = NoPositions()
+            self.dropout = nn.Dropout(config.dropout)
+            rope = _new_rope(config)  # one table, shared by all layers
+            self.layers = nn.ModuleList(
+                TransformerBlock(config, rope=rope, attend=attend) for _ in range(config.num_layers)
             )
-            for _ in range(config.num_layers)
-        )
-        self.norm = _new_norm(config.norm, config.d_model, config.norm_eps, config.bias, **new)
-        self.lm_head = Linear(config.d_model, config.padded_vocab_size, **new)
+            self.norm = _new_norm(config)
+            self.lm_head = Linear(config.d_model, config.padded_vocab_size)
         self._tie()
-        place = torch.get_default_device() if device is None else torch.device(device)
-        if place.type != "meta":
-            self.allocate(place)
+        device = torch.get_default_device()
+        if device.type != "meta":
+            self.allocate(device)
             self.reset_parameters()
 
     def allocate(self, device: torch.device | str) -> None:
@@ -304,17 +250,14 @@ def _new_rope(config: ModelConfig) -> RotaryEmbedding | None:
                 config.rope_theta,
                 config.rope_interleaved,
                 scaling=config.rope_scaling,
-                device="meta",
             )
         case "learned" | "none":
             return None
 
 
-def _new_norm(
-    norm: Norm, d_model: int, eps: float, bias: bool, *, device: Device, dtype: torch.dtype | None
-) -> nn.Module:
-    match norm:
+def _new_norm(config: ModelConfig) -> nn.Module:
+    match config.norm:
         case "rmsnorm":
-            return RMSNorm(d_model, eps, device=device, dtype=dtype)
+            return RMSNorm(config.d_model, config.norm_eps)
         case "layernorm":
-            return LayerNorm(d_model, eps, bias, device=device, dtype=dtype)
+            return LayerNorm(config.d_model, config.norm_eps, config.bias)
