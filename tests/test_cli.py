@@ -22,7 +22,6 @@ from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
-from scratchlm.cli.train_flags import FLAGS
 from scratchlm.optim.recipe import build_optimizer, build_schedule
 
 SMALL = [
@@ -245,17 +244,6 @@ def test_every_config_builds(tmp_path, path):
         model = Transformer(config.model)
     build_optimizer(config.optim, model)
     assert build_schedule(config.optim, config.train.iterations or 1000)(1) > 0
-
-
-def test_every_flag_is_a_key_of_the_config(tmp_path):
-    import typing
-
-    from scratchlm.train_config import TrainConfig
-
-    sections = typing.get_type_hints(TrainConfig)
-    for key in FLAGS:
-        section, name = key.split(".")
-        assert name in typing.get_type_hints(sections[section]), key
 
 
 # --- real processes -------------------------------------------------------------------------------

@@ -17,13 +17,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import forked
 import tiny
 from scratchlm import BPETokenizer
-from scratchlm.data import corpora, corpus_folder
+from scratchlm.data import corpora
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.documents import read_documents
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
+from scratchlm.lock import lock_file
 from scratchlm.tokenizer import workers
 
 END = "<|endoftext|>"
@@ -416,12 +418,14 @@ def test_a_failure_before_the_first_shard_leaves_nothing(tokenizer, source, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_one_run_at_a_time(tokenizer, source, begun):
-    with corpus_folder._locked(begun / ".lock"):
-        code = "import fcntl, sys; f = open(sys.argv[1], 'wb')\n"
-        code += "try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept OSError: sys.exit(7)"
-        done = subprocess.run([sys.executable, "-c", code, begun / ".lock"])
-    assert done.returncode == 7
+def test_one_run_at_a_time(tokenizer, source, begun, tmp_path):
+    with lock_file(begun / ".lock", "", ""):
+        other = forked.start(
+            lambda: encode_corpus(tokenizer, source, begun, resume=True), file=tmp_path / "said"
+        )
+        assert forked.wait(other) == 1
+    told = f"another process is encoding into the folder ({begun}, process {os.getpid()}); wait"
+    assert told in forked.traceback_in(tmp_path / "said")
     assert not (begun / ".lock").exists()
 
 

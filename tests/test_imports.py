@@ -13,14 +13,15 @@ import scratchlm
 
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
-    {"errors", "names", "atomic", "file_kinds", "plain", "tensor_file", "functional", "config",
-     "metrics", "throughput", "runtime", "runtime_config", "distributed", "tokenizer", "optim"},
+    {"errors", "names", "atomic", "lock", "file_kinds", "plain", "tensor_file", "functional",
+     "config", "metrics", "throughput", "runtime", "runtime_config", "distributed", "tokenizer",
+     "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_payload",
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",
      "hf", "hf_config", "hf_names", "hf_tokenizer", "weight_names", "costs", "roofline",
      "strategies", "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
-    {"trainer", "trainer_config", "train_config", "objective", "progress", "run_lock", "run_state",
+    {"trainer", "trainer_config", "train_config", "objective", "progress", "run_state",
      "validation", "micro_batches", "checkpoint_config", "chat", "chat_template"},
     {"recipe", "run_config", "preflight"},
     {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},

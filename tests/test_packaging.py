@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import scratchlm
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = TOML["project"]
 
 
 def test_the_core_needs_five_packages():
@@ -57,6 +59,32 @@ def test_the_quickstarts_corpus_is_split_by_file(tmp_path):
     assert held_out == {name for name in found if stdlib_corpus.held_out(name)}
 
 
+def fresh_environment(path: Path) -> Path:
+    """An environment of its own that sees this one's packages, but no scratchlm of it."""
+    venv.create(path, with_pip=False)
+    site = next(path.glob("lib/python*/site-packages"))
+    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "host.pth").write_text(mine)
+    return path
+
+
+def test_every_package_is_installed():
+    folders = {path.parent for path in (ROOT / "src" / "scratchlm").rglob("*.py")}
+    names = {".".join(path.relative_to(ROOT / "src").parts) for path in folders}
+    assert set(TOML["tool"]["setuptools"]["packages"]) == names | {"scratchlm.configs"}
+
+
+@pytest.mark.slow
+def test_an_editable_install_finds_the_recipes_by_name(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    fresh = fresh_environment(tmp_path / "fresh")
+    subprocess.run([*pip, "--python", fresh, "install", "-q", "--no-deps", "-e", ROOT], check=True)
+    command = [fresh / "bin" / "scratchlm-train", "--config", "gpt2-124m", "--dry_run"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "124,475,904" in done.stdout, done.stderr
+
+
 @pytest.mark.slow
 def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     """The environment sees this one's packages, so that torch is not downloaded again."""
@@ -65,13 +93,12 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     (wheel,) = tmp_path.glob("scratchlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"scratchlm/py.typed", "scratchlm/tokenizer/playground.html"} <= set(names)
-    assert not [name for name in names if name.startswith("tests")]
-    fresh = tmp_path / "fresh"
-    venv.create(fresh, with_pip=False)
-    site = next(fresh.glob("lib/python*/site-packages"))
-    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    assert not [name for name in names if name.startswith(("tests", "configs"))]
+    recipes = {f"scratchlm/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
+    assert recipes <= set(names)
+    fresh = fresh_environment(tmp_path / "fresh")
     subprocess.run([*pip, "--python", fresh, "install", "-q", "--no-deps", wheel], check=True)
-    (site / "host.pth").write_text(mine)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("so it goes, and goes, and goes on\n" * 200)
     for words in (
@@ -79,10 +106,12 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
         ["tokenize", "--tokenizer_path", "t.json", "--encode", corpus, "--output", "c.bin"],
         ["train", "--train_data", "c.bin", "--d_model", "16", "--num_heads", "2", "--out", "run",
          "--num_layers", "1", "--max_seq_len", "8", "--batch_size", "2", "--iterations", "3"],
+        ["train", "--config", "tiny", "--train_data", "c.bin", "--out", "named", "--iterations",
+         "1", "--max_seq_len", "8", "--vocab_size", "270"],
         ["generate", "--model_path", "run", "--prompt", "so", "--max_tokens", "5"],
     ):  # fmt: skip
         command = [fresh / "bin" / f"scratchlm-{words[0]}", *words[1:]]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
 
 
 def test_the_commands_lead_to_functions():

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from scratchlm.optim.config import OptimConfig
+from scratchlm.optim.recipe import build_optimizer, build_schedule
 from scratchlm.optim.sgd import SGD, SGDDecay
 
 
@@ -109,3 +111,18 @@ def test_refuses_what_it_cannot_use() -> None:
         SGDDecay(parameters(), lr=-1.0)
     with pytest.raises(TypeError):  # torch's fourth is dampening: by keyword or not at all
         SGD(parameters(), 0.1, 0.9, 0.01)  # type: ignore[misc]
+
+
+def test_sgddecay_is_the_librarys_alone():
+    config = OptimConfig("sgddecay", lr=0.5)
+    assert (config.weight_decay, config.schedule) == (None, "constant")
+    model = torch.nn.Linear(2, 1, bias=False)
+    start = model.weight.detach().clone()
+    optimizer = build_optimizer(config, model)
+    assert type(optimizer) is SGDDecay
+    for _ in range(3):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    expected = start - 0.5 * (1 + 1 / math.sqrt(2) + 1 / math.sqrt(3))
+    torch.testing.assert_close(model.weight.detach(), expected)
+    assert [build_schedule(config, 4)(step) for step in range(4)] == [1.0] * 4

@@ -20,9 +20,9 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint import config_from, find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_report import flat
+from scratchlm.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
-from scratchlm.run_lock import locked
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.weight_names import fitted
 

@@ -19,8 +19,9 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import MISSING as MISSING
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from scratchlm.file_kinds import check_downloaded
 
@@ -153,17 +154,27 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
     raise ValueError(f"{name} is {kind} ({value}); give {kind}")
 
 
-def keys(cls: Any, prefix: str = "") -> list[str]:
-    """The dotted keys of a dataclass, those of its sections too: what `build` takes."""
-    found: list[str] = []
-    for name, hint in typing.get_type_hints(cls).items():
-        sections = [
-            each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)
-        ]
-        if sections:
-            found += keys(sections[0], f"{prefix}{name}.")
+class Key(NamedTuple):
+    """One value that `build` takes: its dotted name, its type without None, and its default,
+    which is MISSING where a value must be given."""
+
+    name: str
+    type: Any
+    default: Any
+
+
+def keys(cls: Any, prefix: str = "") -> list[Key]:
+    """The keys of a dataclass and of its sections, in order."""
+    found: list[Key] = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kinds = [each for each in typing.get_args(hints[field.name]) if each is not type(None)]
+        optional = len(kinds) < len(typing.get_args(hints[field.name]))
+        kind = kinds[0] if optional else hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            found += keys(kind, f"{prefix}{field.name}.")
         else:
-            found.append(f"{prefix}{name}")
+            found.append(Key(f"{prefix}{field.name}", kind, field.default))
     return found
 
 

@@ -23,7 +23,7 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.optim.groups import muon_groups
 from scratchlm.optim.muon import stacks
 
-Optimizer = Literal["adamw", "muon", "sgd"]
+Optimizer = Literal["adamw", "muon", "sgd", "sgddecay"]
 GIB = 1 << 30
 
 # GiB of memory, sold as GB.
@@ -150,6 +150,8 @@ def training_memory(
             update = max(_muon_bytes(some, half=half) for some in stacks(by_muon["params"]))
         case "sgd":
             state = weights if momentum else 0
+        case "sgddecay":
+            state = 0
     tokens = batch_size * config.context_length
     return TrainingMemory(
         weights=weights,

@@ -37,7 +37,7 @@ class JsonlLog:
                     file.writelines(line + b"\n" for line in dropped)
             with replacing_file(path) as file:
                 file.writelines(line + b"\n" for line in lines if _step(line) <= resume_at)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("a", encoding="utf-8", newline="\n", buffering=1)
 
     def write(self, **values: Any) -> None:
         known = {

@@ -60,7 +60,7 @@ def check_size(config: ModelConfig) -> None:
     if size > LARGEST:
         raise ValueError(
             f"the model is too large to be trained four times ({size:,} parameters); give one of "
-            f"{LARGEST:,} or less, such as configs/shakespeare.toml"
+            f"{LARGEST:,} or less, such as --config shakespeare"
         )
 
 

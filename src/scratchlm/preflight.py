@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,8 @@ def _memory(device: torch.device) -> int | None:
     """Bytes, of which other processes may hold some; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
+    if sys.platform == "win32":
+        return None
     try:
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -115,7 +118,7 @@ def _limits(
     of both versions, each group and those above it (cgroups(7))."""
     found = []
     with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in own.read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
@@ -125,7 +128,7 @@ def _limits(
             place = top / group.strip("/")
             for each in [place, *place.parents][: len(place.parts) - len(top.parts) + 1]:
                 with contextlib.suppress(OSError, ValueError):  # absent, or "max"
-                    found.append(int((each / name).read_text()))
+                    found.append(int((each / name).read_text(encoding="utf-8")))
     return found
 
 

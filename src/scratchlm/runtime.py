@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
@@ -83,8 +84,9 @@ def resolve_compile(
         return True, "on: a CUDA device"
     if device.type != "cpu":
         return False, f"off: not tried on {device.type}"
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        return False, "off: there is no C++ compiler (g++, clang++)"
+    compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++")
+    if not any(map(shutil.which, (os.environ.get("CXX", compilers[0]), *compilers[1:]))):
+        return False, f"off: there is no C++ compiler ({', '.join(compilers)})"
     if flops < _COMPILE_PAYS_FROM:
         return (
             False,

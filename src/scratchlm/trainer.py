@@ -27,12 +27,12 @@ from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
 from scratchlm.errors import Interrupted, NumericalError
+from scratchlm.lock import locked
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.clip import scale_gradients
 from scratchlm.progress import Progress, Record, to_numbers
-from scratchlm.run_lock import locked
 from scratchlm.run_state import (
     all_rng_states,
     changes,

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from scratchlm.cli.command import command, has_colour
 from scratchlm.cli.generate_flags import parse, prompts, strategy
+from scratchlm.cli.recipes import find_config, is_recipe
 
 
 @command(stops_with_its_reader=True)
@@ -25,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.generator import TextGenerator
 
     if args.dry_run:
-        print(generation_report(read_config(args.model_path)))
+        path = args.model_path
+        recipe = is_recipe(path) and not Path(path).exists()
+        print(generation_report(read_config(find_config(path) if recipe else path)))
         return
     texts, how, beams = prompts(args), strategy(args), output.beams(args)
     writer = TextGenerator.load(

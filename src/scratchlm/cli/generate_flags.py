@@ -103,7 +103,7 @@ def _parser(description: str) -> Parser:
     flag = parser.add_argument_group("model").add_argument
     flag("--model_path", "--model", action=Once, required=True, metavar="PATH",
          help="a run's folder (its best checkpoint), a checkpoint, a .pt, or a folder of the "
-         "Hugging Face hub; with --dry_run a config file too")  # fmt: skip
+         "Hugging Face hub; with --dry_run a config file or a recipe's name too")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")

@@ -1,7 +1,7 @@
 """scratchlm-plot: figures, as PNG files.
 
 scratchlm-plot init --output init.png
-scratchlm-plot init --config configs/shakespeare.toml --train_data shakespeare.bin --output init.png
+scratchlm-plot init --config shakespeare --train_data shakespeare.bin --output init.png
 scratchlm-plot sampling --output sampling.png
 scratchlm-plot sampling --model_path runs/shakespeare --prompt "I will not be a"
 scratchlm-plot run runs/a runs/b --output run.png
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.cli.command import Once, Parser, command
+from scratchlm.cli.recipes import find_config
 
 SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
 FLAGS = {
@@ -52,7 +53,7 @@ def _init(args: Namespace) -> None:
     from scratchlm.data.shards import open_shard
     from scratchlm.model.config import ModelConfig
 
-    model = SMALL if args.config is None else read_toml(args.config).get("model", {})
+    model = SMALL if args.config is None else read_toml(find_config(args.config)).get("model", {})
     if args.train_data is None:
         config = build(ModelConfig, model, "model.")
         tokens: Any = plots.made_up_language(config.vocab_size)
@@ -96,7 +97,8 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     flag("runs", nargs="*", metavar="RUN", help="for the figure run: runs' folders, or their logs")
     flag("--output", action=Once, metavar="FILE", help="default: the figure's name and .png")
     init = parser.add_argument_group("init").add_argument
-    init("--config", action=Once, metavar="FILE", help="the model (default: 8 layers of 128)")
+    init("--config", action=Once, metavar="NAME|FILE",
+         help="the model: a recipe or a TOML file (default: 8 layers of 128)")  # fmt: skip
     init("--train_data", action=Once, metavar="FILE",
          help="a token shard (default: a made-up language)")  # fmt: skip
     init("--steps", action=Once, type=int, default=100, metavar="N", help="of training (100)")

@@ -1,12 +1,13 @@
 """scratchlm-train: train a model on token shards or text.
 
 scratchlm-train --train_data corpus.bin --d_model 256 --num_layers 4 --num_heads 8 --iterations 1000
-scratchlm-train --config configs/shakespeare.toml --train_data shakespeare.txt --optim.lr 1e-3
+scratchlm-train --config shakespeare --train_data shakespeare.txt --optim.lr 1e-3
 scratchlm-train --resume runs/2026-01-31-120000
-torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config configs/gpt2-124m.toml ...
+torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config gpt2-124m ...
 
-Any key of a config file is a flag by its dotted name (--model.qk_norm true); a flag wins over the
-file. The resolved config is printed, and saved in the run's folder.
+Every key of a config file is a flag by its full name, too (--optim.lr 1e-3 is --lr 1e-3); a flag
+wins over the file. `none` unsets a key. The resolved config is printed, and saved in the run's
+folder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scratchlm.cli import recipes
 from scratchlm.cli.command import command, exit_code
 from scratchlm.cli.train_flags import parse
 from scratchlm.errors import Interrupted, NumericalError, OtherRankError
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
-    from scratchlm.run_lock import locked
+    from scratchlm.lock import locked
 
+    if given.lists_recipes:
+        print(recipes.listing())
+        return
     if given.dry_run:
         if given.resume is not None:
             raise ValueError(

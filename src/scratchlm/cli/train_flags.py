@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import re
+import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.recipes import find_config
+from scratchlm.config import MISSING, Key, keys
+from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 
-# config key: (help, our flag, the names that other projects use for it)
+GROUPS = {
+    "data": "data",
+    "model": "model",
+    "optim": "optimizer",
+    "train": "run",
+    "runtime": "runtime: the machine's side, which changes no result but rounding",
+}
+# Every key of the configuration: its help, our flag, and the names that other projects use for it.
+# Where a default is None, the help says what is done. A key without a flag is typed in full.
 FLAGS: dict[str, tuple[str, ...]] = {
-    "data.train": ("token shard (.bin, .npy) or text to train on", "train_data"),
-    "data.val": ("the same to validate on (default: the last tenth)", "val_data"),
+    "data.train": ("text, or a token shard (.bin, .npy), to train on", "train_data"),
+    "data.val": ("the same to validate on (the last tenth of the training data)", "val_data"),
     "data.tokenizer": ("tokenizer.json of the text, or of shards that name none", "tokenizer_path"),
-    "model.vocab_size": ("ids the model knows (default: the tokenizer's)", "vocab_size"),
+    "data.verify": ("hash the whole shards first", "verify"),
+    "model.vocab_size": ("ids that the model knows (the tokenizer's)", "vocab_size"),
     "model.context_length": (
-        "tokens a sequence",
+        "tokens of a sequence",
         "max_seq_len", "context_length", "block_size", "context_size", "n_positions",
     ),
     "model.d_model": ("width", "d_model", "emb_dim", "n_embd", "hidden_size", "dim"),
@@ -24,132 +37,198 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "query heads", "num_heads", "n_head", "n_heads", "num_attention_heads",
     ),
     "model.num_kv_heads": (
-        "key and value heads", "num_kv_heads", "n_kv_heads", "num_key_value_heads",
+        "key and value heads (as many as query heads)",
+        "num_kv_heads", "n_kv_heads", "num_key_value_heads",
     ),
-    "model.d_ff": ("width of the feed-forward layer", "d_ff", "intermediate_size"),
+    "model.d_ff": (
+        "width of the feed-forward layer (4 times d_model; 8/3 times for swiglu)",
+        "d_ff", "intermediate_size",
+    ),
     "model.rope_theta": ("base of the rotary angles", "rope_theta"),
+    "model.rope_interleaved": ("rotate pairs of neighbours, as in the paper",),
     "model.norm_eps": (
-        "added under the norms' root", "norm_eps", "rms_norm_eps", "layer_norm_epsilon",
+        "added under the root in norms", "norm_eps", "rms_norm_eps", "layer_norm_epsilon",
     ),
     "model.tie_embeddings": (
-        "one matrix for embedding and head: true", "tie_embeddings", "tie_word_embeddings",
+        "one matrix for embedding and head", "tie_embeddings", "tie_word_embeddings",
     ),
+    "model.bias": ("biases in all linear layers",),
+    "model.qk_norm": ("normalize queries and keys",),
     "model.dropout": ("dropout on the residual branches", "dropout", "drop_rate"),
-    "optim.optimizer": ("adamw, muon or sgd", "optimizer"),
+    "model.norm": ("kind of norm",),
+    "model.position": ("how the model knows positions",),
+    "model.ffn": ("kind of feed-forward layer",),
+    "model.residual_init": ("scale of each branch's last matrix at the start",),
+    "model.init": ("how weights begin",),
+    "model.head_dim": ("width of a head (d_model / num_heads)",),
+    "model.vocab_multiple": ("round the embedding's rows up to a multiple",),
+    "model.rope_scaling.kind": ("stretch the rotary angles for a longer context (off)",),
+    "model.rope_scaling.factor": ("how far",),
+    "model.rope_scaling.low_freq_factor": ("llama3: below it, angles are stretched",),
+    "model.rope_scaling.high_freq_factor": ("llama3: above it, angles are kept",),
+    "model.rope_scaling.original_context_length": ("llama3: the context before",),
+    "model.qkv_bias": ("biases of queries, keys and values only",),
+    "model.qk_norm_gain": ("learned gains in the norms of queries and keys",),
+    "model.gated_attention": ("gate on what attention gives",),
+    "model.window": ("attend to the last N tokens only (all)",),
+    "model.moe.num_experts": ("a mixture of so many experts (off)",),
+    "model.moe.num_active": ("experts that each token goes through",),
+    "model.moe.num_shared": ("experts that every token goes through besides",),
+    "model.moe.balance_weight": ("weight of the loss that keeps experts equally busy",),
+    "model.moe.z_weight": ("weight of the loss that keeps the router's logits small",),
+    "model.moe.jitter": ("noise on the router's input in training",),
+    "optim.optimizer": ("the update rule", "optimizer"),
     "optim.lr": ("peak learning rate", "lr", "learning_rate", "max_lr"),
-    "optim.min_lr": ("learning rate at the end", "min_lr"),
-    "optim.warmup_steps": ("steps of linear warm-up", "warmup_steps", "warmup_iters"),
-    "optim.weight_decay": ("decay of the matrices", "weight_decay"),
-    "train.out": ("the run's folder (default: runs/<date-time>)", "out", "out_dir"),
-    "train.init_from": ("begin with these weights: a run, a checkpoint, a folder of the hub",
-                        "init_from"),
-    "train.iterations": ("optimizer steps", "iterations", "max_iters", "max_steps"),
-    "train.epochs": ("passes over the data, instead of steps", "epochs", "num_epochs"),
-    "train.batch_size": ("sequences a micro-batch", "batch_size"),
-    "train.accumulate": (
-        "micro-batches a step", "accumulate", "gradient_accumulation_steps",
+    "optim.adamw_lr": ("muon: the rate of all but the blocks' matrices (lr / 10)",),
+    "optim.betas": ("adamw, muon: decay of the two averages (the optimizer's)",),
+    "optim.eps": ("adamw, muon: added to the root (the optimizer's)",),
+    "optim.momentum": ("muon, sgd (the optimizer's)",),
+    "optim.nesterov": ("muon, sgd: look ahead (the optimizer's)",),
+    "optim.weight_decay": ("decay of the matrices (0.1; sgddecay has none)", "weight_decay"),
+    "optim.schedule": (
+        "how the learning rate falls (cosine; constant for sgddecay, which decays itself)",
+        "schedule", "lr_schedule", "lr_scheduler_type",
     ),
-    "train.z_loss": ("weight of the square of the logits' logsumexp", "z_loss"),
+    "optim.warmup_steps": (
+        "steps of linear warm-up (a tenth of the run, 100 at most)",
+        "warmup_steps", "warmup_iters",
+    ),
+    "optim.min_lr": ("learning rate at the end", "min_lr"),
+    "optim.decay_fraction": ("wsd: the part of the run that decays (0.2)",),
+    "optim.decay_steps": ("wsd: the steps that decay, instead",),
+    "optim.decay_shape": ("wsd: how the rate falls (linear)",),
+    "train.out": ("the run's folder (runs/<date-time>)", "out", "out_dir"),
+    "train.init_from": (
+        "begin with these weights: a run, a checkpoint, a folder of the hub", "init_from",
+    ),
+    "train.iterations": (
+        f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations", "max_iters", "max_steps",
+    ),
+    "train.epochs": ("passes over the data, instead of steps", "epochs", "num_epochs"),
+    "train.batch_size": ("sequences of a micro-batch", "batch_size"),
+    "train.accumulate": (
+        "micro-batches of a step", "accumulate", "gradient_accumulation_steps",
+    ),
+    "train.ramp_from": ("micro-batches of the first step, where they grow",),
+    "train.ramp_steps": ("steps in which they grow",),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm", "grad_clip"),
-    "train.eval_every": ("steps between validations", "eval_every", "eval_interval"),
+    "train.z_loss": ("weight of the square of the logits' logsumexp", "z_loss"),
+    "train.eval_every": (
+        "steps between validations, 0 only at the end", "eval_every", "eval_interval",
+    ),
     "train.eval_batches": ("batches of a validation, 0 all", "eval_batches", "eval_iters"),
-    "train.save_every": ("steps between checkpoints", "save_every"),
-    "train.save_format": ("directory or pt", "save_format"),
+    "train.save_every": ("steps between checkpoints, 0 only at the end", "save_every"),
+    "train.save_format": ("a folder for each checkpoint, or one .pt file", "save_format"),
     "train.keep_last": ("checkpoints kept beside the best, 0 all", "keep_last", "save_total_limit"),
-    "train.log_every": ("steps an accelerator is not waited for", "log_every", "log_interval",
-                        "logging_steps"),
-    "train.tensorboard": ("log for TensorBoard too: true", "tensorboard"),
+    "train.log_every": (
+        "steps between synchronizations with the GPU", "log_every", "log_interval", "logging_steps",
+    ),
+    "train.tensorboard": ("log for TensorBoard too", "tensorboard"),
     "train.sample_every": ("steps between samples of text, 0 none", "sample_every"),
-    "train.sample_prompt": ("what samples continue", "sample_prompt"),
+    "train.sample_prompt": ("the start of each sample", "sample_prompt"),
     "train.sample_tokens": ("tokens of a sample", "sample_tokens"),
     "train.seed": ("of weights, dropout and batches", "seed"),
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
-    "runtime.dtype": ("auto, float32, tf32, bfloat16 or float16", "dtype"),
-    "runtime.compile": ("by torch.compile: auto, on or off", "compile"),
-    "runtime.parallel": ("what ranks of torchrun do: ddp or fsdp", "parallel"),
+    "runtime.dtype": ("of matrix products", "dtype"),
+    "runtime.compile": ("by torch.compile", "compile"),
+    "runtime.parallel": ("how the processes of torchrun share the work", "parallel"),
     "runtime.activation_checkpointing": (
-        "compute blocks twice to save memory: true", "activation_checkpointing",
+        "compute blocks twice to save memory", "activation_checkpointing",
     ),
+    "runtime.threads": ("of torch, on a CPU; 0 is its own choice",),
 }  # fmt: skip
+METAVARS = {
+    "data.train": "PATH", "data.val": "PATH", "data.tokenizer": "FILE",
+    "train.out": "DIR", "train.init_from": "PATH", "runtime.device": "DEVICE",
+}  # fmt: skip
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """`--max_seq_len N, --context_length`: the value once, and a full key only without a flag."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        short = [name for name in action.option_strings if "." not in name]
+        first, *others = short or action.option_strings
+        value = "" if action.nargs == 0 else f" {self._format_args(action, action.dest)}"
+        return ", ".join([first + value, *others])
 
 
 class _Parser(Parser):
     def hint(self, name: str) -> str:
         """The keys of the configuration that end so, where there are any."""
-        from scratchlm.config import keys
-        from scratchlm.train_config import TrainConfig  # slow, and for a mistake alone
-
-        last = "." + name.removeprefix("--").replace("-", "_")
-        found = [f"--{key}" for key in keys(TrainConfig) if f".{key}".endswith(last)]
+        last = "." + name.removeprefix("--").replace("-", "_").rpartition(".")[2]
+        found = [f"--{key}" for key in FLAGS if f".{key}".endswith(last)]
         return f"write {' or '.join(found)}" if found else super().hint(name)
 
 
 def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = _Parser("scratchlm-train", summary, examples)
-    parser.add_argument("--config", action=Once, metavar="FILE", help="a TOML file of configs/")
+    parser.formatter_class = _Help
+    parser.usage = "scratchlm-train [--config NAME] --train_data PATH [flags]"
+    parser.add_argument("--config", action=Once, metavar="NAME|FILE",
+                        help="a recipe's name, or a TOML file; list shows the recipes")  # fmt: skip
     parser.add_argument("--resume", action=Once, metavar="auto|PATH",
                         help="go on with a run: its folder or a checkpoint of it; auto: the run "
                         "in --out, else the newest, else a new one")  # fmt: skip
-    parser.add_argument("--verify", action="store_true", help="hash the whole shards first")
     parser.add_argument("--dry_run", action="store_true",
                         help="print what it costs, and on which GPUs; train nothing")  # fmt: skip
-    for key, (text, *names) in FLAGS.items():
-        parser.add_argument(
-            *(f"--{name}" for name in names), dest=key, action=Once, help=text, metavar="X"
-        )
+    known = {key.name: key for key in keys(TrainConfig)}
+    sections = {name.rpartition(".")[0] for name in known if name.count(".") > 1}
+    for section, title in GROUPS.items():
+        flag = parser.add_argument_group(title).add_argument
+        for name, key in known.items():
+            if name.startswith(section + "."):
+                text, *names = FLAGS[name]
+                flag(*(f"--{each}" for each in [*names, name]), dest=name, action=Once,
+                     help=text.replace("%", "%%") + _default(key), **_form(key))  # fmt: skip
+        for name in sections:
+            if name.startswith(section + "."):  # `none` leaves out what a file has
+                flag(f"--{name}", action=Once, help=argparse.SUPPRESS)
     return parser
 
 
-class Parsed(NamedTuple):
-    """--config, {dotted key: value} of all other flags, --resume, --dry_run."""
+def _default(key: Key) -> str:
+    value = DEFAULT_MODEL.get(key.name.removeprefix("model."), key.default)
+    if value is None or value is MISSING:
+        return ""
+    shown = {str: value or '""', bool: str(value).lower()}.get(type(value), str(value))
+    return f" ({shown!r})" if shown == "\n" else f" ({shown})"
 
-    file: str | None
+
+def _form(key: Key) -> dict[str, Any]:
+    """How a value is written; true may be left out."""
+    if key.type is bool:
+        return {"metavar": "true|false", "nargs": "?", "const": "true"}
+    if get_origin(key.type) is Literal:
+        return {"metavar": "|".join(map(str, get_args(key.type)))}
+    if get_origin(key.type) is tuple:
+        return {"metavar": ",".join("X" for _ in get_args(key.type))}
+    kinds: dict[Any, str] = {int: "N", float: "X"}
+    return {"metavar": METAVARS.get(key.name) or kinds.get(key.type, "TEXT")}
+
+
+class Parsed(NamedTuple):
+    """--config as a file, {dotted key: value}, --resume, --dry_run, --config list."""
+
+    file: Path | None
     flags: dict[str, Any]
     resume: str | None
     dry_run: bool
+    lists_recipes: bool
 
 
 def parse(argv: Sequence[str], description: str) -> Parsed:
-    """What was typed; ValueError where two flags of one key differ."""
-    words, dotted = _split_dotted(argv)
-    args = vars(_parser(description).parse_args(words))
-    return Parsed(args["config"], _overrides(args, dotted), args["resume"], args["dry_run"])
-
-
-def _split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Take `--optim.lr 3e-4` and `--optim.lr=3e-4` out of the words."""
-    words: list[str] = []
-    dotted: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
-        match = re.fullmatch(r"--([a-z]+(?:\.[A-Za-z_-]+)+)(?:=(.*))?", word, re.DOTALL)
-        if not match:
-            words.append(word)
-            continue
-        key = match[1].replace("-", "_")
-        value = match[2] if match[2] is not None else next(rest, None)
-        if value is None:
-            raise ValueError(f"a flag has no value (--{key}); give --{key} VALUE")
-        if dotted.setdefault(key, value) != value:
-            raise ValueError(
-                f"two values for one option (--{key} {dotted[key]}, {value}); give one"
-            )
-    return words, dotted
-
-
-def _overrides(args: dict[str, Any], dotted: dict[str, str]) -> dict[str, Any]:
-    """{config key: value as typed}; two flags of one key must agree."""
-    given = dict(dotted)
-    for key in FLAGS:
-        value = args[key]
-        if value is None:
-            continue
-        if given.setdefault(key, value) != value:
-            raise ValueError(
-                f"two values for one option (--{key} {given[key]}, --{FLAGS[key][1]} {value}); "
-                "give one"
-            )
-    if args["verify"]:
-        given["data.verify"] = "true"
-    return given
+    """What was typed; ValueError where two flags of one key differ, and for nothing to train on."""
+    args = vars(_parser(description).parse_args(argv))
+    flags = {name: value for name, value in args.items() if "." in name and value is not None}
+    config, resume, dry_run = args["config"], args["resume"], args["dry_run"]
+    if not (config or resume or dry_run or "data.train" in flags):
+        raise ValueError(
+            "no training data is given (--train_data); give text, or token shards: "
+            "scratchlm-train --train_data book.txt --config tiny (--config list shows the recipes, "
+            "--help all flags)"
+        )
+    lists_recipes = config == "list"
+    file = None if config is None or lists_recipes else find_config(config)
+    return Parsed(file, flags, resume, dry_run, lists_recipes)

@@ -14,7 +14,6 @@ with a hash of what else they say, for a resumed run builds on it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import re
@@ -26,6 +25,7 @@ from typing import Any
 from scratchlm.atomic import sync_directory, write_file
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
+from scratchlm.lock import lock_file
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import ShardInfo
 
@@ -209,8 +209,9 @@ def corpus_folder(
     new = [path / name for name in (PROGRESS, TOKENIZER) if not (path / name).exists()]
     made = not path.exists()
     path.mkdir(exist_ok=True)
+    remedy = "wait for its end, or name another folder"
     try:
-        with _locked(path / ".lock"):
+        with lock_file(path / ".lock", "another process is encoding into the folder", remedy):
             try:
                 folder.go_on() if resume else folder.begin()
                 yield folder
@@ -243,20 +244,3 @@ def check_folder(path: Path, *, resume: bool) -> None:
         raise ValueError(
             f"a corpus is in the folder already ({path / what}); {remedy}name another folder"
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """A lock of this process, which ends with it; its workers do not share it."""
-    with path.open("wb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ValueError(
-                f"another process is encoding into the folder ({path.parent}); wait for its end, "
-                "or name another folder"
-            ) from None
-        try:
-            yield
-        finally:
-            path.unlink()

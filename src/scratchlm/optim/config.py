@@ -15,22 +15,24 @@ _LARGEST = 1e36
 class OptimConfig:
     """`lr` is the peak learning rate. With muon, `lr` is the rate of the blocks' matrices, and
     `adamw_lr` (None: a tenth of `lr`) is the rate of all other weights. Where `betas`, `eps`,
-    `momentum` or `nesterov` is None, the optimizer takes its own default.
+    `momentum` or `nesterov` is None, the optimizer takes its own default. `weight_decay` None is
+    0.1. sgddecay has none; it lowers the rate of step t to lr / √(t + 1) by itself.
 
     The rate rises for `warmup_steps` (None: a tenth of the run, 100 at most), then follows
-    `schedule` down to `min_lr`; the rates of all groups fall in proportion. wsd decays in the last
+    `schedule` (None: cosine, and constant for sgddecay) down to `min_lr`; the rates of all groups
+    fall in proportion. wsd decays in the last
     `decay_steps`, or in the last `decay_fraction` (None: 0.2) of the run, along `decay_shape`. To
     begin the decay from a checkpoint, resume it with --iterations its step + decay_steps."""
 
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd", "sgddecay"] = "adamw"
     lr: float = 1e-3
     adamw_lr: float | None = None
     betas: tuple[float, float] | None = None
     eps: float | None = None
     momentum: float | None = None
     nesterov: bool | None = None
-    weight_decay: float = 0.1
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    weight_decay: float | None = None
+    schedule: Literal["cosine", "linear", "wsd", "constant"] | None = None
     warmup_steps: int | None = None
     min_lr: float = 0.0
     decay_fraction: float | None = None
@@ -38,6 +40,11 @@ class OptimConfig:
     decay_shape: DecayShape | None = None
 
     def __post_init__(self) -> None:
+        decays_itself = self.optimizer == "sgddecay"
+        if self.weight_decay is None and not decays_itself:
+            object.__setattr__(self, "weight_decay", 0.1)
+        if self.schedule is None:
+            object.__setattr__(self, "schedule", "constant" if decays_itself else "cosine")
         if not self.lr > 0:
             raise ValueError(f"optim.lr is above 0 ({self.lr}); 1e-3 is a good start")
         for name in ("lr", "adamw_lr", "eps", "momentum", "weight_decay"):
@@ -61,6 +68,7 @@ class OptimConfig:
             "eps": ("adamw", "muon"),
             "momentum": ("muon", "sgd"),
             "nesterov": ("muon", "sgd"),
+            "weight_decay": ("adamw", "muon", "sgd"),
         }
         for name, optimizers in users.items():
             if getattr(self, name) is not None and self.optimizer not in optimizers:

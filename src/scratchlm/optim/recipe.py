@@ -13,11 +13,14 @@ from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.groups import adamw_groups, muon_groups
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.schedule import cosine_schedule, linear_schedule, wsd_schedule
-from scratchlm.optim.sgd import SGD
+from scratchlm.optim.sgd import SGD, SGDDecay
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Decay on matrices only; with muon, AdamW for all but the blocks' matrices."""
+    if config.optimizer == "sgddecay":
+        return SGDDecay(model.parameters(), lr=config.lr)
+    assert config.weight_decay is not None
     names = ("betas", "eps", "momentum", "nesterov")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     match config.optimizer:
@@ -64,5 +67,5 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
             shape["decay_steps"] = min(wanted, steps - warmup) + 1
             shape["decay_shape"] = config.decay_shape or "linear"
             return lambda step: wsd_schedule(step, **shape)
-        case "constant":
+        case _:
             return lambda step: wsd_schedule(step, decay_steps=0, **shape)

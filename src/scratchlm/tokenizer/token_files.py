@@ -82,7 +82,9 @@ def writing_ids(
     """A file of the tokenizer's ids, which takes the name `path` and gets its sidecar when the
     block ends without an error. The sidecar names the tokenizer's file where one is given."""
     if tokenizer_path is not None:
-        tokenizer_path = Path(os.path.relpath(tokenizer_path, path.parent)).as_posix()
+        with contextlib.suppress(ValueError):  # on another drive of Windows
+            tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
+        tokenizer_path = Path(tokenizer_path).as_posix()
     writer = IdWriter(path, Maker.of(tokenizer, tokenizer_path))
     try:
         yield writer

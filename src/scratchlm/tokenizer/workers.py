@@ -42,12 +42,14 @@ def parallel_map(
     """`map(function, items)` in order, by worker processes, with few items in flight at a time.
 
     Workers are forked on Linux: they import nothing, neither torch nor the caller's script, and
-    get `function` for free. A worker that dies raises WorkerError instead of hanging.
+    get `function` for free. On Windows and macOS they are spawned, and import the caller's script.
+    A worker that dies raises WorkerError instead of hanging.
     """
     if num_workers == 1:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    forked = sys.platform == "linux"
+    context = multiprocessing.get_context("fork" if forked else "spawn")
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (function,))
     in_flight: deque[Future[Result]] = deque()
     try:
@@ -58,9 +60,10 @@ def parallel_map(
         while in_flight:
             yield in_flight.popleft().result()
     except BrokenProcessPool:
+        guard = "" if forked else ', and let a script work below `if __name__ == "__main__":` only'
         raise WorkerError(
             f"a worker process died (one of {num_workers}), most often for want of memory; "
-            "use fewer, with num_workers"
+            f"use fewer, with num_workers{guard}"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,0 +1,55 @@
+"""The recipes of configs/: installed with the package, found by name, listed with their sizes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from pathlib import Path
+
+
+def find_config(word: str) -> Path:
+    """The TOML file that `--config` means: a file by its path, or else a recipe by its name.
+
+    ValueError where it is neither, with the names that are close.
+    """
+    path, names = Path(word), _recipes()
+    if path.is_file():
+        return path
+    if word in names:
+        return names[word]
+    if (path / "config.toml").is_file():
+        raise ValueError(f"a folder is no config ({word}); give --config {path / 'config.toml'}")
+    if path.stem in names:
+        raise ValueError(f"no such file ({word}); the recipe is found by name: {path.stem}")
+    close = difflib.get_close_matches(path.stem, names, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ValueError(
+        f"no such config ({word}); {hint}scratchlm-train --config list shows all recipes"
+    )
+
+
+def is_recipe(word: str) -> bool:
+    return word in _recipes()
+
+
+def listing() -> str:
+    """Every recipe with its size and its purpose, a line each, the smallest first."""
+    from scratchlm.config import build, read_toml  # here, so that --help answers at once
+    from scratchlm.costs import count_parameters
+    from scratchlm.model.config import ModelConfig
+
+    rows = []
+    for name, path in _recipes().items():
+        model = build(ModelConfig, read_toml(path)["model"], "model.")
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        rows.append((count_parameters(model).total, name, first.removeprefix("# ").rstrip(";")))
+    lines = [f"{name:<13} {n / 1e6:>9,.1f}M  {purpose}" for n, name, purpose in sorted(rows)]
+    return "\n".join(["name          parameters  purpose", *lines])
+
+
+def _recipes() -> dict[str, Path]:
+    """{name: path}; a checkout has them beside src/, a wheel within the package."""
+    package = Path(str(importlib.resources.files("scratchlm")))
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parents[1] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
