@@ -26,6 +26,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "data.val": ("the same to validate on (the last tenth of the training data)", "val_data"),
     "data.tokenizer": ("tokenizer.json of the text, or of shards that name none", "tokenizer_path"),
     "data.verify": ("hash the whole shards first", "verify"),
+    "data.dtype": ("the ids in a .bin without a sidecar (as its vocabulary needs)",),
     "model.vocab_size": ("ids that the model knows (the tokenizer's)", "vocab_size"),
     "model.context_length": (
         "tokens of a sequence",
