@@ -26,7 +26,7 @@ def bounded(seconds: float = 20, address_space: int = 2 << 30) -> Iterator[None]
     limits = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGALRM, hang)
     if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         most = pages * resource.getpagesize() + address_space
         resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -43,12 +43,13 @@ def touching_at_most(num_bytes: int) -> Iterator[None]:
     """Fails if the block makes the process grow by more, at its largest."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs /proc/self/clear_refs, of Linux")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    # Forget the largest size so far.
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _largest()
     yield
     assert _largest() - before < num_bytes
 
 
 def _largest() -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -439,7 +439,7 @@ def test_commands_do_what_they_say(talk):
 
 def test_flags_reach_the_conversation(talk):
     talk("/save saved.json\n", "--model_path m.pt --system brief --template llama3")
-    assert json.loads(Path("saved.json").read_text()) == GOOD | {
+    assert json.loads(Path("saved.json").read_text(encoding="utf-8")) == GOOD | {
         "template": "llama3", "system": "brief",
     }  # fmt: skip
     _, notes = talk("/set\n", "--model m.pt --top_k 5 --top_p 0.9 --min_p 0.1 --seed 3")
@@ -529,7 +529,7 @@ def test_what_is_refused_changes_nothing(talk, typed, names):
     rows = [line for line in notes if line not in errors]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
     assert {path: path.stat().st_mtime_ns for path in Path().iterdir() if path in before} == before
-    assert Path("notes.txt").read_text() == "mine"
+    assert Path("notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(
@@ -578,7 +578,7 @@ def test_a_closed_pipe_is_no_error(prepared, monkeypatch, capsys):
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nmore\n"))
-    monkeypatch.setattr(sys, "stdout", open(writer, "w"))  # noqa: SIM115 (main closes it)
+    monkeypatch.setattr(sys, "stdout", open(writer, "w", encoding="utf-8"))  # noqa: SIM115 (main closes it)
     assert chat(["--model_path", str(prepared / "m.pt"), "--max_tokens", "3"]) == 0
     assert sys.stdout.closed
     assert capsys.readouterr().err.count("\n") == 2, "the greeting alone"

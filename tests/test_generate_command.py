@@ -121,7 +121,7 @@ def test_prompts_from_files_and_a_pipe(run, folder, monkeypatch):
     (folder / "prompt.txt").write_bytes(b"the\r\ncat")
     [record] = records(run("--prompt_file prompt.txt --max_tokens 2 --json"))
     assert record["prompt"] == "the\r\ncat"
-    stdin = io.TextIOWrapper(io.BytesIO("über".encode()))
+    stdin = io.TextIOWrapper(io.BytesIO("über".encode()), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", stdin)
     both = records(run("--prompt the --prompt_file - --max_tokens 2 --json"))
     assert [record["prompt"] for record in both] == ["the", "über"]

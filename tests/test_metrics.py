@@ -174,7 +174,7 @@ def test_smoothed_goes_on_from_its_state_to_the_bit():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux keeps it there")
 def test_the_peak_of_a_process_is_in_bytes():
     """At least what is resident now, by another count, and nowhere near a thousand times it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     resident = pages * os.sysconf("SC_PAGE_SIZE")
     peak = peak_memory(torch.device("cpu"))
     assert 0.95 * resident <= peak < 50 * resident

@@ -242,7 +242,7 @@ def test_refusals(
     }
     for name, text in logs.items():
         Path(name).mkdir()
-        Path(name, "log.jsonl").write_text(text)
+        Path(name, "log.jsonl").write_text(text, encoding="utf-8")
     Path("folder").mkdir()
     check_refusal(main, words, code, names, capsys)
 
