@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 import scratchlm
+import tiny
 from scratchlm import names
+from scratchlm.cli import train_flags
 
 DOCS = Path(__file__).parent.parent / "docs" / "names.md"
 CONTRACT = set(
@@ -59,7 +63,87 @@ def test_a_foreign_name_is_told_what_it_is_called_here(name):
     assert all(hasattr(scratchlm, ours) for ours in names.PUBLIC[name].split(" or "))
 
 
-def test_the_page_shows_the_table():
-    table = rows("Classes and functions")
-    shown = {name: quoted(here)[0] for theirs, _, here in table for name in quoted(theirs)}
-    assert shown == names.PUBLIC
+@pytest.mark.parametrize(
+    ("heading", "table"),
+    [("Classes and functions", names.PUBLIC), ("Attributes of a tokenizer", names.TOKENIZER)],
+)
+def test_the_page_shows_the_tables(heading, table):
+    shown = {name: quoted(here)[0] for theirs, _, here in rows(heading) for name in quoted(theirs)}
+    assert shown == table
+
+
+def test_the_page_shows_the_settings():
+    shown: dict[str, set[str]] = {}
+    for theirs, _, here, _ in rows("Model and training settings"):
+        for name in re.findall(r"`(\w+)", theirs):
+            shown.setdefault(name, set()).update(re.findall(r"(\w+)`", here))
+    for ours, *theirs in names.SETTINGS:
+        for name in theirs:
+            assert ours in shown[name], name
+    assert set(names.INSTEAD) <= shown.keys()
+
+
+def test_keywords_take_the_flags_synonyms():
+    for _, *flags in train_flags.FLAGS.values():
+        for flag in flags[1:]:
+            assert names.meant(flag, [flags[0]]), flag
+
+
+def test_a_config_takes_the_names_of_other_projects():
+    ours = {"vocab_size": 9, "context_length": 8, "d_model": 4, "num_layers": 1, "num_heads": 2}
+    theirs = {"vocab_size": 9, "block_size": 8, "n_embd": 4, "num_hidden_layers": 1, "n_head": 2}
+    assert scratchlm.ModelConfig(**theirs) == scratchlm.ModelConfig(**ours)
+    config = scratchlm.ModelConfig(**ours)
+    assert dataclasses.replace(config, num_layers=3).num_layers == 3
+    with pytest.raises(TypeError, match=r"of ModelConfig\(\) \(d_model=4, n_embd=5\); give one"):
+        scratchlm.ModelConfig(**ours, n_embd=5)
+    assert scratchlm.ModelConfig(**ours, n_embd=4) == config
+    with pytest.raises(TypeError, match=r"ModelConfig\(\) has no argument d_modl; .* d_model\?"):
+        scratchlm.ModelConfig(**ours, d_modl=4)
+
+
+def test_a_function_takes_the_names_of_other_projects():
+    model = tiny.model()
+    ids = [1, 2, 3]
+    greedy = scratchlm.generate(model, ids, 4, 0.0)
+    for name in ("max_tokens", "max_new_tokens", "max_length"):
+        assert scratchlm.generate(model, ids, temperature=0, **{name: 4}) == greedy
+    with pytest.raises(TypeError, match=r"of generate\(\) \(max_tokens=4, max_length=5\)"):
+        scratchlm.generate(model, ids, max_tokens=4, max_length=5)
+    with pytest.raises(TypeError, match=r"generate\(\) has no argument temp; .* temperature\?"):
+        scratchlm.generate(model, ids, 4, temp=0)
+    with pytest.raises(TypeError, match="do_sample; temperature=0 is greedy"):
+        scratchlm.generate(model, ids, 4, do_sample=False)
+    rate = {"max_lr": 1.0, "min_lr": 0.0, "warmup_steps": 2, "total_steps": 9}
+    course = {
+        "max_learning_rate": 1.0,
+        "min_learning_rate": 0.0,
+        "warmup_iters": 2,
+        "cosine_cycle_iters": 9,
+    }
+    assert scratchlm.cosine_schedule(5, **course) == scratchlm.cosine_schedule(5, **rate)
+    [group] = scratchlm.AdamW(model.parameters(), learning_rate=0.5).param_groups
+    assert group["lr"] == 0.5
+    assert scratchlm.SwiGLU(dim=4, intermediate_size=8).gate_proj.weight.shape == (8, 4)
+
+
+def test_a_text_generator_takes_the_names_of_other_projects():
+    tokenizer = scratchlm.BPETokenizer({i: bytes([i]) for i in range(256)}, [])
+    model = tiny.model(vocab_size=256)
+    writer = scratchlm.TextGenerator(model, tokenizer)
+    text = writer.generate("a", 4, temperature=0)
+    assert writer.generate("a", max_new_tokens=4, temperature=0) == text
+    assert "".join(writer.stream("a", max_length=4, temperature=0)) == text
+    assert "".join(scratchlm.stream(model, tokenizer, "a", max_new_tokens=4, temperature=0)) == text
+    two = writer.complete("a", max_new_tokens=4, num_return_sequences=2, temperature=0)
+    assert [each.text for each in two] == [text, text]
+    with pytest.raises(TypeError, match=r"has no argument num_sample; did you mean num_samples\?"):
+        writer.generate("a", 4, num_sample=2)
+
+
+def test_what_is_typed_is_what_help_shows():
+    assert str(inspect.signature(scratchlm.ModelConfig)).startswith("(vocab_size: 'int', context")
+    assert list(inspect.signature(scratchlm.get_batch).parameters) == [
+        "tokens", "batch_size", "context_length", "device", "generator",
+    ]  # fmt: skip
+    assert scratchlm.generate.__doc__.startswith("The ids that follow")

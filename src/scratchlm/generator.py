@@ -24,6 +24,7 @@ from scratchlm.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.hf_tokenizer import default_end_ids
 from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
+from scratchlm.names import takes_synonyms
 from scratchlm.runtime import resolve_device
 from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed
 from scratchlm.speculative import speculate
@@ -39,9 +40,8 @@ COMPILE_FROM = 1_000  # tokens: for fewer, compiling takes longer than it saves
 class Completion:
     """What was written behind a prompt.
 
-    text ends before a stop string; ids are all that the model chose, with their logprobs (nats, of
-    the model itself, before any strategy) where asked for. score: of a beam. seconds: from the
-    prompt to the first token, and to the last of those that were worked on together.
+    text ends before a stop string; ids are all that the model chose. logprobs: nats, before any
+    strategy, where asked for. score: of a beam. seconds: to the first token, and to the last.
     """
 
     prompt: str
@@ -72,13 +72,11 @@ class _Job:
 class TextGenerator:
     """A model made ready to write: on its device, its weights repacked once, its graph compiled.
 
-    model: moves to the device, and else stays as it is; the generator holds a twin (`packed`), so
-    after a step of training make another. device: by default the model's.
-    end_ids end a text, by default `<|endoftext|>`; start_ids begin every prompt.
+    model: moves to the device. The generator holds a packed twin: make another one after training.
+    device: by default the model's. end_ids end a text (`<|endoftext|>`), start_ids begin a prompt.
     weights: "stored", or "int8", a quarter of fp32's bytes (`model.packing`).
     compile: "auto" is for CUDA, from 1,000 tokens on; on a CPU it was never worth it.
-    draft_model: a smaller model with the same tokenizer, for speculative decoding; it guesses
-    `num_draft` tokens at a time.
+    draft_model: a smaller one with the same tokenizer, which guesses `num_draft` tokens at a time.
 
     ValueError, before the first token, for what cannot be done.
     """
@@ -137,8 +135,7 @@ class TextGenerator:
             draft = load_with_tokenizer(draft_path, tokenizer_path)
             if draft.tokenizer.hash != loaded.tokenizer.hash:
                 raise ValueError(
-                    f"the draft model has another tokenizer ({draft_path}); give one trained with "
-                    "the same"
+                    f"the draft model has another tokenizer ({draft_path}); give one with the same"
                 )
             more["draft_model"] = draft.model.to(dtype=dtype)
         return cls(
@@ -157,15 +154,18 @@ class TextGenerator:
             raise ValueError("the prompt is empty (''), and nothing marks a start; give a text")
         return ids
 
+    @takes_synonyms()
     def generate(self, prompt: str, max_tokens: int = 100, **how: Any) -> str:
         """What follows the prompt, without it; the arguments are those of `complete`."""
         return self.complete([prompt], max_tokens, **how)[0].text
 
+    @takes_synonyms()
     def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
         """What follows the prompt, in pieces of whole characters; arguments as those of `steps`."""
         steps = self.steps(self.encode(prompt), max_tokens, **how)
         return (piece for piece, _ in steps if piece)
 
+    @takes_synonyms(Strategy)
     def steps(
         self,
         ids: Sequence[int],
@@ -179,8 +179,7 @@ class TextGenerator:
         row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
-        """One text in the making: before the first step and after each, what was added to the
-        text (often nothing: half a character) and what there is by now.
+        """One text in the making: what each step adds (often half a character: nothing), and all.
 
         row: with the same seed, the text is that of this row of a batch.
         """
@@ -189,6 +188,7 @@ class TextGenerator:
         [batch] = self._batches(job, generator)
         return ((piece, row) for [piece], [row] in with_text(batch, self.tokenizer, job.stop))
 
+    @takes_synonyms(Strategy)
     def complete(
         self,
         prompts: str | Sequence[str],
@@ -243,8 +243,7 @@ class TextGenerator:
             return [decode(decoder, job.prompts, job.strategy, **how)]
         if job.overflow == "slide":
             raise ValueError(
-                "speculative decoding ends where the context does (overflow slide); leave out one "
-                "of both"
+                "speculative decoding ends where the context does (overflow slide); leave out one"
             )
         each = [prompt for prompt in job.prompts for _ in range(job.num_samples)]
         large, small = self.model, self.draft
@@ -311,6 +310,7 @@ class TextGenerator:
         return [(text, row, first, last) for text, row in zip(texts, rows, strict=True)]
 
 
+@takes_synonyms()
 def stream(
     model: Transformer, tokenizer: BPETokenizer, prompt: str, max_tokens: int = 100, **how: Any
 ) -> Iterator[str]:

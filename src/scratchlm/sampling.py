@@ -17,6 +17,7 @@ from torch import Tensor
 from scratchlm.decoder import Decoder, Overflow
 from scratchlm.errors import NumericalError
 from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.names import takes_synonyms
 from scratchlm.strategies import Strategy, draw
 
 FinishReason = Literal["stop", "length", "context"]
@@ -159,6 +160,7 @@ def require_finite(logits: Tensor) -> None:
         )
 
 
+@takes_synonyms(Strategy)
 def generate(
     model: Transformer,
     ids: Sequence[int] | Tensor,

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scratchlm.names import takes_synonyms
+
 CANDIDATES = 256  # a nucleus is looked for among so many first
 
 
@@ -154,6 +156,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(mass, threshold, right=True).squeeze(-1)
 
 
+@takes_synonyms()
 @dataclass(frozen=True)
 class Strategy:
     """How the next id is chosen; ValueError for a value out of its range.

@@ -9,7 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.names import takes_synonyms
 
+
+@takes_synonyms()
 @dataclass(frozen=True)
 class TrainerConfig:
     """`batch_size`: sequences a micro-batch; `accumulate`: micro-batches a step, of all ranks

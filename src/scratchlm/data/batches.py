@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from scratchlm.functional import IGNORED
+from scratchlm.names import takes_synonyms
 
 Tokens = npt.NDArray[np.integer] | Tensor
 Batch = tuple[Tensor, Tensor]
 
 
+@takes_synonyms()
 def get_batch(
     tokens: Tokens,
     batch_size: int,

@@ -13,6 +13,7 @@ from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
 from scratchlm.model.layers import Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
+from scratchlm.names import takes_synonyms
 
 
 class Attend(Protocol):
@@ -91,6 +92,7 @@ class NoGate(nn.Module):
         return y
 
 
+@takes_synonyms()
 class MultiHeadAttention(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), with num_heads queries over num_kv_heads keys.
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from scratchlm.names import takes_synonyms
+
 Norm = Literal["rmsnorm", "layernorm"]
 Position = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "gelu", "relu2", "silu"]
@@ -67,6 +69,7 @@ class RopeScaling:
                 )
 
 
+@takes_synonyms()
 @dataclass(frozen=True)
 class MoEConfig:
     """A mixture of experts in place of every feed-forward layer; `d_ff` is the width of one.
@@ -103,6 +106,7 @@ class MoEConfig:
             )
 
 
+@takes_synonyms()
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a `Transformer`.

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from scratchlm.model.config import FeedForward
 from scratchlm.model.layers import Linear
+from scratchlm.names import takes_synonyms
 
 
+@takes_synonyms()
 class SwiGLU(nn.Module):
     """x (..., d_model) -> (..., d_model):  W_down (silu(W_gate x) ⊙ W_up x).  arXiv 2002.05202"""
 

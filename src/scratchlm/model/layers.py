@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.names import takes_synonyms
+
 
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
@@ -35,6 +37,7 @@ class Linear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+@takes_synonyms()
 class Embedding(nn.Module):
     """ids (...) -> (..., d_model): row `id` of the weight (vocab_size, d_model).
 
@@ -58,6 +61,7 @@ class Embedding(nn.Module):
         return f"{self.vocab_size}, {self.d_model}"
 
 
+@takes_synonyms()
 class RMSNorm(nn.Module):
     """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight, or without the weight.
 
@@ -90,6 +94,7 @@ class RMSNorm(nn.Module):
         return f"{self.d_model}, eps={self.eps}, gain={self.weight is not None}"
 
 
+@takes_synonyms()
 class LayerNorm(nn.Module):
     """x (..., d_model) -> (..., d_model):  (x − mean x) / √(var x + eps) · weight + bias."""
 

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.model.config import RopeScaling
+from scratchlm.names import takes_synonyms
 
 
+@takes_synonyms()
 class RotaryEmbedding(nn.Module):
     """x (..., seq, d_head), positions (seq,) or (..., seq) -> (..., seq, d_head), in x's dtype.
 

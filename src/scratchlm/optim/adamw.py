@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from scratchlm.names import takes_synonyms
 from scratchlm.optim.optimizer import (
     Group,
     Optimizer,
@@ -25,6 +26,7 @@ Betas = tuple[float, float]
 ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
+@takes_synonyms()
 class AdamW(Optimizer):
     """Drop in for `torch.optim.AdamW`; each reads the other's state_dict.
 

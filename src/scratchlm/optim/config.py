@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.names import takes_synonyms
 from scratchlm.optim.schedule import DecayShape
 
 # float32 ends at 3.4e38, and a rate is multiplied: by Muon with the root of a matrix's proportions.
 _LARGEST = 1e36
 
 
+@takes_synonyms()
 @dataclass(frozen=True)
 class OptimConfig:
     """`lr` is the peak learning rate. With muon, `lr` is the rate of the blocks' matrices, and

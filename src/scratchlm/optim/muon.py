@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from scratchlm.names import takes_synonyms
 from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range, gradients
 from scratchlm.optim.shards import assembled, local, spread
@@ -33,6 +34,7 @@ _ADAMW_DEFAULTS: Group = {
 _STACK = 2**22  # elements of matrices that are orthogonalized together: 16 MB in fp32
 
 
+@takes_synonyms()
 class Muon(Optimizer):
     """Two rules in one optimizer: one `param_groups`, one state_dict, one `step`.
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from scratchlm.names import takes_synonyms
+
 DecayShape = Literal["linear", "sqrt"]
 
 
+@takes_synonyms()
 def cosine_schedule(
     step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
 ) -> float:
@@ -29,6 +32,7 @@ def cosine_schedule(
     return min_lr + (max_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@takes_synonyms()
 def wsd_schedule(
     step: int,
     *,
@@ -65,6 +69,7 @@ def wsd_schedule(
     return min_lr + (max_lr - min_lr) * (1 - math.sqrt(done))
 
 
+@takes_synonyms()
 def linear_schedule(
     step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
 ) -> float:

@@ -7,9 +7,11 @@ import math
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from scratchlm.names import takes_synonyms
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
 
 
+@takes_synonyms()
 class SGD(Optimizer):
     """Drop in for `torch.optim.SGD`; weight decay is the L2 penalty λ/2·‖θ‖².
 
@@ -68,6 +70,7 @@ class SGD(Optimizer):
             param.add_(grad, alpha=-lr)
 
 
+@takes_synonyms()
 class SGDDecay(Optimizer):
     """Gradient descent whose rate decays as lr/√(t + 1), t = 0 at a parameter's first step.
 

@@ -8,6 +8,7 @@ from itertools import chain
 
 from tqdm import tqdm
 
+from scratchlm.names import takes_synonyms
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.learning import Training
 from scratchlm.tokenizer.parts import StrPath
@@ -18,6 +19,7 @@ from scratchlm.tokenizer.workers import workers_for
 LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time
 
 
+@takes_synonyms()
 def train_bpe(
     paths: StrPath | Sequence[StrPath],
     vocab_size: int,
@@ -56,6 +58,7 @@ def train_bpe(
         return BPETokenizer.from_parts(training.learn(chain.from_iterable(items), workers))
 
 
+@takes_synonyms()
 def train_bpe_from_texts(
     texts: Iterable[str],
     vocab_size: int,
