@@ -286,3 +286,32 @@ def test_ids_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
     assert load_with_tokenizer(tmp_path / "hub").end_ids == [299]
     assert "eos_token" not in json.loads((tmp_path / "hub" / "tokenizer_config.json").read_text())
     assert isinstance(load_model(tmp_path / "hub", "cpu"), Transformer)
+
+
+# Configs
+
+# What real configs have beside the model: SmolLM2's, those of unsloth, of transformers.js, of
+# transformers before generation_config.json, of GPT-2's first days.
+SAYING_NOTHING = {
+    "is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1, "use_cache": True,
+    "auto_map": {"AutoModelForCausalLM": "modeling.Model"}, "unsloth_version": "2025.1.1",
+    "unsloth_fixed": True, "_attn_implementation_autoset": True, "tokenizer_class": "GPT2Tokenizer",
+    "transformers.js_config": {"dtype": "q4"}, "_commit_hash": "607a30d783df",
+    "output_past": True, "num_labels": 1, "neftune_noise_alpha": 5.0, "max_sequence_length": 32,
+    "do_sample": True, "max_length": 20, "min_length": 0, "temperature": 0.7, "top_k": 50,
+    "top_p": 0.9, "num_beams": 1, "repetition_penalty": 1.1, "finetuning_task": None,
+}  # fmt: skip
+
+
+def test_keys_that_say_nothing_of_the_model_are_ignored(kind: str, tmp_path: Path) -> None:
+    theirs = theirs_of(kind)
+    theirs.save_pretrained(tmp_path)
+    change(tmp_path, **SAYING_NOTHING)
+    check_logits(tmp_path, theirs)
+    for key, value in (("rope_interleaved", True), ("pruned_heads", {"0": [1]}),
+                       ("activation", "geglu"), ("quantization", {"bits": 4}),
+                       ("is_encoder_decoder", True)):  # fmt: skip
+        change(tmp_path, **{key: value})
+        with pytest.raises(FileFormatError, match=rf"not known here .*: {key} "):
+            from_hf(tmp_path)
+        change(tmp_path, **{key: None} if key != "activation" else {key: "swiglu"})

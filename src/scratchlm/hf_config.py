@@ -83,6 +83,7 @@ _REQUIRED = {
     "add_cross_attention": (False,),
     "use_sliding_window": (False,),
     "is_causal": (True,),
+    "activation": ("swiglu",),
     "partial_rotary_factor": (1.0,),
 }
 # Keys that say nothing of what a model computes once it is trained; what is neither here nor above
@@ -95,6 +96,18 @@ _SILENT = {
     "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict",
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+# Keys that programs add for themselves, and how to generate, which generation_config.json says now.
+_SILENT |= {
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
+    "_num_labels", "attn_implementation", "auto_map", "cache_implementation", "finetuning_task",
+    "is_decoder", "is_llama_config", "max_sequence_length", "model_max_length",
+    "neftune_noise_alpha", "num_labels", "output_past", "tokenizer_class",
+    "transformers.js_config", "unsloth_fixed", "unsloth_version", "use_flash_attention",
+    "use_flash_attn", "use_return_dict",
+    "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length",
+    "min_length", "num_beam_groups", "num_beams", "num_return_sequences", "repetition_penalty",
+    "temperature", "top_k", "top_p", "typical_p",
 }  # fmt: skip
 # Keys that are read below, beside the tables.
 _READ = {
