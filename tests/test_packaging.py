@@ -59,12 +59,19 @@ def test_the_quickstarts_corpus_is_split_by_file(tmp_path):
     assert held_out == {name for name in found if stdlib_corpus.held_out(name)}
 
 
-def fresh_environment(path: Path) -> Path:
-    """An environment of its own that sees this one's packages, but no scratchlm of it."""
+# A checkout on the path would be taken for an installation.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+def installed(path: Path, *what: str | Path) -> Path:
+    """A fresh environment with what is installed there; it sees this one's packages, too."""
     venv.create(path, with_pip=False)
-    site = next(path.glob("lib/python*/site-packages"))
+    subprocess.run(
+        [*PIP, "--python", path, "install", "-q", "--no-deps", *what], env=ENVIRONMENT, check=True
+    )
     mine = next(path for path in sys.path if path.endswith("site-packages"))
-    (site / "host.pth").write_text(mine)
+    (next(path.glob("lib/python*/site-packages")) / "host.pth").write_text(mine)
     return path
 
 
@@ -76,29 +83,23 @@ def test_every_package_is_installed():
 
 @pytest.mark.slow
 def test_an_editable_install_finds_the_recipes_by_name(tmp_path):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    fresh = fresh_environment(tmp_path / "fresh")
-    subprocess.run([*pip, "--python", fresh, "install", "-q", "--no-deps", "-e", ROOT], check=True)
+    fresh = installed(tmp_path / "fresh", "-e", ROOT)
     command = [fresh / "bin" / "scratchlm-train", "--config", "gpt2-124m", "--dry_run"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert "124,475,904" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
 def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     """The environment sees this one's packages, so that torch is not downloaded again."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
+    subprocess.run([*PIP, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("scratchlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"scratchlm/py.typed", "scratchlm/tokenizer/playground.html"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "configs"))]
     recipes = {f"scratchlm/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
     assert recipes <= set(names)
-    fresh = fresh_environment(tmp_path / "fresh")
-    subprocess.run([*pip, "--python", fresh, "install", "-q", "--no-deps", wheel], check=True)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    fresh = installed(tmp_path / "fresh", wheel)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("so it goes, and goes, and goes on\n" * 200)
     for words in (
@@ -111,7 +112,7 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
         ["generate", "--model_path", "run", "--prompt", "so", "--max_tokens", "5"],
     ):  # fmt: skip
         command = [fresh / "bin" / f"scratchlm-{words[0]}", *words[1:]]
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True)
 
 
 def test_the_commands_lead_to_functions():
