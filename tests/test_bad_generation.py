@@ -85,7 +85,7 @@ CASES = [  # behind `--model_path model.pt --prompt the`: the code, and what the
     ("--prompt_file folder", 2, "folder"),
     ("--prompt_file latin1.txt", 2, "the prompt is not UTF-8 (latin1.txt, byte 3)"),
     ("--prompt_file long.txt", 2, "longer than the context"),
-    ("--input_text a\udcffb", 2, "surrogate"),
+    ("--input_text a\udcffb", 2, "the text is not UTF-8"),
     ("--num_beams 0", 2, "num_beams is from 1 to 1000 (0)"),
     ("--num_beams 2000", 2, "(2000)"),
     ("--num_beams 4 --temperature 0.7", 2, "beams search and do not sample (temperature 0.7)"),

@@ -402,7 +402,7 @@ CASES = [
     ("generate", GENERATE + " --max_tokens -1", 2, "-1"),
     ("generate", GENERATE + " --max_token 5", 2, "did you mean --max_tokens"),
     ("generate", GENERATE.replace("--prompt the", "--prompt " + "the" * 200), 2, "32 fit"),
-    ("generate", GENERATE.replace("--prompt the", "--prompt a\udcffb"), 2, "surrogate"),
+    ("generate", GENERATE.replace("--prompt the", "--prompt a\udcffb"), 2, "the text is not UTF-8"),
     ("generate", GENERATE.replace("cpu", "cuda:99"), 2, "cuda:99"),
     ("generate", GENERATE + " --seed one", 2, "one"),
 ]

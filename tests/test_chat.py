@@ -368,16 +368,25 @@ def prepared(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+class Typed(io.StringIO):
+    """A standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def talk(prepared, tokenizer, monkeypatch, capsys):
     """talk(lines, flags) -> what went to standard output and to standard error, after the greeting;
     the model says `a`, and a reply has three tokens."""
     monkeypatch.chdir(prepared)
 
-    def run(lines: str, flags: str = "--model_path m.pt") -> tuple[str, list[str]]:
+    def run(
+        lines: str, flags: str = "--model_path m.pt", code: int = 0, stdin: type = io.StringIO
+    ) -> tuple[str, list[str]]:
         lines = f"/set logit_bias {tokenizer.token_to_id('a')}=1000\n/set max_tokens 3\n{lines}"
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        assert chat([*flags.split(), "--device", "cpu"]) == 0
+        monkeypatch.setattr(sys, "stdin", stdin(lines))
+        assert chat([*flags.split(), "--device", "cpu"]) == code
         out, err = capsys.readouterr()
         greeting, notes = err.split("Ctrl-D quits\n")
         assert f"parameters on cpu, context {CONTEXT}" in greeting
@@ -463,13 +472,27 @@ def test_a_seed_gives_the_same_replies(prepared, monkeypatch, capsys):
     assert found[0] == found[1] != found[2]
 
 
-def test_bytes_that_are_not_utf8_are_one_line(prepared, monkeypatch, capsys):
-    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nhello\n"), encoding="utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_bytes_that_are_not_utf8_are_one_line(prepared, monkeypatch, capsys, encoding):
+    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nhello\n"), encoding=encoding)
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert chat(["--model_path", str(prepared / "m.pt"), "--max_tokens", "3"]) == 0
+    assert chat(["--model_path", str(prepared / "m.pt"), "--max_tokens", "3"]) == 2
     notes = capsys.readouterr().err.splitlines()[2:]
+    assert notes == [
+        "scratchlm: error: the message is not UTF-8 (character 3); convert it to UTF-8"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "names"),
+    [("/foo", 2, "(/foo)"), ("/load missing.json", 2, "missing.json"), ("x" * 100, 2, "105 tokens"),
+     ("/load broken.json", 3, "broken.json")],
+)  # fmt: skip
+def test_an_error_ends_a_chat_in_a_pipe_with_its_exit_code(talk, lines, code, names):
+    out, notes = talk(f"hello\n{lines}\nnever read\n", code=code)
+    assert out == "aaa\n"
     assert len(notes) == 1, notes
-    assert "U+DCE9 at character 3" in notes[0]
+    assert names in notes[0]
 
 
 def test_a_full_context_is_told_once(talk):
@@ -512,15 +535,16 @@ REFUSED = [
     ("/load folder", "folder"),
     ("/load base.pt", "base.pt"),
     ("x" * 100, "105 tokens"),
-    ("a\udcff", "surrogate"),
-    ("/system a\udcff", "surrogate"),
+    ("a\udcff", "not UTF-8 (character 1)"),
+    ("/system a\udcff", "not UTF-8"),
 ]
 
 
 @pytest.mark.parametrize(("typed", "names"), REFUSED)
 def test_what_is_refused_changes_nothing(talk, typed, names):
     before = {path: path.stat().st_mtime_ns for path in Path().iterdir() if path.name != "x.json"}
-    out, notes = talk(f"/set\n{typed}\n/set\nhello\n")
+    out, notes = talk(f"/set\n{typed}\n/set\nhello\n", stdin=Typed)
+    notes = [line.replace("> ", "") for line in notes if line.strip("> ")]
     assert out == "aaa\n", "and the talk goes on"
     errors = [line for line in notes if line.startswith("scratchlm: error: ")]
     assert len(errors) == 1, notes
@@ -554,7 +578,7 @@ def test_what_is_refused_changes_nothing(talk, typed, names):
         ("--model_path m.pt --load missing.json", 2, "missing.json"),
         ("--model_path m.pt --load broken.json", 3, "broken.json"),
         ("--model_path base.pt --load chatml.json", 2, "no <|im_start|>"),
-        ("--model_path m.pt --system a\udcff", 2, "surrogate"),
+        ("--model_path m.pt --system a\udcff", 2, "not UTF-8"),
         ("--model_path m.pt --device cuda:99", 2, "cuda:99"),
     ],
 )

@@ -3,7 +3,10 @@
 scratchlm-chat --model_path Qwen3-0.6B --system "Answer in one sentence."
 scratchlm-chat --model_path runs/shakespeare --template plain --max_tokens 60
 
-/help, once it runs, lists what else can be typed.
+scratchlm-chat --model_path Qwen3-0.6B < messages.txt > replies.txt
+
+/help, once it runs, lists what else can be typed. An error ends a chat that reads from a pipe or a
+file, with the exit code of scratchlm-generate.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.command import Once, Parser, text
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
@@ -24,7 +24,13 @@ def _parser(description: str) -> Parser:
     flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3"),
          help="how turns are written (auto: by the tokenizer's special tokens; plain: none, the "
          "model continues one running text)")  # fmt: skip
-    flag("--system", action=Once, metavar="TEXT", help="what stands before the conversation")
+    flag(
+        "--system",
+        action=Once,
+        type=text,
+        metavar="TEXT",
+        help="what stands before the conversation",
+    )
     flag("--load", action=Once, metavar="FILE",
          help="go on with a conversation that /save wrote; --template and --system win over "
          "it")  # fmt: skip
@@ -39,7 +45,7 @@ def _parser(description: str) -> Parser:
     flag("--repetition_penalty", action=Once, metavar="R",
          help="above 1 makes what was said less likely (1.0)")  # fmt: skip
     flag("--seed", action=Once, metavar="N", help="the same replies every time")
-    flag("--stop", action="append", default=[], metavar="TEXT",
+    flag("--stop", action="append", type=text, default=[], metavar="TEXT",
          help="end a reply before this text; may be given several times")  # fmt: skip
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser

@@ -77,8 +77,8 @@ class Session:
     def run(self) -> None:
         """Until /quit, the end of the input, or Ctrl-C twice.
 
-        An error that a user can cause is one line, and the talk goes on. Where nobody types, Ctrl-C
-        ends it all.
+        An error that a user can cause is one line, and the talk goes on. Where nobody types, an
+        error and Ctrl-C end it all.
         """
         warned = False
         while not self.over:
@@ -103,7 +103,7 @@ class Session:
             except (BrokenPipeError, Interrupted):
                 raise
             except Exception as error:
-                if exit_code(error) is None:
+                if exit_code(error) is None or not self.terminal.is_typed:
                     raise
                 self.terminal.note(f"scratchlm: error: {one_line(error)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,9 +21,6 @@ class Terminal:
         self.is_typed = sys.stdin.isatty()
         self.is_seen = sys.stdout.isatty()
         self._ends_line = False
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            # A byte that is not UTF-8 is refused with its message, and not the end of it all.
-            sys.stdin.reconfigure(errors="surrogateescape")
         if self.is_typed and self.is_seen:
             with suppress(ImportError):  # not in every Python; `input` is then without history
                 import readline  # noqa: F401
@@ -33,8 +29,18 @@ class Terminal:
         """What is typed next, and whether it stood between quotes. EOFError at the end.
 
         A line that ends with a backslash goes on in the next; three quotes begin a block, and end
-        it. So does the end of the input.
+        it. So does the end of the input. ValueError for bytes that are not UTF-8.
         """
+        message, quoted = self._read_message()
+        try:
+            message.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the message is not UTF-8 (character {error.start}); convert it to UTF-8"
+            ) from None
+        return message, quoted
+
+    def _read_message(self) -> tuple[str, bool]:
         line = self._read_line("> ")
         if line.startswith(QUOTES):
             return "\n".join(self._block(line.removeprefix(QUOTES))), True

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import errno
 import functools
@@ -77,9 +78,14 @@ class Parser(argparse.ArgumentParser):
         return ours + equals + value if ours in self._option_string_actions else word
 
     def error(self, message: str) -> NoReturn:
+        if "; " in message:  # a type of ours, which tells its remedy
+            raise ValueError(message)
         hint = f"{self.prog} --help lists the flags"
         if "expected one argument" in message:
             hint = "give its value; one that starts with - is written --flag=VALUE"
+        elif "are required" in message:
+            example = (self.epilog or "").partition("\n")[0]
+            hint = f"for example: {example.partition('   ')[0]}"
         raise ValueError(f"{message}; {hint}")
 
 
@@ -100,6 +106,16 @@ class Once(argparse.Action):
                 f"two values for one option ({flag} {value}, {option_string} {values}); give one"
             )
         setattr(namespace, self.dest, values)
+
+
+def text(word: str) -> str:
+    """A text from the command line: its bytes are UTF-8, whatever the locale."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(
+            f"the text is not UTF-8 ({word!r}); convert it to UTF-8"
+        ) from None
 
 
 def check_seed(seed: int | None) -> None:
@@ -127,9 +143,7 @@ def command(*, stops_with_its_reader: bool = False) -> Callable[[Body], Callable
 def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
     @functools.wraps(body)
     def main(argv: Sequence[str] | None = None) -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A log file shows each line as it is said; a terminal that is not UTF-8 shows "?".
-            sys.stdout.reconfigure(line_buffering=True, errors="replace")
+        _use_utf8()
         try:
             with _terminated_as_exception(), _notices_in_one_line():
                 body(argv)
@@ -155,6 +169,31 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
         return 0
 
     return main
+
+
+def _use_utf8() -> None:
+    """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
+
+    A log file shows each line as soon as it is written. A byte of the input that is not UTF-8 comes
+    as a lone surrogate, which the tokenizer refuses.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="as_it_came", line_buffering=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        with suppress(io.UnsupportedOperation):  # something was read already
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode a lone surrogate: as the byte of a file's name that it stands for, else as \\uXXXX."""
+    assert isinstance(error, UnicodeEncodeError)
+    code = ord(error.object[error.start])
+    shown = bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return shown, error.start + 1
+
+
+codecs.register_error("as_it_came", _as_it_came)
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser, check_seed
+from scratchlm.cli.command import Once, Parser, check_seed, text
 
 STRATEGY = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
@@ -62,10 +64,11 @@ def prompts(args: Namespace) -> list[str]:
     for name in names:
         try:
             if name == "-":
-                texts.append(sys.stdin.buffer.read().decode())
+                name = "standard input"
+                content = sys.stdin.buffer.read()
             else:
-                with open(name, encoding="utf-8", newline="") as file:
-                    texts.append(file.read())
+                content = Path(name).read_bytes()
+            texts.append(content.removeprefix(codecs.BOM_UTF8).decode())
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"the prompt is not UTF-8 ({name}, byte {error.start}); convert it"
@@ -120,7 +123,7 @@ def _parser(description: str) -> Parser:
          help="print what the model takes to run, with its KV cache; generate nothing")  # fmt: skip
 
     flag = parser.add_argument_group("prompts and texts").add_argument
-    flag("--prompt", "--input_text", action="append", metavar="TEXT",
+    flag("--prompt", "--input_text", action="append", type=text, metavar="TEXT",
          help="text to continue; several times for several (default: standard input if it is a "
          "pipe or a file, else the start of a new document)")  # fmt: skip
     flag("--prompt_file", action="append", metavar="FILE",
@@ -128,7 +131,7 @@ def _parser(description: str) -> Parser:
     flag("--num_samples", action=Once, type=int, default=1, metavar="N", help="texts a prompt (1)")
     flag("--max_tokens", "--max_new_tokens", "--max_length", action=Once, type=int, default=100,
          metavar="N", help="new tokens, at most (100)")  # fmt: skip
-    flag("--stop", action="append", default=[], metavar="TEXT",
+    flag("--stop", action="append", type=text, default=[], metavar="TEXT",
          help="end before this text; several times for several")  # fmt: skip
     flag("--stop_id", action="append", type=int, default=[], metavar="ID",
          help="end before this token, besides the model's own end tokens")  # fmt: skip

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser, command
+from scratchlm.cli.command import Once, Parser, command, text
 from scratchlm.cli.recipes import find_config
 
 SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
@@ -57,9 +57,9 @@ def _init(args: Namespace) -> None:
     if args.train_data is None:
         config = build(ModelConfig, model, "model.")
         tokens: Any = plots.made_up_language(config.vocab_size)
-        text = "a made-up language"
+        source = "a made-up language"
     else:
-        shard, text = open_shard(args.train_data), args.train_data
+        shard, source = open_shard(args.train_data), args.train_data
         known = shard.max_id + 1 if shard.info is None else shard.info.vocab_size
         config = build(ModelConfig, model | {"vocab_size": known}, "model.")
         tokens = shard.tokens
@@ -67,7 +67,7 @@ def _init(args: Namespace) -> None:
     runs = plots.init_runs(config, tokens, steps=args.steps, progress=print)
     zero = ", residual branches start at zero" if config.residual_init == "zero" else ""
     shape = f"{config.num_layers} layers of {config.d_model}"
-    title = f"{shape}, on {text}; AdamW, lr {plots.LR}, batches of {plots.BATCH_SIZE}{zero}\n"
+    title = f"{shape}, on {source}; AdamW, lr {plots.LR}, batches of {plots.BATCH_SIZE}{zero}\n"
     plots.draw_init(runs, args.output, title)
 
 
@@ -107,7 +107,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
              help="a model, as scratchlm-generate takes it (default: made-up numbers)")  # fmt: skip
     sampling("--tokenizer_path", action=Once, metavar="FILE",
              help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
-    sampling("--prompt", action=Once, metavar="TEXT", help="what the model continues")
+    sampling("--prompt", action=Once, type=text, metavar="TEXT", help="what the model continues")
     run = parser.add_argument_group("run").add_argument
     run("--x", action=Once, choices=("step", "tokens", "time"), default="step",
         help="along the x-axis (step)")  # fmt: skip

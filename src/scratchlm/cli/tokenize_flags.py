@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.command import Once, Parser, text
 
 TRAINING = (
     "vocab_size", "output_tokenizer", "special_tokens", "pattern", "min_frequency",
@@ -39,6 +39,7 @@ def _parser(description: str) -> Parser:
     parser = Parser("scratchlm-tokenize", summary, examples)
     many: dict[str, Any] = {"nargs": "+", "action": "extend"}
     one: dict[str, Any] = {"action": Once}
+    utf8: dict[str, Any] = {"action": Once, "type": text}
     number: dict[str, Any] = {"action": Once, "type": int, "metavar": "N"}
 
     group = parser.add_argument_group("train a tokenizer")
@@ -46,8 +47,8 @@ def _parser(description: str) -> Parser:
     flag("--corpus", **many, metavar="PATH", help="files, folders or globs of text to learn from")
     flag("--vocab_size", **number, help="ids: 256 bytes, the merges, the special tokens")
     flag("--output_tokenizer", **one, metavar="FILE", help="default: tokenizer.json")
-    flag("--special_tokens", **many, metavar="TEXT", help="default: <|endoftext|>")
-    flag("--pattern", **one, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
+    flag("--special_tokens", **many, type=text, metavar="TEXT", help="default: <|endoftext|>")
+    flag("--pattern", **utf8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
          " or a regular expression that cuts text into pieces")  # fmt: skip
     flag("--min_frequency", **number, help="merge no pair that occurs less often (default: 0)")
     flag("--max_token_length", **number, help="learn no token of more bytes (default: any length)")
@@ -66,20 +67,20 @@ def _parser(description: str) -> Parser:
 
     group = parser.add_argument_group("both")
     flag = group.add_argument
-    flag("--field", **one, metavar="NAME", help="of .jsonl and .parquet (default: text)")
-    flag("--separator", **one, metavar="TEXT", help="special token that stands between the "
+    flag("--field", **utf8, metavar="NAME", help="of .jsonl and .parquet (default: text)")
+    flag("--separator", **utf8, metavar="TEXT", help="special token that stands between the "
          "documents of a text, and after each in the shards (default: <|endoftext|>)")  # fmt: skip
     flag("--num_workers", **number, help="processes (default: one a core; the result is the same)")
 
     group = parser.add_argument_group("look at a tokenizer")
     flag = group.add_argument
-    flag("--show", **one, metavar="TEXT", help="print a text's tokens, ids and counts; special "
+    flag("--show", **utf8, metavar="TEXT", help="print a text's tokens, ids and counts; special "
          "tokens in it become their ids; with NO_COLOR=1, bars between the tokens")  # fmt: skip
     flag("--html", **one, metavar="FILE", help="write a page in which one types and sees tokens, "
          "bytes and merges; it needs no network")  # fmt: skip
     flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json has learned")
     flag("--sample", **one, metavar="FILE", help="and how far it compresses this text")
-    flag("--word", **one, metavar="TEXT", help="and how it merges this word")
+    flag("--word", **utf8, metavar="TEXT", help="and how it merges this word")
     return parser
 
 
@@ -130,17 +131,6 @@ def _check_together(args: Namespace) -> None:
         raise ValueError(
             f"--num_workers is for training and encoding ({args.num_workers}); leave it out"
         )
-    _check_shown(args.show)
-
-
-def _check_shown(text: str | None) -> None:
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:
-        # Imported here so that --help answers at once.
-        from scratchlm.tokenizer.encoding import lone_surrogate
-
-        raise lone_surrogate(text or "", 0) from None
 
 
 def _find(args: Namespace) -> None:
