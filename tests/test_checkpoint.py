@@ -18,7 +18,7 @@ from torch import nn
 import tiny
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
 from scratchlm.atomic import previous, replacing_directory, replacing_file
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint, tokenizer_from, write_pointer
+from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_own_tokenizer, write_pointer
 from scratchlm.errors import FileFormatError
 
 
@@ -132,7 +132,7 @@ def test_load_model_needs_nothing_else(tmp_path, name):
     assert torch.equal(loaded(ids), model(ids))
     assert not loaded.training
     assert type(read_checkpoint(tmp_path / name)["config"]) is dict
-    own = tokenizer_from(read_checkpoint(tmp_path / name), tmp_path / name)
+    own = read_own_tokenizer(tmp_path / name)
     assert own.hash == tokenizer.hash
 
 

@@ -315,3 +315,30 @@ def test_keys_that_say_nothing_of_the_model_are_ignored(kind: str, tmp_path: Pat
         with pytest.raises(FileFormatError, match=rf"not known here .*: {key} "):
             from_hf(tmp_path)
         change(tmp_path, **{key: None} if key != "activation" else {key: "swiglu"})
+
+
+# Without a tokenizer
+
+
+def test_weights_without_a_tokenizer_are_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Transformer(ModelConfig(258, 16, 16, 1, 2)).eval()
+    hub, ours, back = (tmp_path / name for name in ("hub", "ours", "back"))
+    to_hf(model, hub, end_ids=[7])
+    for source, target in ((hub, ours), (ours, back)):
+        assert convert(["--from", str(source), "--to", str(target)]) == 0
+        [said] = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"scratchlm: no tokenizer.json lies with the weights ({source})")
+    for name in ("config.json", "model.safetensors"):
+        assert (back / name).read_bytes() == (hub / name).read_bytes()
+    assert torch.equal(load_model(ours, "cpu")(IDS), model(IDS))
+    for folder in (hub, ours):
+        assert generate(["--model_path", str(folder), "--prompt", "a"]) == 2
+        assert f"no tokenizer ({folder}); give --tokenizer_path" in capsys.readouterr().err
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    more = ["--tokenizer_path", str(tmp_path / "tokenizer.json")]
+    assert generate(["--model_path", str(ours), "--prompt", "a", "--max_tokens", "1", *more]) == 0
+    assert convert(["--from", str(hub), "--to", str(tmp_path / "whole"), *more]) == 0
+    assert capsys.readouterr().err == ""
+    assert load_with_tokenizer(tmp_path / "whole").tokenizer.hash == TOKENIZER.hash

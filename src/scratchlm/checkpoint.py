@@ -134,6 +134,16 @@ def load_with_tokenizer(
 ) -> Loaded:
     """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
     the same. ValueError where there is none."""
+    model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
+    if tokenizer is None:
+        raise ValueError(f"the model has no tokenizer ({path}); give --tokenizer_path FILE")
+    return Loaded(model, tokenizer, ends, starts)
+
+
+def load_parts(
+    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
+) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
+    """The fields of `load_with_tokenizer`, also where there is no tokenizer."""
     if is_hf_folder(path):
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
@@ -143,11 +153,14 @@ def load_with_tokenizer(
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
-        tokenizer = tokenizer_from(payload, name, tokenizer_path)
+        own, vocab_size = _own_tokenizer(payload, name), model.config.vocab_size
+        tokenizer = _agreeing(own, tokenizer_path, vocab_size, name)
         ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
-        ends = known_ids(ends, model.config.vocab_size, "end_ids", name)
-        check_start_ids(starts, model.config.vocab_size, name)
-    return Loaded(model, tokenizer, ends or default_end_ids(tokenizer), starts)
+        ends = known_ids(ends, vocab_size, "end_ids", name)
+        check_start_ids(starts, vocab_size, name)
+    if tokenizer is not None:
+        ends = ends or default_end_ids(tokenizer)
+    return model, tokenizer, ends, starts
 
 
 def _ids(payload: Payload, key: str, path: Path) -> list[int]:
@@ -212,15 +225,6 @@ def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
         ) from None
 
 
-def tokenizer_from(
-    payload: Payload, path: str | os.PathLike[str], given: str | os.PathLike[str] | None = None
-) -> BPETokenizer:
-    """The tokenizer in a checkpoint, or the file `given`, which must be the same one."""
-    own = _own_tokenizer(payload, path)
-    vocab_size = config_from(payload, path).vocab_size if payload.get("config") else None
-    return _agreeing(own, given, vocab_size, path)
-
-
 def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
     """The tokenizer that lies with the model that `load_model` would give; None where none does."""
     if is_hf_folder(path):
@@ -241,16 +245,11 @@ def _agreeing(
     given: str | os.PathLike[str] | None,
     vocab_size: int | None,
     path: str | os.PathLike[str],
-) -> BPETokenizer:
+) -> BPETokenizer | None:
     """The model's own tokenizer, or the file `given`, which must be the same one."""
-    if given is None:
-        if own is None:
-            raise ValueError(
-                f"the checkpoint has no tokenizer ({path}); give --tokenizer_path FILE"
-            )
-        given, tokenizer = path, own
-    else:
-        tokenizer = BPETokenizer.load(given)
+    tokenizer = own if given is None else BPETokenizer.load(given)
+    if tokenizer is None:
+        return None
     if own is not None and own.hash != tokenizer.hash:
         raise FileFormatError(
             f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
@@ -258,8 +257,8 @@ def _agreeing(
         )
     if vocab_size is not None and len(tokenizer) > vocab_size:
         raise FileFormatError(
-            f"the tokenizer is of another model ({given}: {len(tokenizer)} ids, the model knows "
-            f"{vocab_size}); give the one it was trained with"
+            f"the tokenizer is of another model ({given or path}: {len(tokenizer)} ids, the model "
+            f"knows {vocab_size}); give the one it was trained with"
         )
     return tokenizer
 

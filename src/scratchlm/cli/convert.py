@@ -7,6 +7,7 @@ scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint ->
 from __future__ import annotations
 
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
     from scratchlm.atomic import is_taken
-    from scratchlm.checkpoint import load_with_tokenizer, save_checkpoint
+    from scratchlm.checkpoint import load_parts, save_checkpoint
+    from scratchlm.errors import Notice
     from scratchlm.hf import is_hf_folder, to_hf
     from scratchlm.hf_config import hub_architecture
 
@@ -27,14 +29,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(args.target)
     if is_taken(target):
         raise ValueError(f"something has this name already ({target}); give a new one")
-    model, tokenizer, ends, starts = load_with_tokenizer(args.source, args.tokenizer_path)
+    model, tokenizer, ends, starts = load_parts(args.source, args.tokenizer_path)
     if is_hf_folder(args.source):
-        more = {"tokenizer": tokenizer.to_json(), "end_ids": ends, "start_ids": starts}
+        text = None if tokenizer is None else tokenizer.to_json()
+        more = {"tokenizer": text, "end_ids": ends, "start_ids": starts}
         save_checkpoint(args.target, model, None, 0, **more)
         kind = "a checkpoint"
     else:
         to_hf(model, args.target, tokenizer, ends, starts)
         kind = f"{hub_architecture(model.config)}, as the hub has it"
+    if tokenizer is None:
+        warnings.warn(
+            f"no tokenizer.json lies with the weights ({args.source}), so none is written; "
+            "--tokenizer_path FILE adds one",
+            Notice,
+            stacklevel=2,
+        )
     print(f"{args.target}: {kind}, of {model.num_parameters():,} parameters")
 
 
