@@ -17,6 +17,7 @@ from scratchlm import BPETokenizer, ModelConfig, Transformer, load_model
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
+from scratchlm.cli.inspect import main as inspect
 from scratchlm.errors import FileFormatError, Notice
 from scratchlm.hf import from_hf, to_hf
 
@@ -342,3 +343,54 @@ def test_weights_without_a_tokenizer_are_converted(
     assert convert(["--from", str(hub), "--to", str(tmp_path / "whole"), *more]) == 0
     assert capsys.readouterr().err == ""
     assert load_with_tokenizer(tmp_path / "whole").tokenizer.hash == TOKENIZER.hash
+
+
+def test_inspect_shows_a_folder_as_a_checkpoint(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tensors under the hub's names, with torch's numbers; the config in our words."""
+    theirs_of(kind).save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "onnx").mkdir()
+    capsys.readouterr()
+    assert inspect([str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    weights: dict[str, Tensor] = {}
+    for file in tmp_path.glob("*.safetensors"):
+        weights |= load_file(file)
+    rows = {row["name"]: row for row in found["parameters"]["tensors"]}
+    assert rows.keys() == weights.keys()
+    for name, row in rows.items():
+        tensor = weights[name]
+        assert (row["shape"], row["dtype"]) == (list(tensor.shape), "float32")
+        assert row["norm"] == pytest.approx(tensor.double().norm().item(), rel=1e-12)
+    model = from_hf(tmp_path)
+    assert found["parameters"]["count"] == model.num_parameters()
+    assert found["config"] == json.loads(json.dumps(vars(model.config), default=vars))
+    names = {file.name: file.stat().st_size for file in tmp_path.iterdir() if file.is_file()}
+    assert found["files"] == names
+    assert (found["path"], found["step"], found["tokenizer"]) == (str(tmp_path), None, None)
+
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    assert inspect([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"hub folder      {tmp_path}\n")
+    assert f"parameters      {model.num_parameters():,} in {len(weights)} tensors" in text
+    assert f"tokenizer       258 ids, hash {TOKENIZER.hash}" in text
+    assert "step" not in text
+
+
+def test_inspect_describes_both_in_the_same_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_hf(Transformer(ModelConfig(258, 16, 16, 1, 2)), tmp_path / "hub", TOKENIZER)
+    assert convert(["--from", str(tmp_path / "hub"), "--to", str(tmp_path / "ours")]) == 0
+    found = []
+    for name in ("hub", "ours"):
+        capsys.readouterr()
+        assert inspect([str(tmp_path / name), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0].keys() == found[1].keys()
+    for key in ("config", "tokenizer", "optimizer"):
+        assert found[0][key] == found[1][key]
+    change(tmp_path / "hub", hidden_size=8)
+    assert inspect([str(tmp_path / "hub")]) == 3

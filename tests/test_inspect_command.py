@@ -93,7 +93,7 @@ def test_the_numbers_are_torchs(
     assert (found["step"], found["best_val_loss"], found["best_step"]) == (3, 1.5, 2)
     assert tiny.config(**found["config"]) == model.config
     assert found["recipe"]["data"] == {
-        "train": "corpus.bin", "val": None, "tokenizer": None, "verify": False,
+        "train": "corpus.bin", "val": None, "tokenizer": None, "verify": False, "dtype": None,
     }  # fmt: skip
     assert found["recipe"]["optim"]["optimizer"] == "adamw"
     assert found["recipe"]["train"]["batch_size"] == 32
@@ -420,7 +420,7 @@ CASES = [
     ("missing", 2, "no such checkpoint (missing)"),
     ("text.txt", 3, "text.txt"),
     (".", 3, "no checkpoint in this folder"),
-    ("hub", 2, "scratchlm-convert"),
+    ("hub --set window=4", 2, "scratchlm-convert"),
     ("damaged", 3, "damaged/model.safetensors"),
     ("damaged --set window=4", 3, "damaged/model.safetensors"),
     ("numbers.pt", 3, "not all tensors"),

@@ -1,12 +1,13 @@
-"""What a checkpoint holds, as plain values and as text.
+"""What a checkpoint or a hub folder holds, as plain values and as text.
 
-found = describe("runs/shakespeare")   # a run, a pointer, a checkpoint's directory, a .pt
+found = describe("runs/shakespeare")   # a run, a pointer, a checkpoint, a .pt, a hub folder
 print(report(found))                   # for people
 print(as_json(found))                  # for scripts
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -23,6 +24,8 @@ from scratchlm.atomic import previous
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import Payload, is_single_file, without_duplicates
 from scratchlm.errors import FileFormatError
+from scratchlm.hf import is_hf_folder, read_tensors, read_weights
+from scratchlm.hf_tokenizer import read_tokenizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
 
@@ -34,12 +37,15 @@ _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checkpoint that `path` names, with every byte of a directory checked first.
+    """The checkpoint that `path` names, with every byte of a directory checked first. A folder of
+    the hub is described in the same words, with its tensors under the hub's names.
 
     `parameters` are all tensors of the model's state, those tied to another counted once. Norms
     are Euclidean, in float64; `nonfinite` counts NaN and infinities. None stands for what is not
     there; `also` names what else was saved.
     """
+    if is_hf_folder(path):
+        return _describe_hub_folder(Path(path))
     path = find_checkpoint(path)
     payload = read_checkpoint(path)
     text = payload.get("tokenizer")
@@ -60,16 +66,36 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "cursor": payload.get("cursor"),
         "environment": payload.get("environment"),
         "history": payload.get("history"),
-        "tokenizer": tokenizer and {"size": len(tokenizer), "hash": tokenizer.hash},
+        "tokenizer": _tokenizer(tokenizer),
         "also": sorted(str(key) for key in payload.keys() - _DESCRIBED),
     }
+
+
+def _describe_hub_folder(folder: Path) -> dict[str, Any]:
+    """Its weights are read first, so that what no model can be made of is refused."""
+    config, _ = read_weights(folder)
+    return dict.fromkeys(_DESCRIBED - {"model", "optimizer_name"}) | {
+        "path": str(folder),
+        "verified": False,
+        "files": _file_sizes(folder),
+        "config": dataclasses.asdict(config),
+        "parameters": _parameters(read_tensors(folder)),
+        "tokenizer": _tokenizer(read_tokenizer(folder)),
+        "also": [],
+    }
+
+
+def _tokenizer(tokenizer: BPETokenizer | None) -> dict[str, Any] | None:
+    if tokenizer is None:
+        return None
+    return {"size": len(tokenizer), "hash": tokenizer.hash}
 
 
 def _file_sizes(path: Path) -> dict[str, int]:
     if is_single_file(path):
         return {path.name: path.stat().st_size}
     folder = path if path.exists() else previous(path)
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def _parameters(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -194,14 +220,19 @@ def report(found: Mapping[str, Any]) -> str:
 
 def _files_text(found: Mapping[str, Any]) -> str:
     files = found["files"]
-    checked = "verified by manifest.json" if found["verified"] else "a .pt has no checksums"
+    is_hub = found["step"] is None
+    if found["verified"]:
+        checked = "verified by manifest.json"
+    else:
+        checked = "a folder of the hub has no manifest" if is_hub else "a .pt has no checksums"
     loss, step = found["best_val_loss"], found["best_step"]
     lines = [
-        _row("checkpoint", found["path"]),
+        _row("hub folder" if is_hub else "checkpoint", found["path"]),
         _row("files", f"{sum(files.values()):,} bytes, {checked}"),
         *(f"  {size:>14,}  {name}" for name, size in files.items()),
-        _row("step", f"{found['step']:,}"),
     ]
+    if not is_hub:
+        lines.append(_row("step", f"{found['step']:,}"))
     if isinstance(loss, float):
         shown = f"{loss:.4f}, of step {step}" if math.isfinite(loss) else "none yet"
         lines.append(_row("best_val_loss", shown))

@@ -76,7 +76,7 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     architecture = architecture_of(hub, path)
     table = rules(architecture, config)
     wanted = [name for rule in table for name in rule.theirs]
-    theirs = without_wrappers(_read_tensors(folder), folder)
+    theirs = without_wrappers(read_tensors(folder), folder)
     theirs = _under_full_names(split_experts(theirs), {*wanted, HEAD}, architecture, folder)
     embedding = EMBEDDINGS[architecture]
     if config.tie_embeddings:
@@ -225,7 +225,7 @@ def to_hf(
                 sync(file)
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder: of one file, or of those that an index names."""
     index = folder / "model.safetensors.index.json"
     if index.exists():

@@ -1,8 +1,9 @@
-"""scratchlm-inspect: what a checkpoint holds; its model config changed where the weights allow it.
+"""scratchlm-inspect: show what a checkpoint or a folder of the hub holds, and change its config.
 
 scratchlm-inspect runs/shakespeare                       the run's best, else its last
 scratchlm-inspect runs/shakespeare/checkpoints/last
 scratchlm-inspect model.pt --json
+scratchlm-inspect Qwen3-0.6B                             a folder of the hub
 scratchlm-inspect step-00001000 --set context_length=512 --set rope_theta=500000
 """
 
@@ -25,16 +26,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint_report import as_json, describe, report
     from scratchlm.hf import is_hf_folder
 
+    if not changes:
+        found = describe(args.path)
+        print(as_json(found) if args.json else report(found))
+        return
     if is_hf_folder(args.path):
         raise ValueError(
-            f"a folder of the hub is no checkpoint ({args.path}); make one of it: "
+            f"--set changes checkpoints, not folders of the hub ({args.path}); make one of it: "
             "scratchlm-convert --from FOLDER --to DIR"
         )
     path = find_checkpoint(args.path)
-    if not changes:
-        found = describe(path)
-        print(as_json(found) if args.json else report(found))
-        return
     changed = set_config(path, changes)
     if args.json:
         pairs = {key: {"from": old, "to": new} for key, (old, new) in changed.items()}
@@ -60,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-inspect", summary, examples)
     parser.add_argument("path", metavar="PATH",
-                        help="a run's folder, its last or best, a checkpoint or a .pt")  # fmt: skip
+                        help="a run, a checkpoint, a .pt, or a folder of the hub")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change the model config that is stored; may be repeated")  # fmt: skip
