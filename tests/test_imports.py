@@ -14,8 +14,8 @@ import scratchlm
 ROOT = Path(scratchlm.__file__).parent
 LEVELS = [
     {"errors", "names", "atomic", "lock", "file_kinds", "plain", "tensor_file", "functional",
-     "config", "metrics", "throughput", "runtime", "runtime_config", "distributed", "tokenizer",
-     "optim"},
+     "config", "metrics", "throughput", "runtime", "compilation", "runtime_config", "distributed",
+     "tokenizer", "optim"},
     {"kernels", "model", "data", "evaluation"},
     {"checkpoint", "checkpoint_files", "checkpoint_folder", "checkpoint_payload",
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from scratchlm.compilation import compiling
 from scratchlm.model.kv_cache import ConstantShapes, KVCache
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import resolve_dtype
@@ -246,6 +247,7 @@ class CompiledStep:
                 torch._dynamo.mark_static_address(tensor, guard=False)
         self.view.index.fill_(cache.length)
         padding = torch.tensor(offsets, device=ids.device)[:, None]
-        logits = self.run(ids, padding, self.view)
+        with compiling():
+            logits = self.run(ids, padding, self.view)
         cache.advance(1)
         return logits.clone()  # the graph's own memory is written again at the next step

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.checkpoint_pointers import naming_an_earlier
+from scratchlm.compilation import compiling
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
@@ -101,6 +102,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         # A gradient that is too large for fp16 is no error: that step is skipped, and scaled less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
+        self.compiling = compiling if compiled else nullcontext
         self.environment = environment(model, dtype, compiled, recomputed, ranks)
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
@@ -195,7 +197,7 @@ class Trainer:
         for i, (inputs, targets) in enumerate(micro):
             # Sums over all micro-batches and ranks / all targets: equal to one large batch, even
             # where the micro-batches hold different numbers of targets.
-            with reducing(self.objective, now=i == len(micro) - 1):
+            with self.compiling(), reducing(self.objective, now=i == len(micro) - 1):
                 total, nats, routers = self._losses(inputs, targets)
                 mean = total / num_targets + routers / num_forward
                 self.scaler.scale(mean * self.ranks.size).backward()  # ranks are averaged
@@ -228,6 +230,10 @@ class Trainer:
         with autocast(self.device, self.dtype):
             return self.objective(inputs, targets)
 
+    def _nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with self.compiling():
+            return self._losses(inputs, targets)[1]
+
     def _set_lr(self, step: int) -> float:
         factor = self.schedule(step)
         for group in self.optimizer.param_groups:
@@ -237,12 +243,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Mean loss over the fixed validation batches, and bits per byte where bytes are known."""
         self.objective.eval()
-        found = mean_loss(
-            lambda inputs, targets: self._losses(inputs, targets)[1],
-            self.val_batches,
-            self.ranks,
-            self.bytes_of,
-        )
+        found = mean_loss(self._nats, self.val_batches, self.ranks, self.bytes_of)
         check_finite({"step": self.step, **found}, "val_loss")
         return found
 
@@ -313,17 +314,10 @@ class Trainer:
 
     def _progress(self) -> Progress:
         return Progress(
-            self.step,
-            self.iterations,
-            self.device,
-            out=self.out,
-            tensorboard=self.config.tensorboard,
-            speaks=self.ranks.first,
-            smoothed=self.smoothed,
-            tokens=self.tokens,
-            flops_per_token=self.flops_per_token,
-            peak=self.peak,
-        )
+            self.step, self.iterations, self.device, out=self.out, speaks=self.ranks.first,
+            tensorboard=self.config.tensorboard, smoothed=self.smoothed, tokens=self.tokens,
+            flops_per_token=self.flops_per_token, peak=self.peak,
+        )  # fmt: skip
 
 
 def _due(step: int, every: int) -> bool:

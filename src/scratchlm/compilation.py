@@ -1,0 +1,120 @@
+"""What surrounds torch.compile: signals, damaged files in its cache, a compiler that fails.
+
+torch starts a C++ compiler and worker processes, which write shared libraries straight to their
+place in a cache. All later runs of the user load them from there. So a compiler that is killed
+halfway leaves a file that breaks every later run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from scratchlm.errors import WorkerError
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Wrap every call that torch may compile; it costs microseconds where nothing is compiled.
+
+    A signal waits until the call ends, and the compiler never gets it. Damaged libraries are
+    removed from torch's cache first, so that torch compiles them again. A compiler that fails is a
+    WorkerError.
+    """
+    _mend_cache_once()
+    with _signals_held():
+        try:
+            yield
+        except Exception as error:
+            if not _of_the_compiler(error):
+                raise
+            raise WorkerError(
+                f"torch could not compile the model ({_reason(error)}); see that g++ works and has "
+                "memory, or go without: --compile off"
+            ) from error
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Raise SIGINT and SIGTERM again at the end. Processes that are started within have them
+    blocked: a terminal, a batch system or a container signals all processes at once."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    noted: list[int] = []
+    kept = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+
+    # Another thread may take the signal, and its handler runs in the main thread all the same.
+    if threading.current_thread() is threading.main_thread():
+        kept = {number: signal.signal(number, note) for number in numbers}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # runs `note` for those that waited
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for each in noted:
+            signal.raise_signal(each)
+
+
+@functools.cache
+def _mend_cache_once() -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # slow, as compiling is
+
+    mend_cache(Path(cache_dir()))
+
+
+def mend_cache(folder: Path) -> None:
+    """Remove damaged libraries from torch's cache. The dynamic linker crashes the process on some
+    of them, so they cannot be left for it to find."""
+    if sys.platform != "linux":
+        return
+    import fcntl  # not on Windows
+
+    for path in folder.glob("*/*.so"):
+        if _is_whole(path):
+            continue
+        lock = folder / "locks" / f"{path.name.split('.')[0]}.lock"
+        lock.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError), lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a process writes it
+            path.unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a 64-bit ELF file is as long as it says: a linker puts the section table last, and
+    then writes the header."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or header[:4] != b"\x7fELF":
+            return False
+        (start,) = struct.unpack_from("<Q", header, 40)
+        size, count = struct.unpack_from("<HH", header, 58)
+        return 0 < start + size * count <= path.stat().st_size
+    return True  # gone, or not ours to read
+
+
+def _of_the_compiler(error: Exception) -> bool:
+    return any(
+        each.__module__.startswith(("torch._dynamo", "torch._inductor"))
+        for each in type(error).__mro__
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The compiler's first complaint; without one, the first line that says more than a class."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    complaints = [line for line in lines if "error:" in line]
+    return (complaints or lines[1:] or lines or [type(error).__name__])[0][:300]
