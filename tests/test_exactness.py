@@ -19,6 +19,7 @@ from torch import Tensor
 import forked
 from scratchlm import recipe, run_config, trainer
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint_payload import best_with_its_own
 from scratchlm.distributed import ALONE, Ranks
 from scratchlm.runtime import rng_state, seed_everything
 
@@ -88,9 +89,13 @@ def difference(a: object, b: object, place: str = "") -> str | None:
 
 
 def final(out: Path) -> dict[str, object]:
-    """The last checkpoint, without the name of its folder."""
-    payload = read_checkpoint(find_checkpoint(out, "last"))
+    """The last checkpoint with the loss of its validation, without the name of its folder."""
+    path = find_checkpoint(out, "last")
+    payload = read_checkpoint(path)
     del payload["recipe"]["train"]["out"]
+    best, best_step, pending = best_with_its_own(payload, path)
+    assert pending is None
+    payload |= {"best_val_loss": best, "best_step": best_step, "pending": None}
     return payload
 
 

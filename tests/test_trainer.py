@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import tiny
-from scratchlm import AdamW, Muon, functional, load_model
+from scratchlm import AdamW, Muon, checkpoint_folder, functional, load_model
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint_report import describe
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.optim.groups import muon_groups
@@ -216,6 +217,68 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     assert signal.getsignal(number) is before
     assert find_checkpoint(tmp_path, "last").name == f"step-{run.step:08d}"
     assert log_of(tmp_path)[-1]["step"] == run.step
+
+
+def killed_in_validation(run):
+    """What a kill there leaves: nothing after it runs, except a write that is under way."""
+
+    def dies():
+        raise SystemExit
+
+    run.validate = dies
+    with pytest.raises(SystemExit):
+        run.fit()
+
+
+@pytest.mark.parametrize("step", [6, 8])  # in the middle, and the last
+def test_a_kill_in_a_validation_loses_no_due_checkpoint(tmp_path, step):
+    settings = {"save_every": 6, "eval_every": step}
+    straight = trainer(tmp_path / "straight", **settings)
+    straight.fit()
+    killed_in_validation(trainer(tmp_path / "killed", **settings))
+    last = find_checkpoint(tmp_path / "killed", "last")
+    assert last.name == f"step-{step:08d}"
+    again = trainer(tmp_path / "killed", **settings)
+    again.resume(last)
+    again.fit()
+    assert comparable(log_of(tmp_path / "killed")) == comparable(log_of(tmp_path / "straight"))
+    assert (again.best_val_loss, again.best_step) == (straight.best_val_loss, straight.best_step)
+    for name in ("last", "best"):
+        one, other = (tmp_path / run / "checkpoints" / name for run in ("straight", "killed"))
+        assert one.read_text() == other.read_text()
+
+
+def test_a_due_checkpoint_is_written_once_and_then_named_best(tmp_path, monkeypatch):
+    written = []
+    write = checkpoint_folder.write_payload
+    monkeypatch.setattr(
+        checkpoint_folder, "write_payload",
+        lambda path, payload: (written.append(payload["step"]), write(path, payload)),
+    )  # fmt: skip
+    run = trainer(tmp_path, save_every=4, eval_every=4)
+    losses = {4: 2.0, 8: 1.0}
+    run.validate = lambda: {"val_loss": losses[run.step]}
+    run.fit()
+    assert written == [4, 8]
+    assert find_checkpoint(tmp_path, "best").name == "step-00000008"
+    assert describe(tmp_path)["best_val_loss"] == 1.0
+    again = trainer(tmp_path, save_every=4, eval_every=4)
+    again.validate = lambda: pytest.fail("it was validated: its loss is in the log")
+    again.resume(tmp_path / "checkpoints" / "step-00000004")
+    assert (again.best_val_loss, again.best_step, again.pending) == (2.0, 4, None)
+
+
+def test_a_checkpoint_whose_validation_is_not_finite_does_not_stay(tmp_path):
+    run = trainer(tmp_path, save_every=2, eval_every=4)
+
+    def bad():
+        raise NumericalError("the validation loss is not finite")
+
+    run.validate = bad
+    with pytest.raises(NumericalError, match=r"not finite\n.*step-00000002"):
+        run.fit()
+    assert find_checkpoint(tmp_path, "last").name == "step-00000002"
+    assert not (tmp_path / "checkpoints" / "step-00000004").exists()
 
 
 def test_a_non_finite_loss_stops_before_the_step(tmp_path):

@@ -101,6 +101,29 @@ class CheckpointFolder:
                 write_pointer(self.path / "best", path.name)
             self._prune()
 
+    def name_best(self) -> None:
+        """Let `best` name the last checkpoint, once it is whole: its validation came after it."""
+        self.wait()
+        if self.ranks.first and self.saved is not None:
+            self._writer.submit(functools.partial(self._name_best, self.saved))
+
+    def _name_best(self, path: Path) -> None:
+        write_pointer(self.path / "best", path.name)
+        self._prune()
+
+    def withdraw(self, before: Path | None) -> None:
+        """Remove the last checkpoint, whose weights proved bad. `last` names the one before."""
+        with contextlib.suppress(OSError):  # then there is none to remove
+            self.wait()
+        bad, self.saved = self.saved, before
+        if not self.ranks.first or bad is None or bad == before:
+            return
+        if before is not None and before.parent.resolve() == self.path.resolve():
+            write_pointer(self.path / "last", before.name)
+        else:
+            (self.path / "last").unlink(missing_ok=True)
+        bad.unlink() if bad.is_file() else remove_directory(bad)
+
     def go_on_from(self, checkpoint: Path | None, best_step: int, *, back: bool = True) -> None:
         """`last` names the checkpoint of this folder that a run goes on from, and `best` that of
         `best_step`. Those past it are of a branch that is left. Without `back`, one that is not the

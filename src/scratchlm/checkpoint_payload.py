@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -39,3 +43,25 @@ def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
             f"config is for JSON ({error}); leave tensors, NaN and infinity out of it"
         ) from None
     return payload
+
+
+def best_with_its_own(
+    payload: Mapping[str, Any], path: Path
+) -> tuple[Any, Any, dict[str, Any] | None]:
+    """The best validation loss of a run up to a checkpoint in `path`, its step, and the step's
+    `pending` line of the log if that step is still to be validated.
+
+    A checkpoint is written before its step is validated. The loss is in the run's log after that.
+    """
+    best, best_step, pending = map(payload.get, ("best_val_loss", "best_step", "pending"))
+    if not isinstance(pending, dict) or not isinstance(best, float):
+        return best, best_step, None
+    mark = f'"step": {payload["step"]},'.encode()
+    with contextlib.suppress(OSError, ValueError):
+        for text in (path.absolute().parent.parent / "log.jsonl").open("rb"):
+            line = json.loads(text) if mark in text else {}
+            if line.items() >= pending.items():
+                loss = line.get("val_loss")
+                better = isinstance(loss, float) and loss < best
+                return (loss, payload["step"], None) if better else (best, best_step, None)
+    return best, best_step, pending

@@ -23,6 +23,7 @@ from torch import Tensor
 from scratchlm.atomic import previous
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import Payload, is_single_file, without_duplicates
+from scratchlm.checkpoint_payload import best_with_its_own
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import is_hf_folder, read_tensors, read_weights
 from scratchlm.hf_tokenizer import read_tokenizer
@@ -33,7 +34,7 @@ WIDTH = 100  # characters of a line of text, where words allow it
 _CHUNK = 1 << 18  # numbers looked at together: 2 MiB in float64, which a cache holds
 _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "best_step",
               "config", "recipe", "data_id", "validation", "cursor", "environment", "history",
-              "tokenizer"}  # fmt: skip
+              "tokenizer", "pending"}  # fmt: skip
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,13 +51,14 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     payload = read_checkpoint(path)
     text = payload.get("tokenizer")
     tokenizer = BPETokenizer.from_json(text, path) if isinstance(text, str) else None
+    best_val_loss, best_step, _ = best_with_its_own(payload, path)
     return {
         "path": str(path),
         "verified": not is_single_file(path),
         "files": _file_sizes(path),
         "step": payload["step"],
-        "best_val_loss": payload.get("best_val_loss"),
-        "best_step": payload.get("best_step"),
+        "best_val_loss": best_val_loss,
+        "best_step": best_step,
         "config": payload.get("config"),
         "parameters": _parameters(payload["model"]),
         "optimizer": _optimizer(payload, path),

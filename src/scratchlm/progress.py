@@ -79,11 +79,16 @@ class Progress:
             record["memory"] = peak_memory(self.device)
         return self._noted
 
-    def write(self) -> None:
-        """Log what was read, and say the last of it; the clock of the throughput starts anew."""
-        for record in self._noted:
+    def write(self, *, but: int = 0) -> None:
+        """Log what was read, and say the last of it; the clock of the throughput starts anew.
+        but: keep so many of the last for later, and say nothing yet."""
+        number = len(self._noted) - but
+        for record in self._noted[:number]:
             for log in self._logs:
                 log.write(**record)
+        if but:
+            self._noted = self._noted[number:]
+            return
         self._tokens = self._noted[-1]["tokens"]
         if self.speaks:
             self._say(self._noted[-1])

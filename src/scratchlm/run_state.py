@@ -7,20 +7,25 @@ and what says that it would continue as it was: which data, which batches of it,
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from scratchlm.checkpoint import restore
+from scratchlm.checkpoint_payload import best_with_its_own
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.sharded import is_sharded
+
+if TYPE_CHECKING:
+    from scratchlm.trainer import Trainer
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
@@ -29,6 +34,48 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
           "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
           "seed": "--train.seed {}", "context_length": "--model.context_length {}"}  # fmt: skip
+
+
+def state_of(run: Trainer, pending: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and optimizer. pending: the step's line of the log,
+    where the checkpoint is written before the step is validated."""
+    return {
+        "best_val_loss": run.best_val_loss,
+        "best_step": run.best_step,
+        "pending": pending,
+        "smoothed": run.smoothed,
+        "tokens": run.tokens,
+        "cursor": run.micro_batches.cursor(run.step),
+        "scaler": run.scaler.state_dict(),
+        "optimizer_name": type(run.optimizer).__name__,
+        "rng": all_rng_states(run.ranks),
+        "data_id": run.data_id,
+        "environment": run.environment,
+        "history": run.history,
+    }
+
+
+def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
+    """Let `run` stand where it stood when the checkpoint was written, and return what to say."""
+    check(payload, path, data_id=run.data_id, cursor=run.micro_batches.cursor,
+          optimizer_name=type(run.optimizer).__name__, iterations=run.iterations)  # fmt: skip
+    restore_keeping_settings(payload, run.model, run.optimizer, str(path))
+    run.step, run.tokens = payload["step"], payload["tokens"]
+    best = run.ranks.gather(best_with_its_own(payload, path))[0]
+    run.best_val_loss, run.best_step, run.pending = best
+    run.smoothed, run.history = payload["smoothed"], payload["history"]
+    if payload["scaler"]:
+        run.scaler.load_state_dict(payload["scaler"])
+    if run.folder:
+        run.folder.saved = path
+    set_own_rng_state(payload["rng"], run.ranks, run.config.seed + run.step)
+    if changed := changes(payload.get("recipe", {}), run.extra.get("recipe", {})):
+        run.history = [*run.history, {"step": run.step, "changed": changed}]
+    if otherwise := validated_otherwise(payload, run.extra):
+        run.best_val_loss = math.inf  # the checkpoint called best is kept until there is another
+    run.best_before = run.best_val_loss, run.best_step
+    news = news_of(changed, otherwise, payload["environment"], run.environment)
+    return [f"resumed at step {run.step}: {path}", *news]
 
 
 def environment(
@@ -94,6 +141,10 @@ def check(
     if not (isinstance(payload.get("recipe", {}), dict) and _is_average(payload["smoothed"])):
         raise FileFormatError(
             f"the checkpoint's recipe or smoothed loss is none ({path}); resume from an earlier one"
+        )
+    if not isinstance(payload.get("pending"), dict | None):
+        raise FileFormatError(
+            f"the checkpoint's line of the log is none ({path}); resume from an earlier one"
         )
     _check_rng(payload["rng"], path)
     if payload["step"] > iterations:

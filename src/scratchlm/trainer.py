@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scratchlm import run_state
 from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.checkpoint_pointers import naming_an_earlier
@@ -34,17 +35,7 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.clip import scale_gradients
 from scratchlm.progress import Progress, Record, to_numbers
-from scratchlm.run_state import (
-    all_rng_states,
-    changes,
-    check,
-    environment,
-    how_to_go_on,
-    news_of,
-    restore_keeping_settings,
-    set_own_rng_state,
-    validated_otherwise,
-)
+from scratchlm.run_state import environment, how_to_go_on
 from scratchlm.runtime import autocast, deferred_signals
 from scratchlm.trainer_config import TrainerConfig
 from scratchlm.validation import check_finite, mean_loss
@@ -113,6 +104,7 @@ class Trainer:
         # Before: as of the last save that is known to be whole.
         self.best_val_loss, self.best_step = self.best_before = (math.inf, 0)
         self.smoothed: dict[str, float] | None = None
+        self.pending: Record | None = None  # of a step that is still to be validated
         self.history: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -123,7 +115,7 @@ class Trainer:
         """Train to the last step. Raises Interrupted after a signal, NumericalError for a loss or
         gradient that is not finite. Whatever ends it, the last good checkpoint stays, and is named
         in a note of the exception."""
-        if self.step >= self.iterations:
+        if self.step >= self.iterations and self.pending is None:
             if self.folder:
                 self.folder.go_on_from(self.saved, self.best_step, back=False)
             return
@@ -136,6 +128,8 @@ class Trainer:
                     if self.step:
                         self.folder.go_on_from(self.saved, self.best_step)
                 progress = stack.enter_context(self._progress())
+                if self.pending is not None:
+                    self._finish_step(progress)
                 stopped_by = stack.enter_context(deferred_signals())
                 load = loaded_ahead(self.micro_batches.of, last=self.iterations - 1)
                 self._loop(progress, stopped_by, stack.enter_context(load))
@@ -153,38 +147,80 @@ class Trainer:
             record = self.train_step(load(self.step))
             progress.note(record)
             last = self.step == self.iterations
-            validate = bool(self.val_batches) and (last or _due(self.step, config.eval_every))
-            sample = self.ranks.first and _due(self.step, config.sample_every)
             save = last or _due(self.step, config.save_every)
             look = _due(self.step, self.look_every) or _due(self.step, config.sample_every)
-            if not (validate or save or look):
+            if not (self._validation_is_due() or save or look):
                 continue
             stop = self.ranks.any(bool(stopped_by), self.device)
             try:
                 for each in progress.read():
                     check_finite(each, *self.finite)
-                if validate:
-                    record |= self.validate()
             except NumericalError:
                 progress.write()  # the steps that led to it
                 raise
-            found = record.get("val_loss", math.inf)
-            save |= self._lost_a_save(wait=save or stop or found < self.best_val_loss)
-            improved = found < self.best_val_loss
-            if improved:
-                self.best_val_loss, self.best_step = found, self.step
-            if sample and self.sample is not None:
-                record["sample"] = self.sample(self.model)
             self.smoothed = progress.smoothed.state()
-            progress.write()
-            if self.folder and (save or improved or stop):
-                self.save(best=improved)
-                progress.restart_clock()
+            self._validate_and_save(progress, record, save or stop)
             if stop and not last:
                 if self.folder:
                     self.folder.wait()
                 number = stopped_by[0] if stopped_by else signal.SIGTERM  # another rank's
                 raise Interrupted(number, f"stopped at step {self.step} of {self.iterations}")
+
+    def _validate_and_save(self, progress: Progress, record: Record, save: bool) -> None:
+        """Write a due checkpoint before validation and sampling, which may take long, and let
+        `best` name it after them. Log the step."""
+        save |= self._lost_a_save(wait=save)
+        lost, before, early = False, self.saved, False
+        if self._validation_is_due() or self._sample_is_due():
+            progress.write(but=1)
+            if early := save and self.folder is not None:
+                self.save(pending=record)
+            try:
+                self._evaluate(record)
+            except NumericalError:
+                progress.write()
+                if early and self.folder:
+                    self.folder.withdraw(before)
+                raise
+            lost = self._lost_a_save(wait=record.get("val_loss", math.inf) < self.best_val_loss)
+        improved = self._note_best(record)
+        progress.write()
+        if self.folder and early:
+            if improved and not lost:  # what is lost is saved at the next step
+                self.folder.name_best()
+        elif self.folder and (save or lost or improved):
+            self.save(best=improved)
+        progress.restart_clock()
+
+    def _finish_step(self, progress: Progress) -> None:
+        """Do what was still to do when the checkpoint of this step was written."""
+        assert self.pending is not None
+        progress.note(self.pending)
+        self._evaluate(self.pending)
+        if self._note_best(self.pending) and self.folder:
+            self.folder.go_on_from(self.saved, self.best_step)
+        progress.write()
+        self.pending = None
+
+    def _evaluate(self, record: Record) -> None:
+        """Put the validation loss and the sample that are due into the step's line of the log."""
+        if self._validation_is_due():
+            record |= self.validate()
+        if self.sample is not None and self._sample_is_due() and self.ranks.first:
+            record["sample"] = self.sample(self.model)
+
+    def _note_best(self, record: Record) -> bool:
+        """Whether the validation loss of this step is the best so far."""
+        if improved := record.get("val_loss", math.inf) < self.best_val_loss:
+            self.best_val_loss, self.best_step = record["val_loss"], self.step
+        return improved
+
+    def _validation_is_due(self) -> bool:
+        due = self.step == self.iterations or _due(self.step, self.config.eval_every)
+        return due and bool(self.val_batches)
+
+    def _sample_is_due(self) -> bool:
+        return self.sample is not None and _due(self.step, self.config.sample_every)
 
     def train_step(self, batches: StepBatches | None = None) -> Record:
         """One optimizer step, on the batches of its number, which may have been loaded before.
@@ -258,52 +294,20 @@ class Trainer:
             self.best_before = self.best_val_loss, self.best_step
         return lost
 
-    def save(self, *, best: bool = False) -> None:
-        """Take the state of this step; a thread writes it, and lets `last` (and `best`) name it."""
+    def save(self, *, best: bool = False, pending: Record | None = None) -> None:
+        """Take the state of this step; a thread writes it, and lets `last` (and `best`) name it.
+        pending: the step's line of the log, where its validation comes after."""
         assert self.folder is not None
-        self.folder.save(
-            self.model,
-            self.optimizer,
-            self.step,
-            best=best,
-            best_val_loss=self.best_val_loss,
-            best_step=self.best_step,
-            smoothed=self.smoothed,
-            tokens=self.tokens,
-            cursor=self.micro_batches.cursor(self.step),
-            scaler=self.scaler.state_dict(),
-            optimizer_name=type(self.optimizer).__name__,
-            rng=all_rng_states(self.ranks),
-            data_id=self.data_id,
-            environment=self.environment,
-            history=self.history,
-            **self.extra,
-        )
+        state = run_state.state_of(self, pending)
+        self.folder.save(self.model, self.optimizer, self.step, best=best, **state, **self.extra)
 
     def resume(self, path: str | Path) -> list[str]:
-        """Go on from a checkpoint: weights, optimizer, step, random states. Returns what there is
-        to say: what was changed, and why the run may not be equal to the bit to one uninterrupted.
+        """Go on from a checkpoint: weights, optimizer, step, random states. Return what there is to
+        say: what was changed, and why the run may not be equal to the bit to one uninterrupted.
         Learning rate, decay and betas are those of the optimizer at hand."""
         with naming_an_earlier(Path(path)):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
-        check(payload, path, data_id=self.data_id, cursor=self.micro_batches.cursor,
-              optimizer_name=type(self.optimizer).__name__, iterations=self.iterations)  # fmt: skip
-        restore_keeping_settings(payload, self.model, self.optimizer, str(path))
-        self.step, self.tokens = payload["step"], payload["tokens"]
-        self.best_val_loss, self.best_step = payload["best_val_loss"], payload["best_step"]
-        self.smoothed, self.history = payload["smoothed"], payload["history"]
-        if payload["scaler"]:
-            self.scaler.load_state_dict(payload["scaler"])
-        if self.folder:
-            self.folder.saved = Path(path)
-        set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
-        if changed := changes(payload.get("recipe", {}), self.extra.get("recipe", {})):
-            self.history = [*self.history, {"step": self.step, "changed": changed}]
-        if otherwise := validated_otherwise(payload, self.extra):
-            self.best_val_loss = math.inf  # what was the best is kept until there is another
-        self.best_before = self.best_val_loss, self.best_step
-        news = news_of(changed, otherwise, payload["environment"], self.environment)
-        return [f"resumed at step {self.step}: {path}", *news]
+        return run_state.resume(self, payload, Path(path))
 
     # --- what is said --------------------------------------------------------------------------
 
@@ -313,8 +317,9 @@ class Trainer:
         return self.folder.saved if self.folder else None
 
     def _progress(self) -> Progress:
+        start = self.step - (self.pending is not None)
         return Progress(
-            self.step, self.iterations, self.device, out=self.out, speaks=self.ranks.first,
+            start, self.iterations, self.device, out=self.out, speaks=self.ranks.first,
             tensorboard=self.config.tensorboard, smoothed=self.smoothed, tokens=self.tokens,
             flops_per_token=self.flops_per_token, peak=self.peak,
         )  # fmt: skip

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if ranks.first:  # before anything in the folder changes
                 stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
-        done = trainer.step == trainer.iterations
+        done = trainer.step == trainer.iterations and trainer.pending is None
         trainer.fit()
         if done:
             say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
