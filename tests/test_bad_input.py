@@ -144,7 +144,7 @@ CASES = [
     ("tokenize", "--corpus folder --vocab_size 300", 2, "folder"),
     ("tokenize", "--corpus empty.txt --vocab_size 300", 2, "empty.txt"),
     ("tokenize", "--corpus latin1.txt --vocab_size 300", 2, "latin1.txt"),
-    ("tokenize", "--corpus corpus.txt", 2, "--vocab_size"),
+    ("tokenize", "--corpus corpus.txt", 2, "give --vocab_size 5"),  # by the text's size
     ("tokenize", "--corpus corpus.txt --vocab_size 100", 2, "100"),
     ("tokenize", "--corpus corpus.txt --vocab_size -5", 2, "-5"),
     ("tokenize", "--corpus corpus.txt --vocab_size ten", 2, "ten"),
@@ -292,7 +292,7 @@ CASES = [
     ("train", TRAIN.replace("good.bin", "empty.txt --vocab_size 300"), 2, "empty.txt"),
     ("train", TRAIN.replace("good.bin", "latin1.txt --vocab_size 300"), 2, "latin1.txt"),
     ("train", SHORT, 2, "shorter than the context"),
-    ("train", TRAIN.replace("good.bin", "corpus.txt"), 2, "--vocab_size"),
+    ("train", TRAIN.replace("good.bin", "ids.npy"), 2, "--vocab_size"),
     ("train", TRAIN.replace("good.bin", "empty.bin --vocab_size 300"), 3, "empty.bin"),
     ("train", TRAIN.replace("good.bin", "odd.bin --vocab_size 300"), 3, "odd.bin"),
     ("train", TRAIN.replace("good.bin", "big-ids.bin --vocab_size 300"), 2, "5000"),

@@ -59,10 +59,11 @@ def build(
         torch.cuda.set_device(device)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
+    config, data = _prepared(config, out, resume, ranks, say)
     length = config.model.context_length
-    data = _prepared(config, out, resume, ranks, say)
     with agreed(ranks):
         batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
+        _tell_repetition(config.train, batches, say)
         config, reason = _resolved(config, batches, device, ranks)
         check_room(
             config.model,
@@ -127,6 +128,19 @@ def build(
     return trainer
 
 
+def _tell_repetition(
+    train: TrainerConfig, batches: TrainBatches, say: Callable[[str], None]
+) -> None:
+    """Say so where the sequences of one step are more than the data has."""
+    step, epoch = train.batch_size * train.accumulate, batches.windows_per_epoch
+    if step > epoch:
+        say(
+            f"a step reads {step} sequences, and the data has only {epoch} of "
+            f"{batches.context_length} tokens, so each step repeats them; "
+            f"--batch_size {max(1, epoch // train.accumulate)} or less does not"
+        )
+
+
 def _own_tokenizer(
     config: TrainConfig, resume: Path | None, say: Callable[[str], None]
 ) -> BPETokenizer | None:
@@ -149,15 +163,18 @@ def _prepared(
     resume: Path | None,
     ranks: Ranks,
     say: Callable[[str], None],
-) -> PreparedData:
-    """The first rank makes what is to be made, and the others find it."""
+) -> tuple[TrainConfig, PreparedData]:
+    """The data, and the configuration with the context that it allows. The first rank makes what
+    is not there yet, and the others find it."""
     model = config.model
     with agreed(ranks):
         own = _own_tokenizer(config, resume, say)
     arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
     with agreed(ranks):
         data = prepare(*arguments) if ranks.first else None
-    return data or prepare(*arguments)
+    data = data or prepare(*arguments)
+    model = dataclasses.replace(model, context_length=data.context_length)
+    return dataclasses.replace(config, model=model), data
 
 
 def _resolved(

@@ -15,6 +15,7 @@ from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
 from scratchlm.costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
+from scratchlm.data.sources import is_there
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
@@ -94,8 +95,10 @@ def resolve(
     if not data.get("train"):
         raise ValueError("no training data is given (data.train); give --train_data FILE")
     if "vocab_size" not in tree["model"]:
-        size = default_vocab_size(configuration.build(DataConfig, data, "data."))
+        size = default_vocab_size(configuration.build(DataConfig, data, "data."), say)
         tree["model"]["vocab_size"] = size
+    if not any("context_length" in layer.get("model", {}) for layer in layers[1:]):
+        data.setdefault("fit_context", True)
     if checkpoint is not None:
         recipe = configuration.merge(recipe, {"train": {"out": train["out"]}})
         _say_kept(from_file, file, recipe, "the run's", flags, say)
@@ -137,7 +140,7 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
     """A run's data is named by where it lay when the run began."""
     for name in ("train", "val"):
         path = data.get(name)
-        if isinstance(path, str) and f"data.{name}" not in flags and not os.path.exists(path):
+        if isinstance(path, str) and f"data.{name}" not in flags and not is_there(path):
             raise FileNotFoundError(
                 f"the run's data is not there any more ({path}); say where it is by "
                 f"--{name}_data FILE"

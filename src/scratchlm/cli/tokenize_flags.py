@@ -56,8 +56,8 @@ def _parser(description: str) -> Parser:
     group = parser.add_argument_group("encode")
     flag = group.add_argument
     flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer, train none")
-    flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .jsonl, "
-         ".parquet, .zst, several files, folders, globs")  # fmt: skip
+    flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .json, "
+         ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
     flag("--output", **one, metavar="PATH", help="FILE.bin for one file (the default, beside it), "
          "with its special tokens as ids; or a folder, for shards of many documents")  # fmt: skip
     flag("--val_fraction", **one, type=float, metavar="X", help="documents held out (default: 0)")
@@ -67,7 +67,7 @@ def _parser(description: str) -> Parser:
 
     group = parser.add_argument_group("both")
     flag = group.add_argument
-    flag("--field", **utf8, metavar="NAME", help="of .jsonl and .parquet (default: text)")
+    flag("--field", **utf8, metavar="NAME", help="of .json, .jsonl and .parquet (default: text)")
     flag("--separator", **utf8, metavar="TEXT", help="special token that stands between the "
          "documents of a text, and after each in the shards (default: <|endoftext|>)")  # fmt: skip
     flag("--num_workers", **number, help="processes (default: one a core; the result is the same)")
@@ -109,10 +109,6 @@ def _check_together(args: Namespace) -> None:
             "give --corpus FILE --vocab_size N to train, --tokenizer_path FILE --encode FILE to "
             "encode"
         )
-    if args.corpus and args.vocab_size is None:
-        raise ValueError(
-            "a new tokenizer needs its size (no --vocab_size); give --vocab_size 10000"
-        )
     for flags, needed, what in (
         (TRAINING, "corpus", "a new tokenizer"),
         (("output", *FOLDER), "encode", "encoding"),
@@ -139,6 +135,14 @@ def _find(args: Namespace) -> None:
 
     args.corpus_files = find_files(args.corpus) if args.corpus else []
     args.encode_files = find_files(args.encode) if args.encode else []
+    if args.corpus and args.vocab_size is None:
+        from scratchlm.data.vocabulary import suitable_vocab_size
+
+        num_bytes = sum(file.stat().st_size for file in args.corpus_files)
+        raise ValueError(
+            f"a new tokenizer needs its size (no --vocab_size); give --vocab_size "
+            f"{suitable_vocab_size(num_bytes)}, which suits {num_bytes:,} bytes of text"
+        )
     args.as_documents = not all(map(is_plain, args.corpus_files))
     one_file = args.encode is not None and args.encode_files == [Path(args.encode[0])]
     one_text = one_file and is_plain(args.encode_files[0])

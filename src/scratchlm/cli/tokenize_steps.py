@@ -11,10 +11,10 @@ from typing import Any
 from scratchlm.cli.command import has_colour
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
-from scratchlm.data.documents import read_texts
 from scratchlm.data.shards import write_shard
+from scratchlm.data.vocabulary import learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import Interrupted
-from scratchlm.tokenizer import playground, training
+from scratchlm.tokenizer import playground
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.browser_pattern import browser_pattern
 from scratchlm.tokenizer.inspection import inspect
@@ -38,23 +38,18 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     check_portable(settings["pattern"])  # before minutes go into it
     if args.html is not None:
         browser_pattern(settings["pattern"])
-    if args.as_documents:
-        specials = settings["special_tokens"]
-        separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]
-        reading = {"separator": separator} | _given(args, "field", "separator")
-        texts = read_texts(
-            args.corpus_files,
-            **reading,
-            pattern=settings["pattern"],
-            special_tokens=specials,
-        )
-        tokenizer = training.train_bpe_from_texts(texts, **settings)
-    else:
-        tokenizer = training.train_bpe(args.corpus_files, **settings)
+    specials = settings.pop("special_tokens")
+    separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]
+    settings |= {"field": "text", "separator": separator} | _given(args, "field", "separator")
+    tokenizer = learn_tokenizer(args.corpus_files, special_tokens=specials, **settings)
     tokenizer.save(path)
     print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
     if len(tokenizer) < args.vocab_size:
-        print(f"the corpus has no more pairs to merge: {len(tokenizer)} of {args.vocab_size} ids")
+        num_bytes = sum(file.stat().st_size for file in args.corpus_files)
+        print(
+            f"the corpus has no more pairs to merge: {len(tokenizer)} of {args.vocab_size} ids; "
+            f"--vocab_size {suitable_vocab_size(num_bytes)} suits {num_bytes:,} bytes"
+        )
     return tokenizer, path
 
 

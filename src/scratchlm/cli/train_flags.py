@@ -22,12 +22,21 @@ GROUPS = {
 # Every key of the configuration: its help, our flag, and the names that other projects use for it.
 # Where a default is None, the help says what is done. A key without a flag is typed in full.
 FLAGS: dict[str, tuple[str, ...]] = {
-    "data.train": ("text, or a token shard (.bin, .npy), to train on", "train_data"),
+    "data.train": (
+        "what to train on: a file, folder or glob of text, JSON or Parquet; or a token shard",
+        "train_data",
+    ),
     "data.val": ("the same to validate on (the last tenth of the training data)", "val_data"),
     "data.tokenizer": ("tokenizer.json of the text, or of shards that name none", "tokenizer_path"),
     "data.verify": ("hash the whole shards first", "verify"),
+    "data.field": ("of JSON and Parquet documents: the key of the text", "field"),
+    "data.separator": ("special token between documents", "separator"),
+    "data.fit_context": ("shrink the context to what a short text allows (unless it is given)",),
     "data.dtype": ("the ids in a .bin without a sidecar (as its vocabulary needs)",),
-    "model.vocab_size": ("ids that the model knows (the tokenizer's)", "vocab_size"),
+    "model.vocab_size": (
+        "ids that the model knows (the tokenizer's; a new one's by the size of the text)",
+        "vocab_size",
+    ),
     "model.context_length": (
         "tokens of a sequence",
         "max_seq_len", "context_length", "block_size", "context_size", "n_positions",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +10,25 @@ from typing import Any
 import numpy as np
 
 from scratchlm.data.config import DataConfig
-from scratchlm.data.shards import TokenShard, open_shard, write_shard
-from scratchlm.data.sources import SHARD_SUFFIXES
+from scratchlm.data.shards import TokenShard, open_shard
+from scratchlm.data.sources import Source, source_of
+from scratchlm.data.tokenized import name_of, tokenized
+from scratchlm.data.vocabulary import BYTES_ALONE, learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import read_sidecar
-from scratchlm.tokenizer.training import train_bpe
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """train, val: 1-D integer arrays of ids. `data_id` says which the training ids are, `val_id`
-    which are validated on."""
+    """train, val: 1-D integer arrays of ids. `context_length`: what was asked for, or with
+    `fit_context` what fits. `data_id` says which the training ids are, `val_id` which are validated
+    on."""
 
     train: np.ndarray
     val: np.ndarray
     tokenizer: BPETokenizer | None
+    context_length: int
     data_id: dict[str, Any]
     val_id: dict[str, Any]
 
@@ -45,63 +46,72 @@ def prepare(
     Text is tokenized once into `folder` (and a tokenizer trained to `vocab_size` where none is
     given). own: the tokenizer of the weights that training begins with or goes on from, which is
     taken where `config` names none, and which the caller keeps as tokenizer.json beside `folder`.
-    Without validation data the last tenth of the training ids is held out. What was decided is
-    said, each in one line; what does not fit is a ValueError or FileFormatError.
+    Without validation data the last tenth of the training ids is held out. Each decision is said in
+    one line; what does not fit is a ValueError or FileFormatError.
     """
-    for named in (config.train, config.val, config.tokenizer):
-        if named is not None:  # before minutes go into tokenizing the others
-            with open(named, "rb"):
-                pass
-    tokenizer, tokenizer_path = _tokenizer(config, vocab_size, folder, say, own)
+    # All of this before minutes go into tokenizing.
+    sources = {"train": source_of(config.train)}
+    if config.val is not None:
+        sources["val"] = source_of(config.val)
+    if config.tokenizer is not None:
+        with open(config.tokenizer, "rb"):
+            pass
+    _check_reading(config, sources)
+    tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer has more ids than the model ({len(tokenizer)} > vocab_size "
             f"{vocab_size}); give --vocab_size {len(tokenizer)}"
         )
 
-    def shard(path: Path, name: str) -> TokenShard:
-        if path.suffix not in SHARD_SUFFIXES:
+    def shard(name: str) -> TokenShard:
+        source = sources[name]
+        path = source.files[0]
+        if source.kind != "shard":
             assert tokenizer is not None  # text always has one
             assert tokenizer_path is not None
-            shard_path = folder / f"{name}-{_key(path, tokenizer.hash)}.bin"
-            path = _tokenized(path, shard_path, tokenizer, tokenizer_path, say)
+            path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
         opened = open_shard(path, verify=config.verify, dtype=config.dtype, vocab_size=vocab_size)
         if opened.info is None and path.suffix == ".bin":
             say(f"{path} has no sidecar: read as {opened.tokens.dtype.name}")
         _check(opened, tokenizer, vocab_size)
         return opened
 
-    train = shard(Path(config.train), "train")
+    train = shard("train")
     train_ids, val = train.tokens, train
-    if config.val is not None:
-        val = shard(Path(config.val), "val")
+    if "val" in sources:
+        val = shard("val")
         val_ids = val.tokens
     else:
         cut = len(train_ids) - len(train_ids) // 10
         train_ids, val_ids = train_ids[:cut], train_ids[cut:]
         held, total = len(val_ids), len(train.tokens)
         say(f"no validation data: the last {held:,} of {total:,} tokens are held out")
-    for ids, which in ((train_ids, "training"), (val_ids, "validation")):
-        if len(ids) < context_length + 1:
-            raise ValueError(
-                f"the {which} data is shorter than the context ({len(ids)} tokens, "
-                f"{context_length + 1} needed); give more text or a smaller --context_length"
-            )
+    learned = sources["train"].kind != "shard" and config.tokenizer is None and own is None
+    more = _with_bytes_alone(train, val) if learned and len(tokenizer or ()) > BYTES_ALONE else ""
+    context_length = _fitting(
+        (train_ids, val_ids), context_length, more, say if config.fit_context else None
+    )
     data_id = {
         "train data": train.sha256,
         "training tokens": len(train_ids),
         "tokenizer": None if tokenizer is None else tokenizer.hash,
     }
     val_id = {"data": val.sha256, "tokens": len(val_ids)}
-    return PreparedData(train_ids, val_ids, tokenizer, data_id, val_id)
+    return PreparedData(train_ids, val_ids, tokenizer, context_length, data_id, val_id)
 
 
-def default_vocab_size(config: DataConfig) -> int:
-    """The size of the tokenizer that the data names; ValueError where there is none."""
+def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -> int:
+    """The size of the tokenizer that the data names; for text without one, a size that suits the
+    text, which is said. ValueError for ids without a tokenizer."""
     if config.tokenizer is not None:
         return len(BPETokenizer.load(config.tokenizer))
-    Path(config.train).stat()  # a missing file is the system's own FileNotFoundError
-    info = read_sidecar(config.train)
+    source = source_of(config.train)
+    if source.kind != "shard":
+        size = suitable_vocab_size(source.num_bytes)
+        say(f"vocab_size is {size}: the default for {source.num_bytes:,} bytes of text")
+        return size
+    info = read_sidecar(source.files[0])
     if info is not None:
         return info.vocab_size
     raise ValueError(
@@ -110,15 +120,69 @@ def default_vocab_size(config: DataConfig) -> int:
     )
 
 
+def _check_reading(config: DataConfig, sources: dict[str, Source]) -> None:
+    if any(source.kind == "documents" for source in sources.values()):
+        return
+    for name, default in (("field", "text"), ("separator", "<|endoftext|>")):
+        value = getattr(config, name)
+        if value != default:
+            raise ValueError(
+                f"data.{name} is for many documents ({value}, {config.train}); leave it out: a "
+                "text file is one text, split at its special tokens"
+            )
+
+
+def _with_bytes_alone(train: TokenShard, val: TokenShard) -> str:
+    """What a vocabulary without merges would allow, for an error or a line."""
+    assert train.info is not None
+    assert val.info is not None
+    sizes = [train.info.text_bytes, val.info.text_bytes]
+    most = sizes[0] // 10 - 1 if train is val else min(sizes) - 1
+    return f", or --vocab_size {BYTES_ALONE} for a context of up to {most}" if most > 0 else ""
+
+
+def _fitting(
+    data: tuple[np.ndarray, np.ndarray],
+    context_length: int,
+    more: str,
+    shrinks: Callable[[str], None] | None,
+) -> int:
+    """The context's length, or, with `shrinks`, the longest that the data allows, told to it.
+
+    A window takes one token more than the context. ValueError where none fits.
+    """
+    longest = min(map(len, data)) - 1
+    if longest >= context_length:
+        return context_length
+    if shrinks is not None and longest >= 1:
+        shrinks(
+            f"context_length is {longest}, not {context_length}: the data is short "
+            f"({len(data[0]):,} tokens to train on, {len(data[1]):,} to validate on); for a longer "
+            f"one give more text{more}"
+        )
+        return longest
+    which, ids = next(
+        (which, ids)
+        for which, ids in zip(("training", "validation"), data, strict=True)
+        if len(ids) < context_length + 1
+    )
+    fits = f" --context_length {longest} or less," if longest >= 1 else ""
+    raise ValueError(
+        f"the {which} data is shorter than the context ({len(ids)} tokens, "
+        f"{context_length + 1} needed); give{fits} more text{more}"
+    )
+
+
 def _tokenizer(
     config: DataConfig,
+    source: Source,
     vocab_size: int,
     folder: Path,
     say: Callable[[str], None],
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
-    """The tokenizer and where it lies: the one given, the weights' own, the shard's, or one trained
-    here."""
+    """The tokenizer and its file: the one given, the weights' own, the shard's, or one that is
+    trained here."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)
@@ -127,43 +191,31 @@ def _tokenizer(
         return tokenizer, path
     if own is not None:
         return own, folder.parent / "tokenizer.json"
-    source = Path(config.train)
-    if source.suffix in SHARD_SUFFIXES:
-        info = read_sidecar(source)
+    if source.kind == "shard":
+        shard = source.files[0]
+        info = read_sidecar(shard)
         if info is None or info.tokenizer is None:
             return None, None
-        path = source.parent / info.tokenizer
+        path = shard.parent / info.tokenizer
         if not path.is_file():
-            say(f"{source} was made with {path}, which is gone: no bits per byte, no text samples")
+            say(f"{shard} was made with {path}, which is gone: no bits per byte, no text samples")
             return None, None
         return BPETokenizer.load(path), path
-    path = folder / f"tokenizer-{_key(source, str(vocab_size))}.json"
+    path = folder / f"tokenizer-{name_of(source, config, str(vocab_size))}.json"
     if path.is_file():
         return BPETokenizer.load(path), path
-    tokenizer = train_bpe(source, vocab_size)
+    reading = {"field": config.field, "separator": config.separator}
+    tokenizer = learn_tokenizer(source.files, vocab_size, [config.separator], **reading)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
-    say(f"trained a tokenizer of {len(tokenizer):,} on {source}: {path}")
+    say(f"trained a tokenizer of {len(tokenizer):,} on {config.train}: {path}")
+    if len(tokenizer) < vocab_size:
+        fit = suitable_vocab_size(source.num_bytes)
+        say(
+            f"the text has no more pairs to merge, so each of its words is one token: "
+            f"--vocab_size {fit} suits {source.num_bytes:,} bytes"
+        )
     return tokenizer, path
-
-
-def _tokenized(
-    source: Path,
-    shard: Path,
-    tokenizer: BPETokenizer,
-    tokenizer_path: Path,
-    say: Callable[[str], None],
-) -> Path:
-    """The shard of a text file, made where it is not there yet."""
-    size = source.stat().st_size
-    with contextlib.suppress(OSError, FileFormatError):  # absent, or replaced only in part
-        open_shard(shard)
-        say(f"{source} is tokenized already: {shard}")
-        return shard
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    info = write_shard(tokenizer, source, shard, tokenizer_path=tokenizer_path)
-    say(f"tokenized {source}: {info.count:,} tokens, {size / info.count:.2f} bytes each: {shard}")
-    return shard
 
 
 def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -> None:
@@ -188,10 +240,3 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
             f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text "
             f"again{remedy}"
         )
-
-
-def _key(source: Path, maker: str) -> str:
-    """Part of the name of what is made from a text file: another text or maker, another name."""
-    status = source.stat()
-    made_from = f"{source.resolve()} {status.st_size} {status.st_mtime_ns} {maker}"
-    return hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:12]

@@ -115,3 +115,31 @@ def _is_list(path: Path) -> bool:
 def is_there(name: str) -> bool:
     """Whether a path, folder or glob names anything."""
     return os.path.exists(name) or bool(glob.glob(name, recursive=True))
+
+
+class Source(NamedTuple):
+    """What one name means to a trainer: a token shard, one plain text, or documents."""
+
+    name: str
+    kind: Literal["shard", "text", "documents"]
+    files: list[Path]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files, packed as they are."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def source_of(name: str) -> Source:
+    """The source that a path, a folder or a glob names; errors as in `find_files`."""
+    files = find_files(name)
+    shards = [file for file in files if file.suffix in SHARD_SUFFIXES]
+    if shards and len(files) > 1:
+        raise ValueError(
+            f"training reads one token shard ({name}: {len(files)} files); name one of them, such "
+            f"as {shards[0]}"
+        )
+    with open(files[0], "rb"):  # the system's own error where it may not be read
+        pass
+    one_text = files == [Path(name)] and is_plain(files[0])
+    return Source(name, "shard" if shards else "text" if one_text else "documents", files)

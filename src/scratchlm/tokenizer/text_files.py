@@ -37,7 +37,11 @@ def read_text(
     where a byte is not UTF-8.
     """
     chunks = _bytes(path, bar, start, end)
-    return decoded(path, chunks if start else checked(path, chunks), start)
+    if start == 0 and end is None:
+        chunks = checked(path, chunks)
+    elif start == 0:  # a range may be too short to show what the file is
+        check_text(path, next(_bytes(path, None, 0, HEAD), b""))
+    return decoded(path, chunks, start)
 
 
 def _bytes(path: StrPath, bar: tqdm[Any] | None, start: int, end: int | None) -> Iterator[bytes]:
@@ -50,16 +54,21 @@ def _bytes(path: StrPath, bar: tqdm[Any] | None, start: int, end: int | None) ->
 
 
 def checked(path: StrPath, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks of a whole file, after a look at its first bytes. ValueError for what is not text,
-    such as a picture, and for a Git LFS pointer, which is text but not the text."""
+    """The chunks of a whole file, after `check_text` of its first bytes."""
     chunks = iter(chunks)
     held: list[bytes] = []
     while sum(map(len, held)) < HEAD and (data := next(chunks, b"")):
         held.append(data)
-    kind = kind_of(b"".join(held)[:HEAD])
+    check_text(path, b"".join(held))
+    return itertools.chain(held, chunks)
+
+
+def check_text(path: StrPath, head: bytes) -> None:
+    """ValueError where a file's first bytes show that it is not text, such as a picture, or that it
+    is a Git LFS pointer, which is text but not the text."""
+    kind = kind_of(head[:HEAD])
     if kind and not kind.is_text:
         raise ValueError(f"{os.fspath(path)} looks like {kind.name}; {kind.remedy}")
-    return itertools.chain(held, chunks)
 
 
 def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[str]:

@@ -1,0 +1,91 @@
+"""Text and documents to one token shard in a run's folder, made once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from scratchlm.data.config import DataConfig
+from scratchlm.data.corpora import encode_corpus
+from scratchlm.data.corpus_folder import MANIFEST
+from scratchlm.data.shards import open_shard, write_shard
+from scratchlm.data.sources import Source
+from scratchlm.errors import FileFormatError
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+_ONE_SHARD = 1 << 62  # ids in a shard: all of them
+
+
+def tokenized(
+    source: Source,
+    config: DataConfig,
+    tokenizer: BPETokenizer,
+    tokenizer_path: Path,
+    folder: Path,
+    name: str,
+    say: Callable[[str], None],
+) -> Path:
+    """The shard of a source, made in `folder` where it is not there yet.
+
+    A text is encoded as `scratchlm-tokenize --output FILE.bin` does, its special tokens as ids;
+    documents as into a folder, with the separator's id after each.
+    """
+    named = f"{name}-{name_of(source, config, tokenizer.hash)}"
+    if source.kind == "documents":
+        return _documents(source, config, tokenizer, folder / named, say)
+    shard = folder / f"{named}.bin"
+    with contextlib.suppress(OSError, FileFormatError):  # absent, or replaced only in part
+        open_shard(shard)
+        say(f"{source.name} is tokenized already: {shard}")
+        return shard
+    folder.mkdir(parents=True, exist_ok=True)
+    info = write_shard(tokenizer, source.files[0], shard, tokenizer_path=tokenizer_path)
+    say(_told(source.name, "", info.count, info.text_bytes, shard))
+    return shard
+
+
+def _documents(
+    source: Source,
+    config: DataConfig,
+    tokenizer: BPETokenizer,
+    output: Path,
+    say: Callable[[str], None],
+) -> Path:
+    shard = output / "train-00000.bin"
+    if (output / MANIFEST).exists():  # written last
+        with contextlib.suppress(OSError, FileFormatError):
+            open_shard(shard)
+            say(f"{source.name} is tokenized already: {shard}")
+            return shard
+    if output.exists():  # killed, or damaged
+        shutil.rmtree(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    info = encode_corpus(
+        tokenizer,
+        source.files,
+        output,
+        field=config.field,
+        separator=config.separator,
+        shard_tokens=_ONE_SHARD,
+    ).train
+    say(_told(source.name, f"{info.documents:,} documents, ", info.tokens, info.text_bytes, shard))
+    return shard
+
+
+def _told(name: str, documents: str, tokens: int, text_bytes: int, shard: Path) -> str:
+    each = text_bytes / max(tokens, 1)
+    return f"tokenized {name}: {documents}{tokens:,} tokens, {each:.2f} bytes each: {shard}"
+
+
+def name_of(source: Source, config: DataConfig, maker: str) -> str:
+    """Part of the name of what is made from a source: another text or maker, another name."""
+    made_from = maker
+    for file in source.files:
+        status = file.stat()
+        made_from += f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+    if source.kind == "documents":
+        made_from += f"\n{config.field} {config.separator}"
+    return hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:12]

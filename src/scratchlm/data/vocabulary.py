@@ -1,0 +1,44 @@
+"""A tokenizer for a corpus: how large by default, and learned from whatever format it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scratchlm.data.documents import read_texts
+from scratchlm.data.sources import is_plain
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.training import train_bpe, train_bpe_from_texts
+
+BYTES_ALONE = 257  # ids without any merge: the bytes, and what stands between documents
+_LARGEST = 32_768
+
+
+def suitable_vocab_size(num_bytes: int) -> int:
+    """A vocabulary for so many bytes of text: 2 sqrt(bytes) merges, up to 32,768 ids in all.
+
+    >>> [suitable_vocab_size(size) for size in (0, 600, 10**6, 10**9)]
+    [257, 305, 2257, 32768]
+    """
+    return min(_LARGEST, BYTES_ALONE + 2 * math.isqrt(num_bytes))
+
+
+def learn_tokenizer(
+    files: Sequence[Path],
+    vocab_size: int,
+    special_tokens: Sequence[str],
+    *,
+    field: str,
+    separator: str,
+    pattern: str = GPT2,
+    **settings: Any,
+) -> BPETokenizer:
+    """A tokenizer learned from texts or documents. `settings` are those of `train_bpe`, and so are
+    the errors, beside those of `read_documents`."""
+    if all(map(is_plain, files)):
+        return train_bpe(files, vocab_size, special_tokens, pattern=pattern, **settings)
+    texts = read_texts(files, field, separator, pattern=pattern, special_tokens=special_tokens)
+    return train_bpe_from_texts(texts, vocab_size, special_tokens, pattern=pattern, **settings)

@@ -1,0 +1,217 @@
+"""Training on what users have: documents in any format, files that are no text, ten sentences."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+import tiny
+from scratchlm.cli.generate import main as generate
+from scratchlm.cli.tokenize import main as tokenize
+from scratchlm.cli.train import main as train
+from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
+from scratchlm.data.vocabulary import suitable_vocab_size
+
+END = "<|endoftext|>"
+TEXTS = [tiny.text(60, seed) for seed in range(20)] + [f"special {END} tokens in a document"]
+SMALL = [
+    "--d_model", "16", "--num_heads", "2", "--num_layers", "1", "--device", "cpu",
+    "--compile", "off", "--iterations", "2",
+]  # fmt: skip
+SENTENCES = """The cat saw the moon.
+A dog ate the bone.
+My aunt painted the kitchen door.
+Nobody understood the question.
+The old king lost the war.
+Anna sold the bicycle.
+We all counted the stars.
+A mouse fears the cat.
+The teacher opened the book.
+Her brother hid the key.
+"""
+
+
+def write_all(folder: Path) -> dict[str, Path]:
+    """The same documents in every format, each by its own library."""
+    lines = "".join(json.dumps({"id": i, "body": text}) + "\n" for i, text in enumerate(TEXTS))
+    objects = [{"body": text} for text in TEXTS]
+    contents = {
+        "a.jsonl": lines.encode(),
+        "A.JSONL": lines.encode(),
+        "a.ndjson": b"\xef\xbb\xbf" + lines.encode(),
+        "lines.json": lines.encode(),
+        "list.json": json.dumps(objects, indent=2).encode(),
+        "strings.json": json.dumps(TEXTS).encode(),
+        "a.jsonl.gz": gzip.compress(lines.encode()),
+        "a.jsonl.zst": zstandard.compress(lines.encode()),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS}), folder / "a.parquet")
+    (folder / "folder").mkdir()
+    for i, text in enumerate(objects):
+        (folder / "folder" / f"{i:02}.jsonl").write_text(json.dumps(text))
+    paths = {name: folder / name for name in (*contents, "a.parquet", "folder")}
+    return paths | {"glob": folder / "folder" / "*.jsonl"}
+
+
+def test_every_format_is_trained_on_as_documents(tmp_path):
+    """The ids are each document's, then the separator's, as scratchlm-tokenize has them."""
+    tokenizer = tiny.tokenizer(tmp_path)
+    tokenizer.save(tmp_path / "t.json")
+    end = tokenizer.token_to_id(END)
+    ids = [id for text in TEXTS for id in (*tokenizer.encode(text, "none"), end)]
+    (tmp_path / "in").mkdir()
+    words = ["--tokenizer_path", tmp_path / "t.json", "--field", "body", "--output"]
+    for name, path in write_all(tmp_path / "in").items():
+        config = DataConfig(str(path), tokenizer=str(tmp_path / "t.json"), field="body")
+        data = prepare(config, 300, 32, tmp_path / name / "data", lambda line: None)
+        assert [*data.train, *data.val] == ids, name
+        if name in ("list.json", "glob"):
+            output = tmp_path / name / "shards"
+            assert tokenize([str(word) for word in [*words, output, "--encode", path]]) == 0
+            assert np.fromfile(output / "train-00000.bin", "<u2").tolist() == ids
+
+
+def test_documents_are_tokenized_once_and_split_by_token(tmp_path):
+    path, said = write_all(tmp_path)["list.json"], []
+    config = DataConfig(str(path), field="body", separator="<s>")
+    first = prepare(config, 300, 32, tmp_path / "data", said.append)
+    assert first.tokenizer.special_tokens == ["<s>"]
+    assert len(first.val) == (len(first.train) + len(first.val)) // 10
+    assert "21 documents" in said[1]
+    again = prepare(config, 300, 32, tmp_path / "data", said.append)
+    assert again.data_id == first.data_id
+    assert any("tokenized already" in line for line in said)
+    (manifest,) = (tmp_path / "data").glob("train-*/corpus.json")
+    manifest.unlink()  # as a kill before the end leaves it
+    assert prepare(config, 300, 32, tmp_path / "data", said.append).data_id == first.data_id
+
+
+def test_training_on_documents_and_resuming(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_all(tmp_path)
+    words = ["--train_data", "folder/*.jsonl", "--val_data", "list.json", "--field", "body"]
+    assert train([*words, *SMALL, "--context_length", "16", "--out", "run"]) == 0
+    said = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in Path("folder").iterdir())
+    assert f"vocab_size is {suitable_vocab_size(size)}: the default for {size:,} bytes" in said
+    assert train(["--resume", "run", "--iterations", "3"]) == 0
+    assert "resumed at step 2" in capsys.readouterr().out
+
+
+def _docx() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("word/document.xml", "<w:t>text</w:t>")
+    return buffer.getvalue()
+
+
+NO_TEXT = {
+    "a.docx": (_docx(), "a ZIP archive"),
+    "a.txt": (gzip.compress(b"text " * 99), "gzip data"),
+    "b.txt": ("text ".encode("utf-16-le") * 99, "UTF-16"),
+    "c.txt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n", "Git LFS"),
+    "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+    "a.pdf": (b"%PDF-1.4\n" + b"all of it is ASCII\n" * 99, "a PDF"),
+    "a.bin": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n", "Git LFS"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_what_is_no_text_is_never_learned(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    content, what = NO_TEXT[name]
+    Path(name).write_bytes(content)
+    words = ["--train_data", name, "--vocab_size", "260", *SMALL, "--out", "run"]
+    assert train(words) in (2, 3)
+    assert what in (error := capsys.readouterr().err)
+    assert name in error
+    assert not Path("run/checkpoints").exists()
+    if not name.endswith(".bin"):
+        assert tokenize(["--corpus", name, "--vocab_size", "260"]) == 2
+        assert what in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["shards"], "token shards and no text (shards: 2 shards); name one of them"),
+        (["shards/*.bin"], "reads one token shard"),
+        (["a.txt", "--field", "body"], "data.field is for many documents (body"),
+        (["a.txt", "--separator", "<s>"], "data.separator is for many documents (<s>"),
+        (["a.jsonl", "--field", "body"], "no field 'body'"),
+    ],
+)
+def test_sources_that_cannot_be(tmp_path, monkeypatch, capsys, words, names):
+    monkeypatch.chdir(tmp_path)
+    Path("shards").mkdir()
+    for number in range(2):
+        Path(f"shards/train-0000{number}.bin").write_bytes(bytes(100))
+    Path("a.txt").write_text(SENTENCES, encoding="utf-8")
+    Path("a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    Path("no").mkdir()
+    assert train(["--train_data", *words, *SMALL, "--out", "run", "--vocab_size", "260"]) == 2
+    assert names in " ".join(capsys.readouterr().err.split()).replace(f"{tmp_path}/", "")
+
+
+# --- a small text ---------------------------------------------------------------------------------
+
+
+def test_ten_sentences_train_on_defaults(tmp_path, monkeypatch, capsys):
+    """The journey of a newcomer; the model is made small so that the test is quick."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.txt").write_text(SENTENCES, encoding="utf-8")
+    assert train(["--train_data", "tiny.txt", *SMALL, "--out", "run"]) == 0
+    said = capsys.readouterr().out
+    vocab_size = default_vocab_size(DataConfig("tiny.txt"), lambda line: None)
+    assert f"vocab_size is {vocab_size}: the default for {len(SENTENCES)} bytes of text" in said
+    context = int(re.search(r"context_length is (\d+), not 256: the data is short", said)[1])
+    saved = tomllib.loads(Path("run/config.toml").read_text(encoding="utf-8"))
+    assert (saved["model"]["vocab_size"], saved["model"]["context_length"]) == (vocab_size, context)
+    assert context >= 8
+    assert re.search(r"a step reads 32 sequences, and the data has only \d+ of \d+ tokens", said)
+    assert generate(["--model_path", "run", "--prompt", "The cat", "--max_tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("The cat")
+    assert train(["--resume", "run", "--iterations", "3"]) == 0
+
+
+def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.txt").write_text(SENTENCES, encoding="utf-8")
+    words = ["--train_data", "tiny.txt", *SMALL, "--vocab_size", "1000"]
+    assert train([*words, "--context_length", "64", "--out", "a"]) == 2
+    said, error = capsys.readouterr()
+    assert re.search(r"no more pairs to merge.*--vocab_size \d+ suits", said)
+    numbers = (
+        r"give --context_length (\d+) or less, more text, or --vocab_size (\d+) for .* to (\d+)"
+    )
+    least, vocab_size, most = re.search(numbers, error).groups()
+    assert train([*words, "--context_length", least, "--out", "b"]) == 0
+    words[-1] = vocab_size
+    assert train([*words, "--context_length", most, "--out", "c"]) == 0
+    assert train([*words, "--context_length", str(int(most) + 1), "--out", "d"]) == 2
+
+
+def test_the_batch_that_is_told_repeats_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("ids.npy", (np.arange(1000) % 100).astype(np.uint16))
+    words = ["--train_data", "ids.npy", "--vocab_size", "100", *SMALL, "--context_length", "32"]
+    assert train([*words, "--accumulate", "2", "--out", "a"]) == 0
+    advice = re.search(
+        r"a step reads 64 .* only 27 .*; --batch_size (\d+)", capsys.readouterr().out
+    )
+    assert advice[1] == "13"
+    assert train([*words, "--accumulate", "2", "--batch_size", "13", "--out", "b"]) == 0
+    assert "a step reads" not in capsys.readouterr().out
