@@ -20,6 +20,7 @@ from scratchlm.checkpoint import read_checkpoint, state_of
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.errors import FileFormatError, Notice
+from scratchlm.hf import from_hf, to_hf
 
 IDS = torch.arange(8)[None]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -99,6 +100,8 @@ def test_a_wrapped_model_is_saved_and_loaded_as_the_plain_one(wrap: str, tmp_pat
         assert load_checkpoint(tmp_path / form, other) == 3
         save_checkpoint(tmp_path / "again.pt", other, None, 3)
     check_equal(read_checkpoint(tmp_path / "again.pt")["model"], state)
+    to_hf(other, tmp_path / "hub")
+    check_equal(from_hf(tmp_path / "hub").state_dict(), state)
 
 
 def test_the_optimizer_of_a_wrapped_model_goes_on(tmp_path: Path) -> None:
@@ -196,4 +199,8 @@ def test_a_sharded_model_says_how_to_save_it(tmp_path: Path) -> None:
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
     with pytest.raises(ValueError, match=r"whole .*embedding\.weight is spread .*full_tensor"):
         save_checkpoint(tmp_path / "x.pt", model, None, 0)
+    with pytest.raises(ValueError, match=r"whole .*embedding\.weight is spread .*full_tensor"):
+        to_hf(model, tmp_path / "hub")
+    with pytest.raises(ValueError, match=r"writes a Transformer only .*\(Linear\)"):
+        to_hf(nn.Linear(2, 2), tmp_path / "hub")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

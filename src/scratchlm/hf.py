@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlm import plain
 from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.errors import FileFormatError, Notice
@@ -35,7 +36,7 @@ from scratchlm.hf_tokenizer import check_ids, default_end_ids, template, tokeniz
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.tensor_file import map_tensors, write_tensors
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.weight_names import without_wrappers
+from scratchlm.weight_names import plain_state, unwrapped, without_wrappers
 
 StrPath = str | os.PathLike[str]
 
@@ -183,17 +184,21 @@ def to_hf(
     start_ids: Sequence[int] = (),
 ) -> None:
     """Write a folder that `transformers` loads, whole or not at all. `end_ids` end a text; by
-    default <|endoftext|> does, where the tokenizer has it. `start_ids` are put before one.
+    default <|endoftext|> does, where the tokenizer has it. `start_ids` are put before one. A model
+    inside torch.compile or DDP is written as the plain one.
 
     ValueError for a model that no architecture of the hub is, and for a folder with something in
     it. Rows that pad the vocabulary are left out.
     """
-    path, config = Path(folder), model.config
+    inner = unwrapped(model)
+    if not isinstance(inner, Transformer):
+        raise ValueError(f"to_hf writes a Transformer only ({type(inner).__name__}); give one")
+    path, config = Path(folder), inner.config
     hub = config_to_hub(config)
     if is_taken(path):
         raise ValueError(f"something has this name already ({path}); give a new folder")
     check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
-    ours = model.state_dict()
+    ours = plain.checked(plain_state(model), "model")
     for name in ("embedding.weight", "lm_head.weight"):
         ours[name] = ours[name][: config.vocab_size]
     hub["dtype"] = str(ours["embedding.weight"].dtype).removeprefix("torch.")
