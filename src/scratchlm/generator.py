@@ -2,8 +2,7 @@
 
 writer = TextGenerator.load("runs/shakespeare")
 writer.generate("ROMEO:", max_tokens=50, temperature=0.8)
-for piece in writer.stream("ROMEO:"):
-    print(piece, end="", flush=True)
+for piece in writer.stream("ROMEO:"): print(piece, end="", flush=True)
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
 from scratchlm.names import takes_synonyms
 from scratchlm.runtime import resolve_device
-from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed
+from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed, transformer_of
 from scratchlm.speculative import speculate
 from scratchlm.strategies import Strategy
 from scratchlm.text_stream import check_stop, with_text
@@ -98,12 +97,12 @@ class TextGenerator:
             raise ValueError(f"compile is auto, on or off ({compile!r}); give one of them")
         if not 1 <= num_draft <= 100:
             raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
+        model = _fitting(model, tokenizer, "model")
         place = model.embedding.weight.device if device is None else resolve_device(str(device))
-        _check_fit(model, tokenizer, "model")
-        self.model = packed(model.to(place), weights, compiled=compile == "on")
+        self.model = packed(model.to(place), weights, repack=compile != "on")
         self.draft = None
         if draft_model is not None:
-            _check_fit(draft_model, tokenizer, "draft model")
+            draft_model = _fitting(draft_model, tokenizer, "draft model")
             self.draft = packed(draft_model.to(place), weights)
         self.num_draft = num_draft
         self.tokenizer = tokenizer
@@ -295,8 +294,7 @@ class TextGenerator:
         progress: bool,
     ) -> list[tuple[str, Continuation, float, float]]:
         """To the end: texts, continuations, and the seconds to the first token and to the last."""
-        start = time.perf_counter()
-        first = 0.0
+        start, first = time.perf_counter(), 0.0
         texts: list[str] = []
         rows: list[Continuation] = []
         with tqdm(total=max_tokens, unit="token", disable=not progress, leave=False) as bar:
@@ -322,9 +320,11 @@ def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _check_fit(model: Transformer, tokenizer: BPETokenizer, name: str) -> None:
+def _fitting(model: Transformer, tokenizer: BPETokenizer, name: str) -> Transformer:
+    model = transformer_of(model)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
             f"{model.config.vocab_size}); give the one it was trained with"
         )
+    return model

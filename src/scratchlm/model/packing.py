@@ -25,34 +25,39 @@ INT8_STEP = 32  # numbers of a row; 16 is the step of torch's int8 product with 
 FEW = 16  # rows: for more, the arithmetic takes longer than the reading
 
 
-def packed(
-    model: Transformer, weights: Weights = "stored", *, compiled: bool = False
-) -> Transformer:
+def packed(model: Transformer, weights: Weights = "stored", *, repack: bool = True) -> Transformer:
     """The twin, in evaluation mode; it shares with the model what is not repacked.
 
     "stored": the same numbers, repacked where the model is on a CPU that oneDNN knows. "int8":
-    `Int8Linear`; ValueError off the CPU, where torch has no such product. compiled: the twin is for
-    `torch.compile`, which lays out the stored weights itself.
+    `Int8Linear`; ValueError off the CPU, where torch has no such product. Modules with hooks, or
+    with a forward of their own, stay as they are, and run both.
+
+    repack: False shares the stored matrices, too. That is for `torch.compile`, which lays them out
+    itself, and for a few tokens, which do not repay the work.
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights is stored or int8 ({weights!r}); give one of them")
     device = model.embedding.weight.device
     if weights == "int8" and device.type != "cpu":
         raise ValueError(f"int8 weights are for a CPU ({device}); use weights stored")
-    eager = device.type == "cpu" and not compiled
+    eager = device.type == "cpu" and repack
     return _twin(model, weights, eager, {})
 
 
 def _twin(
     module: nn.Module, weights: Weights, eager: bool, done: dict[nn.Module, nn.Module]
 ) -> Any:
+    # What torch.compile returns sets the attributes of the model in it: its copy would change both.
+    module = getattr(module, "_orig_mod", module)
     if module in done:  # the rotary table stands in every layer
         return done[module]
-    if type(module) is Linear:
+    changed = bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
+    twin: nn.Module
+    if type(module) is Linear and not changed:
         twin = _packed_linear(module, weights, eager)
-    elif type(module) is nn.Dropout:
+    elif type(module) is nn.Dropout and not changed:
         twin = nn.Identity()
-    elif type(module) is RMSNorm and eager:
+    elif type(module) is RMSNorm and eager and not changed:
         twin = OneKernelRMSNorm(module)
     else:
         twin = copy.copy(module)
@@ -61,7 +66,7 @@ def _twin(
     done[module] = twin
     if twin is not module:
         twin.training = False
-        if eager:
+        if eager and not changed:
             _call_directly(twin)
     return twin
 
