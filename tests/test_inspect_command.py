@@ -21,6 +21,7 @@ from scratchlm import Transformer, load_model, run_config, save_checkpoint
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, write_pointer
 from scratchlm.cli.inspect import main as inspect
+from scratchlm.data.config import DataConfig
 from scratchlm.hf import to_hf
 from scratchlm.lock import locked
 from scratchlm.optim.recipe import build_optimizer
@@ -92,9 +93,7 @@ def test_the_numbers_are_torchs(
     assert found["files"] == {file.name: file.stat().st_size for file in files}
     assert (found["step"], found["best_val_loss"], found["best_step"]) == (3, 1.5, 2)
     assert tiny.config(**found["config"]) == model.config
-    assert found["recipe"]["data"] == {
-        "train": "corpus.bin", "val": None, "tokenizer": None, "verify": False, "dtype": None,
-    }  # fmt: skip
+    assert found["recipe"]["data"] == dataclasses.asdict(DataConfig("corpus.bin"))
     assert found["recipe"]["optim"]["optimizer"] == "adamw"
     assert found["recipe"]["train"]["batch_size"] == 32
     assert found["data_id"] == {"train data": "abc", "batch_size": 32}
@@ -193,7 +192,7 @@ def test_the_text_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "\n  lm_head.weight is embedding.weight\n",
         "optimizer       AdamW\n  group 0       78 tensors: weight_decay 0.1, lr 0.001, betas ",
         f"\n  exp_avg_sq    {count:,} in 101 tensors",
-        "data            train corpus.bin, verify False\n",
+        "data            train corpus.bin, verify False, ",
         "optim           optimizer adamw, lr 0.001, ",
         "data_id         train data abc, batch_size 32\n",
         "validation      data def, tokens 90, batches 4\n",
