@@ -46,15 +46,20 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     there; `also` names what else was saved.
     """
     if is_hf_folder(path):
-        return _describe_hub_folder(Path(path))
-    path = find_checkpoint(path)
-    payload = read_checkpoint(path)
-    text = payload.get("tokenizer")
-    tokenizer = BPETokenizer.from_json(text, path) if isinstance(text, str) else None
+        path = Path(path)
+        config, _ = read_weights(path)  # refuses what no model can be made of
+        payload: Payload = {"step": None, "optimizer": None, "model": read_tensors(path)}
+        payload["config"] = dataclasses.asdict(config)
+        tokenizer, verified = read_tokenizer(path), False
+    else:
+        path = find_checkpoint(path)
+        payload, verified = read_checkpoint(path), not is_single_file(path)
+        text = payload.get("tokenizer")
+        tokenizer = BPETokenizer.from_json(text, path) if isinstance(text, str) else None
     best_val_loss, best_step, _ = best_with_its_own(payload, path)
     return {
         "path": str(path),
-        "verified": not is_single_file(path),
+        "verified": verified,
         "files": _file_sizes(path),
         "step": payload["step"],
         "best_val_loss": best_val_loss,
@@ -68,29 +73,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "cursor": payload.get("cursor"),
         "environment": payload.get("environment"),
         "history": payload.get("history"),
-        "tokenizer": _tokenizer(tokenizer),
+        "tokenizer": tokenizer and {"size": len(tokenizer), "hash": tokenizer.hash},
         "also": sorted(str(key) for key in payload.keys() - _DESCRIBED),
     }
-
-
-def _describe_hub_folder(folder: Path) -> dict[str, Any]:
-    """Its weights are read first, so that what no model can be made of is refused."""
-    config, _ = read_weights(folder)
-    return dict.fromkeys(_DESCRIBED - {"model", "optimizer_name"}) | {
-        "path": str(folder),
-        "verified": False,
-        "files": _file_sizes(folder),
-        "config": dataclasses.asdict(config),
-        "parameters": _parameters(read_tensors(folder)),
-        "tokenizer": _tokenizer(read_tokenizer(folder)),
-        "also": [],
-    }
-
-
-def _tokenizer(tokenizer: BPETokenizer | None) -> dict[str, Any] | None:
-    if tokenizer is None:
-        return None
-    return {"size": len(tokenizer), "hash": tokenizer.hash}
 
 
 def _file_sizes(path: Path) -> dict[str, int]:

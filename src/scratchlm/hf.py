@@ -83,12 +83,12 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if config.tie_embeddings:
         _take_tied_head(theirs, embedding, folder)
     elif is_base_model(hub) and HEAD not in theirs and embedding in theirs:
-        theirs[HEAD] = _new_head(theirs[embedding], hub, folder)
+        theirs[HEAD] = _new_head(theirs[embedding], folder)
     if missing := [name for name in wanted if name not in theirs]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         remedy = "download it again"
         if missing == [HEAD]:
-            remedy += ", or set tie_word_embeddings to true there if the embedding is the head"
+            remedy += ", or set tie_word_embeddings to true in config.json if it is the embedding"
         raise FileFormatError(
             f"weights are missing ({folder}: {', '.join(missing[:3])}{more}); {remedy}"
         )
@@ -122,28 +122,26 @@ def _under_full_names(
 
 
 def _take_tied_head(theirs: dict[str, Tensor], embedding: str, folder: Path) -> None:
-    """Leave one of the two names of a tied matrix; files hold it under either, or under both."""
-    head = theirs.pop(HEAD, None)
-    if head is None:
-        return
-    if not torch.equal(theirs.setdefault(embedding, head), head):
+    """Leave the embedding alone of a tied pair; files hold it under either name, or under both."""
+    if HEAD in theirs and embedding not in theirs:
+        theirs[embedding] = theirs.pop(HEAD)
+    elif HEAD in theirs and not torch.equal(theirs.pop(HEAD), theirs[embedding]):
         raise FileFormatError(
             f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
             "tie_word_embeddings to false there"
         )
 
 
-def _new_head(embedding: Tensor, hub: dict[str, Any], folder: Path) -> Tensor:
+def _new_head(embedding: Tensor, folder: Path) -> Tensor:
     """A head for a base model: random as transformers', and the same at each load."""
     warnings.warn(
-        f"a base model has no head ({folder}: {hub['architectures'][0]}); lm_head.weight starts "
-        "from random numbers, so train it before you generate text",
+        f"a base model has no head ({folder}); lm_head.weight starts from random numbers, so train "
+        "it before you generate text",
         Notice,
         stacklevel=2,
     )
     head = torch.empty(embedding.shape, dtype=embedding.dtype)
-    std = float(hub.get("initializer_range", 0.02))
-    return head.normal_(std=std, generator=torch.Generator().manual_seed(0))
+    return head.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
 
 
 def _as_ours(
