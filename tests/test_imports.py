@@ -25,7 +25,7 @@ LEVELS = [
      "validation", "micro_batches", "checkpoint_config", "chat", "chat_template"},
     {"recipe", "run_config", "preflight"},
     {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},
-    {"cli"},
+    {"cli", "__main__"},
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 NEVER = {("optim", "model"), ("model", "optim"), ("model", "kernels")}

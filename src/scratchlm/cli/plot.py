@@ -1,4 +1,4 @@
-"""scratchlm-plot: figures, as PNG files.
+"""scratchlm-plot: draw figures, as PNG files.
 
 scratchlm-plot init --output init.png
 scratchlm-plot init --config shakespeare --train_data shakespeare.bin --output init.png
