@@ -16,7 +16,7 @@ def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = Parser("scratchlm-chat", summary, examples)
     flag = parser.add_argument
-    flag("--model_path", "--model", action=Once, required=True, metavar="PATH",
+    flag("--model_path", action=Once, required=True, metavar="PATH",
          help="a run's folder (its best checkpoint), a checkpoint, a .pt, or a folder of the "
          "Hugging Face hub")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",

@@ -23,7 +23,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from scratchlm import __version__
+from scratchlm.cli.foreign_flags import BY_COMMAND
 from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
+from scratchlm.names import meant
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {
@@ -41,7 +43,10 @@ _REMEDIES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Exact flags only, `-` and `_` alike; every error a ValueError for `command` to print."""
+    """Takes no abbreviated flags, `-` and `_` alike, and the names of other projects for a flag.
+
+    Every error is a ValueError, which `command` prints.
+    """
 
     def __init__(self, prog: str, description: str, epilog: str = "") -> None:
         super().__init__(
@@ -55,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"scratchlm {__version__}")
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[no-untyped-def,override]
-        words = [self._snake_case(word) for word in (sys.argv[1:] if args is None else args)]
+        words = [self._translated(word) for word in (sys.argv[1:] if args is None else args)]
         # Intermixed: several positional words are found on both sides of a flag.
         values, unknown = self.parse_known_intermixed_args(words, namespace)
         for word in unknown:
@@ -66,16 +71,31 @@ class Parser(argparse.ArgumentParser):
 
     def hint(self, name: str) -> str:
         """What to type instead of a flag that there is not."""
+        bare = name.lstrip("-").replace("-", "_").rpartition(".")[2]
+        if known := BY_COMMAND.get(self.prog, {}).get(bare):
+            return f"here it is {known}"
+        if own := self._own(bare):
+            return f"write {own}"
         close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
         return f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
 
-    def _snake_case(self, word: str) -> str:
-        """`--max-tokens=5` -> `--max_tokens=5`; what is no flag of ours is left alone."""
+    def _translated(self, word: str) -> str:
+        """`--max-tokens=5` -> `--max_tokens=5`. Another name of a flag becomes one of its names."""
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             return word
-        ours = "--" + name[2:].replace("-", "_")
-        return ours + equals + value if ours in self._option_string_actions else word
+        name = name.replace("-", "_").replace("__", "--", 1)
+        own = self._own(name.removeprefix("--"))
+        if own is None:
+            return word
+        self._option_string_actions.setdefault(name, self._option_string_actions[own])
+        return name + equals + value
+
+    def _own(self, name: str) -> str | None:
+        """Our flag of this name, or of another name of the same setting."""
+        known = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
+        own = name if name in known else meant(name, known)
+        return None if own is None else f"--{own}"
 
     def error(self, message: str) -> NoReturn:
         if "; " in message:  # a type of ours, which tells its remedy

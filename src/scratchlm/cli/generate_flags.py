@@ -104,7 +104,7 @@ def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = Parser("scratchlm-generate", summary, examples)
     flag = parser.add_argument_group("model").add_argument
-    flag("--model_path", "--model", action=Once, required=True, metavar="PATH",
+    flag("--model_path", action=Once, required=True, metavar="PATH",
          help="a run's folder (its best checkpoint), a checkpoint, a .pt, or a folder of the "
          "Hugging Face hub; with --dry_run a config file or a recipe's name too")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
@@ -123,13 +123,13 @@ def _parser(description: str) -> Parser:
          help="print what the model takes to run, with its KV cache; generate nothing")  # fmt: skip
 
     flag = parser.add_argument_group("prompts and texts").add_argument
-    flag("--prompt", "--input_text", action="append", type=text, metavar="TEXT",
+    flag("--prompt", action="append", type=text, metavar="TEXT",
          help="text to continue; several times for several (default: standard input if it is a "
          "pipe or a file, else the start of a new document)")  # fmt: skip
     flag("--prompt_file", action="append", metavar="FILE",
          help="a file whose text is a prompt, - for standard input; several times too")  # fmt: skip
     flag("--num_samples", action=Once, type=int, default=1, metavar="N", help="texts a prompt (1)")
-    flag("--max_tokens", "--max_new_tokens", "--max_length", action=Once, type=int, default=100,
+    flag("--max_tokens", action=Once, type=int, default=100,
          metavar="N", help="new tokens, at most (100)")  # fmt: skip
     flag("--stop", action="append", type=text, default=[], metavar="TEXT",
          help="end before this text; several times for several")  # fmt: skip

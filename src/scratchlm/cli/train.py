@@ -5,9 +5,10 @@ scratchlm-train --config shakespeare --train_data shakespeare.txt --optim.lr 1e-
 scratchlm-train --resume runs/2026-01-31-120000
 torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config gpt2-124m ...
 
-Every key of a config file is a flag by its full name, too (--optim.lr 1e-3 is --lr 1e-3); a flag
-wins over the file. `none` unsets a key. The resolved config is printed, and saved in the run's
-folder.
+Every key of a config file is a flag by its full name, too (--optim.lr 1e-3 is --lr 1e-3), and the
+flags of nanoGPT, LLMs-from-scratch and Hugging Face that mean the same work as they are (--n_embd,
+--block_size, --max_iters, --learning_rate). A flag wins over the file; `none` unsets a key. The
+resolved config is printed, and saved in the run's folder.
 """
 
 from __future__ import annotations

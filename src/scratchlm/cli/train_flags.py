@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.foreign_flags import TRAIN
 from scratchlm.cli.recipes import find_config
 from scratchlm.config import MISSING, Key, keys
+from scratchlm.names import meant
 from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 
 GROUPS = {
@@ -19,8 +21,8 @@ GROUPS = {
     "train": "run",
     "runtime": "runtime: the machine's side, which changes no result but rounding",
 }
-# Every key of the configuration: its help, our flag, and the names that other projects use for it.
-# Where a default is None, the help says what is done. A key without a flag is typed in full.
+# Every key of the configuration: its help, and its flag. A key without a flag is typed in full.
+# Where a default is None, the help says what is done.
 FLAGS: dict[str, tuple[str, ...]] = {
     "data.train": (
         "what to train on: a file, folder or glob of text, JSON or Parquet; or a token shard",
@@ -37,34 +39,22 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "ids that the model knows (the tokenizer's; a new one's by the size of the text)",
         "vocab_size",
     ),
-    "model.context_length": (
-        "tokens of a sequence",
-        "max_seq_len", "context_length", "block_size", "context_size", "n_positions",
-    ),
-    "model.d_model": ("width", "d_model", "emb_dim", "n_embd", "hidden_size", "dim"),
-    "model.num_layers": ("blocks", "num_layers", "n_layer", "n_layers", "num_hidden_layers"),
-    "model.num_heads": (
-        "query heads", "num_heads", "n_head", "n_heads", "num_attention_heads",
-    ),
-    "model.num_kv_heads": (
-        "key and value heads (as many as query heads)",
-        "num_kv_heads", "n_kv_heads", "num_key_value_heads",
-    ),
+    "model.context_length": ("tokens of a sequence", "max_seq_len"),
+    "model.d_model": ("width", "d_model"),
+    "model.num_layers": ("blocks", "num_layers"),
+    "model.num_heads": ("query heads", "num_heads"),
+    "model.num_kv_heads": ("key and value heads (as many as query heads)", "num_kv_heads"),
     "model.d_ff": (
         "width of the feed-forward layer (4 times d_model; 8/3 times for swiglu)",
-        "d_ff", "intermediate_size",
+        "d_ff",
     ),
     "model.rope_theta": ("base of the rotary angles", "rope_theta"),
     "model.rope_interleaved": ("rotate pairs of neighbours, as in the paper",),
-    "model.norm_eps": (
-        "added under the root in norms", "norm_eps", "rms_norm_eps", "layer_norm_epsilon",
-    ),
-    "model.tie_embeddings": (
-        "one matrix for embedding and head", "tie_embeddings", "tie_word_embeddings",
-    ),
+    "model.norm_eps": ("added under the root in norms", "norm_eps"),
+    "model.tie_embeddings": ("one matrix for embedding and head", "tie_embeddings"),
     "model.bias": ("biases in all linear layers",),
     "model.qk_norm": ("normalize queries and keys",),
-    "model.dropout": ("dropout on the residual branches", "dropout", "drop_rate"),
+    "model.dropout": ("dropout on the residual branches", "dropout"),
     "model.norm": ("kind of norm",),
     "model.position": ("how the model knows positions",),
     "model.ffn": ("kind of feed-forward layer",),
@@ -88,7 +78,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "model.moe.z_weight": ("weight of the loss that keeps the router's logits small",),
     "model.moe.jitter": ("noise on the router's input in training",),
     "optim.optimizer": ("the update rule", "optimizer"),
-    "optim.lr": ("peak learning rate", "lr", "learning_rate", "max_lr"),
+    "optim.lr": ("peak learning rate", "lr"),
     "optim.adamw_lr": ("muon: the rate of all but the blocks' matrices (lr / 10)",),
     "optim.betas": ("adamw, muon: decay of the two averages (the optimizer's)",),
     "optim.eps": ("adamw, muon: added to the root (the optimizer's)",),
@@ -97,42 +87,35 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "optim.weight_decay": ("decay of the matrices (0.1; sgddecay has none)", "weight_decay"),
     "optim.schedule": (
         "how the learning rate falls (cosine; constant for sgddecay, which decays itself)",
-        "schedule", "lr_schedule", "lr_scheduler_type",
+        "schedule",
     ),
     "optim.warmup_steps": (
         "steps of linear warm-up (a tenth of the run, 100 at most)",
-        "warmup_steps", "warmup_iters",
+        "warmup_steps",
     ),
     "optim.min_lr": ("learning rate at the end", "min_lr"),
     "optim.decay_fraction": ("wsd: the part of the run that decays (0.2)",),
     "optim.decay_steps": ("wsd: the steps that decay, instead",),
     "optim.decay_shape": ("wsd: how the rate falls (linear)",),
-    "train.out": ("the run's folder (runs/<date-time>)", "out", "out_dir"),
+    "train.out": ("the run's folder (runs/<date-time>)", "out"),
     "train.init_from": (
-        "begin with these weights: a run, a checkpoint, a folder of the hub", "init_from",
+        "begin with these weights: a run, a checkpoint, a folder of the hub",
+        "init_from",
     ),
-    "train.iterations": (
-        f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations", "max_iters", "max_steps",
-    ),
-    "train.epochs": ("passes over the data, instead of steps", "epochs", "num_epochs"),
+    "train.iterations": (f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations"),
+    "train.epochs": ("passes over the data, instead of steps", "epochs"),
     "train.batch_size": ("sequences of a micro-batch", "batch_size"),
-    "train.accumulate": (
-        "micro-batches of a step", "accumulate", "gradient_accumulation_steps",
-    ),
+    "train.accumulate": ("micro-batches of a step", "accumulate"),
     "train.ramp_from": ("micro-batches of the first step, where they grow",),
     "train.ramp_steps": ("steps in which they grow",),
-    "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm", "grad_clip"),
+    "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm"),
     "train.z_loss": ("weight of the square of the logits' logsumexp", "z_loss"),
-    "train.eval_every": (
-        "steps between validations, 0 only at the end", "eval_every", "eval_interval",
-    ),
-    "train.eval_batches": ("batches of a validation, 0 all", "eval_batches", "eval_iters"),
+    "train.eval_every": ("steps between validations, 0 only at the end", "eval_every"),
+    "train.eval_batches": ("batches of a validation, 0 all", "eval_batches"),
     "train.save_every": ("steps between checkpoints, 0 only at the end", "save_every"),
     "train.save_format": ("a folder for each checkpoint, or one .pt file", "save_format"),
-    "train.keep_last": ("checkpoints kept beside the best, 0 all", "keep_last", "save_total_limit"),
-    "train.log_every": (
-        "steps between synchronizations with the GPU", "log_every", "log_interval", "logging_steps",
-    ),
+    "train.keep_last": ("checkpoints kept beside the best, 0 all", "keep_last"),
+    "train.log_every": ("steps between synchronizations with the GPU", "log_every"),
     "train.tensorboard": ("log for TensorBoard too", "tensorboard"),
     "train.sample_every": ("steps between samples of text, 0 none", "sample_every"),
     "train.sample_prompt": ("the start of each sample", "sample_prompt"),
@@ -143,10 +126,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "runtime.compile": ("by torch.compile", "compile"),
     "runtime.parallel": ("how the processes of torchrun share the work", "parallel"),
     "runtime.activation_checkpointing": (
-        "compute blocks twice to save memory", "activation_checkpointing",
+        "compute blocks twice to save memory",
+        "activation_checkpointing",
     ),
     "runtime.threads": ("of torch, on a CPU; 0 is its own choice",),
-}  # fmt: skip
+}
 METAVARS = {
     "data.train": "PATH", "data.val": "PATH", "data.tokenizer": "FILE",
     "train.out": "DIR", "train.init_from": "PATH", "runtime.device": "DEVICE",
@@ -154,21 +138,25 @@ METAVARS = {
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """`--max_seq_len N, --context_length`: the value once, and a full key only without a flag."""
+    """`--d_model N`, and not `--model.d_model N` too."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         short = [name for name in action.option_strings if "." not in name]
-        first, *others = short or action.option_strings
         value = "" if action.nargs == 0 else f" {self._format_args(action, action.dest)}"
-        return ", ".join([first + value, *others])
+        return ", ".join(short or action.option_strings) + value
 
 
 class _Parser(Parser):
     def hint(self, name: str) -> str:
         """The keys of the configuration that end so, where there are any."""
-        last = "." + name.removeprefix("--").replace("-", "_").rpartition(".")[2]
-        found = [f"--{key}" for key in FLAGS if f".{key}".endswith(last)]
-        return f"write {' or '.join(found)}" if found else super().hint(name)
+        last = name.lstrip("-").replace("-", "_").rpartition(".")[2]
+        ends: dict[str, list[str]] = {}
+        for key in FLAGS:
+            ends.setdefault(key.rpartition(".")[2], []).append(f"--{key}")
+        own = last if last in ends else meant(last, ends)
+        if own is None or last in TRAIN:
+            return super().hint(name)
+        return f"write {' or '.join(ends[own])}"
 
 
 def _parser(description: str) -> Parser:
