@@ -57,9 +57,9 @@ def test_get_batch_refuses_what_has_no_window() -> None:
         get_batch(np.ones((2, 3), dtype=np.int64), 2, 2, "cpu")
     with pytest.raises(ValueError, match=r"one row of integers .*float64"):
         get_batch(np.ones(9), 2, 2, "cpu")
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1 \(0\)"):
+    with pytest.raises(ValueError, match=r"batch_size must be a whole number of at least 1 \(0\)"):
         get_batch(TOKENS, 0, 2, "cpu")
-    with pytest.raises(ValueError, match=r"context_length must be at least 1 \(0\)"):
+    with pytest.raises(ValueError, match=r"context_length must be a whole .* at least 1 \(0\)"):
         get_batch(TOKENS, 2, 0, "cpu")
 
 

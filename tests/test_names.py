@@ -54,7 +54,7 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize("name", names.PUBLIC)
 def test_a_foreign_name_is_told_what_it_is_called_here(name):
-    told = f"no attribute '{name}'; it is called {names.PUBLIC[name]} here"
+    told = f"no attribute '{name}'; it is {names.PUBLIC[name]} here"
     with pytest.raises(AttributeError, match=told):
         getattr(scratchlm, name)
     with pytest.raises(ImportError, match=told):
@@ -65,7 +65,11 @@ def test_a_foreign_name_is_told_what_it_is_called_here(name):
 
 @pytest.mark.parametrize(
     ("heading", "table"),
-    [("Classes and functions", names.PUBLIC), ("Attributes of a tokenizer", names.TOKENIZER)],
+    [
+        ("Classes and functions", names.PUBLIC),
+        ("Attributes of a tokenizer", names.TOKENIZER),
+        ("Attributes of a model", names.MODEL),
+    ],
 )
 def test_the_page_shows_the_tables(heading, table):
     shown = {name: quoted(here)[0] for theirs, _, here in rows(heading) for name in quoted(theirs)}

@@ -342,8 +342,8 @@ def test_a_continuation_begins_empty() -> None:
 @pytest.mark.parametrize(
     ("ids", "arguments", "message"),
     [
-        ([], {}, r"not empty \(shape \(0,\)\)"),
-        ([[1, 2]], {}, r"one sequence of ids, not empty \(shape \(1, 2\)\)"),
+        ([], {}, r"not empty \(\[\]\)"),
+        ([[1], [2]], {}, r"one row of ids \(shape \(2, 1\)\); write .*for row in ids"),
         (list(range(33)), {}, r"longer than the context \(33 tokens, 32 fit\)"),
         ([300], {}, r"not in the vocabulary \(300"),
         ([-1], {}, r"not in the vocabulary \(-1"),

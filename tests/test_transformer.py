@@ -464,7 +464,10 @@ def test_config_is_resolved_and_rebuilds_itself() -> None:
         ({"ffn": "mlp"}, r"ffn .* use 'swiglu' or 'gelu'"),
         ({"residual_init": 0}, r"residual_init .* \(0\); use 'scaled' or 'zero'"),
         ({"position": "none", "rope_interleaved": True}, r'nothing with position="none"'),
-        ({"moe": {"experts": 4}}, r"moe has other keys .*'experts'"),
+        (
+            {"moe": {"experts": 4}},
+            r"moe has other keys .* did you mean num_experts",
+        ),
         ({"position": "none", "rope_theta": 5e5}, r'nothing with position="none"'),
     ],
 )

@@ -84,14 +84,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_homes()[name]), name)
         globals()[name] = value
         return value
-    from scratchlm.names import PUBLIC
+    from scratchlm.names import PUBLIC, is_called
 
-    message = f"module 'scratchlm' has no attribute {name!r}"
-    if name not in PUBLIC:
-        raise AttributeError(message)
-    message += f"; it is called {PUBLIC[name]} here (docs/names.md)"
+    message = f"module 'scratchlm' has no attribute {name!r}{is_called(name, PUBLIC)}"
     # `from scratchlm import GPT` would drop the text of an AttributeError.
-    if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+    if name in PUBLIC and sys._getframe(1).f_code.co_name == "_handle_fromlist":
         raise ImportError(message, name=name)
     raise AttributeError(message)
 

@@ -34,7 +34,7 @@ from scratchlm.checkpoint_files import (
     read_directory_settings,
     write_payload,
 )
-from scratchlm.checkpoint_payload import checked_payload
+from scratchlm.checkpoint_payload import check_order, checked_payload
 from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
 from scratchlm.checkpoint_pointers import write_pointer as write_pointer
 from scratchlm.errors import FileFormatError
@@ -72,6 +72,7 @@ def save_checkpoint(
     text of a tokenizer.json. A value outside tensors and plain types is a ValueError that names
     its key, before anything is written.
     """
+    check_order(path_or_file, model, "save_checkpoint(path, model, optimizer, step)")
     write_payload(path_or_file, checked_payload(state_of(model, optimizer, step, **more)))
 
 
@@ -94,6 +95,7 @@ def load_checkpoint(
     path_or_file: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> int:
     """Put a checkpoint's state into `model` and `optimizer`; returns its step."""
+    check_order(path_or_file, model, "load_checkpoint(path, model, optimizer)")
     payload = read_checkpoint(path_or_file)
     restore(payload, model, optimizer, name=str(path_or_file))
     return int(payload["step"])

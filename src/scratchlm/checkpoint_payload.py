@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from scratchlm import plain
 from scratchlm.checkpoint_files import Payload
+
+
+def check_order(path_or_file: object, model: object, call: str) -> None:
+    """ValueError for arguments in another order than that of `call`."""
+    if isinstance(path_or_file, nn.Module) or not isinstance(model, nn.Module):
+        kinds = f"{type(path_or_file).__name__}, {type(model).__name__}"
+        raise ValueError(f"the path comes first, and the model next ({kinds}); write {call}")
 
 
 def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:

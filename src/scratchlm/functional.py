@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlm.names import takes_synonyms
+
 
 class _Einx:
     """einx, imported when first used: that takes a second, and generating text needs none of it."""
@@ -98,6 +100,8 @@ def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"logits need the shape of the targets and a vocabulary axis "
             f"({tuple(logits.shape)} for {tuple(targets.shape)}); reshape one of them"
         )
+    if targets.is_floating_point():
+        raise ValueError(f"targets are ids ({targets.dtype}); convert them with .long()")
     wide = _wide(logits)
     counted = targets != IGNORED
     # gather, for it refuses a target of −1 where indexing would read the vocabulary's last entry.
@@ -201,6 +205,7 @@ def rotate(
     return einx.id(f"two ... pair -> ... {layout}", turned).to(x.dtype)
 
 
+@takes_synonyms()
 def scaled_dot_product_attention(
     q: Tensor,
     k: Tensor,

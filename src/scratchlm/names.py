@@ -64,6 +64,7 @@ PUBLIC = {
 # Names that people look for in a tokenizer.
 TOKENIZER = {
     "train": "train_bpe(paths, vocab_size)",
+    "fit": "tokenizer = BPETokenizer.fit(texts, vocab_size)",
     "train_from_iterator": "BPETokenizer.fit(texts, vocab_size)",
     "encode_ordinary": 'encode(text, allowed_special="none")',
     "encode_batch": "[tokenizer.encode(text) for text in texts]",
@@ -78,6 +79,16 @@ TOKENIZER = {
     "eot_token": 'token_to_id("<|endoftext|>")',
     "eos_token_id": 'token_to_id("<|endoftext|>")',
     "save_pretrained": "save(path)",
+}
+
+# Names that people look for in a model.
+MODEL = {
+    "generate": "generate(model, ids, max_tokens)",
+    "save": "save_checkpoint(path, model, optimizer, step)",
+    "save_pretrained": "to_hf(model, folder)",
+    "get_num_params": "num_parameters()",
+    "crop_block_size": "dataclasses.replace(config, context_length=…)",
+    "configure_optimizers": "adamw_groups(model.named_parameters(), weight_decay)",
 }
 
 # Names of one setting: a callable that has one of them takes the others for it.
@@ -121,10 +132,13 @@ SETTINGS = (
     ("stop", "stop_strings"),
     ("tokens", "dataset"),
     ("paths", "input_path"),
+    ("causal", "is_causal"),
+    ("mask", "attn_mask"),
 )  # fmt: skip
 
-# Keywords whose value has another form here.
+# Keywords whose value has another form or place here.
 INSTEAD = {
+    "vocab_size": "train_bpe(paths, vocab_size) makes a tokenizer",
     "do_sample": "temperature=0 is greedy",
     "seed": "pass generator=torch.Generator().manual_seed(seed)",
     "eos_token_id": "pass stop=[id], or stop_ids=[id] to a TextGenerator",
@@ -141,6 +155,40 @@ def meant(name: str, known: Collection[str]) -> str | None:
     """The name in `known` that is another name of the setting `name`."""
     same = [each for group in _GROUPS.get(name, ()) for each in group if each in known]
     return same[0] if same else None
+
+
+def is_called(name: str, table: Mapping[str, str]) -> str:
+    """The end of an error for an attribute that is not there: what it is called here, if known."""
+    return f"; it is {table[name]} here (docs/names.md)" if name in table else ""
+
+
+def knows_names(table: Mapping[str, str]) -> Callable[[Thing], Thing]:
+    """Make a class say what a missing attribute is called here.
+
+    A class method in `table` is missing in the class's objects: it would not change them.
+    """
+
+    def decorate(cls: Any) -> Any:
+        before = getattr(cls, "__getattr__", None)  # torch's modules have one
+
+        def missing(self: Any, name: str) -> Any:
+            if before is not None and name not in table:
+                return before(self, name)
+            raise AttributeError(f"a {cls.__name__} has no {name}{is_called(name, table)}")
+
+        cls.__getattr__ = missing
+        for name in table.keys() & vars(cls).keys():
+            setattr(cls, name, _ClassOnly(vars(cls)[name].__func__))
+        return cls
+
+    return decorate
+
+
+class _ClassOnly(classmethod):  # type: ignore[type-arg]
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is not None:
+            raise AttributeError  # `missing` then says what to write
+        return super().__get__(instance, owner)
 
 
 def takes_synonyms(more: Callable[..., Any] | None = None) -> Callable[[Thing], Thing]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scratchlm.decoder import Decoder, Overflow
 from scratchlm.errors import NumericalError
 from scratchlm.model.packing import packed
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
 from scratchlm.names import takes_synonyms
 from scratchlm.strategies import Strategy, draw
 from scratchlm.weight_names import unwrapped
@@ -191,18 +191,30 @@ def generate(
     From `PACK_FROM` tokens on it packs the weights anew at each call, as `TextGenerator` does once.
     `TextGenerator` takes and gives text; `generate_batch` takes several prompts.
     """
-    prompt = torch.as_tensor(ids)
-    if prompt.numel() and prompt.is_floating_point():
-        raise ValueError(f"ids are whole numbers ({prompt.dtype}); give those of a tokenizer")
-    if prompt.dim() != 1 or not prompt.numel():
-        shape = tuple(prompt.shape)
-        raise ValueError(f"a prompt is one sequence of ids, not empty (shape {shape}); give one")
+    prompt = _one_row(ids)
+    if isinstance(stop, str | int):
+        remedy = f"[{stop}]" if isinstance(stop, int) else "[tokenizer.token_to_id(token)]"
+        raise ValueError(f"stop holds ids ({stop!r}); write stop={remedy}")
     strategy = Strategy(temperature, top_k, top_p, min_p, repetition_penalty, **more)
     [new] = generate_batch(
-        model, [prompt.tolist()], max_tokens, strategy, stop=stop, generator=generator,
+        model, [prompt], max_tokens, strategy, stop=stop, generator=generator,
         vocab_size=vocab_size, overflow=overflow,
     )  # fmt: skip
     return new
+
+
+def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
+    """A prompt (seq,) or (1, seq) as a list; ValueError for anything else."""
+    prompt = ids if isinstance(ids, Tensor) else as_ids(ids, torch.device("cpu"))
+    if prompt.is_floating_point():
+        raise ValueError(f"ids are whole numbers ({prompt.dtype}); give those of a tokenizer")
+    rows = prompt[None] if prompt.dim() == 1 else prompt
+    if rows.dim() != 2 or len(rows) != 1:
+        raise ValueError(
+            f"a prompt is one row of ids (shape {tuple(prompt.shape)}); write "
+            "[generate(model, row, max_tokens) for row in ids]"
+        )
+    return [int(each) for each in rows[0].tolist()]
 
 
 def generate_batch(
@@ -235,6 +247,11 @@ def generate_batch(
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """The next seed that a generator gives: another at every call, the same after `manual_seed`."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(
+            f"generator is a torch.Generator ({generator!r:.40}); give "
+            "torch.Generator().manual_seed(1)"
+        )
     device = None if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
@@ -264,6 +281,8 @@ def check_prompts(
             f"vocab_size is from 1 to the model's {config.vocab_size} ({vocab_size}); give that of "
             "the tokenizer"
         )
+    if not isinstance(max_tokens, int):
+        raise ValueError(f"max_tokens is a whole number ({max_tokens!r}); give one, like 100")
     if max_tokens < 0:
         raise ValueError(f"max_tokens is at least 0 ({max_tokens}); give how many tokens to add")
     if overflow not in get_args(Overflow):

@@ -144,8 +144,8 @@ def _as_array(
             "pass the ids of a token shard"
         )
     for name, size in (("batch_size", batch_size), ("context_length", context_length)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1 ({size}); pass e.g. 32")
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1 ({size}); pass e.g. 32")
     if shortest is None:
         shortest = context_length + 1
     if len(array) < shortest:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +26,11 @@ from scratchlm.model.layers import (
 )
 from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
+from scratchlm.names import MODEL, knows_names
 
 __all__ = ["ModelConfig", "Transformer", "TransformerBlock"]
+
+Ids = Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
 
 
 class TransformerBlock(nn.Module):
@@ -77,6 +82,7 @@ class TransformerBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
+@knows_names(MODEL)
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 
@@ -87,6 +93,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, attend: Attend = sdpa) -> None:
         super().__init__()
+        if not isinstance(config, ModelConfig):
+            raise ValueError(f"a Transformer takes a ModelConfig ({config!r:.40}); make one first")
         self.config = config
         with torch.device("meta"):  # without memory at first, so that each weight is drawn once
             self.embedding = Embedding(config.padded_vocab_size, config.d_model)
@@ -139,7 +147,8 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
+        ids: Tensor | Ids,
+        targets: None = None,
         *,
         cache: KVCache | ConstantShapes | None = None,
         positions: Tensor | None = None,
@@ -147,6 +156,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """ids (..., seq) -> logits (..., seq, vocab), of the token that follows each.
 
+        ids may be lists, or an array. targets are refused: the loss is
+        `cross_entropy(model(ids), targets)`.
         cache: ids continue the tokens it holds, and are added to it; ids are then (batch, seq).
         positions (seq,) or (..., seq): by default 0…seq−1, or onward from the cache's length.
         mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend, in
@@ -154,7 +165,22 @@ class Transformer(nn.Module):
 
         Raises ValueError for more tokens than `context_length` or the cache have room for.
         """
-        return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+        if targets is not None:
+            raise ValueError(
+                "a model takes no targets (it gives logits); write cross_entropy(model(ids), "
+                "targets), or F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())"
+            )
+        if not isinstance(ids, Tensor):
+            ids = as_ids(ids, self.embedding.weight.device)
+        try:
+            return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+        except IndexError:
+            if ids.min() >= 0 and ids.max() < self.config.padded_vocab_size:
+                raise  # not of an id
+            raise ValueError(
+                f"an id is not in the vocabulary (from {ids.min()} to {ids.max()}, of "
+                f"{self.config.vocab_size}); use the tokenizer the model was trained with"
+            ) from None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., d_model), what `hidden` gives -> logits (..., vocab): the head alone."""
@@ -239,6 +265,21 @@ class Transformer(nn.Module):
             return total
         vocabulary = {self.embedding.weight, self.lm_head.weight}
         return total - sum(weight.numel() for weight in vocabulary)
+
+
+def as_ids(ids: Ids, device: torch.device) -> Tensor:
+    """Lists or an array of ids, (..., seq) -> int64 on the device."""
+    try:
+        array = np.asarray(ids)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if not array.ndim or (array.size and array.dtype.kind not in "iu"):
+        shown = " ".join(f"{ids!r:.40}".split())
+        raise ValueError(
+            f"ids are whole numbers, in rows of one length ({shown}); encode text with the "
+            "tokenizer, and take rows of other lengths one by one"
+        )
+    return torch.from_numpy(array.astype(np.int64)).to(device)
 
 
 def _new_rope(config: ModelConfig) -> RotaryEmbedding | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import NumericalError
-from scratchlm.optim.optimizer import by_device_and_dtype
+from scratchlm.optim.optimizer import by_device_and_dtype, not_a_model
 from scratchlm.optim.shards import is_shard, local, summed_over_ranks
 
 
@@ -49,7 +49,7 @@ def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
 def _alike_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> list[list[Tensor]]:
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to leave gradients be")
-    params = [params] if isinstance(params, Tensor) else params
+    params = [params] if isinstance(params, Tensor) else not_a_model(params)
     grads = [param.grad for param in params if param.grad is not None]
     return [[grads[i] for i in indices] for indices in by_device_and_dtype(grads)]
 

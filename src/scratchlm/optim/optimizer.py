@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+Params = TypeVar("Params")
 
 Group = dict[str, Any]  # one entry of `param_groups`: {"params": [...], "lr": ..., ...}
 
@@ -20,6 +23,9 @@ class Optimizer(torch.optim.Optimizer):
     changed if a gradient is sparse, if, when a group is added, a setting is out of range, and if a
     loaded state is none that `update` could go on from.
     """
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(not_a_model(params), defaults)
 
     def check(self, group: Group) -> None:
         """Raise ValueError if a setting of `group` cannot be used."""
@@ -68,6 +74,14 @@ class Optimizer(torch.optim.Optimizer):
         for group, params in work:
             self.update(group, params)
         return loss
+
+
+def not_a_model(params: Params) -> Params:
+    """The parameters; ValueError for a model in their place."""
+    if isinstance(params, nn.Module):
+        kind = type(params).__name__
+        raise ValueError(f"params are tensors, not a model ({kind}); give model.parameters()")
+    return params
 
 
 def _plain(name: str) -> Callable[..., Any]:

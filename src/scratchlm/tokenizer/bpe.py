@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlm.atomic import write_file
+from scratchlm.names import TOKENIZER, knows_names, takes_synonyms
 from scratchlm.tokenizer import formats
-from scratchlm.tokenizer.encoding import TextEncoder, WordEncoder, lone_surrogate
+from scratchlm.tokenizer.encoding import (
+    TextEncoder,
+    WordEncoder,
+    lone_surrogate,
+    no_ids,
+    not_a_text,
+)
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
 from scratchlm.tokenizer.learning import Training
 from scratchlm.tokenizer.merging import merge_tables
@@ -46,6 +52,8 @@ from scratchlm.tokenizer.tiktoken_files import (
 from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
 
 
+@knows_names(TOKENIZER)
+@takes_synonyms()
 class BPETokenizer:
     """Byte-level BPE from a vocabulary and its merges, in the order of their rank.
 
@@ -122,11 +130,10 @@ class BPETokenizer:
     def __len__(self) -> int:
         return self._size
 
+    vocab_size = property(__len__, doc="The same as `len()`.")
+
     def __reduce__(self) -> tuple[Any, ...]:
-        again = partial(
-            type(self), ignore_merges=self.ignore_merges, normalization=self.normalization
-        )
-        return again, (self.vocab, self.merges, self.special_tokens, self.pattern)
+        return type(self).from_parts, (self.parts,)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -163,6 +170,8 @@ class BPETokenizer:
         self, text: str, allowed_special: str | Collection[str] = "all"
     ) -> npt.NDArray[Any]:
         """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`."""
+        if not isinstance(text, str):
+            raise not_a_text(text)
         pretokenizer = self.pretokenizer(allowed_special)
         blocks = [text] if len(text) <= BLOCK_CHARACTERS else pretokenizer.blocks([text])
         return np.frombuffer(b"".join(self._encode_blocks(blocks, pretokenizer)), self.dtype)
@@ -239,10 +248,8 @@ class BPETokenizer:
         """The bytes of the ids (a list, array or tensor `(ids,)`); ValueError for an unknown id."""
         try:
             return b"".join([self.vocab[operator.index(id)] for id in ids])
-        except KeyError as error:
-            raise ValueError(
-                f"no token has this id ({error.args[0]}); ids go from 0 to {len(self) - 1}"
-            ) from None
+        except (KeyError, TypeError) as error:
+            raise no_ids(ids, error, len(self)) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. A character cut by the ends of the ids becomes U+FFFD."""

@@ -108,6 +108,23 @@ class WordEncoder(dict[str, bytes]):
         return merger
 
 
+def no_ids(ids: object, error: KeyError | TypeError, size: int) -> ValueError:
+    """The error for what `decode` cannot read."""
+    if isinstance(error, KeyError):
+        return ValueError(f"no token has this id ({error.args[0]}); ids go from 0 to {size - 1}")
+    return ValueError(
+        f"ids are one row of whole numbers ({ids!r:.60}); give a list, an array or a tensor"
+    )
+
+
+def not_a_text(value: object) -> ValueError:
+    """The error for anything but one string."""
+    remedy = "write [tokenizer.encode(text) for text in texts]"
+    if isinstance(value, bytes):
+        remedy = "write tokenizer.encode(text.decode())"
+    return ValueError(f"a text is one string ({type(value).__name__} {value!r:.40}); {remedy}")
+
+
 def lone_surrogate(text: str, offset: int) -> ValueError:
     """The error for text that no UTF-8 can say; `offset` characters came before it."""
     place = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")

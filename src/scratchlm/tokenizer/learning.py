@@ -110,7 +110,9 @@ class Training:
                     f"a special token is a single byte ({token!r}), which has an id of its own; "
                     "use a longer one"
                 )
-        self.num_merges = vocab_size - 256 - len(self.specials)
+        if int(vocab_size) != vocab_size:
+            raise ValueError(f"vocab_size is a whole number ({vocab_size!r}); give 1000, say")
+        self.num_merges = int(vocab_size) - 256 - len(self.specials)
         if self.num_merges < 0:
             raise ValueError(
                 "vocab_size must hold the 256 bytes and all special tokens "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -46,7 +47,7 @@ def train_bpe(
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
-    size = sum(os.path.getsize(path) for path in files)
+    size = sum(_size(path) for path in files)
     if not size:
         names = ", ".join(map(str, files)) or "no file"
         raise ValueError(f"the corpus is empty ({names}); give text to learn from")
@@ -56,6 +57,20 @@ def train_bpe(
         step = min(size // (2 * workers) + 1, LARGEST_RANGE)
         items = (cut_file(path, training.pretokenizer, step, bar) for path in files)
         return BPETokenizer.from_parts(training.learn(chain.from_iterable(items), workers))
+
+
+def _size(path: StrPath) -> int:
+    name = os.fspath(path)
+    if "\n" in name or len(name) > 4096:
+        raise ValueError(
+            f"a path is one line ({name!r:.40}…); train_bpe_from_texts takes texts in memory"
+        )
+    try:
+        return os.path.getsize(name)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOENT and " " in name):
+            error.strerror = "no such file, and texts are for train_bpe_from_texts"
+        raise
 
 
 @takes_synonyms()
