@@ -125,6 +125,7 @@ PREFIXES = ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.", "
             "module.model._orig_mod."]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Mixtral"])
 def test_a_wrapped_models_names_are_read_without_prefixes(kind: str, tmp_path: Path) -> None:
     theirs = theirs_of(kind)
     theirs.save_pretrained(tmp_path)
@@ -165,6 +166,7 @@ def test_a_tied_base_model_has_a_head(kind: str, tmp_path: Path) -> None:
     check_logits(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path).eval())
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
 def test_an_untied_base_model_gets_a_new_head_and_says_so(kind: str, tmp_path: Path) -> None:
     from transformers import AutoModel
 
@@ -312,6 +314,7 @@ SAYING_NOTHING = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
 def test_keys_that_say_nothing_of_the_model_are_ignored(kind: str, tmp_path: Path) -> None:
     theirs = theirs_of(kind)
     theirs.save_pretrained(tmp_path)
@@ -353,6 +356,7 @@ def test_weights_without_a_tokenizer_are_converted(
     assert load_with_tokenizer(tmp_path / "whole").tokenizer.hash == TOKENIZER.hash
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Mixtral"])
 def test_inspect_shows_a_folder_as_a_checkpoint(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

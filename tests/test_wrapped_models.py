@@ -81,7 +81,13 @@ def check_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*NO_SHARD.*")
-@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(wrap, marks=pytest.mark.slow) if " of " in wrap and "layers" in wrap
+        else wrap for wrap in WRAPS
+    ],
+)  # fmt: skip
 def test_a_wrapped_model_is_saved_and_loaded_as_the_plain_one(wrap: str, tmp_path: Path) -> None:
     """Its names, its config, its tied weights and its optimizer, in and out of the wrapper."""
     plain = tiny.model(tie_embeddings=True)
