@@ -219,7 +219,7 @@ RAW = [  # the bytes of any JSON file
     (b'{"model": \xff}', r"it is not UTF-8 \(byte 0xff at offset 10\)"),
     (b"\x80\x02K", r"it is not UTF-8 \(byte 0x80"),
     (gzip.compress(JSON.encode()), r"it is not UTF-8 \(byte 0x8b at offset 1\)"),
-    (b"\xef\xbb\xbf" + JSON.encode(), "it is not JSON .Unexpected UTF-8 BOM"),
+    (b"\xef\xbb\xbf" * 2 + JSON.encode(), "it is not JSON .Unexpected UTF-8 BOM"),
     (JSON.encode("utf-16"), "it is not UTF-8"),
     (JSON.encode() + b"}", "it is not JSON .Extra data"),
     (JSON.encode() * 2, "it is not JSON .Extra data"),

@@ -94,7 +94,7 @@ MERGES_TXT = [
     (b"\x1f\x8b\x08\0", "it is not UTF-8"),
     (b"a b\0\n", "a token has a character that .* no byte .line 1: "),
     (
-        "\ufeff#version: 0.2\na b\nab c".encode(),
+        "\ufeff\ufeff#version: 0.2\na b\nab c".encode(),
         "a token has a character that .* no byte .line 1: ",
     ),
     (b"a b c", "a merge must be two tokens .line 1: "),

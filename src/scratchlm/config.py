@@ -32,7 +32,8 @@ Tree = dict[str, Any]
 def read_toml(path: str | Path) -> Tree:
     """The sections in a TOML file; `ValueError` with the line for what is not TOML."""
     try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # utf-8-sig: without the byte order mark that some editors write.
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         check_downloaded(path)
         raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None

@@ -196,9 +196,9 @@ def read_file(path: StrPath) -> bytes:
 
 
 def decode(path: StrPath, data: bytes) -> str:
-    """The text of UTF-8 bytes."""
+    """The text of UTF-8 bytes, without a byte order mark."""
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         what = f"it is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
         refuse(path, what, "save or download it anew")

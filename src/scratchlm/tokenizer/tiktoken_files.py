@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -37,7 +38,7 @@ def read_tiktoken(path: StrPath) -> dict[bytes, int]:
     have holes (p50k_base has one)."""
     ranks: dict[bytes, int] = {}
     lines: dict[int, int] = {}
-    for i, line in enumerate(read_file(path).splitlines(), 1):
+    for i, line in enumerate(read_file(path).removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match:
             what = f"line {i} must be a token in base64, a space and its rank ({shown(line)})"
