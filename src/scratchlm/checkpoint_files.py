@@ -23,7 +23,7 @@ from torch import Tensor
 from scratchlm import plain
 from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.file_kinds import check_downloaded, check_folder_name
 from scratchlm.tensor_file import map_tensors, read_tensors, write_tensors
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
@@ -47,6 +47,7 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
             _save(payload, file)
     else:
         path = Path(path_or_file)
+        check_folder_name(path, "a checkpoint is a folder, or one .pt file")
         if is_taken(path) and not (path / MANIFEST).is_file():
             raise ValueError(
                 f"something else has this name ({path}); only a checkpoint is replaced by one"

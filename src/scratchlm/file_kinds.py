@@ -18,6 +18,15 @@ HEAD = 4096  # bytes from the start of a file that `kind_of` looks at
 _MANY_NULS = 8  # a text may hold a stray one
 
 
+# Of formats that hold text, numbers or weights in one file.
+FILE_ENDINGS = frozenset({
+    ".7z", ".arrow", ".bin", ".ckpt", ".csv", ".feather", ".ggml", ".gguf", ".gz", ".h5", ".hdf5",
+    ".json", ".jsonl", ".keras", ".md", ".model", ".msgpack", ".npy", ".npz", ".onnx", ".parquet",
+    ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tgz", ".tiktoken", ".toml", ".tsv",
+    ".txt", ".xz", ".yaml", ".zip", ".zst",
+})  # fmt: skip
+
+
 class Kind(NamedTuple):
     """What a file is, and what to do about it; `is_text` where its bytes can be read as text."""
 
@@ -76,6 +85,16 @@ def kind_of(head: bytes) -> Kind | None:
         return None
     # UTF-16 without a mark: every other byte of Latin text is 0.
     return _UTF_16 if max(head[::2].count(0), head[1::2].count(0)) > 0.9 * nuls else _BINARY
+
+
+def check_folder_name(path: str | os.PathLike[str], what: str) -> None:
+    """ValueError for a folder to be made whose name ends as a file's does: whoever writes `out.h5`
+    wants that format. `what` says what is written into a folder, and in which files it could be."""
+    place = Path(path)
+    if place.suffix.lower() in FILE_ENDINGS and not place.is_dir():
+        raise ValueError(
+            f"{what}, not a {place.suffix} ({place}); name it so, such as {place.stem}"
+        )
 
 
 def check_downloaded(path: str | os.PathLike[str]) -> None:

@@ -23,7 +23,7 @@ from scratchlm import plain
 from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.errors import FileFormatError, Notice
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.file_kinds import check_downloaded, check_folder_name
 from scratchlm.hf_config import (
     architecture_of,
     config_from_hub,
@@ -192,6 +192,7 @@ def to_hf(
     if not isinstance(inner, Transformer):
         raise ValueError(f"to_hf writes a Transformer only ({type(inner).__name__}); give one")
     path, config = Path(folder), inner.config
+    check_folder_name(path, "a model of the hub is a folder")
     hub = config_to_hub(config)
     if is_taken(path):
         raise ValueError(f"something has this name already ({path}); give a new folder")

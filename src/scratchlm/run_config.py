@@ -17,6 +17,7 @@ from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
 from scratchlm.data.sources import is_there
 from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_folder_name
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
@@ -84,6 +85,7 @@ def resolve(
         train["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     train["out"] = out or train.get("out") or _new_run()
+    check_folder_name(train["out"], "a run is a folder")
     own = run is not None and run.resolve() == Path(train["out"]).resolve()
     if not own and _last_of(Path(train["out"]) / "checkpoints") is not None:
         raise ValueError(

@@ -179,6 +179,8 @@ def _check_encoding(args: Namespace) -> None:
 
 
 def _check_outputs(args: Namespace) -> None:
+    from scratchlm.file_kinds import FILE_ENDINGS
+
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:
         taken.add(Path(args.tokenizer_path).resolve())
@@ -202,16 +204,15 @@ def _check_outputs(args: Namespace) -> None:
             raise ValueError(
                 f"--{flag} would replace what is read or written ({path}); name another file"
             )
+        if flag == "output_tokenizer" and path.suffix.lower() in FILE_ENDINGS - {".json"}:
+            raise ValueError(f"a tokenizer is a .json ({name}); give --{flag} {path.stem}.json")
         taken.add(path.resolve())
         if not path.parent.is_dir():
             raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
     if args.to_folder:
         output = Path(args.output)
-        if output.suffix[1:].isalpha() and not output.is_dir():
-            raise ValueError(
-                f"a token shard ends in .bin, a folder of them in nothing (--output {output}); "
-                "name it so"
-            )
         from scratchlm.data.corpus_folder import check_folder
+        from scratchlm.file_kinds import check_folder_name
 
+        check_folder_name(output, "ids go to one .bin file, or into a folder of them")
         check_folder(output, resume=bool(args.resume))
