@@ -67,7 +67,7 @@ def jobs(name: str, data: Path) -> tuple[Job, Job]:
 
         ranks = {token: id for id, token in tokenizer.vocab.items() if id < len(tokenizer) - 1}
         encoding = tiktoken.Encoding(
-            "gpt2", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={}
+            "gpt2", pat_str=str(tokenizer.pattern), mergeable_ranks=ranks, special_tokens={}
         )
         return _nothing, lambda: encoding.encode_ordinary(text)
     assert kind == "tokenizers"

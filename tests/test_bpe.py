@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -340,8 +341,13 @@ def test_a_lone_surrogate_is_an_error_with_its_place(trained: BPETokenizer) -> N
 def test_a_vocabulary_without_some_bytes() -> None:
     tokenizer = BPETokenizer({0: b"a", 1: b"b", 2: b"ab"}, [(b"a", b"b")])
     assert tokenizer.encode("abba") == [2, 1, 0]
+    with pytest.warns(UserWarning, match=r"no token for a byte of the text \(0x63 in 'acbc'\)"):
+        assert tokenizer.encode("acbc") == [2]  # what is left are neighbours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tokenizer.encode("dabé") == [2]  # it is said once
     with pytest.raises(ValueError, match=r"no token for a byte of the text \(0x63 in 'abc'\)"):
-        tokenizer.encode("abc")
+        tokenizer.encode_array("abc", strict=True)
 
 
 def test_special_tokens_in_the_vocabulary_keep_their_ids() -> None:

@@ -21,7 +21,7 @@ from scratchlm.tokenizer.formats import (
     write_tokenizer_json,
 )
 from scratchlm.tokenizer.gpt2_files import read_gpt2
-from scratchlm.tokenizer.parts import read_file
+from scratchlm.tokenizer.json_content import read_file
 from scratchlm.tokenizer.patterns import CL100K
 from scratchlm.tokenizer.tiktoken_files import read_tiktoken
 
@@ -64,7 +64,10 @@ def put(*keys: str | int, to: Any) -> Change:
     def change(content: Any) -> None:
         for key in keys[:-1]:
             content = content[key]
-        content[keys[-1]] = to
+        if isinstance(content, list):
+            content[keys[-1] :] = [to, *content[keys[-1] + 1 :]]
+        else:
+            content[keys[-1]] = to
 
     return change
 
@@ -82,11 +85,12 @@ def token(id: Any, content: Any, **flags: Any) -> dict[str, Any]:
     return {"id": id, "content": content} | FLAGS | {"special": True} | flags
 
 
-MODEL = ("model",)
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 VOCAB = ("model", "vocab")
 SPLIT = ("pre_tokenizer", "pretokenizers", 0)
 ID = r"an id must be an int from 0 to 4194303"
-PRE = "pre_tokenizer must be ByteLevel, or Split"
+PRE = "pre_tokenizer must end with ByteLevel"
+STEP = "pre_tokenizer has a step that is not read"
 
 CHANGED = [  # of a tokenizer.json
     (drop("model"), "'model' must be a dict"),
@@ -102,7 +106,8 @@ CHANGED = [  # of a tokenizer.json
     (put("model", "continuing_subword_prefix", to="##"), "continuing_subword_prefix must be null"),
     (put("model", "end_of_word_suffix", to="</w>"), "end_of_word_suffix must be null"),
     (put("model", "unk_token", to=0), "'unk_token' must be a str"),
-    (lambda c: (put("model", "unk_token", to="ab")(c), drop(*VOCAB, "x")(c)), "unk_token must be"),
+    (lambda c: (put("model", "unk_token", to="?!")(c), drop(*VOCAB, "x")(c)),
+     "unk_token is not in the vocabulary"),
     (put("version", to="2.0"), r'version must be null, "1.0" \(\'2.0\'\)'),
     (put("surprise", to=1), r"an unknown key \('surprise'\)"),
     (put("truncation", to={"max_length": 5}), "truncation must be null"),
@@ -121,16 +126,22 @@ CHANGED = [  # of a tokenizer.json
     (put("pre_tokenizer", to=[]), PRE),
     (put("pre_tokenizer", to={"type": "Whitespace"}), PRE),
     (put("pre_tokenizer", to={"type": "Sequence", "pretokenizers": []}), PRE),
-    (put("pre_tokenizer", "pretokenizers", 0, to={"type": "Digits"}), PRE),
-    (put("pre_tokenizer", "pretokenizers", 1, "use_regex", to=True), PRE),
-    (put("pre_tokenizer", "pretokenizers", 1, "use_regex", to=0), PRE),
+    (put("pre_tokenizer", to={"type": "Metaspace", "replacement": "▁"}), PRE),
+    (put("pre_tokenizer", "pretokenizers", 2, to={"type": "Digits", "individual_digits": True}),
+     PRE),
+    (put("pre_tokenizer", "pretokenizers", 0, to={"type": "Digits"}), STEP),
+    (put("pre_tokenizer", "pretokenizers", 0, to={"type": "Punctuation"}), STEP),
+    (put("pre_tokenizer", "pretokenizers", to=[BYTE_LEVEL | {"use_regex": False}]), "cuts no text"),
+    (put("pre_tokenizer", "pretokenizers", 1, "use_regex", to="yes"), "use_regex must be"),
+    (put("pre_tokenizer", "pretokenizers", 1, "use_regex", to=0), "use_regex must be null, false"),
     (put("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True),
      r"add_prefix_space must be false \(True\)"),
     (drop("pre_tokenizer", "pretokenizers", 1, "add_prefix_space"), "add_prefix_space must be"),
-    (put(*SPLIT, "invert", to=True), PRE),
-    (drop(*SPLIT, "invert"), PRE),
-    (put(*SPLIT, "behavior", to="Removed"), PRE),
-    (put(*SPLIT, "pattern", to={"String": " "}), PRE),
+    (put(*SPLIT, "behavior", to="MergedWithNext"), STEP),
+    (drop(*SPLIT, "invert"), STEP),
+    (put(*SPLIT, "behavior", to="Removed"), STEP),
+    (put(*SPLIT, "pattern", to={"String": " "}), STEP),
+    (put(*SPLIT, "pattern", to={"Regex": "abc"}), r"no such pattern \(abc\)"),
     (put(*SPLIT, "pattern", to={"Regex": "("}), "the pattern is no regular expression"),
     (put(*SPLIT, "pattern", to={"Regex": "(a)"}), "the pattern has capturing groups"),
     (put(*SPLIT, "pattern", to={"Regex": "(?:" * 5000}), "the pattern is too deep"),
@@ -150,7 +161,7 @@ CHANGED = [  # of a tokenizer.json
     (put(*VOCAB, "a", to=float("-inf")), "it is not JSON .-Infinity is no JSON number"),
     (put(*VOCAB, "", to=259), r"a token is empty \(id 259\)"),
     (put(*VOCAB, "a b", to=259), "stands for no byte .vocab: ' ' in 'a b'"),
-    (put(*VOCAB, "中", to=259), "stands for no byte .vocab: '中'"),
+    (put(*VOCAB, "中文", to=259), "stands for no byte .vocab: '中'"),
     (put(*VOCAB, "\udc00", to=259), "a string has a lone surrogate .U.DC00"),
     (put(*VOCAB, "a\n" * 999, to=259), "stands for no byte"),
     (drop(*VOCAB, "a"), r"merge 0 needs a token that is not in the vocabulary \(b'a'\)"),
@@ -189,10 +200,9 @@ CHANGED = [  # of a tokenizer.json
     (put("added_tokens", 0, "single_word", to=True), "single_word is not supported"),
     (put("added_tokens", 0, "lstrip", to=0), "'lstrip' must be a bool"),
     (drop("added_tokens", 0, "normalized"), "'normalized' must be a bool"),
-    (put("added_tokens", to=[token(258, END, normalized=True), token(259, "<|end")]),
-     "added tokens overlap of which one is normalized"),
     (lambda c: (put("normalizer", to={"type": "NFC"})(c),
-                put("added_tokens", 0, "normalized", to=True)(c)), "normalized added token with a"),
+                put("added_tokens", 1, to=token(259, "e\u0301", normalized=True))(c)),
+     "a normalized added token that NFC changes"),
     (lambda c: (drop(*VOCAB, "é")(c), put(*VOCAB, "é", to=259)(c),
                 put("added_tokens", 0, to=token(259, "é"))(c)), "written as the bytes b'.xe9' are"),
     (lambda c: (put(*VOCAB, "ãģĤ", to=259)(c),

@@ -149,7 +149,7 @@ def test_an_interrupted_text_leaves_a_whole_cache(
     tokenizer = train_bpe(corpus, 700, [])
     texts = [corpus.read_text(encoding="utf-8")[start:] for start in (20_000, 0)]
     expected = [BPETokenizer.from_parts(tokenizer.parts).encode(text) for text in texts]
-    cache = tokenizer._encode_ordinary._stretches
+    cache = tokenizer._encoder._encode_ordinary._stretches
     for name in ("_insert", "_find_long"):
         with monkeypatch.context() as patch:
             patch.setattr(cache, name, lambda *_: 1 / 0)
@@ -183,8 +183,8 @@ def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
     tokenizer = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens)
     for _ in range(2):
         assert tokenizer.encode(text) == expected
-    words = tokenizer._encode_ordinary._words
-    stretches = tokenizer._encode_ordinary._stretches
+    words = tokenizer._encoder._encode_ordinary._words
+    stretches = tokenizer._encoder._encode_ordinary._stretches
     for number in range(1000):
         tokenizer.encode(f"n{number}")
     for number in range(20):
@@ -201,7 +201,9 @@ def test_bytes_that_the_vocabulary_has_not(monkeypatch: pytest.MonkeyPatch) -> N
     assert tokenizer.encode(long)[:5] == [0, 1, 2, 1, 0]
     for text in ("ab", long + "b", "a" * 9000 + "b"):
         with pytest.raises(ValueError, match="no token for a byte of the text \\(0x62"):
-            tokenizer.encode(text)
+            tokenizer.encode_array(text, strict=True)
+    with pytest.warns(UserWarning, match="such bytes are left out, as in `tokenizers`"):
+        assert tokenizer.encode(long + "b") == tokenizer.encode(long)
 
 
 def test_a_lone_surrogate_in_a_long_text_is_named() -> None:

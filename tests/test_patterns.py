@@ -16,6 +16,7 @@ import tiktoken
 from tokenizers import Regex, pre_tokenizers
 
 from scratchlm.tokenizer import patterns
+from scratchlm.tokenizer.character_classes import category, complement, translate, white_space
 from scratchlm.tokenizer.patterns import (
     CL100K,
     GPT2,
@@ -24,12 +25,8 @@ from scratchlm.tokenizer.patterns import (
     PATTERNS,
     PieceFinder,
     canonical,
-    category,
-    complement,
     find_pieces,
     is_known,
-    translate,
-    white_space,
 )
 
 CATEGORIES = [

@@ -27,8 +27,9 @@ from scratchlm.tokenizer import browser_pattern as pattern_module
 from scratchlm.tokenizer import playground
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.browser_pattern import browser_pattern
+from scratchlm.tokenizer.character_classes import category
 from scratchlm.tokenizer.inspection import merge_steps
-from scratchlm.tokenizer.patterns import PATTERNS, category, find_pieces
+from scratchlm.tokenizer.patterns import PATTERNS, find_pieces
 from scratchlm.tokenizer.playground import page_of, show, write_page
 from scratchlm.tokenizer.training import train_bpe_from_texts
 from text_generators import CONTROLS, OVERLAPPING, random_text

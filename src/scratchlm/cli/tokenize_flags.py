@@ -49,7 +49,7 @@ def _parser(description: str) -> Parser:
     flag("--output_tokenizer", **one, metavar="FILE", help="default: tokenizer.json")
     flag("--special_tokens", **many, type=text, metavar="TEXT", help="default: <|endoftext|>")
     flag("--pattern", **utf8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
-         " or a regular expression that cuts text into pieces")  # fmt: skip
+         " starcoder, tekken, or a regular expression that cuts text into pieces")  # fmt: skip
     flag("--min_frequency", **number, help="merge no pair that occurs less often (default: 0)")
     flag("--max_token_length", **number, help="learn no token of more bytes (default: any length)")
 

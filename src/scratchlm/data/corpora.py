@@ -184,7 +184,7 @@ def _encode(
     parts: list[npt.NDArray[np.integer]] = []
     end = np.array([separator], tokenizer.dtype)
     for text, last in item.texts:
-        parts.append(tokenizer.encode_array(text, allowed_special="none"))
+        parts.append(tokenizer.encode_array(text, allowed_special="none", strict=True))
         if last:
             parts.append(end)
     return item.split, np.concatenate(parts)

@@ -21,23 +21,18 @@ from scratchlm.atomic import write_file
 from scratchlm.names import TOKENIZER, knows_names, takes_synonyms
 from scratchlm.tokenizer import formats
 from scratchlm.tokenizer.encoding import (
+    BlockEncoder,
     TextEncoder,
     WordEncoder,
-    lone_surrogate,
     no_ids,
     not_a_text,
 )
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.json_content import StrPath, read_file
 from scratchlm.tokenizer.learning import Training
 from scratchlm.tokenizer.merging import merge_tables
-from scratchlm.tokenizer.parts import (
-    Normalization,
-    StrPath,
-    TokenizerParts,
-    content_hash,
-    read_file,
-)
-from scratchlm.tokenizer.patterns import GPT2, canonical
+from scratchlm.tokenizer.parts import Normalization, TokenizerParts, content_hash
+from scratchlm.tokenizer.patterns import GPT2, Pattern, canonical
 from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
     Pretokenizer,
@@ -58,11 +53,15 @@ class BPETokenizer:
     """Byte-level BPE from a vocabulary and its merges, in the order of their rank.
 
     `vocab` gives each id its bytes; special tokens that are not in it get the next ids, in their
-    order. Text outside special tokens is cut by `pattern` and every piece merged by itself.
+    order. Text outside special tokens is cut by `pattern` (one expression, or a tuple of cuts that
+    follow one another; see `patterns`), and every piece is merged by itself.
     `ignore_merges`: a piece that is a token of `vocab` is that token, whatever its merges say (as
     in Llama 3's file). `normalization`: a form that text is brought to first ("NFC" in Qwen's
-    file), by this Python's Unicode; decoding gives the normalized text. All of these can be read
-    back as attributes, `vocab` with the special tokens, and must not be changed.
+    file), by this Python's Unicode; decoding gives the normalized text. `normalized_tokens`: those
+    special tokens that are looked for after that (GPT-NeoX's runs of spaces). `unk_token` stands
+    for a byte that `vocab` has not, and with `fuse_unk` for several in a row; without it such a
+    byte is left out, which a warning says once. All of these can be read back as attributes,
+    `vocab` with the special tokens, and must not be changed.
 
     `len()` is the largest id + 1, the size that a model's vocabulary must have.
 
@@ -81,10 +80,13 @@ class BPETokenizer:
         vocab: Mapping[int, bytes],
         merges: Sequence[tuple[bytes, bytes]],
         special_tokens: Sequence[str] | None = None,
-        pattern: str = GPT2,
+        pattern: Pattern = GPT2,
         *,
         ignore_merges: bool = False,
         normalization: Normalization | None = None,
+        normalized_tokens: Collection[str] = (),
+        unk_token: bytes | None = None,
+        fuse_unk: bool = False,
     ) -> None:
         self.vocab = dict(vocab)
         self.merges = list(merges)
@@ -92,6 +94,8 @@ class BPETokenizer:
         self.pattern = canonical(pattern)
         self.ignore_merges = ignore_merges
         self.normalization = normalization
+        self.normalized_tokens = tuple(normalized_tokens)
+        self.unk_token, self.fuse_unk = unk_token, fuse_unk
 
         id_of = {token: id for id, token in self.vocab.items()}
         if len(id_of) < len(self.vocab):
@@ -110,16 +114,23 @@ class BPETokenizer:
         ranks, products = merge_tables(id_of, self.merges)
         self._id_of = id_of
         self._special_ids = {special: id_of[special.encode()] for special in self.special_tokens}
-        self._special_bytes = {
-            special: np.array(id, self.dtype).tobytes() for special, id in self._special_ids.items()
-        }
         # A special token is never found in plain text, not even where merges are ignored.
         specials = set(self._special_ids.values())
         whole = {token: id for token, id in id_of.items() if id not in specials}
-        words = WordEncoder(id_of, ranks, products, self.dtype, whole if ignore_merges else {})
-        self._encode_ordinary = TextEncoder(words, self.pattern, self.dtype, normalization)
+        tables = (id_of, ranks, products, self.dtype, whole if ignore_merges else {})
+        unknown = None if unk_token is None else id_of[unk_token]
+        self._encoder, self._strict_encoder = (
+            BlockEncoder(
+                TextEncoder(
+                    WordEncoder(*tables, unknown, fuse_unk, strict), self.pattern, normalization
+                ),
+                self._special_ids,
+                self.dtype,
+            )
+            for strict in (False, True)
+        )
         self._plain = Pretokenizer(self.pattern, (), normalization)
-        self._all_special = Pretokenizer(self.pattern, self.special_tokens, normalization)
+        self._all_special = self._pretokenizer(self.special_tokens)
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -161,20 +172,23 @@ class BPETokenizer:
 
         `allowed_special`: "all", "none", or the special tokens that are to become their id; the
         others, and in text from an untrusted source all, are read as plain text. ValueError for
-        any other string, an unknown special token, a lone surrogate in the text (with its place),
-        or a byte that an incomplete vocabulary does not have.
+        any other string, an unknown special token, or a lone surrogate in the text (with its
+        place).
         """
         return self.encode_array(text, allowed_special).tolist()
 
     def encode_array(
-        self, text: str, allowed_special: str | Collection[str] = "all"
+        self, text: str, allowed_special: str | Collection[str] = "all", *, strict: bool = False
     ) -> npt.NDArray[Any]:
-        """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`."""
+        """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`, and with
+        `strict` a ValueError for a byte that would be left out."""
         if not isinstance(text, str):
             raise not_a_text(text)
         pretokenizer = self.pretokenizer(allowed_special)
         blocks = [text] if len(text) <= BLOCK_CHARACTERS else pretokenizer.blocks([text])
-        return np.frombuffer(b"".join(self._encode_blocks(blocks, pretokenizer)), self.dtype)
+        encoder = self._strict_encoder if strict else self._encoder
+        encoded = encoder.encode(blocks, pretokenizer)
+        return np.frombuffer(b"".join(encoded), self.dtype)
 
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: str | Collection[str] = "all"
@@ -188,7 +202,7 @@ class BPETokenizer:
         pretokenizer = self.pretokenizer(allowed_special)
         blocks = pretokenizer.blocks(texts)
         # A block's ids are made as they are taken: an array's iterator keeps no list of them.
-        encoded = self._encode_blocks(blocks, pretokenizer)
+        encoded = self._encoder.encode(blocks, pretokenizer)
         return chain.from_iterable(map(int, np.frombuffer(ids, self.dtype)) for ids in encoded)
 
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
@@ -221,26 +235,10 @@ class BPETokenizer:
                 f"allowed_special holds an unknown special token ({min(unknown)!r}); "
                 f"the tokenizer has {self.special_tokens}"
             )
-        return Pretokenizer(self.pattern, set(allowed_special), self.normalization)
+        return self._pretokenizer(set(allowed_special))
 
-    def _encode_blocks(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
-        offset = 0
-        for block in blocks:
-            try:
-                yield self._encode_block(block, pretokenizer)
-            except UnicodeEncodeError:
-                raise lone_surrogate(block, offset) from None
-            offset += len(block)
-
-    def _encode_block(self, block: str, pretokenizer: Pretokenizer) -> bytes:
-        """The bytes of the ids of a block."""
-        parts = []
-        for i, part in enumerate(pretokenizer.split(block)):
-            if i % 2:
-                parts.append(self._special_bytes[part])
-            elif part:
-                parts.append(self._encode_ordinary(part))
-        return b"".join(parts)
+    def _pretokenizer(self, specials: Collection[str]) -> Pretokenizer:
+        return Pretokenizer(self.pattern, specials, self.normalization, self.normalized_tokens)
 
     # Decoding
 
@@ -285,6 +283,9 @@ class BPETokenizer:
             self.pattern,
             self.ignore_merges,
             self.normalization,
+            self.normalized_tokens,
+            self.unk_token,
+            self.fuse_unk,
         )
 
     @classmethod
@@ -311,7 +312,7 @@ class BPETokenizer:
         cls,
         ranks: Mapping[bytes, int] | StrPath,
         special_tokens: Sequence[str] | Mapping[str, int] = (),
-        pattern: str = GPT2,
+        pattern: Pattern = GPT2,
     ) -> Self:
         """tiktoken's `mergeable_ranks`, or the file that has them, and what the file has not: the
         special tokens, with their ids or without, and the pattern.

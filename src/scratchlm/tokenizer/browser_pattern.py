@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
-from scratchlm.tokenizer.parts import check_portable, shown
-from scratchlm.tokenizer.patterns import find_pieces, translate
+from scratchlm.tokenizer.character_classes import translate
+from scratchlm.tokenizer.json_content import shown
+from scratchlm.tokenizer.parts import check_portable
+from scratchlm.tokenizer.patterns import Pattern, find_pieces
 
 _ESCAPE = r"\\(?:[pP]\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)"
 _MEMBER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
@@ -27,8 +29,10 @@ _SYNTAX = frozenset(r"^$\.*+?()[]{}|/")  # what the flag `u` lets stand after a 
 _THIRD_CASE = {"s": "\u017f", "k": "\u212a"}  # what ASCII letters are cases of, beyond ASCII
 
 
-def browser_pattern(pattern: str) -> str:
+def browser_pattern(pattern: Pattern) -> str:
     """The JavaScript source that gives the same pieces; ValueError where there is none."""
+    if not isinstance(pattern, str):
+        _refuse(pattern, "cuts that follow one another")
     check_portable(pattern)
     if find_pieces(pattern)(""):
         _refuse(pattern, "matches of no character")
@@ -94,7 +98,7 @@ def _escape(pattern: str, item: str, inside: bool = False) -> str:
     return f"\\u{{{ord(kind):x}}}"
 
 
-def _refuse(pattern: str, what: str) -> NoReturn:
+def _refuse(pattern: Pattern, what: str) -> NoReturn:
     raise ValueError(
         f"a browser cannot have the pattern's {what} ({shown(pattern)}); write it without, or "
         "leave the page out"

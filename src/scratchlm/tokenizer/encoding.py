@@ -14,7 +14,8 @@ those first, or leave all four out: nothing else depends on how they work.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
@@ -24,7 +25,8 @@ from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts, fit_toge
 from scratchlm.tokenizer.byte_strings import Array, between_spaces
 from scratchlm.tokenizer.merging import Pair, merge_long_word, merge_word
 from scratchlm.tokenizer.parts import Normalization
-from scratchlm.tokenizer.patterns import find_pieces, is_known
+from scratchlm.tokenizer.patterns import Pattern, find_pieces, is_known
+from scratchlm.tokenizer.pretokenize import Pretokenizer
 from scratchlm.tokenizer.stretch_cache import StretchCache
 from scratchlm.tokenizer.stretches import (
     SEPARATOR,
@@ -44,7 +46,8 @@ LONGEST_CACHED = 64  # characters
 class WordEncoder(dict[str, bytes]):
     """Piece to the bytes of its ids: `encoder[piece]`. The dict holds pieces met before.
 
-    ValueError for a byte that is not in the vocabulary, UnicodeEncodeError for a lone surrogate.
+    A byte that is not in the vocabulary becomes the id `unknown`, or is left out where there is
+    none, as in `tokenizers`. UnicodeEncodeError for a lone surrogate.
     """
 
     def __init__(
@@ -54,13 +57,21 @@ class WordEncoder(dict[str, bytes]):
         products: Sequence[int],
         dtype: np.dtype[Any],
         whole: Mapping[bytes, int],
+        unknown: int | None = None,
+        fuse_unknown: bool = False,
+        strict: bool = False,
     ) -> None:
-        """`whole`: tokens that a piece is, whatever merges say."""
+        """`whole`: tokens that a piece is, whatever merges say. `fuse_unknown`: neighbours without
+        a token become one `unknown`. `strict`: ValueError for a byte that would be left out."""
         super().__init__()
+        self._unknown = unknown
+        self._fuse_unknown = fuse_unknown
+        self._strict = strict
+        self._warned = False
         self._byte_ids = [id_of.get(bytes([byte]), -1) for byte in range(256)]
         self._ranks = ranks
         self._products = products
-        self._dtype = dtype
+        self.dtype = dtype
         self._whole = whole
 
     def __missing__(self, piece: str) -> bytes:
@@ -70,18 +81,39 @@ class WordEncoder(dict[str, bytes]):
         else:
             ids = [self._byte_ids[byte] for byte in data]
             if -1 in ids:
-                raise ValueError(
-                    f"the vocabulary has no token for a byte of the text "
-                    f"(0x{data[ids.index(-1)]:02x} in {piece[:40]!r}); add all 256 bytes to it"
-                )
+                ids = self._without_unknown(ids, data)
             merge = merge_word if len(ids) < LONG_WORD else merge_long_word
             ids = merge(ids, self._ranks, self._products)
-        merged = np.array(ids, self._dtype).tobytes()
+        merged = np.array(ids, self.dtype).tobytes()
         if len(piece) <= LONGEST_CACHED:
             if len(self) >= CACHED_WORDS:
                 self.clear()
             self[piece] = merged
         return merged
+
+    def _without_unknown(self, ids: list[int], data: bytes) -> list[int]:
+        """The ids of a piece's bytes, of which some are -1 for no token."""
+        if self._unknown is not None:
+            fused = self._fuse_unknown
+            return [
+                self._unknown if id < 0 else id
+                for i, id in enumerate(ids)
+                if not (fused and i and id < 0 and ids[i - 1] < 0)
+            ]
+        what = (
+            f"the vocabulary has no token for a byte of the text (0x{data[ids.index(-1)]:02x} "
+            f"in {data.decode()[:40]!r})"
+        )
+        if self._strict:
+            raise ValueError(f"{what}; add all 256 bytes to it")
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{what}; such bytes are left out, as in `tokenizers`: add all 256 bytes to keep "
+                "them",
+                stacklevel=2,
+            )
+        return [id for id in ids if id >= 0]
 
     def _fit_together(self) -> bool:
         return fit_together(len(self._ranks), max(*self._byte_ids, *self._products))
@@ -135,15 +167,15 @@ def lone_surrogate(text: str, offset: int) -> ValueError:
 
 
 class TextEncoder:
-    """Text in which no special token is looked for -> the bytes of its ids."""
+    """Text in which no special token is looked for -> the bytes of its ids, of type `dtype`."""
 
-    def __init__(self, words: WordEncoder, pattern: str, dtype: np.dtype[Any], form: Any) -> None:
+    def __init__(self, words: WordEncoder, pattern: Pattern, form: Any) -> None:
         if form not in (None, *get_args(Normalization)):
             raise ValueError(f"normalization is NFC, NFD, NFKC, NFKD or None ({form!r}); give one")
         self._words = words
         self._pieces = find_pieces(pattern)
         self._known = is_known(pattern)
-        self._dtype = dtype
+        self._dtype = words.dtype
         self._form = form
         self._stretches = StretchCache()
 
@@ -222,3 +254,34 @@ class TextEncoder:
         data = np.frombuffer(text.encode(), np.uint8)
         ids = merger.merge(data, byte_starts(lengths, data))
         return ids[ids >= 0].astype(self._dtype).tobytes()
+
+
+class BlockEncoder:
+    """Blocks of a text, as `Pretokenizer.blocks` gives them -> the bytes of their ids."""
+
+    def __init__(
+        self, encode_ordinary: TextEncoder, special_ids: Mapping[str, int], dtype: np.dtype[Any]
+    ) -> None:
+        self._encode_ordinary = encode_ordinary
+        self._special_bytes = {
+            special: np.array(id, dtype).tobytes() for special, id in special_ids.items()
+        }
+
+    def encode(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
+        """ValueError for a lone surrogate, with its place in the text, and as in `WordEncoder`."""
+        offset = 0
+        for block in blocks:
+            try:
+                yield self._encode_block(block, pretokenizer)
+            except UnicodeEncodeError:
+                raise lone_surrogate(block, offset) from None
+            offset += len(block)
+
+    def _encode_block(self, block: str, pretokenizer: Pretokenizer) -> bytes:
+        parts = []
+        for i, part in enumerate(pretokenizer.split(block)):
+            if i % 2:
+                parts.append(self._special_bytes[part])
+            elif part:
+                parts.append(self._encode_ordinary(part))
+        return b"".join(parts)

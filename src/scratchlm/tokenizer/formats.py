@@ -4,31 +4,35 @@ Ids are those of `tokenizers`' `encode(text, add_special_tokens=False)`: a post-
 tokens (Llama 3's puts <|begin_of_text|> first) is accepted and left out. Everything else in a file
 that would make other ids than ours is refused: a prefix space, dropout, other normalizers and
 pre-tokenizers, added tokens that take the spaces beside them, ids that `tokenizers` would change.
-Layouts of GPT-2, Llama 3 and Qwen 2 to 3 are read; the rules of `parts` hold.
+Layouts of GPT-2, GPT-NeoX, GPT-4, SmolLM 2, Command R, Llama 3, Qwen 2 to 3 and DeepSeek V3 are
+read; the rules of `parts` hold.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scratchlm.tokenizer.json_content import StrPath, field, only, parse_json, refuse, shown
 from scratchlm.tokenizer.parts import (
+    LAST_CHARACTER,
     Normalization,
-    StrPath,
     check,
     check_portable,
     checked,
     ids_by_name,
     names_of,
-    parse_json,
-    refuse,
-    shown,
     to_bytes,
     to_merge,
 )
 from scratchlm.tokenizer.parts import TokenizerParts as TokenizerParts
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.pre_tokenizer_json import (
+    BYTE_LEVEL,
+    read_pre_tokenizer,
+    write_pre_tokenizer,
+)
 
 _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
          "post_processor", "decoder", "model"}  # fmt: skip
@@ -38,16 +42,13 @@ _BYTES = frozenset(bytes([byte]) for byte in range(256))
 def write_tokenizer_json(parts: TokenizerParts) -> str:
     """The text of tokenizer.json. ValueError for what it cannot hold.
 
-    GPT-2's pattern is what the ByteLevel pre-tokenizer has built in; another goes before it as a
-    Split. Special tokens stand in the model's vocabulary too: `tokenizers` numbers added tokens
+    Special tokens stand in the model's vocabulary too: `tokenizers` numbers added tokens
     that do not by itself, whatever id they have in the file.
     """
     check(parts)
     check_portable(parts.pattern)
     ids = names_of(parts)
     _check_special_names(ids, parts)
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    split = {"type": "Split", "pattern": {"Regex": parts.pattern}, "behavior": "Isolated"}
     names = {parts.vocab[id]: name for name, id in ids.items()}
     pairs = [(names[a], names[b]) for a, b in parts.merges]
     merges: list[Any] = [f"{a} {b}" for a, b in pairs]
@@ -64,27 +65,23 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
-                "normalized": False,
-                "special": True,
+                "normalized": special in parts.normalized_tokens,
+                # White space is no sign to the model, which a reader may leave out.
+                "special": not special.isspace(),
             }
             for special in parts.special_tokens
         ],
         "normalizer": {"type": parts.normalization} if parts.normalization else None,
-        "pre_tokenizer": byte_level | {"use_regex": True}
-        if parts.pattern == GPT2
-        else {
-            "type": "Sequence",
-            "pretokenizers": [split | {"invert": False}, byte_level | {"use_regex": False}],
-        },
+        "pre_tokenizer": write_pre_tokenizer(parts.pattern),
         "post_processor": None,
-        "decoder": byte_level | {"use_regex": True},
+        "decoder": BYTE_LEVEL | {"use_regex": True},
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None,
+            "unk_token": None if parts.unk_token is None else names[parts.unk_token],
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
-            "fuse_unk": False,
+            "fuse_unk": parts.fuse_unk,
             "byte_fallback": False,
             "ignore_merges": parts.ignore_merges,
             "vocab": ids,
@@ -101,41 +98,42 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     for key in content:
         if key not in _KEYS:
             refuse(path, f"an unknown key ({shown(key)})", "give a tokenizer.json")
-    _only(path, content, "version", None, "1.0")
-    _only(path, content, "truncation", None)
-    _only(path, content, "padding", None)
+    only(path, content, "version", None, "1.0")
+    only(path, content, "truncation", None)
+    only(path, content, "padding", None)
 
-    model = _get(path, content, "model", dict)
+    model = field(path, content, "model", dict)
     if model.get("type", "BPE") != "BPE":
         what = f"the model must be BPE ({shown(model['type'])})"
         refuse(path, what, "use a byte-level BPE file")
-    _only(path, model, "dropout", None, 0, 0.0)
-    _only(path, model, "continuing_subword_prefix", None, "")
-    _only(path, model, "end_of_word_suffix", None, "")
-    _only(path, model, "byte_fallback", None, False)
-    _only(path, model, "ignore_merges", None, False, True)
-    _only(path, model, "fuse_unk", None, False, True)  # joins unknown tokens, if there are any
+    only(path, model, "dropout", None, 0, 0.0)
+    only(path, model, "continuing_subword_prefix", None, "")
+    only(path, model, "end_of_word_suffix", None, "")
+    only(path, model, "byte_fallback", None, False)
+    only(path, model, "ignore_merges", None, False, True)
+    only(path, model, "fuse_unk", None, False, True)
+    if model.get("unk_token") is not None:
+        field(path, model, "unk_token", str)
 
     normalization = _normalization_of(path, content.get("normalizer"))
-    pattern = _pattern_of(path, content.get("pre_tokenizer"))
+    pattern = read_pre_tokenizer(path, content.get("pre_tokenizer"))
     _check_post_processor(path, content.get("post_processor"))
     if content.get("decoder") is not None:
-        decoder = _get(path, content, "decoder", dict)
+        decoder = field(path, content, "decoder", dict)
         if decoder.get("type") != "ByteLevel":
             refuse(path, f"decoder must be ByteLevel ({shown(decoder)})", "use a byte-level file")
 
-    ids = ids_by_name(path, _get(path, model, "vocab", dict))
-    specials = _added_tokens(path, _get(path, content, "added_tokens", list), ids, normalization)
-    tokens = {name: to_bytes(path, name) for name in ids if name not in specials}
+    ids = ids_by_name(path, field(path, model, "vocab", dict))
+    added = field(path, content, "added_tokens", list)
+    specials, normalized = _added_tokens(path, added, ids, normalization)
+    tokens = {
+        name: to_bytes(path, name) for name in ids if name not in specials and not _is_no_byte(name)
+    }
     vocab = {ids[name]: token for name, token in tokens.items()}
     vocab |= {id: special.encode() for special, id in specials.items()}
-    if model.get("unk_token") is not None:
-        unknown = _get(path, model, "unk_token", str)
-        if not _BYTES.issubset(vocab.values()):
-            what = f"unk_token must be null where a byte has no token ({shown(unknown)})"
-            refuse(path, what, "give a file that has all 256 bytes")
+    unknown = _unknown_token(path, model, ids) if not _BYTES.issubset(vocab.values()) else None
     merges = []
-    for i, merge in enumerate(_get(path, model, "merges", list)):
+    for i, merge in enumerate(field(path, model, "merges", list)):
         if isinstance(merge, str):
             if merge.startswith("#version"):
                 what = f"`tokenizers` skips a merge written like a header ({shown(merge)})"
@@ -144,7 +142,17 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
         merges.append(to_merge(path, merge, "merge", i, tokens))
 
     ignore_merges = bool(model.get("ignore_merges"))
-    parts = TokenizerParts(vocab, merges, list(specials), pattern, ignore_merges, normalization)
+    parts = TokenizerParts(
+        vocab,
+        merges,
+        list(specials),
+        pattern,
+        ignore_merges,
+        normalization,
+        normalized,
+        None if unknown is None else vocab[ids[unknown]],
+        fuse_unk=unknown is not None and bool(model.get("fuse_unk")),
+    )
     checked(path, parts)
     try:
         check_portable(pattern)
@@ -156,17 +164,20 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
 
 
 def _added_tokens(
-    path: StrPath, tokens: Sequence[Any], ids: Mapping[str, int], normalization: str | None
-) -> dict[str, int]:
-    """Added tokens and their ids; all are special to us, for `tokenizers` cuts all of them out."""
+    path: StrPath, tokens: Sequence[Any], ids: Mapping[str, int], normalization: Any
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Added tokens and their ids, and which of them are looked for in normalized text.
+
+    All are special to us, because `tokenizers` cuts all of them out.
+    """
     specials: dict[str, int] = {}
     normalized: list[str] = []
     new = 0
     for token in tokens:
-        special = _get(path, token, "content", str)
-        id = _get(path, token, "id", int)
+        special = field(path, token, "content", str)
+        id = field(path, token, "id", int)
         flags = {
-            flag: _get(path, token, flag, bool)
+            flag: field(path, token, flag, bool)
             for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")
         }
         if special in specials:
@@ -176,9 +187,9 @@ def _added_tokens(
                 what = f"{flag} is not supported (added token {shown(special)})"
                 refuse(path, what, "set it to false")
         if flags["normalized"]:
-            if normalization:
-                what = f"a normalized added token with a normalizer ({shown(special)})"
-                refuse(path, f"{what} is not supported", "set it to false")
+            if normalization and not unicodedata.is_normalized(normalization, special):
+                what = f"a normalized added token that {normalization} changes ({shown(special)})"
+                refuse(path, what, "set normalized to false")
             normalized.append(special)
         # Where the model does not have the token, `tokenizers` numbers it in this way.
         own = ids.get(special, len(ids) + new)
@@ -188,13 +199,26 @@ def _added_tokens(
         new += special not in ids
         specials[special] = id
     ids_by_name(path, {**ids, **specials})
-    # Those that are not normalized are looked for first, in all of the text.
-    for special in normalized:
-        for other in specials.keys() - set(normalized):
-            if _can_overlap(special, other):
-                what = f"added tokens overlap of which one is normalized ({shown(special)} and "
-                refuse(path, f"{what}{shown(other)})", "set normalized to false")
-    return specials
+    # Those that are not normalized are looked for first, in all of the text. Where no text is
+    # normalized and no two overlap, that makes no difference.
+    others = specials.keys() - set(normalized)
+    if normalization or any(_can_overlap(a, b) for a in normalized for b in others):
+        return specials, tuple(normalized)
+    return specials, ()
+
+
+def _is_no_byte(name: str) -> bool:
+    """Whether it is one character that stands for no byte (Command R has hundreds of emoji): no
+    text has it, so its id has no token."""
+    return len(name) == 1 and name > LAST_CHARACTER
+
+
+def _unknown_token(path: StrPath, model: Mapping[str, Any], ids: Mapping[str, int]) -> str | None:
+    """The token that stands for a byte without one; None where such a byte is left out."""
+    unknown: str | None = model.get("unk_token")
+    if unknown is not None and unknown not in ids:
+        refuse(path, f"unk_token is not in the vocabulary ({shown(unknown)})", "set it to null")
+    return unknown
 
 
 def _can_overlap(a: str, b: str) -> bool:
@@ -238,39 +262,10 @@ def _normalization_of(path: StrPath, normalizer: Any) -> Normalization | None:
     return form
 
 
-def _pattern_of(path: StrPath, pre_tokenizer: Any) -> str:
-    match pre_tokenizer:
-        case {"type": "Sequence", "pretokenizers": [only]}:
-            return _pattern_of(path, only)
-        case {"type": "ByteLevel"} if pre_tokenizer.get("use_regex", True) is True:
-            byte_level, pattern = pre_tokenizer, GPT2
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": str(pattern)},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-                {"type": "ByteLevel", "use_regex": False} as byte_level,
-            ],
-        }:
-            pass
-        case _:
-            what = (
-                f"pre_tokenizer must be ByteLevel, or Split by a Regex, Isolated, not inverted, "
-                f"and then ByteLevel without its own ({shown(pre_tokenizer)})"
-            )
-            refuse(path, what, "use a byte-level BPE file")
-    _only(path, byte_level, "add_prefix_space", False)
-    return pattern
-
-
 def _check_post_processor(path: StrPath, processor: Any) -> None:
     """ByteLevel changes offsets, and a template adds tokens only when it is asked to."""
     match processor:
-        case None | {"type": "ByteLevel" | "TemplateProcessing"}:
+        case None | {"type": "ByteLevel" | "TemplateProcessing" | "RobertaProcessing"}:
             pass
         case {"type": "Sequence", "processors": [*steps]} if None not in steps:
             for step in steps:
@@ -278,20 +273,3 @@ def _check_post_processor(path: StrPath, processor: Any) -> None:
         case _:
             what = f"post_processor must be ByteLevel or TemplateProcessing ({shown(processor)})"
             refuse(path, what, "set it to null")
-
-
-def _get(path: StrPath, content: Any, key: str, kind: type) -> Any:
-    """`content[key]`, which must be of a kind."""
-    value = content.get(key) if isinstance(content, dict) else None
-    if type(value) is not kind:
-        what = f"{key!r} must be a {kind.__name__} ({shown(value)})"
-        refuse(path, what, "give a tokenizer.json")
-    return value
-
-
-def _only(path: StrPath, content: Mapping[str, Any], key: str, *allowed: Any) -> None:
-    """The value must be one of these; a key that lacks counts as null."""
-    value = content.get(key)
-    if not any(type(value) is type(other) and value == other for other in allowed):
-        known = ", ".join(json.dumps(other) for other in allowed)
-        refuse(path, f"{key} must be {known} ({shown(value)})", "use a file that has that")

@@ -10,19 +10,14 @@ import json
 import os
 from collections.abc import Sequence
 
+from scratchlm.tokenizer.json_content import StrPath, decode, parse_json, read_file, refuse, shown
 from scratchlm.tokenizer.parts import (
     Merges,
-    StrPath,
     TokenizerParts,
     check,
     checked,
-    decode,
     ids_by_name,
     names_of,
-    parse_json,
-    read_file,
-    refuse,
-    shown,
     to_bytes,
     to_characters,
     to_merge,
@@ -98,6 +93,8 @@ def _check_is_gpt2(parts: TokenizerParts) -> None:
         ("pattern", parts.pattern, GPT2),
         ("ignore_merges", parts.ignore_merges, False),
         ("normalization", parts.normalization, None),
+        ("normalized_tokens", parts.normalized_tokens, ()),
+        ("unk_token", parts.unk_token, None),
     ):
         if value != gpt2:
             raise ValueError(

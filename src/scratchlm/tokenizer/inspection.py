@@ -70,9 +70,9 @@ def compression(tokenizer: BPETokenizer, sample: str) -> str:
 def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
     """How each piece of a word is put together: one line a merge, with its rank.
 
-    ValueError for a lone surrogate, or a byte that has no token.
+    ValueError for a lone surrogate, or a byte that is left out.
     """
-    tokenizer.encode(word, allowed_special="none")
+    tokenizer.encode_array(word, allowed_special="none", strict=True)
     ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
     if tokenizer.normalization:
         word = unicodedata.normalize(tokenizer.normalization, word)

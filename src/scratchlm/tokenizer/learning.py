@@ -30,6 +30,7 @@ from tqdm import tqdm
 from scratchlm.tokenizer.counting import Item, batches, count_pieces
 from scratchlm.tokenizer.fast_learning import learn_merges_fast
 from scratchlm.tokenizer.parts import TokenizerParts
+from scratchlm.tokenizer.patterns import Pattern
 from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
     Pretokenizer,
@@ -99,7 +100,7 @@ class Training:
         self,
         vocab_size: int,
         special_tokens: Sequence[str],
-        pattern: str,
+        pattern: Pattern,
         min_frequency: int,
         max_token_length: int | None,
     ) -> None:

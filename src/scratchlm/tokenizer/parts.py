@@ -19,16 +19,15 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
-from scratchlm.tokenizer.patterns import GPT2, find_pieces
+from scratchlm.tokenizer.json_content import StrPath as StrPath
+from scratchlm.tokenizer.json_content import refuse, shown
+from scratchlm.tokenizer.patterns import GPT2, Pattern, find_pieces
 
 Merges = list[tuple[bytes, bytes]]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
-StrPath = str | os.PathLike[str]
 
 LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; arrays are made of that length
 
@@ -36,10 +35,10 @@ _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), 
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 # Tables for str.translate, between bytes read as Latin-1 and the characters that stand for them.
 _TO_CHARACTERS = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
+LAST_CHARACTER = chr(255 + len(_OTHERS))
 _TO_LATIN_1 = dict.fromkeys(_OTHERS, 0xFFFF) | {256 + i: byte for i, byte in enumerate(_OTHERS)}
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 # What Python and Oniguruma, with which `tokenizers` searches, read alike. Not among it: `{1,3}+`,
 # there no possessive repeat; `^` and `$`, there at every line; `\w` and `\b`, which know other
@@ -62,9 +61,12 @@ class TokenizerParts:
     vocab: Mapping[int, bytes]
     merges: Merges
     special_tokens: list[str]
-    pattern: str = GPT2
+    pattern: Pattern = GPT2
     ignore_merges: bool = False
     normalization: Normalization | None = None
+    normalized_tokens: tuple[str, ...] = ()
+    unk_token: bytes | None = None
+    fuse_unk: bool = False
 
 
 def check(parts: TokenizerParts) -> None:
@@ -98,11 +100,17 @@ def content_hash(parts: TokenizerParts) -> str:
     known = (parts.vocab.get(id) for id in range(max(parts.vocab, default=-1) + 1))
     tokens = [None if token is None else token.decode("latin-1") for token in known]
     merges = [[a.decode("latin-1"), b.decode("latin-1")] for a, b in parts.merges]
-    content: list[Any] = [tokens, merges, sorted(parts.special_tokens), parts.pattern]
+    cuts = parts.pattern
+    pattern = cuts if isinstance(cuts, str) or len(cuts) > 1 else cuts[0]
+    content: list[Any] = [tokens, merges, sorted(parts.special_tokens), pattern]
     if parts.ignore_merges:
         content.append("ignore_merges")
     if parts.normalization:
         content.append(parts.normalization)
+    if parts.normalized_tokens:
+        content.append(sorted(parts.normalized_tokens))
+    if parts.unk_token is not None:
+        content.append([parts.unk_token.decode("latin-1"), parts.fuse_unk])
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -158,11 +166,15 @@ def _first_of(tokens: Collection[bytes], merges: Merges) -> tuple[int, bytes]:
     )
 
 
-def check_portable(pattern: str) -> None:
+def check_portable(pattern: Pattern) -> None:
     r"""ValueError for a pattern that `tokenizers` reads otherwise, such as `\p{N}{1,3}+` or `$`.
 
     There the first matches any number of digits, and the second before every line feed.
     """
+    if not isinstance(pattern, str):
+        for cut in pattern:
+            check_portable(cut)
+        return
     match = _PORTABLE.match(pattern)
     assert match is not None  # it may match nothing
     if match.end() < len(pattern):
@@ -180,64 +192,6 @@ def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
     except ValueError as error:
         raise FileFormatError(f"{os.fspath(path)}: {error}") from None
     return parts
-
-
-def read_file(path: StrPath) -> bytes:
-    """A file's bytes. FileFormatError for a directory or an empty file; OSError where there is
-    none or it may not be read."""
-    try:
-        data = Path(path).read_bytes()
-    except IsADirectoryError:
-        refuse(path, "it must be a file (a directory)", "give the file in it")
-    if not data:
-        refuse(path, "it is empty (0 bytes)", "save or download it anew")
-    check_downloaded(path)
-    return data
-
-
-def decode(path: StrPath, data: bytes) -> str:
-    """The text of UTF-8 bytes, without a byte order mark."""
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        what = f"it is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
-        refuse(path, what, "save or download it anew")
-
-
-def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
-    """A JSON object in which every key stands once and every string is text."""
-    text = decode(path, data) if isinstance(data, bytes) else data
-    if not text:
-        refuse(path, "it is empty (0 bytes)", "save or download it anew")
-    try:
-        content = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
-    except RecursionError:
-        refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
-    except ValueError as error:
-        refuse(path, f"it is not JSON ({error})", "save or download it anew")
-    if not isinstance(content, dict):
-        refuse(path, f"it must be a JSON object ({type(content).__name__})", "give another file")
-    if _SURROGATE.search(text) or _SURROGATE_ESCAPE.search(text):
-        try:
-            lone = _SURROGATE.search(json.dumps(content, ensure_ascii=False))
-        except RecursionError:
-            refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
-        if lone:
-            refuse(path, f"a string has a lone surrogate (U+{ord(lone[0]):04X})", "replace it")
-    return content
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"an object has a key twice: {shown(twice)}")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> dict[str, int]:
@@ -302,15 +256,3 @@ def to_bytes(path: StrPath, name: str, place: str = "vocab") -> bytes:
 def to_characters(token: bytes) -> str:
     """The name of a token that is not special."""
     return token.decode("latin-1").translate(_TO_CHARACTERS)
-
-
-def shown(value: Any) -> str:
-    """A value in a message: its start, on one line."""
-    try:
-        return f"{value!r:.60}"
-    except RecursionError:
-        return f"a {type(value).__name__} nested too deeply"
-
-
-def refuse(path: StrPath, what: str, remedy: str) -> NoReturn:
-    raise FileFormatError(f"{os.fspath(path)}: {what}; {remedy}")

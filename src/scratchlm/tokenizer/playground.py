@@ -28,7 +28,8 @@ from scratchlm.atomic import write_file
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.browser_pattern import browser_pattern
 from scratchlm.tokenizer.inspection import printable
-from scratchlm.tokenizer.parts import StrPath, to_characters
+from scratchlm.tokenizer.json_content import StrPath
+from scratchlm.tokenizer.parts import to_characters
 from scratchlm.tokenizer.patterns import PATTERNS
 
 _BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones, for `painted`
@@ -74,6 +75,11 @@ def write_page(tokenizer: BPETokenizer, path: StrPath, name: str) -> int:
 
 def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
     """The page's HTML; errors as in `write_page`."""
+    if tokenizer.normalized_tokens or tokenizer.unk_token is not None:
+        raise ValueError(
+            "a page cannot have special tokens in normalized text, nor an unknown token "
+            f"({[*tokenizer.normalized_tokens, tokenizer.unk_token][0]!r}); leave the page out"
+        )
     ids = {token: id for id, token in tokenizer.vocab.items()}
     patterns = [key for key, pattern in PATTERNS.items() if pattern == tokenizer.pattern]
     content: dict[str, Any] = {

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import regex
 
-from scratchlm.tokenizer.patterns import GPT2, LAST_OF_BMP, find_pieces, is_known, translate
+from scratchlm.tokenizer.character_classes import LAST_OF_BMP, translate
+from scratchlm.tokenizer.patterns import GPT2, Pattern, find_pieces, is_known
 
 # Where a text may be cut in two without changing a piece of any known pattern: between two
 # characters of which the left is no white space and the right a space, or the left a letter or
@@ -46,33 +49,44 @@ BLOCK_CHARACTERS = 1 << 20  # a block handed to a worker: pieces of it take some
 class Pretokenizer:
     """Pieces of text under one pattern and one set of special tokens.
 
-    `pattern` is searched from left to right, each match a piece. It must match every character of
-    every text and hold no capturing group; ValueError otherwise, for text would be lost. The blocks
-    of a text may be brought to the Unicode form `normalization` afterwards.
+    `pattern` (see `patterns`) must hold no capturing group, and one expression must match every
+    character of every text; ValueError otherwise, because text would be lost. The blocks of a text
+    may be brought to the Unicode form `normalization` afterwards. `normalized_tokens` are those of
+    the special tokens that are looked for in what the others leave, after it was normalized.
     """
 
     def __init__(
         self,
-        pattern: str = GPT2,
+        pattern: Pattern = GPT2,
         special_tokens: Collection[str] = (),
         normalization: str | None = None,
+        normalized_tokens: Collection[str] = (),
     ) -> None:
         self.pattern = pattern
         self.find = find_pieces(pattern)
-        self.known = is_known(pattern)
+        normalized = [token for token in special_tokens if token in normalized_tokens]
+        # White space lies across no border. Any other token might, after it was normalized.
+        self.known = is_known(pattern) and all(token.isspace() for token in normalized)
         self._border = _border(_BORDER_OF_K_FORMS if normalization in ("NFKC", "NFKD") else _BORDER)
-        longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special_tokens = longest_first
-        self.longest_special = len(longest_first[0]) if longest_first else 0
-        self._specials = (
-            regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
-            if longest_first
-            else None
-        )
+        self._special_tokens = [token for token in special_tokens if token not in normalized]
+        self.longest_special = max(map(len, self._special_tokens), default=0)
+        self._specials = _any_of(self._special_tokens)
+        self._normalized = _any_of(normalized)
+        self._form: Any = normalization
 
     def split(self, text: str) -> list[str]:
-        """Ordinary text at the even places, special tokens at the odd ones; joined, the text."""
-        return self._specials.split(text) if self._specials else [text]
+        """Ordinary text at the even places, special tokens at the odd ones."""
+        parts = self._specials.split(text) if self._specials else [text]
+        if not self._normalized:
+            return parts
+        split: list[str] = []
+        for i, part in enumerate(parts):
+            if i % 2:
+                split.append(part)
+            else:
+                form = unicodedata.normalize(self._form, part) if self._form else part
+                split += self._normalized.split(form)
+        return split
 
     def pieces(self, ordinary: str) -> list[str]:
         """The pieces of text in which no special token is looked for."""
@@ -152,6 +166,14 @@ class Pretokenizer:
             if ends or first == start:
                 return ends[-1] if ends else 0
             reach *= 16
+
+
+def _any_of(tokens: Sequence[str]) -> regex.Pattern[str] | None:
+    """What finds these tokens, the leftmost first and the longest of those that start together."""
+    if not tokens:
+        return None
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
 
 
 @functools.cache

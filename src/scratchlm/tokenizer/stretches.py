@@ -6,9 +6,10 @@ who counts or encodes a text needs the pieces of the distinct stretches only.
     to be  or not   to    ->    to · ␣be · ␣ · ␣or · ␣not · ␣* · ␣to
 
 In the known patterns a space is a border where a sign that is no white space stands beside it: no
-piece goes on from such a sign into a space, and a space before such a sign begins a piece. So only
-a space between two white spaces, or one that ends the text after another, may be inside a piece. A
-mark (* above) replaces it, which makes it part of the stretch that it stands in.
+piece goes on from such a sign into a space, and a space before such a sign begins a piece. One of
+them (StarCoder's) keeps white space before a number together. So only a space after white space may
+be inside a piece, and only if white space or a number follows, or the text ends. A mark (* above)
+replaces it, which makes it part of the stretch that it stands in.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from scratchlm.tokenizer.patterns import white_space
+from scratchlm.tokenizer.character_classes import category, white_space
 
 _IS_WHITE = np.zeros(1 << 16, bool)
 for _first, _last in white_space():
     _IS_WHITE[_first : _last + 1] = True
+# By UTF-16 unit; half of a character beyond the Basic Multilingual Plane may be one of a number.
+_MAY_FOLLOW = _IS_WHITE.copy()
+_MAY_FOLLOW[0xD800:0xE000] = True
+for _first, _last in category("N"):
+    _MAY_FOLLOW[_first : _last + 1] = True
 _MARK = "\x02"
 # Written after each stretch when many are searched at once: a piece of its own in every known
 # pattern, which ends white space before it as the next stretch did, for it too is a space and a
@@ -55,7 +61,7 @@ def _marked(text: str) -> str:
     spaces = np.flatnonzero(units[1:] == ord(" ")) + 1
     spaces = spaces[_IS_WHITE[units[spaces - 1]]]
     following = np.minimum(spaces + 1, len(units) - 1)  # the last has itself, a space
-    spaces = spaces[_IS_WHITE[units[following]]]
+    spaces = spaces[_MAY_FOLLOW[units[following]]]
     if not len(spaces):
         return text
     units = units.copy()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from scratchlm.file_kinds import HEAD, kind_of
-from scratchlm.tokenizer.parts import StrPath
+from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
 
 BYTE_ORDER_MARK = "\ufeff"

@@ -14,16 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from scratchlm.tokenizer.parts import (
-    LARGEST_ID,
-    Merges,
-    StrPath,
-    TokenizerParts,
-    check,
-    read_file,
-    refuse,
-    shown,
-)
+from scratchlm.tokenizer.json_content import StrPath, read_file, refuse, shown
+from scratchlm.tokenizer.parts import LARGEST_ID, Merges, TokenizerParts, check
+from scratchlm.tokenizer.patterns import Pattern
 
 
 class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well have such a token)
@@ -114,7 +107,7 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
 
 
 def parts_of_ranks(
-    ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: str
+    ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: Pattern
 ) -> TokenizerParts:
     """The tokenizer that gives tiktoken's ids; special tokens with their ids, or without.
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from scratchlm.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.errors import FileFormatError
 from scratchlm.file_kinds import FILE_ENDINGS
-from scratchlm.tokenizer.parts import StrPath
+from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
@@ -60,7 +60,8 @@ def encoded_ranges(
 ) -> Iterator[npt.NDArray[Any]]:
     """The ids of a text file, range by range, by several processes, with a bar.
 
-    Its special tokens become their ids. ValueError for what is not UTF-8 text.
+    Its special tokens become their ids. ValueError for what is not UTF-8 text, or has a
+    byte that would be left out.
     """
     size = os.path.getsize(src)
     workers = workers_for(size, num_workers)
@@ -73,7 +74,7 @@ def encoded_ranges(
 def _encode(tokenizer: BPETokenizer, item: Range | str) -> npt.NDArray[Any]:
     texts = texts_of(item, tokenizer.pretokenizer("all"))
     empty = np.empty(0, tokenizer.dtype)
-    return np.concatenate([empty, *(tokenizer.encode_array(text) for text in texts)])
+    return np.concatenate([empty, *(tokenizer.encode_array(text, strict=True) for text in texts)])
 
 
 @contextlib.contextmanager

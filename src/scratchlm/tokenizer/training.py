@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from scratchlm.names import takes_synonyms
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.learning import Training
-from scratchlm.tokenizer.parts import StrPath
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.patterns import GPT2, Pattern
 from scratchlm.tokenizer.text_files import cut_file
 from scratchlm.tokenizer.workers import workers_for
 
@@ -26,7 +26,7 @@ def train_bpe(
     vocab_size: int,
     special_tokens: Sequence[str] = ("<|endoftext|>",),
     *,
-    pattern: str = GPT2,
+    pattern: Pattern = GPT2,
     num_workers: int | None = None,
     min_frequency: int = 0,
     max_token_length: int | None = None,
@@ -79,7 +79,7 @@ def train_bpe_from_texts(
     vocab_size: int,
     special_tokens: Sequence[str] = ("<|endoftext|>",),
     *,
-    pattern: str = GPT2,
+    pattern: Pattern = GPT2,
     num_workers: int | None = None,
     min_frequency: int = 0,
     max_token_length: int | None = None,

@@ -1,0 +1,150 @@
+r"""What the classes of a pattern mean: `\p{L}`, `\s`, `\d` written out as ranges of Unicode 16."""
+
+from __future__ import annotations
+
+import functools
+import re
+from itertools import groupby
+
+import regex
+
+from scratchlm.tokenizer.unicode_table import RUNS
+
+# Unicode's White_Space, what `\s` means to tiktoken and `tokenizers` (Python's has U+001C-1F too).
+WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+Ranges = list[tuple[int, int]]
+
+_PROPERTY = re.compile(r"[pP](?:\{(\^?)([^{}]+)\}|([A-Z]))")
+# Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
+_ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
+_SET_OPERATIONS = {"&&", "--", "~~"}
+_LAST = 0x10FFFF
+LAST_OF_BMP = 0xFFFF
+
+
+def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
+    r"""The pattern with `\p{…}`, `\P{…}`, `\s`, `\S`, `\d`, `\D` written out as ranges up
+    to `last`, and whether it says nothing else of characters beyond ASCII.
+    """
+    parts: list[str] = []
+    by_category = pattern.isascii()
+    inside = False  # of a [class]
+    i = 0
+    while i < len(pattern):
+        character = pattern[i]
+        length = 1
+        if inside and pattern[i : i + 2] == "||":
+            pass  # once is enough; `regex` would read an operation
+        elif character == "\\":
+            ranges, length = _escaped_class(pattern, i)
+            if ranges is not None:
+                written = _written([(a, min(b, last)) for a, b in ranges if a <= last])
+                parts.append(written if inside else f"[{written}]")
+            else:
+                by_category = by_category and pattern[i + 1 : i + 2] in _ASCII_ESCAPES
+                parts.append(_frozen(pattern[i : i + length]))
+        else:
+            if inside and (character == "[" or pattern[i : i + 2] in _SET_OPERATIONS):
+                by_category = False
+            if character == "[":
+                inside = True
+                # A bracket that comes first is a member: []…] and [^]…].
+                length = len(re.match(r"\[\^?\]?", pattern[i:])[0])  # type: ignore[index]
+            elif character == "]":
+                inside = False
+            parts.append(pattern[i : i + length])
+        i += length
+    return "".join(parts), by_category
+
+
+def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
+    """The code points that the escape at `i` stands for, None for any other, and its length."""
+    kind = pattern[i + 1 : i + 2]
+    if kind and kind in "sSdD":
+        ranges = white_space() if kind in "sS" else category("Nd")
+        return (ranges if kind.islower() else complement(ranges)), 2
+    if kind and kind in "pP" and (match := _PROPERTY.match(pattern, i + 1)):
+        name = match[2] or match[3]
+        if name in _category_names():
+            negative = (kind == "P") != bool(match[1])
+            ranges = category(name)
+            return (complement(ranges) if negative else ranges), match.end() - i
+        return None, match.end() - i
+    return None, 2
+
+
+def _frozen(escape: str) -> str:
+    r"""An escape as `regex` reads it, `\w` and `\p{Han}` without the characters that it knows and
+    the table does not."""
+    if not re.match(r"\\[wWpP]", escape) or not (newer := _written(_newer())):
+        return escape
+    kind = escape[1].lower()
+    name = escape[2:].replace("^", "", 1)
+    negative = escape[1].isupper() != ("^" in escape)
+    return f"[{'^' if negative else ''}[\\{kind}{name}--[{newer}]]]"
+
+
+@functools.cache
+def _newer() -> Ranges:
+    """The code points that the installed `regex` knows and the table does not."""
+    unassigned = "".join(chr(c) for a, b in category("Cn") for c in range(a, b + 1))
+    points = map(ord, regex.findall(r"\P{Cn}", unassigned))
+    runs = groupby(enumerate(points), lambda point: point[1] - point[0])
+    ends = [[point for _, point in run] for _, run in runs]
+    return [(run[0], run[-1]) for run in ends]
+
+
+@functools.cache
+def category(name: str) -> Ranges:
+    """The code points of a general category, `Lu`, or of all that begin so, `L`."""
+    ranges: Ranges = []
+    for inside, runs in groupby(_runs(), lambda run: run[0].startswith(name)):
+        if inside:
+            (_, first, last), *more = runs
+            ranges.append((first, more[-1][2] if more else last))
+    return ranges
+
+
+def complement(ranges: Ranges) -> Ranges:
+    """All other code points."""
+    starts = [0, *(last + 1 for _, last in ranges)]
+    ends = [*(first - 1 for first, _ in ranges), 0x10FFFF]
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if a <= b]
+
+
+@functools.cache
+def white_space() -> Ranges:
+    """The code points of Unicode's White_Space."""
+    return [
+        (ord(first), ord(last or first))
+        for first, last in re.findall(r"(.)(?:-(.))?", WHITE_SPACE, re.DOTALL)
+    ]
+
+
+@functools.cache
+def _runs() -> list[tuple[str, int, int]]:
+    """Category, first and last code point."""
+    runs = []
+    start = 0
+    for name, length in re.findall(r"([A-Z][a-z])(\d*)", RUNS):
+        end = start + int(length or 1)
+        runs.append((name, start, end - 1))
+        start = end
+    return runs
+
+
+@functools.cache
+def run_starts() -> tuple[list[str], list[int]]:
+    return [name for name, _, _ in _runs()], [first for _, first, _ in _runs()]
+
+
+@functools.cache
+def _category_names() -> frozenset[str]:
+    names = {name for name, _, _ in _runs()}
+    return frozenset(names | {name[0] for name in names})
+
+
+def _written(ranges: Ranges) -> str:
+    """Ranges as they stand between brackets."""
+    return "".join(f"\\U{a:08x}-\\U{b:08x}" if a < b else f"\\U{a:08x}" for a, b in ranges)

@@ -1,0 +1,106 @@
+"""A file's content: read whole, parsed as JSON, its fields of the right kind. What breaks a rule
+raises FileFormatError with the file, the rule, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from scratchlm.errors import FileFormatError
+from scratchlm.file_kinds import check_downloaded
+
+StrPath = str | os.PathLike[str]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_file(path: StrPath) -> bytes:
+    """A file's bytes. FileFormatError for a directory or an empty file; OSError where there is
+    none or it may not be read."""
+    try:
+        data = Path(path).read_bytes()
+    except IsADirectoryError:
+        refuse(path, "it must be a file (a directory)", "give the file in it")
+    if not data:
+        refuse(path, "it is empty (0 bytes)", "save or download it anew")
+    check_downloaded(path)
+    return data
+
+
+def decode(path: StrPath, data: bytes) -> str:
+    """The text of UTF-8 bytes, without a byte order mark."""
+    try:
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        what = f"it is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
+        refuse(path, what, "save or download it anew")
+
+
+def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
+    """A JSON object in which every key stands once and every string is text."""
+    text = decode(path, data) if isinstance(data, bytes) else data
+    if not text:
+        refuse(path, "it is empty (0 bytes)", "save or download it anew")
+    try:
+        content = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except RecursionError:
+        refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
+    except ValueError as error:
+        refuse(path, f"it is not JSON ({error})", "save or download it anew")
+    if not isinstance(content, dict):
+        refuse(path, f"it must be a JSON object ({type(content).__name__})", "give another file")
+    if _SURROGATE.search(text) or _SURROGATE_ESCAPE.search(text):
+        try:
+            lone = _SURROGATE.search(json.dumps(content, ensure_ascii=False))
+        except RecursionError:
+            refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
+        if lone:
+            refuse(path, f"a string has a lone surrogate (U+{ord(lone[0]):04X})", "replace it")
+    return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"an object has a key twice: {shown(twice)}")
+    return content
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def field(path: StrPath, content: Any, key: str, kind: type) -> Any:
+    """`content[key]`, which must be of a kind."""
+    value = content.get(key) if isinstance(content, dict) else None
+    if type(value) is not kind:
+        what = f"{key!r} must be a {kind.__name__} ({shown(value)})"
+        refuse(path, what, "give a tokenizer.json")
+    return value
+
+
+def only(path: StrPath, content: Mapping[str, Any], key: str, *allowed: Any) -> None:
+    """The value must be one of these; a key that lacks counts as null."""
+    value = content.get(key)
+    if not any(type(value) is type(other) and value == other for other in allowed):
+        known = ", ".join(json.dumps(other) for other in allowed)
+        refuse(path, f"{key} must be {known} ({shown(value)})", "use a file that has that")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its start, on one line."""
+    try:
+        return f"{value!r:.60}"
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply"
+
+
+def refuse(path: StrPath, what: str, remedy: str) -> NoReturn:
+    raise FileFormatError(f"{os.fspath(path)}: {what}; {remedy}")
