@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
-from scratchlm import BPETokenizer, ModelConfig, Transformer, load_model
+from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, load_model
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
@@ -281,7 +281,7 @@ def test_ids_of_a_checkpoint_are_checked(tmp_path: Path) -> None:
         load_with_tokenizer(tmp_path / "x.pt")
 
 
-def test_ids_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
+def test_ids_that_do_not_fit_are_not_taken(tmp_path: Path) -> None:
     model = Transformer(ModelConfig(300, 16, 16, 1, 2))
     for how, message in (
         ({"end_ids": [300]}, r"end_ids are not all in the vocabulary \(\[300\]\)"),
@@ -290,6 +290,8 @@ def test_ids_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             to_hf(model, tmp_path / "hub", TOKENIZER, **how)
+        with pytest.raises(ValueError, match=message):  # which no empty prompt is to blame for
+            TextGenerator(model, TOKENIZER, **how)
     with pytest.raises(ValueError, match=r"the tokenizer is of another model \(258 ids"):
         to_hf(Transformer(ModelConfig(61, 16, 16, 1, 2)), tmp_path / "hub", TOKENIZER)
     assert not (tmp_path / "hub").exists()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scratchlm.beam import Beams, beam_search
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.decoder import CompiledStep, Decoder, Overflow
-from scratchlm.hf_tokenizer import default_end_ids
+from scratchlm.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
 from scratchlm.names import takes_synonyms
@@ -97,17 +97,19 @@ class TextGenerator:
             raise ValueError(f"compile is auto, on or off ({compile!r}); give one of them")
         if not 1 <= num_draft <= 100:
             raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
-        model = _fitting(model, tokenizer, "model")
+        self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
+        self.start_ids = list(start_ids)
+        model = transformer_of(model)
+        check_ids(tokenizer, self.end_ids, self.start_ids, model.config.vocab_size)
         place = model.embedding.weight.device if device is None else resolve_device(str(device))
         self.model = packed(model.to(place), weights, repack=compile != "on")
         self.draft = None
         if draft_model is not None:
-            draft_model = _fitting(draft_model, tokenizer, "draft model")
+            draft_model = transformer_of(draft_model)
+            check_ids(tokenizer, (), (), draft_model.config.vocab_size, "draft model")
             self.draft = packed(draft_model.to(place), weights)
         self.num_draft = num_draft
         self.tokenizer = tokenizer
-        self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
-        self.start_ids = list(start_ids)
         # Ids that no token has: numbers that a tokenizer leaves out.
         self.holes = {i: -math.inf for i in range(len(tokenizer)) if i not in tokenizer.vocab}
         self.compile = compile
@@ -318,13 +320,3 @@ def stream(
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
-
-
-def _fitting(model: Transformer, tokenizer: BPETokenizer, name: str) -> Transformer:
-    model = transformer_of(model)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
-            f"{model.config.vocab_size}); give the one it was trained with"
-        )
-    return model

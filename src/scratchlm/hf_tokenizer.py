@@ -94,12 +94,16 @@ def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
 
 
 def check_ids(
-    tokenizer: BPETokenizer | None, ends: Sequence[int], starts: Sequence[int], vocab_size: int
+    tokenizer: BPETokenizer | None,
+    ends: Sequence[int],
+    starts: Sequence[int],
+    vocab_size: int,
+    name: str = "model",
 ) -> None:
     """Raise ValueError for a tokenizer, or for ids, that a model of `vocab_size` does not know."""
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
-            f"the tokenizer is of another model ({len(tokenizer)} ids, the model knows "
+            f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
             f"{vocab_size}); give the one it was trained with"
         )
     for name, ids in (("end_ids", ends), ("start_ids", starts)):
