@@ -149,7 +149,7 @@ def check(
     _check_rng(payload["rng"], path)
     if payload["step"] > iterations:
         raise ValueError(
-            f"the checkpoint is past the last step ({payload['step']} of {iterations}); "
+            f"nothing to do: at step {payload['step']} already (iterations {iterations}); "
             "give more iterations"
         )
     here = {**data_id, **cursor(payload["step"])}

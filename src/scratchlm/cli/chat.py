@@ -17,6 +17,7 @@ from pathlib import Path
 
 from scratchlm.cli.chat_flags import parse
 from scratchlm.cli.command import command
+from scratchlm.cli.recipes import check_model
 
 
 @command(stops_with_its_reader=True)
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.generator import TextGenerator
     from scratchlm.text_stream import check_stop
 
+    check_model(args.model_path)
     settings = Settings()
     for name in settings.values:  # before minutes go into loading
         if getattr(args, name, None) is not None:

@@ -13,6 +13,7 @@ import errno
 import functools
 import io
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -23,13 +24,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from scratchlm import __version__
-from scratchlm.cli.foreign_flags import BY_COMMAND
+from scratchlm.cli.foreign_flags import BY_COMMAND, OF_A_WORD
 from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
 from scratchlm.names import meant
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {
     errno.ENOENT: "check the path",
+    errno.EEXIST: "name another path",
     errno.EISDIR: "give a file, not a directory",
     errno.ENOTDIR: "give a path whose parents are directories",
     errno.EACCES: "change its permissions or choose another path",
@@ -66,7 +68,10 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             name = word.split("=")[0]
             kind = "flag" if word.startswith("-") else "argument"
-            raise ValueError(f"no such {kind} ({name}); {self.hint(name)}")
+            hint = self.hint(name)
+            if kind == "argument" and (flag := OF_A_WORD.get(self.prog)):
+                hint = f"write {flag} {shlex.quote(word)}"
+            raise ValueError(f"no such {kind} ({name}); {hint}")
         return values
 
     def hint(self, name: str) -> str:

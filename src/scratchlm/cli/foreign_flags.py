@@ -243,6 +243,13 @@ TOKENIZE = {
     "tokenizer": "--tokenizer_path",
 }
 
+# The flag that a word without one is meant for.
+OF_A_WORD = {
+    "scratchlm-train": "--train_data",
+    "scratchlm-generate": "--prompt",
+    "scratchlm-tokenize": "--corpus",
+}
+
 BY_COMMAND = {
     "scratchlm-train": TRAIN,
     "scratchlm-generate": GENERATE,

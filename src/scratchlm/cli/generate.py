@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from scratchlm.cli.command import command, has_colour
 from scratchlm.cli.generate_flags import parse, prompts, strategy
-from scratchlm.cli.recipes import find_config, is_recipe
+from scratchlm.cli.recipes import check_model, find_config, is_recipe
 
 
 @command(stops_with_its_reader=True)
@@ -28,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if args.dry_run:
         path = args.model_path
-        recipe = is_recipe(path) and not Path(path).exists()
-        print(generation_report(read_config(find_config(path) if recipe else path)))
+        print(generation_report(read_config(find_config(path) if is_recipe(path) else path)))
         return
+    check_model(args.model_path)
     texts, how, beams = prompts(args), strategy(args), output.beams(args)
     writer = TextGenerator.load(
         args.model_path,

@@ -29,7 +29,17 @@ def find_config(word: str) -> Path:
 
 
 def is_recipe(word: str) -> bool:
-    return word in _recipes()
+    """Whether a recipe has this name, and no file or folder."""
+    return word in _recipes() and not Path(word).exists()
+
+
+def check_model(path: str) -> None:
+    """ValueError for the name of a recipe, where a model is needed."""
+    if is_recipe(path):
+        raise ValueError(
+            f"a recipe is no model ({path}); train it first: scratchlm-train --config {path} "
+            "--train_data book.txt"
+        )
 
 
 def listing() -> str:

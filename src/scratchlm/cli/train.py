@@ -13,6 +13,7 @@ resolved config is printed, and saved in the run's folder.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -63,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         say(f"trained: {trainer.saved}")
         length = min(200, config.model.context_length // 2)
-        words = f'--model_path {trainer.out} --prompt "..." --max_tokens {length}'
-        say(f"generate: scratchlm-generate {words}")
+        tokenizer = "" if "tokenizer" in trainer.extra else "--tokenizer_path tokenizer.json "
+        words = f'--model_path {shlex.quote(str(trainer.out))} {tokenizer}--prompt "..."'
+        say(f"generate: scratchlm-generate {words} --max_tokens {length}")
 
 
 @contextmanager

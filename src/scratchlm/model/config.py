@@ -229,7 +229,8 @@ class ModelConfig:
                 if rope != (_ROPE_THETA, False, None):
                     raise ValueError(
                         "rope_theta, rope_interleaved and rope_scaling do nothing with "
-                        f'position="{other}" ({", ".join(map(str, rope))}); leave them out'
+                        f'position="{other}" ({", ".join(map(str, rope))}); leave them out, or '
+                        f"give their defaults: {_ROPE_THETA:g}, false, none"
                     )
 
     def _check_effects(self) -> None:
