@@ -55,7 +55,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     to_hf(model, folder / "bad-index", tokenizer)
     (folder / "bad-index" / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
     larger = BPETokenizer(tokenizer.vocab | {257: b"<|user|>"}, [], ["<|endoftext|>", "<|user|>"])
-    to_hf(model, folder / "larger", larger)
+    to_hf(model, folder / "larger")
+    larger.save(folder / "larger" / "tokenizer.json")
     to_hf(model, folder / "deep", tokenizer)
     (folder / "deep" / "config.json").write_text("[" * 100_000)
     to_hf(model, folder / "deep-header", tokenizer)
@@ -82,7 +83,7 @@ CASES = [
     ("convert", "--from plain --to corpus.txt", 2, "something has this name already (corpus.txt)"),
     ("convert", "--from gated --to new", 2, "no architecture of the hub is this model"),
     ("convert", "--from mamba --to new", 3, "model_type 'mamba'"),
-    ("convert", "--from deeper --to new", 3, "a weight is missing (deeper: model.layers.1."),
+    ("convert", "--from deeper --to new", 3, "weights are missing (deeper: model.layers.1."),
     ("convert", "--from shallower --to new", 3, "num_layers must be a positive integer (0)"),
     ("convert", "--from wider --to new", 3, "another shape"),
     ("convert", "--from cut --to new", 3, "cut/model.safetensors"),
@@ -91,7 +92,7 @@ CASES = [
     ("convert", "--from larger --to new", 3, "258 ids, the model knows 257"),
     ("convert", "--from deep --to new", 3, "deep/config.json"),
     ("convert", "--from deep-header --to new", 3, "deep-header/model.safetensors"),
-    ("convert", "--from no-tokenizer --to new", 2, "--tokenizer_path"),
+    ("generate", "--model_path no-tokenizer --prompt a", 2, "--tokenizer_path"),
     ("convert", "--from hub --to new --tokenizer_path missing.json", 2, "missing.json"),
     ("convert", "--from hub --to new --form x", 2, "--form"),
     ("generate", "--model_path mamba --prompt a", 3, "model_type 'mamba'"),
