@@ -144,6 +144,33 @@ def test_what_is_no_text_is_never_learned(tmp_path, monkeypatch, capsys, name):
         assert what in capsys.readouterr().err
 
 
+def test_json_lines_under_another_name_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    Path("data.txt").write_text(lines, encoding="utf-8")
+    told = "data.txt is read as plain text and looks like JSON lines; name it .jsonl"
+    assert train(["--train_data", "data.txt", *SMALL, "--out", "run"]) == 0
+    assert capsys.readouterr().out.count(told) == 1
+    words = ["--corpus", "data.txt", "--vocab_size", "260", "--encode", "data.txt"]
+    assert tokenize(words) == 0
+    assert capsys.readouterr().out.count(told) == 1
+    Path("data.txt").write_text("{not JSON}\n" + lines, encoding="utf-8")
+    assert tokenize(words) == 0
+    assert told not in capsys.readouterr().out
+
+
+def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny.tokenizer(tmp_path).save("t.json")
+    Path("a.txt").write_text("".join(TEXTS), encoding="utf-8")
+    said = []
+    for words in (["a.txt"], [str(write_all(tmp_path)["a.jsonl.gz"]), "--field", "body"]):
+        assert tokenize(["--inspect", "t.json", "--sample", *words]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert tokenize(["--inspect", "t.json", "--field", "body"]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -202,6 +229,15 @@ def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeyp
     words[-1] = vocab_size
     assert train([*words, "--context_length", most, "--out", "c"]) == 0
     assert train([*words, "--context_length", str(int(most) + 1), "--out", "d"]) == 2
+
+
+def test_a_short_text_with_ids_to_validate_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.txt").write_text(SENTENCES, encoding="utf-8")
+    np.save("val.npy", np.arange(9))
+    words = ["--train_data", "tiny.txt", "--val_data", "val.npy", *SMALL, "--out", "run"]
+    assert train(words) == 0
+    assert "context_length is 8, not 256" in capsys.readouterr().out
 
 
 def test_the_batch_that_is_told_repeats_nothing(tmp_path, monkeypatch, capsys):

@@ -89,8 +89,10 @@ def _given(args: Namespace, flags: Sequence[str]) -> list[str]:
 
 
 def _only_inspected(args: Namespace) -> None:
-    others = (*TRAINING, *FOLDER, *READING, *USES, "corpus", "tokenizer_path", "output",
-              "num_workers")  # fmt: skip
+    others = [*TRAINING, *FOLDER, "separator", *USES, "corpus", "tokenizer_path", "output",
+              "num_workers"]  # fmt: skip
+    if args.sample is None:
+        others.append("field")
     for flag in _given(args, others):
         raise ValueError(
             f"--inspect only prints (--{flag} given); leave --{flag} out, or run it apart"

@@ -11,7 +11,9 @@ from typing import Any
 from scratchlm.cli.command import has_colour
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
+from scratchlm.data.documents import read_documents
 from scratchlm.data.shards import write_shard
+from scratchlm.data.sources import is_plain, json_as_text
 from scratchlm.data.vocabulary import learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import Interrupted
 from scratchlm.tokenizer import playground
@@ -33,6 +35,8 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         "pattern": "gpt2" if args.pattern is None else args.pattern,
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
+    for line in json_as_text(args.corpus_files):
+        print(line)
     settings["pattern"] = canonical(settings["pattern"])
     find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
     check_portable(settings["pattern"])  # before minutes go into it
@@ -57,6 +61,8 @@ def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
     """One text to one shard."""
     start, source = time.perf_counter(), args.encode_files[0]
     output = Path(args.output or f"{source}.bin")
+    for line in json_as_text([source] if source not in args.corpus_files else []):
+        print(line)
     info = write_shard(tokenizer, source, output, num_workers=args.num_workers, tokenizer_path=path)
     print(
         f"encoded {info.text_bytes:,} bytes to {info.count:,} tokens "
@@ -94,8 +100,14 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
 
 def inspection(args: Namespace) -> str:
     tokenizer = BPETokenizer.load(args.inspect)
-    sample = "".join(read_text(args.sample)) if args.sample else None
-    return inspect(tokenizer, sample, args.word)
+    return inspect(tokenizer, _sample(args) if args.sample else None, args.word)
+
+
+def _sample(args: Namespace) -> str:
+    """The text of a file, or of all its documents."""
+    if is_plain(Path(args.sample)):
+        return "".join(read_text(args.sample))
+    return "".join(chunk.text for chunk in read_documents(args.sample, args.field or "text"))
 
 
 def show(tokenizer: BPETokenizer, args: Namespace) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scratchlm.data.config import DataConfig
 from scratchlm.data.shards import TokenShard, open_shard
-from scratchlm.data.sources import Source, source_of
+from scratchlm.data.sources import Source, json_as_text, source_of
 from scratchlm.data.tokenized import name_of, tokenized
 from scratchlm.data.vocabulary import BYTES_ALONE, learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import FileFormatError
@@ -49,14 +49,7 @@ def prepare(
     Without validation data the last tenth of the training ids is held out. Each decision is said in
     one line; what does not fit is a ValueError or FileFormatError.
     """
-    # All of this before minutes go into tokenizing.
-    sources = {"train": source_of(config.train)}
-    if config.val is not None:
-        sources["val"] = source_of(config.val)
-    if config.tokenizer is not None:
-        with open(config.tokenizer, "rb"):
-            pass
-    _check_reading(config, sources)
+    sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
@@ -77,16 +70,14 @@ def prepare(
         _check(opened, tokenizer, vocab_size)
         return opened
 
-    train = shard("train")
-    train_ids, val = train.tokens, train
+    train = val = shard("train")
     if "val" in sources:
         val = shard("val")
-        val_ids = val.tokens
+        train_ids, val_ids = train.tokens, val.tokens
     else:
-        cut = len(train_ids) - len(train_ids) // 10
-        train_ids, val_ids = train_ids[:cut], train_ids[cut:]
-        held, total = len(val_ids), len(train.tokens)
-        say(f"no validation data: the last {held:,} of {total:,} tokens are held out")
+        total = len(train.tokens)
+        train_ids, val_ids = np.split(train.tokens, [total - total // 10])
+        say(f"no validation data: the last {len(val_ids):,} of {total:,} tokens are held out")
     learned = sources["train"].kind != "shard" and config.tokenizer is None and own is None
     more = _with_bytes_alone(train, val) if learned and len(tokenizer or ()) > BYTES_ALONE else ""
     context_length = _fitting(
@@ -120,9 +111,22 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
     )
 
 
-def _check_reading(config: DataConfig, sources: dict[str, Source]) -> None:
-    if any(source.kind == "documents" for source in sources.values()):
-        return
+def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source]:
+    """What the configuration names, looked at before minutes go into tokenizing."""
+    sources = {"train": source_of(config.train)}
+    if config.val is not None:
+        sources["val"] = source_of(config.val)
+    if config.tokenizer is not None:
+        with open(config.tokenizer, "rb"):
+            pass
+    for line in json_as_text([file for source in sources.values() for file in source.files]):
+        say(line)
+    if not any(source.kind == "documents" for source in sources.values()):
+        _check_reading_is_unset(config)
+    return sources
+
+
+def _check_reading_is_unset(config: DataConfig) -> None:
     for name, default in (("field", "text"), ("separator", "<|endoftext|>")):
         value = getattr(config, name)
         if value != default:
@@ -134,8 +138,8 @@ def _check_reading(config: DataConfig, sources: dict[str, Source]) -> None:
 
 def _with_bytes_alone(train: TokenShard, val: TokenShard) -> str:
     """What a vocabulary without merges would allow, for an error or a line."""
-    assert train.info is not None
-    assert val.info is not None
+    if train.info is None or val.info is None:
+        return ""
     sizes = [train.info.text_bytes, val.info.text_bytes]
     most = sizes[0] // 10 - 1 if train is val else min(sizes) - 1
     return f", or --vocab_size {BYTES_ALONE} for a context of up to {most}" if most > 0 else ""
