@@ -23,6 +23,7 @@ def _hold(folder) -> None:
 def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_path):
     holder = forked.start(_hold, tmp_path)
     while not (tmp_path / "held").exists():
+        assert holder.is_alive()
         time.sleep(0.005)
     with pytest.raises(ValueError, match=f"process {holder.pid}.*another folder"), locked(tmp_path):
         pass
@@ -70,6 +71,7 @@ def test_a_file_is_held_by_one_process(either_lock, tmp_path):
     path = tmp_path / "x.lock"
     holder = forked.start(_hold_file, either_lock, path)
     while not path.with_suffix(".held").exists():
+        assert holder.is_alive()
         time.sleep(0.005)
     with (
         pytest.raises(ValueError, match=rf"^in use \(.*, process {holder.pid}\); wait$"),
