@@ -28,7 +28,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install ""
 
 show() { # a command, before it runs
-    say "$*"
+    say "$(printf '%q ' "$@")"
     "$@"
 }
 
@@ -61,7 +61,7 @@ say "what now"
 cat <<EOF
 The log:           $home/run/log.jsonl
 Another sample:    .venv/bin/scratchlm-generate --model_path $home/run --prompt "import " --max_tokens 200
-Train anew, longer: .venv/bin/scratchlm-train --config configs/quickstart.toml ${data[*]} --iterations 3000
+Train anew, longer: .venv/bin/scratchlm-train --config configs/quickstart.toml ${data[*]} --minutes 20
 The commands:      source .venv/bin/activate
 Your own text:     bash scripts/quickstart.sh --corpus FILE
 EOF

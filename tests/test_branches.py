@@ -162,6 +162,8 @@ def test_the_command_names_the_best_where_there_is_nothing_to_do(tmp_path, capsy
     assert main(["--resume", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "nothing to do: at step 6 already" in said
+    assert main(["--resume", str(tmp_path / "run"), "--iterations", "3"]) == 0
+    assert "nothing to do: at step 6 already" in capsys.readouterr().out
     assert "trained:" not in said
     assert best.read_text() == named
 

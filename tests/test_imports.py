@@ -21,9 +21,10 @@ LEVELS = [
      "checkpoint_pointers", "checkpoint_writer", "checkpoint_report", "sharded", "single_file",
      "hf", "hf_config", "hf_names", "hf_tokenizer", "weight_names", "costs", "roofline",
      "strategies", "decoder", "sampling", "beam", "speculative", "text_stream", "generator"},
-    {"trainer", "trainer_config", "train_config", "objective", "progress", "run_state",
+    {"trainer", "trainer_config", "train_config", "objective", "progress",
+     "time_limit", "run_state",
      "validation", "micro_batches", "checkpoint_config", "chat", "chat_template"},
-    {"recipe", "run_config", "preflight"},
+    {"recipe", "run_config", "run_length", "preflight"},
     {"search", "lessons", "plots", "sampling_figure", "run_figure", "serve"},
     {"cli", "__main__"},
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 import tiny
 from scratchlm import recipe, run_config
 from scratchlm.checkpoint_config import set_config
-from scratchlm.data.batches import TrainBatches
+from scratchlm.cli.train import main
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.optim.muon import Muon
@@ -329,8 +329,8 @@ def test_bfloat16_trains_near_float32(flags):
 def on_two_ranks(flags, **changes):
     """What rank 0 of 2 decides before it talks to the other."""
     config, _ = run_config.resolve(None, flags | {"train.iterations": "9"} | changes)
-    batches = TrainBatches(np.load(flags["data.train"]), config.train.batch_size, 16, 0)
-    return recipe._resolved(config, batches, torch.device("cpu"), Ranks(0, 2))[0]
+    steps = config.train.iterations
+    return recipe._resolved(config, steps, torch.device("cpu"), Ranks(0, 2))[0]
 
 
 @pytest.mark.parametrize(
@@ -366,3 +366,29 @@ def test_every_number_of_a_batch_ramp_is_shared(flags):
         on_two_ranks(flags, **ramp)
     on_two_ranks(flags, **ramp, **{"train.iterations": "2"})  # ends before
     on_two_ranks(flags, **ramp | {"train.ramp_steps": "1"})  # from 2 to 4 at once
+
+
+def words_of(flags):
+    """What is typed for the flags, without the run's folder."""
+    return [w for key, value in flags.items() if key != "train.out" for w in (f"--{key}", value)]
+
+
+def test_a_warm_up_or_decay_that_is_not_typed_fits_a_short_run(tmp_path, flags, capsys):
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        "[optim]\nschedule = 'wsd'\nwarmup_steps = 100\ndecay_steps = 50\n"
+        "[train]\niterations = 1000\n"
+    )
+    words = words_of(flags)
+    words += ["--config", str(file), "--train.iterations", "20"]
+    assert main([*words, "--out", str(tmp_path / "short")]) == 0
+    said = capsys.readouterr().out
+    for line in ("warmup_steps = 2", "decay_steps = 18",
+                 "optim.warmup_steps: 100 -> 2, because the run has 20 steps"):  # fmt: skip
+        assert line in said.splitlines()
+    for typed, text in (("warmup_steps", "(30 > 20 of 20 steps)"),
+                        ("decay_steps", "(30 > 20 of 20 steps)")):  # fmt: skip
+        given = [*words, f"--optim.{typed}", "30", "--out", str(tmp_path / typed)]
+        assert main(given) == 2
+        said = capsys.readouterr().err
+        assert f"optim.{typed} is longer than the run leaves room for {text}; lower it" in said

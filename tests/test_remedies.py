@@ -96,13 +96,6 @@ def test_the_last_line_of_a_run_is_a_command_that_works(data, folder, capsys):
     assert generate(shlex.split(line)[2:]) == 0
 
 
-def test_fewer_iterations_than_there_were_is_nothing_to_do(folder, capsys):
-    words = f"--train_data ids.npy --vocab_size 300 {SHAPE} --iterations 3 --out run"
-    assert train(words.split()) == 0
-    check_refusal(train, ["--resume", "run", "--iterations", "2"], 2, "nothing to do: at step 3",
-                  capsys)  # fmt: skip
-
-
 @pytest.mark.parametrize("main", [generate, chat])
 def test_a_recipe_is_no_model(main, folder, capsys):
     check_refusal(main, ["--model_path", "tiny"], 2, "scratchlm-train --config tiny", capsys)

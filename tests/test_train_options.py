@@ -60,7 +60,7 @@ def test_a_decay_begins_from_any_stable_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("had", "asked"),
     [
-        ({"optim.schedule": "wsd", "optim.decay_steps": 3}, {"optim.schedule": "cosine"}),
+        ({"optim.schedule": "wsd", "optim.decay_steps": 1}, {"optim.schedule": "cosine"}),
         ({"optim.schedule": "wsd", "optim.decay_shape": "sqrt"}, {"optim.schedule": "linear"}),
         ({"optim.betas": "0.9,0.99"}, {"optim.optimizer": "sgd", "optim.adamw_lr": "none"}),
         ({"optim.nesterov": "false"}, {"optim.optimizer": "adamw", "optim.adamw_lr": "none"}),

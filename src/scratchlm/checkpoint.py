@@ -321,5 +321,6 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
 
 
 def read_settings(path: Path) -> Payload:
-    """The `recipe`, `config` and `tokenizer` in a checkpoint; without a directory's tensors."""
+    """The `step`, `recipe`, `config` and `tokenizer` in a checkpoint. The tensors of a directory
+    are not read."""
     return read_checkpoint(path) if is_single_file(path) else read_directory_settings(path)

@@ -143,13 +143,14 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
 
 
 def read_directory_settings(path: Path) -> Payload:
-    """Its `recipe`, `config` and `tokenizer`, where it has them: the files that hold no tensors are
-    checked, and read."""
+    """Its `step`, and its `recipe`, `config` and `tokenizer` if it has them. Only the files that
+    hold no tensors are checked and read."""
     path = _present(path)
     names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
     with _fitting(path):
-        recipe = _read_json(path / "state.json")["values"].get("recipe")
-        return {"recipe": plain.from_json(recipe, {})} | _texts(path, names)
+        values = _read_json(path / "state.json")["values"]
+        plainly = {key: plain.from_json(values.get(key), {}) for key in ("recipe", "step")}
+        return plainly | _texts(path, names)
 
 
 def _present(path: Path) -> Path:

@@ -95,6 +95,12 @@ class Progress:
         self._noted = []
         self.restart_clock()
 
+    def shorten(self, total: int) -> None:
+        """The run ends at step `total`, because it has become slower than planned."""
+        if self.speaks:
+            tqdm.write(f"the time would not suffice: {self.total} -> {total} iterations")
+        self.total = self._bar.total = total
+
     def restart_clock(self) -> None:
         """What was done since the last `write` is no training: a checkpoint."""
         self._since = time.perf_counter()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ from scratchlm.distributed import ALONE, Ranks, Share, agreed, data_parallel, fu
 from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
-from scratchlm.optim.recipe import build_optimizer, build_schedule
+from scratchlm.optim.recipe import build_optimizer
 from scratchlm.preflight import check_room
+from scratchlm.run_length import (
+    counted,
+    given_steps,
+    let_it_be_shortened,
+    of_length,
+    set_length,
+    steps_in_time,
+    write_config,
+)
 from scratchlm.runtime import (
+    CPU_SPEED,
     compile_blocks,
     recompute_activations,
     resolve_compile,
@@ -33,6 +44,7 @@ from scratchlm.runtime import (
 )
 from scratchlm.sampling import generate
 from scratchlm.throughput import peak_flops
+from scratchlm.time_limit import TimeLimit
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.train_config import TrainConfig
@@ -47,9 +59,16 @@ def build(
     resume: Path | None = None,
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = print,
+    typed: Container[str] = ("optim.warmup_steps", "optim.decay_steps"),
+    began: float | None = None,
 ) -> Trainer:
     """The trainer of a configuration, in its run's folder, with config.toml and tokenizer.json;
-    at the step of the checkpoint `resume`, where one is given."""
+    at the step of the checkpoint `resume`, where one is given.
+
+    typed: the keys that a short run may not change. began: when the process began, as
+    `time.monotonic()` says it, for `train.minutes`; None is now.
+    """
+    began = time.monotonic() if began is None else began
     assert config.train.out is not None
     out = Path(config.train.out)
     with agreed(ranks):
@@ -64,10 +83,13 @@ def build(
     with agreed(ranks):
         batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
         _tell_repetition(config.train, batches, say)
-        config, reason = _resolved(config, batches, device, ranks)
+        steps = given_steps(config.train, batches)
+        config, reason = _resolved(config, steps, device, ranks)
+        if steps is not None:
+            config = of_length(config, steps, typed, say)
         check_room(
             config.model,
-            config.train,
+            counted(config.train),
             config.optim.optimizer,
             out,
             device,
@@ -76,8 +98,6 @@ def build(
             shards=ranks.size if _is_sharded(config, ranks) else 1,
             beside=ranks.local_size,
         )
-    resolved = configuration.to_toml(config)
-    say(resolved)
     say(f"compilation is {reason}")
 
     with agreed(ranks):
@@ -85,12 +105,10 @@ def build(
         model = Transformer(config.model)
         if config.train.init_from is not None and resume is None:
             _initialize(model, config.train.init_from)
-        assert config.train.iterations is not None
-        schedule = build_schedule(config.optim, config.train.iterations)
         sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(config.train.seed + ranks.rank)  # dropout: each rank its own
-    extra: dict[str, Any] = {"recipe": dataclasses.asdict(config)}
+    extra: dict[str, Any] = {}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
     extra["validation"] = data.val_id | {"batches": config.train.eval_batches}
@@ -98,8 +116,7 @@ def build(
         model,
         build_optimizer(config.optim, model),
         batches,
-        config.train,
-        schedule=schedule,
+        counted(config.train),
         val_batches=EvalBatches(
             data.val, config.train.batch_size, length, config.train.eval_batches
         ),
@@ -115,16 +132,24 @@ def build(
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
     )
-    if resume is not None:
+    if config.train.minutes is not None:
+        trainer.limit = TimeLimit(60 * config.train.minutes, began)
         with agreed(ranks):
-            for line in trainer.resume(resume):
-                say(line)
+            steps = steps_in_time(trainer, trainer.limit, resume, say)
+            config = of_length(config, steps, typed, say)
+    with agreed(ranks):
+        set_length(trainer, config)
+        say(configuration.to_toml(config))
+        for line in trainer.resume(resume) if resume is not None else ():
+            say(line)
     # The run's folder changes only once all of the above has been found to fit.
     if ranks.first and trainer.step < trainer.iterations:
         out.mkdir(parents=True, exist_ok=True)
         if "tokenizer" in extra:
             write_file(out / "tokenizer.json", extra["tokenizer"].encode())
-        write_file(out / "config.toml", resolved.encode())
+        write_config(config, out)
+    if trainer.limit is not None:
+        let_it_be_shortened(trainer, trainer.limit, config)
     return trainer
 
 
@@ -178,37 +203,31 @@ def _prepared(
 
 
 def _resolved(
-    config: TrainConfig, batches: TrainBatches, device: torch.device, ranks: Ranks
+    config: TrainConfig, steps: int | None, device: torch.device, ranks: Ranks
 ) -> tuple[TrainConfig, str]:
-    """The configuration with what was left to be chosen filled in, and why it is compiled, or is
+    """The configuration with the choices of the machine filled in, and why it is compiled, or is
     not. A resumed run keeps to it, or it would not be the same."""
-    train, optim, runtime = config.train, config.optim, config.runtime
-    steps = train.iterations
-    if steps is None:
-        if train.epochs is None:
-            raise ValueError("the run has no length (iterations is none); give --iterations N")
-        steps = train.steps_for(train.epochs * batches.windows_per_epoch / train.batch_size)
+    train, runtime = config.train, config.runtime
     if _is_sharded(config, ranks):
         _check_sharded(config)
-    until = min(steps, 1 + (train.ramp_steps or 0))  # from then on the number stays
-    for number in sorted({train.micro_batches(step) for step in range(until)}):
+    until = 1 + (train.ramp_steps or 0)  # from then on the number stays
+    for number in sorted({train.micro_batches(step) for step in range(min(steps or until, until))}):
         Share.of(ranks, number, train.batch_size)
-    if optim.warmup_steps is None:
-        optim = dataclasses.replace(optim, warmup_steps=min(100, steps // 10))
     if runtime.dtype == "auto":
         half = resolve_dtype("auto", device) == torch.bfloat16
         runtime = dataclasses.replace(runtime, dtype="bfloat16" if half else "float32")
-    tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
-    compiled, reason = resolve_compile(
-        runtime.compile, device, 3.0 * tokens * flops_per_token(config.model)
-    )
+    if steps is None:
+        flops = CPU_SPEED * 60 * (train.minutes or 0.0)
+    else:
+        tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
+        flops = 3.0 * tokens * flops_per_token(config.model)
+    compiled, reason = resolve_compile(runtime.compile, device, flops)
     runtime = dataclasses.replace(
         runtime,
         compile="on" if compiled else "off",
         parallel="ddp" if runtime.parallel == "auto" else runtime.parallel,
     )
-    train = dataclasses.replace(train, iterations=steps, epochs=None)
-    return dataclasses.replace(config, optim=optim, train=train, runtime=runtime), reason
+    return dataclasses.replace(config, runtime=runtime), reason
 
 
 def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:

@@ -26,8 +26,9 @@ from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfi
 from scratchlm.trainer_config import TrainerConfig
 
 # What has another form in a run that has begun, or was done by then.
-_NOT_KEPT = {"train.epochs", "train.init_from", "data.tokenizer"}
-_EXCLUDES = {"train.epochs": ["train.iterations"], "optim.decay_steps": ["optim.decay_fraction"],
+_NOT_KEPT = {"train.epochs", "train.minutes", "train.init_from", "data.tokenizer"}
+_EXCLUDES = {"train.epochs": ["train.iterations"], "train.minutes": ["train.iterations"],
+             "optim.decay_steps": ["optim.decay_fraction"],
              "optim.decay_fraction": ["optim.decay_steps"]}  # fmt: skip
 
 Layer = Mapping[str, Any]
@@ -81,7 +82,7 @@ def resolve(
     train, data = tree["train"], tree["data"]
     if checkpoint is None:
         train["init_from"] = init_from
-    if not _keep_the_last("train", {"iterations", "epochs"}, tree, layers):
+    if not _keep_the_last("train", {"iterations", "epochs", "minutes"}, tree, layers):
         train["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     train["out"] = out or train.get("out") or _new_run()
@@ -162,7 +163,9 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
     if "vocab_size" not in tree["model"]:
         raise ValueError("the size of the vocabulary is not given; give --vocab_size N")
     train = configuration.build(
-        TrainerConfig, {**tree.get("train", {}), "iterations": 1, "epochs": None}, "train."
+        TrainerConfig,
+        {**tree.get("train", {}), "iterations": 1, "epochs": None, "minutes": None},
+        "train.",
     )
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")

@@ -58,7 +58,7 @@ def state_of(run: Trainer, pending: Mapping[str, Any] | None) -> dict[str, Any]:
 def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
     """Let `run` stand where it stood when the checkpoint was written, and return what to say."""
     check(payload, path, data_id=run.data_id, cursor=run.micro_batches.cursor,
-          optimizer_name=type(run.optimizer).__name__, iterations=run.iterations)  # fmt: skip
+          optimizer_name=type(run.optimizer).__name__)  # fmt: skip
     restore_keeping_settings(payload, run.model, run.optimizer, str(path))
     run.step, run.tokens = payload["step"], payload["tokens"]
     best = run.ranks.gather(best_with_its_own(payload, path))[0]
@@ -128,10 +128,9 @@ def check(
     data_id: Mapping[str, Any],
     cursor: Callable[[int], Mapping[str, int]],
     optimizer_name: str,
-    iterations: int,
 ) -> None:
-    """FileFormatError for a checkpoint that this run cannot go on from, ValueError for one that is
-    past its end. cursor: step -> where this run's stream of batches stands after it."""
+    """FileFormatError for a checkpoint that this run cannot go on from. cursor: step -> where this
+    run's stream of batches stands after it."""
     for key, kind in KEYS.items():
         if key not in payload or not isinstance(payload[key], kind):
             raise FileFormatError(
@@ -147,11 +146,6 @@ def check(
             f"the checkpoint's line of the log is none ({path}); resume from an earlier one"
         )
     _check_rng(payload["rng"], path)
-    if payload["step"] > iterations:
-        raise ValueError(
-            f"nothing to do: at step {payload['step']} already (iterations {iterations}); "
-            "give more iterations"
-        )
     here = {**data_id, **cursor(payload["step"])}
     there = {**payload["data_id"], **payload["cursor"]}
     for key in here | there:

@@ -95,8 +95,9 @@ def resolve_compile(
     return True, f"on: it pays in a run so long ({flops:.1e} FLOP)"
 
 
-# Compiling takes half a minute on two cores, which work at some 1e11 FLOP/s, and saves a fifth.
-_COMPILE_PAYS_FROM = 2e13
+CPU_SPEED = 1e11  # FLOP/s of two cores, roughly
+# Compiling takes half a minute there, and saves a fifth.
+_COMPILE_PAYS_FROM = 200 * CPU_SPEED
 
 
 def _native_bfloat16(device: torch.device) -> bool:

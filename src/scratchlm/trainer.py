@@ -37,6 +37,7 @@ from scratchlm.optim.clip import scale_gradients
 from scratchlm.progress import Progress, Record, to_numbers
 from scratchlm.run_state import environment, how_to_go_on
 from scratchlm.runtime import autocast, deferred_signals
+from scratchlm.time_limit import TimeLimit, keep_within
 from scratchlm.trainer_config import TrainerConfig
 from scratchlm.validation import check_finite, mean_loss
 
@@ -101,6 +102,7 @@ class Trainer:
             folder = self.out / "checkpoints"
             self.folder = CheckpointFolder(folder, config.save_format, config.keep_last, ranks)
         self.step, self.tokens = 0, 0
+        self.limit: TimeLimit | None = None
         # Before: as of the last save that is known to be whole.
         self.best_val_loss, self.best_step = self.best_before = (math.inf, 0)
         self.smoothed: dict[str, float] | None = None
@@ -127,7 +129,12 @@ class Trainer:
                     stack.enter_context(self.folder)
                     if self.step:
                         self.folder.go_on_from(self.saved, self.best_step)
-                progress = stack.enter_context(self._progress())
+                start = self.step - (self.pending is not None)
+                progress = stack.enter_context(Progress(
+                    start, self.iterations, self.device, out=self.out, speaks=self.ranks.first,
+                    tensorboard=self.config.tensorboard, smoothed=self.smoothed,
+                    tokens=self.tokens, flops_per_token=self.flops_per_token, peak=self.peak,
+                ))  # fmt: skip
                 if self.pending is not None:
                     self._finish_step(progress)
                 stopped_by = stack.enter_context(deferred_signals())
@@ -146,10 +153,9 @@ class Trainer:
         while self.step < self.iterations:
             record = self.train_step(load(self.step))
             progress.note(record)
-            last = self.step == self.iterations
-            save = last or _due(self.step, config.save_every)
             look = _due(self.step, self.look_every) or _due(self.step, config.sample_every)
-            if not (self._validation_is_due() or save or look):
+            save = _due(self.step, config.save_every)
+            if not (look or save or self.step == self.iterations or self._validation_is_due()):
                 continue
             stop = self.ranks.any(bool(stopped_by), self.device)
             try:
@@ -158,8 +164,12 @@ class Trainer:
             except NumericalError:
                 progress.write()  # the steps that led to it
                 raise
+            keep_within(self, progress)
+            last = self.step == self.iterations
             self.smoothed = progress.smoothed.state()
-            self._validate_and_save(progress, record, save or stop)
+            self._validate_and_save(progress, record, save or stop or last)
+            if self.limit:
+                self.limit.restart_clock(self.step)
             if stop and not last:
                 if self.folder:
                     self.folder.wait()
@@ -266,7 +276,8 @@ class Trainer:
         with autocast(self.device, self.dtype):
             return self.objective(inputs, targets)
 
-    def _nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum of the loss over all targets of a batch."""
         with self.compiling():
             return self._losses(inputs, targets)[1]
 
@@ -279,7 +290,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Mean loss over the fixed validation batches, and bits per byte where bytes are known."""
         self.objective.eval()
-        found = mean_loss(self._nats, self.val_batches, self.ranks, self.bytes_of)
+        found = mean_loss(self.nats, self.val_batches, self.ranks, self.bytes_of)
         check_finite({"step": self.step, **found}, "val_loss")
         return found
 
@@ -309,20 +320,10 @@ class Trainer:
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
         return run_state.resume(self, payload, Path(path))
 
-    # --- what is said --------------------------------------------------------------------------
-
     @property
     def saved(self) -> Path | None:
         """The last checkpoint that is whole."""
         return self.folder.saved if self.folder else None
-
-    def _progress(self) -> Progress:
-        start = self.step - (self.pending is not None)
-        return Progress(
-            start, self.iterations, self.device, out=self.out, speaks=self.ranks.first,
-            tensorboard=self.config.tensorboard, smoothed=self.smoothed, tokens=self.tokens,
-            flops_per_token=self.flops_per_token, peak=self.peak,
-        )  # fmt: skip
 
 
 def _due(step: int, every: int) -> bool:

@@ -17,8 +17,9 @@ from scratchlm.names import takes_synonyms
 class TrainerConfig:
     """`batch_size`: sequences a micro-batch; `accumulate`: micro-batches a step, of all ranks
     together. With `ramp_steps` they grow to that number from `ramp_from` (arXiv 2005.14165,
-    table 2.1). `iterations` steps, or `epochs` passes over the data. Validation and saving also
-    happen at the last step; 0 is only then. `eval_batches` 0 is the whole set. `keep_last`:
+    table 2.1). The run has `iterations` steps, or `epochs` passes over the data, or the steps
+    that the whole process does in `minutes`. Validation and saving also happen at the last step; 0
+    is only then. `eval_batches` 0 is the whole set. `keep_last`:
     checkpoints kept beside the best (0 keeps all). `log_every`: an accelerator works through so
     many steps before it is waited for; a CPU's losses are read at each. `z_loss` times the square
     of the logits' logsumexp is added to the loss (2204.02311). A sample of `sample_tokens` is
@@ -28,6 +29,7 @@ class TrainerConfig:
     init_from: str | None = None
     iterations: int | None = None
     epochs: float | None = None
+    minutes: float | None = None
     batch_size: int = 32
     accumulate: int = 1
     ramp_from: int | None = None
@@ -47,10 +49,11 @@ class TrainerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.iterations is not None and self.epochs is not None:
+        lengths = [self.iterations, self.epochs, self.minutes]
+        if lengths.count(None) < 2:
+            given = ", ".join(str(each) for each in lengths)
             raise ValueError(
-                f"iterations and epochs exclude each other ({self.iterations} and {self.epochs}); "
-                "give one of them"
+                f"iterations, epochs and minutes exclude each other ({given}); give one of them"
             )
         ranges = {"iterations": (1, 10**12), "batch_size": (1, 10**6), "accumulate": (1, 10**6),
                   "ramp_from": (1, 10**6), "ramp_steps": (1, 10**7), "eval_every": (0, 10**12),
@@ -64,6 +67,10 @@ class TrainerConfig:
                 raise ValueError(f"train.{name} is {bound} ({value}); give such a number")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise ValueError(f"train.epochs is above 0, and finite ({self.epochs}); change it")
+        if self.minutes is not None and not 0 < self.minutes <= 10**7:
+            raise ValueError(
+                f"train.minutes is above 0, and at most {10**7} ({self.minutes}); change it"
+            )
         if not self.max_grad_norm > 0:
             raise ValueError(
                 f"train.max_grad_norm is above 0 ({self.max_grad_norm}); inf clips nothing"

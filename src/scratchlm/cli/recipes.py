@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import shlex
 from pathlib import Path
 
 
@@ -18,7 +19,8 @@ def find_config(word: str) -> Path:
     if word in names:
         return names[word]
     if (path / "config.toml").is_file():
-        raise ValueError(f"a folder is no config ({word}); give --config {path / 'config.toml'}")
+        inside = shlex.quote(str(path / "config.toml"))
+        raise ValueError(f"a folder is no config ({word}); give --config {inside}")
     if path.stem in names:
         raise ValueError(f"no such file ({word}); the recipe is found by name: {path.stem}")
     close = difflib.get_close_matches(path.stem, names, n=3)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
+    began = time.monotonic()  # before torch is imported, because the time is for the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
     from scratchlm.lock import locked
@@ -56,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with distributed.agreed(ranks):
             if ranks.first:  # before anything in the folder changes
                 stack.enter_context(locked(Path(config.train.out)))
-        trainer = recipe.build(config, resume=checkpoint, ranks=ranks, say=say)
-        done = trainer.step == trainer.iterations and trainer.pending is None
+        trainer = recipe.build(
+            config, resume=checkpoint, ranks=ranks, say=say, typed=given.flags, began=began
+        )
+        done = trainer.step >= trainer.iterations and trainer.pending is None
         trainer.fit()
         if done:
             say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")

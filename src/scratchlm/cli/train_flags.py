@@ -104,6 +104,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "train.iterations": (f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations"),
     "train.epochs": ("passes over the data, instead of steps", "epochs"),
+    "train.minutes": ("time for the whole process, instead of steps", "minutes"),
     "train.batch_size": ("sequences of a micro-batch", "batch_size"),
     "train.accumulate": ("micro-batches of a step", "accumulate"),
     "train.ramp_from": ("micro-batches of the first step, where they grow",),

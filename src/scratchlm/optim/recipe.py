@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -42,14 +43,29 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
             return Muon(groups, lr=config.lr, **given)
 
 
+def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConfig:
+    """The same for a run of so many steps. A warm-up that is not given is a tenth of the run, 100
+    steps at most. A warm-up or decay that is too long for the run is shortened, unless the user
+    typed it; typed: keys such as "optim.warmup_steps"."""
+    warmup, decay = config.warmup_steps, config.decay_steps
+    kept = (decay or 0) if "optim.decay_steps" in typed else 0
+    if warmup is None or (warmup > steps and "optim.warmup_steps" not in typed):
+        warmup = max(0, min(100, steps // 10, steps - kept))
+    if decay is not None and not kept:
+        decay = min(decay, max(0, steps - warmup))
+    return dataclasses.replace(config, warmup_steps=warmup, decay_steps=decay)
+
+
 def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
     """step -> factor on every group's peak learning rate."""
     warmup = config.warmup_steps or 0
-    if warmup > steps:
-        raise ValueError(
-            f"the warm-up is longer than the run ({warmup} > {steps} steps); "
-            "lower optim.warmup_steps"
-        )
+    for name, longest in (("warmup_steps", steps), ("decay_steps", steps - warmup)):
+        value = getattr(config, name) or 0
+        if value > longest:
+            raise ValueError(
+                f"optim.{name} is longer than the run leaves room for ({value} > {longest} of "
+                f"{steps} steps); lower it, or leave it out"
+            )
     shape: dict[str, Any] = {
         "max_lr": 1.0,
         "min_lr": config.min_lr / config.lr,
@@ -63,8 +79,8 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
             return lambda step: linear_schedule(step, **shape)
         case "wsd":
             fraction = 0.2 if config.decay_fraction is None else config.decay_fraction
-            wanted = round(fraction * steps) if config.decay_steps is None else config.decay_steps
-            shape["decay_steps"] = min(wanted, steps - warmup) + 1
+            part = min(round(fraction * steps), steps - warmup)
+            shape["decay_steps"] = 1 + (part if config.decay_steps is None else config.decay_steps)
             shape["decay_shape"] = config.decay_shape or "linear"
             return lambda step: wsd_schedule(step, **shape)
         case _:

@@ -1,0 +1,85 @@
+"""How long a run is: steps that are given, passes over the data, or what fits into a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container
+from pathlib import Path
+
+from scratchlm import config as configuration
+from scratchlm.atomic import write_file
+from scratchlm.checkpoint import read_settings
+from scratchlm.data.batches import TrainBatches
+from scratchlm.optim.recipe import build_schedule, fitting
+from scratchlm.time_limit import TimeLimit, steps_that_fit
+from scratchlm.train_config import TrainConfig
+from scratchlm.trainer import Trainer
+from scratchlm.trainer_config import TrainerConfig
+
+
+def given_steps(train: TrainerConfig, batches: TrainBatches) -> int | None:
+    """How many steps the run has; None if its time decides."""
+    if train.iterations is not None or train.minutes is not None:
+        return train.iterations
+    if train.epochs is None:
+        raise ValueError("the run has no length (iterations is none); give --iterations N")
+    return train.steps_for(train.epochs * batches.windows_per_epoch / train.batch_size)
+
+
+def of_length(
+    config: TrainConfig,
+    steps: int,
+    typed: Container[str],
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainConfig:
+    """The configuration of a run of so many steps. typed: the keys that may not change for it."""
+    train = dataclasses.replace(config.train, iterations=steps, epochs=None, minutes=None)
+    optim = fitting(config.optim, steps, typed)
+    for name in ("warmup_steps", "decay_steps"):
+        was, now = getattr(config.optim, name), getattr(optim, name)
+        if was not in (None, now):
+            say(f"optim.{name}: {was} -> {now}, because the run has {steps} steps")
+    return dataclasses.replace(config, train=train, optim=optim)
+
+
+def counted(train: TrainerConfig) -> TrainerConfig:
+    """The same with a number of steps, for what needs one before it is known."""
+    if train.iterations is not None:
+        return train
+    return dataclasses.replace(train, iterations=1, minutes=None)
+
+
+def steps_in_time(
+    trainer: Trainer, limit: TimeLimit, resume: Path | None, say: Callable[[str], None]
+) -> int:
+    """The number of the last step that ends in time."""
+    say(f"timing the first steps, to end within {limit.seconds / 60:g} minutes")
+    steps = steps_that_fit(trainer, limit)
+    seconds = limit.costs.step + limit.costs.beside
+    say(f"{steps} iterations fit ({seconds:.3g} s each, {limit.left():.0f} s are left)")
+    return steps if resume is None else read_settings(resume)["step"] + steps
+
+
+def set_length(trainer: Trainer, config: TrainConfig) -> None:
+    assert config.train.iterations is not None
+    trainer.config, trainer.iterations = config.train, config.train.iterations
+    trainer.schedule = build_schedule(config.optim, trainer.iterations)
+    trainer.extra["recipe"] = dataclasses.asdict(config)
+
+
+def let_it_be_shortened(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
+    """What a run records is its real length."""
+
+    def shortened(steps: int) -> Callable[[int], float]:
+        shorter = of_length(config, steps, ())
+        trainer.extra["recipe"] = dataclasses.asdict(shorter)
+        if trainer.ranks.first and trainer.out:
+            write_config(shorter, trainer.out)
+        return build_schedule(shorter.optim, steps)
+
+    limit.shortened = shortened
+    limit.restart_clock(trainer.step)
+
+
+def write_config(config: TrainConfig, out: Path) -> None:
+    write_file(out / "config.toml", configuration.to_toml(config).encode())

@@ -1,0 +1,179 @@
+"""A run that ends within a given time: how many steps fit, and what happens if they turn out slow.
+
+`steps_that_fit` times a few steps at learning rate 0 and then wipes their traces. So a run of
+`minutes` takes the very steps of a run of as many `iterations`, and is resumed like one. If the
+machine becomes slower later, `TimeLimit` lowers the number of steps while the run is under way.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from scratchlm.runtime import rng_state, set_rng_state
+from scratchlm.validation import mean_loss
+
+if TYPE_CHECKING:
+    from scratchlm.progress import Progress
+    from scratchlm.trainer import Trainer
+
+_TIMED = 0.02  # the part of the time that the timed steps take
+_SETTLED = 0.05  # the part of the time after which the pace of a run is believed
+_UNSURE = 0.06  # the part of the time left by which a run may be late before it is shortened
+_WRITTEN = 2e8  # bytes a second that a disk takes, with their checksum
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds: of a step, of what validation, saving and samples add to a step, and of the last
+    validation and checkpoint."""
+
+    step: float
+    beside: float
+    end: float
+
+
+class TimeLimit:
+    """seconds: of the whole process, which began at `began` (of `time.monotonic`).
+
+    The plan leaves `margin` seconds. A third of it may be used up before the number of steps is
+    lowered.
+    """
+
+    def __init__(self, seconds: float, began: float) -> None:
+        self.seconds, self.end = seconds, began + seconds
+        self.margin = 1.5 + 0.03 * seconds
+        self.costs = Costs(0.0, 0.0, 0.0)
+        # Called with a smaller number of steps; returns the schedule of such a run.
+        self.shortened: Callable[[int], Callable[[int], float]] | None = None
+        self._since = time.monotonic()
+        self._steps, self._trained = [0], [0.0]
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def restart_clock(self, step: int) -> None:
+        """Training goes on from here: what came before was validation, or a checkpoint."""
+        self._since = time.monotonic()
+        if len(self._steps) == 1:
+            self._steps[0] = step
+
+    def total(self, step: int, iterations: int) -> int:
+        """How many steps the run has, now that `step` are done: fewer than `iterations` where they
+        would not end in time. The pace of as many steps as are left predicts them."""
+        now = time.monotonic()
+        if step > self._steps[-1]:
+            self._trained.append(self._trained[-1] + now - self._since)
+            self._steps.append(step)
+            self._since = now
+        rest = iterations - step
+        if rest <= 0 or self._trained[-1] < _SETTLED * self.seconds:
+            return iterations
+        first = min(bisect.bisect_left(self._steps, step - rest), len(self._steps) - 2)
+        seconds = self._trained[-1] - self._trained[first]
+        pace = seconds / (step - self._steps[first]) + self.costs.beside
+        # Less is sure of what is far away: it may be a burst of other work that ends.
+        doubt = self.margin / 3 - _UNSURE * rest * pace
+        if now + rest * pace + self.costs.end <= self.end - doubt:
+            return iterations
+        room = self.end - 2 / 3 * self.margin - now - self.costs.end
+        return min(iterations, step + max(0, int(room / pace)))
+
+
+def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
+    """How many steps from now on end in time, and `limit.costs`; ValueError if not even one does.
+
+    run: a trainer that has not begun, and that is afterwards as it was. All ranks get one number.
+    """
+    limit.costs = costs = _measured(run, limit)
+    room = limit.left() - limit.margin - costs.end
+    steps, limit.costs = run.ranks.gather((int(room / (costs.step + costs.beside)), costs))[0]
+    if steps < 1:
+        raise ValueError(
+            f"no step fits into {limit.seconds:.0f} seconds ({limit.seconds - limit.left():.0f} "
+            f"have passed; a step takes {costs.step:.2g}, the end {costs.end + limit.margin:.2g}); "
+            "give more --minutes, or --iterations"
+        )
+    # As micro-batches, because the first steps of a ramp hold fewer.
+    return run.config.steps_for(steps * run.config.accumulate)
+
+
+def keep_within(run: Trainer, progress: Progress) -> None:
+    """Lower the number of steps of a run, on all ranks, if it would not end within its limit."""
+    if run.limit is None:
+        return
+    before = run.iterations
+    total = run.ranks.gather(run.limit.total(run.step, before))[0]
+    if total < before and run.limit.shortened:
+        changed = {"train.iterations": [before, total]}
+        run.history = [*run.history, {"step": run.step, "changed": changed}]
+        run.iterations, run.schedule = total, run.limit.shortened(total)
+        progress.shorten(total)
+
+
+def _measured(run: Trainer, limit: TimeLimit) -> Costs:
+    before, scale, schedule = rng_state(), run.scaler.state_dict(), run.schedule
+    run.schedule = lambda step: 0.0
+    batches = run.micro_batches.of(run.config.ramp_steps or 0)  # a step of full size
+
+    def seconds_of_a_step() -> float:
+        began = time.monotonic()
+        float(run.train_step(batches)["loss"])  # waits for the device
+        return time.monotonic() - began
+
+    seconds_of_a_step()  # and of the compilation
+    timed = [seconds_of_a_step() for _ in range(2)]
+    while run.ranks.any(sum(timed) < _TIMED * limit.seconds, run.device):
+        timed.append(seconds_of_a_step())
+    costs = _costs(run, sum(timed) / len(timed))
+    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.state.clear()
+    if scale:
+        run.scaler.load_state_dict(scale)
+    run.schedule, run.step, run.tokens = schedule, 0, 0
+    set_rng_state(before)
+    return costs
+
+
+def _costs(run: Trainer, step: float) -> Costs:
+    config = run.config
+    validation = _seconds_of_validation(run) if run.val_batches else 0.0
+    # Weights and two averages of the optimizer.
+    size = 3 * sum(param.numel() * param.element_size() for param in run.params)
+    saving = size / _WRITTEN
+    sample = 0.0
+    if run.sample is not None and config.sample_every and run.ranks.first:
+        began = time.monotonic()
+        run.sample(run.model)
+        sample = time.monotonic() - began
+    beside = [
+        seconds / every
+        for seconds, every in (
+            (validation, config.eval_every), (saving, config.save_every),
+            (sample, config.sample_every),
+        )
+        if every
+    ]  # fmt: skip
+    return Costs(step, math.fsum(beside), validation + saving + sample)
+
+
+@torch.no_grad()
+def _seconds_of_validation(run: Trainer) -> float:
+    """Of the whole, from a few batches; the first compiles."""
+    run.objective.eval()
+    size = run.ranks.size
+    number = -(-sum(1 for _ in run.val_batches) // size)
+    timed = min(3, number)
+    for count in (1, timed):
+        few = list(itertools.islice(run.val_batches, count * size))
+        began = time.monotonic()
+        mean_loss(run.nats, few, run.ranks, run.bytes_of)
+        seconds = time.monotonic() - began
+    return seconds * number / timed
