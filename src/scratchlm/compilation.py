@@ -45,7 +45,7 @@ def compiling() -> Iterator[None]:
 def _signals_held() -> Iterator[None]:
     """Raise SIGINT and SIGTERM again at the end. Processes that are started within have them
     blocked: a terminal, a batch system or a container signals all processes at once."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":  # it has no signal masks
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
