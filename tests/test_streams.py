@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
@@ -18,8 +19,10 @@ from scratchlm.cli.chat import main as chat
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.cli.tokenize import main as tokenize
+from scratchlm.cli.train import main as train
 
 TEXT = "über 中文 😀"
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 ENCODINGS = ["ascii", "latin-1", "utf-8"]
 
 
@@ -82,17 +85,24 @@ def test_an_error_names_the_file_as_it_was_typed(run, encoding):
     assert "(a\\ud800)" in errors
 
 
+def test_a_name_that_no_config_can_hold_is_called_that(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    np.save("caf\udce9.npy", np.zeros(500, dtype=np.uint16))
+    words = ["--train_data", "caf\udce9.npy", "--vocab_size", "300", "--d_model", "16"]
+    words += ["--num_heads", "2", "--max_seq_len", "16", "--device", "cpu"]
+    check_refusal(train, words, 2, "a name is not UTF-8", capsys)
+
+
 def test_a_byte_order_mark_is_no_part_of_a_prompt(run, tmp_path):
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfthe cat")
     words = ["--model_path", "中文.pt", "--prompt_file", str(tmp_path / "prompt.txt"), "--json"]
-    assert (
-        json.loads(run(generate, [*words, "--max_tokens", "1"], "utf-8")[0])["prompt"] == "the cat"
-    )
+    record = json.loads(run(generate, [*words, "--max_tokens", "1"], "utf-8")[0])
+    assert record["prompt"] == "the cat"
 
 
 def test_a_process_in_the_c_locale_reads_and_writes_utf8(folder):
     """Its arguments and names are bytes to Python, and stay what was typed."""
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | C_LOCALE
     words = [sys.executable, "-m", "scratchlm.cli.tokenize", "--tokenizer_path"]
     for name, code in (("über.json", 0), ("ö.json", 2)):
         done = subprocess.run([*words, name, "--show", "über"], cwd=folder, env=environment,
@@ -100,6 +110,15 @@ def test_a_process_in_the_c_locale_reads_and_writes_utf8(folder):
         assert done.returncode == code, done.stderr
         assert code or done.stdout.decode().replace("|", "").startswith("über")
     assert "(ö.json)" in done.stderr.decode()
+
+
+@pytest.mark.slow
+def test_a_chat_in_the_c_locale_saves_under_the_name_that_is_typed(folder):
+    environment = os.environ | C_LOCALE
+    words = [sys.executable, "-m", "scratchlm.cli.chat", "--model_path", "中文.pt"]
+    subprocess.run([*words, "--max_tokens", "1"], input="ü\n/save ü.json\n".encode(),
+                   cwd=folder, env=environment, capture_output=True, check=True)  # fmt: skip
+    assert (folder / "ü.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-from scratchlm.cli.command import Once, Parser, text
+from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.streams import text
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:

@@ -196,4 +196,5 @@ class Session:
 def _path(argument: str, command: str) -> Path:
     if not argument:
         raise ValueError(f"no file named ({command}); write {command} FILE")
-    return Path(argument).expanduser()
+    # A message is UTF-8, and the file system's encoding may be another.
+    return Path(os.fsdecode(argument.encode())).expanduser()

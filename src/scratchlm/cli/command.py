@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import difflib
 import errno
 import functools
-import io
 import os
 import shlex
 import signal
@@ -25,6 +23,7 @@ from typing import Any, NoReturn
 
 from scratchlm import __version__
 from scratchlm.cli.foreign_flags import BY_COMMAND, OF_A_WORD
+from scratchlm.cli.streams import use_utf8
 from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
 from scratchlm.names import meant
 
@@ -133,16 +132,6 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def text(word: str) -> str:
-    """A text from the command line: its bytes are UTF-8, whatever the locale."""
-    try:
-        return os.fsencode(word).decode()
-    except UnicodeError:
-        raise argparse.ArgumentTypeError(
-            f"the text is not UTF-8 ({word!r}); convert it to UTF-8"
-        ) from None
-
-
 def check_seed(seed: int | None) -> None:
     """ValueError for a seed that no generator takes."""
     if seed is not None and not 0 <= seed < 2**63:
@@ -168,7 +157,7 @@ def command(*, stops_with_its_reader: bool = False) -> Callable[[Body], Callable
 def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
     @functools.wraps(body)
     def main(argv: Sequence[str] | None = None) -> int:
-        _use_utf8()
+        use_utf8()
         try:
             with _terminated_as_exception(), _notices_in_one_line():
                 body(argv)
@@ -194,31 +183,6 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
         return 0
 
     return main
-
-
-def _use_utf8() -> None:
-    """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
-
-    A log file shows each line as soon as it is written. A byte of the input that is not UTF-8 comes
-    as a lone surrogate, which the tokenizer refuses.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="as_it_came", line_buffering=True)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        with suppress(io.UnsupportedOperation):  # something was read already
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-
-
-def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode a lone surrogate: as the byte of a file's name that it stands for, else as \\uXXXX."""
-    assert isinstance(error, UnicodeEncodeError)
-    code = ord(error.object[error.start])
-    shown = bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-    return shown, error.start + 1
-
-
-codecs.register_error("as_it_came", _as_it_came)
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -248,6 +212,9 @@ def one_line(error: BaseException) -> str:
     match error:
         case KeyboardInterrupt():
             text = "stopped by Ctrl-C; run it again to start over"
+        case UnicodeEncodeError():  # a path, because texts are checked
+            name = error.object[max(0, error.start - 20) : error.end + 20]
+            text = f"a name is not UTF-8 ({name!r}); rename it, or run it with PYTHONUTF8=1"
         case MemoryError():
             text = "out of memory; lower the batch size, the context or the model's size"
         case RuntimeError() if _out_of_memory(error):

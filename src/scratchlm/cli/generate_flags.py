@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser, check_seed, text
+from scratchlm.cli.command import Once, Parser, check_seed
+from scratchlm.cli.streams import text
 
 STRATEGY = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser, command, text
+from scratchlm.cli.command import Once, Parser, command
 from scratchlm.cli.recipes import find_config
+from scratchlm.cli.streams import text
 
 SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
 FLAGS = {

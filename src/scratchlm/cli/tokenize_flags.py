@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchlm.cli.command import Once, Parser, text
+from scratchlm.cli.command import Once, Parser
+from scratchlm.cli.streams import text
 
 TRAINING = (
     "vocab_size", "output_tokenizer", "special_tokens", "pattern", "min_frequency",

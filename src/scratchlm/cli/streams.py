@@ -1,0 +1,50 @@
+"""What a command reads and writes is UTF-8, whatever the locale says."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import io
+import os
+import sys
+from contextlib import suppress
+
+
+def use_utf8() -> None:
+    """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
+
+    A log file shows each line as soon as it is written. A byte of the input that is not UTF-8 comes
+    as a lone surrogate, which the tokenizer refuses.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="utf8_or_escaped", line_buffering=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        with suppress(io.UnsupportedOperation):  # something was read already
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _utf8_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode lone surrogates: as the UTF-8 of a file's name that the locale could not read, else as
+    \\uXXXX."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    try:
+        name = found.encode("ascii", "surrogateescape")
+        name.decode()
+    except UnicodeError:
+        return "".join(f"\\u{ord(each):04x}" for each in found), error.end
+    return name, error.end
+
+
+codecs.register_error("utf8_or_escaped", _utf8_or_escaped)
+
+
+def text(word: str) -> str:
+    """A text from the command line: its bytes are UTF-8, whatever the locale."""
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(
+            f"the text is not UTF-8 ({word!r}); convert it to UTF-8"
+        ) from None
