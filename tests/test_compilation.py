@@ -12,14 +12,23 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import regex
 import torch
 
 import test_exactness as exactness
+import tiny
+from scratchlm import SGD
 from scratchlm.cli.command import exit_code
 from scratchlm.compilation import compiling, mend_cache
+from scratchlm.data.batches import TrainBatches
+from scratchlm.decoder import CompiledStep, Decoder
 from scratchlm.errors import WorkerError
+from scratchlm.objective import Objective
+from scratchlm.sampling import decode
+from scratchlm.strategies import Strategy
+from scratchlm.trainer import Trainer, TrainerConfig
 
 LIBRARY = Path(regex.__file__).parent  # real shared libraries, small and whole
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF, /proc and g++")
@@ -63,16 +72,37 @@ def test_damaged_libraries_leave_the_cache_and_whole_ones_stay(tmp_path):
     assert kept == ["whole.main.so", "written.main.so"]
 
 
-def test_a_compiler_that_fails_is_one_line():
-    def failing(graph, inputs):
-        raise RuntimeError("C++ compile error\n\nCommand:\nx\n\ng++: fatal error: Killed cc1plus")
+def failing(graph, inputs):
+    raise RuntimeError("C++ compile error\n\nCommand:\nx\n\ng++: fatal error: Killed cc1plus")
 
-    expected = pytest.raises(WorkerError, match=r"\(g\+\+: fatal error: Killed cc1plus\)")
-    with expected as caught, compiling():
+
+def expect_one_line():
+    return pytest.raises(WorkerError, match=r"\(g\+\+: fatal error: Killed cc1plus\)")
+
+
+def test_a_compiler_that_fails_is_one_line():
+    with expect_one_line() as caught, compiling():
         torch.compile(lambda x: x + 1, backend=failing)(torch.ones(1))
     assert exit_code(caught.value) == 5
     with pytest.raises(ZeroDivisionError), compiling():
         1 / 0  # noqa: B018
+
+
+def test_training_validation_and_generation_are_wrapped():
+    model = tiny.model()
+    objective = torch.compile(Objective(model), backend=failing)
+    batches = TrainBatches(np.arange(200), 2, 8, 0)
+    config = TrainerConfig(iterations=1, batch_size=2)
+    trainer = Trainer(model, SGD(model.parameters(), 0.1), batches, config, objective=objective,
+                      val_batches=[batches.batch(0)], compiled=True)  # fmt: skip
+    step = CompiledStep(model, failing)
+
+    def generate():
+        return [*decode(Decoder(model, 4, compiled=step), [[1, 2]], Strategy())]
+
+    for run in (trainer.train_step, trainer.validate, generate):
+        with expect_one_line():
+            run()
 
 
 def command(folder, out):
