@@ -2,7 +2,6 @@
 
 scratchlm-chat --model_path Qwen3-0.6B --system "Answer in one sentence."
 scratchlm-chat --model_path runs/shakespeare --template plain --max_tokens 60
-
 scratchlm-chat --model_path Qwen3-0.6B < messages.txt > replies.txt
 
 /help, once it runs, lists what else can be typed. An error ends a chat that reads from a pipe or a

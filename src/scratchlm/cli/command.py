@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from scratchlm import __version__
 from scratchlm.cli.foreign_flags import BY_COMMAND, OF_A_WORD
-from scratchlm.cli.streams import use_utf8
+from scratchlm.cli.streams import CONVERT, use_utf8
 from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
 from scratchlm.names import meant
 
@@ -44,7 +44,7 @@ _REMEDIES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviated flags, `-` and `_` alike, and the names of other projects for a flag.
+    """It takes whole flags only, `-` and `_` alike, and other projects' names for a flag.
 
     Every error is a ValueError, which `command` prints.
     """
@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         return f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
 
     def _translated(self, word: str) -> str:
-        """`--max-tokens=5` -> `--max_tokens=5`. Another name of a flag becomes one of its names."""
+        """`--max-tokens=5` -> `--max_tokens=5`; make a name of another project one of the flag."""
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             return word
@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
         return None if own is None else f"--{own}"
 
     def error(self, message: str) -> NoReturn:
-        if "; " in message:  # a type of ours, which tells its remedy
+        if message.endswith(CONVERT):  # of `text`, which tells its remedy
             raise ValueError(message)
         hint = f"{self.prog} --help lists the flags"
         if "expected one argument" in message:

@@ -9,6 +9,8 @@ import os
 import sys
 from contextlib import suppress
 
+CONVERT = "convert it to UTF-8"
+
 
 def use_utf8() -> None:
     """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
@@ -45,6 +47,4 @@ def text(word: str) -> str:
     try:
         return os.fsencode(word).decode()
     except UnicodeError:
-        raise argparse.ArgumentTypeError(
-            f"the text is not UTF-8 ({word!r}); convert it to UTF-8"
-        ) from None
+        raise argparse.ArgumentTypeError(f"the text is not UTF-8 ({word!r}); {CONVERT}") from None
