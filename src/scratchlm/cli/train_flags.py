@@ -19,7 +19,7 @@ GROUPS = {
     "model": "model",
     "optim": "optimizer",
     "train": "run",
-    "runtime": "runtime: the machine's side, which changes no result but rounding",
+    "runtime": "runtime (device, precision, speed)",
 }
 # Every key of the configuration: its help, and its flag. A key without a flag is typed in full.
 # Where a default is None, the help says what is done.
