@@ -61,13 +61,14 @@ def best_with_its_own(
     A checkpoint is written before its step is validated. The loss is in the run's log after that.
     """
     best, best_step, pending = map(payload.get, ("best_val_loss", "best_step", "pending"))
-    if not isinstance(pending, dict) or not isinstance(best, float):
+    if not (isinstance(pending, dict) and pending and isinstance(best, float)):
         return best, best_step, None
     mark = f'"step": {payload["step"]},'.encode()
-    with contextlib.suppress(OSError, ValueError):
-        for text in (path.absolute().parent.parent / "log.jsonl").open("rb"):
-            line = json.loads(text) if mark in text else {}
-            if line.items() >= pending.items():
+    log = path.absolute().parent.parent / "log.jsonl"
+    with contextlib.suppress(OSError, ValueError), log.open("rb") as lines:
+        for text in lines:
+            line = json.loads(text) if mark in text else None
+            if isinstance(line, dict) and line.items() >= pending.items():
                 loss = line.get("val_loss")
                 better = isinstance(loss, float) and loss < best
                 return (loss, payload["step"], None) if better else (best, best_step, None)

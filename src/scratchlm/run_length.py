@@ -43,7 +43,7 @@ def of_length(
 
 
 def counted(train: TrainerConfig) -> TrainerConfig:
-    """The same with a number of steps, for what needs one before it is known."""
+    """The same with a number of steps, for parts that need one before it is known."""
     if train.iterations is not None:
         return train
     return dataclasses.replace(train, iterations=1, minutes=None)
@@ -52,7 +52,7 @@ def counted(train: TrainerConfig) -> TrainerConfig:
 def steps_in_time(
     trainer: Trainer, limit: TimeLimit, resume: Path | None, say: Callable[[str], None]
 ) -> int:
-    """The number of the last step that ends in time."""
+    """The number of the last step that ends in time. A resumed run has the whole time again."""
     say(f"timing the first steps, to end within {limit.seconds / 60:g} minutes")
     steps = steps_that_fit(trainer, limit)
     seconds = limit.costs.step + limit.costs.beside
@@ -61,6 +61,7 @@ def steps_in_time(
 
 
 def set_length(trainer: Trainer, config: TrainConfig) -> None:
+    """Give a trainer that has not begun the number of steps of `config`, and their schedule."""
     assert config.train.iterations is not None
     trainer.config, trainer.iterations = config.train, config.train.iterations
     trainer.schedule = build_schedule(config.optim, trainer.iterations)
@@ -68,7 +69,7 @@ def set_length(trainer: Trainer, config: TrainConfig) -> None:
 
 
 def let_it_be_shortened(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
-    """What a run records is its real length."""
+    """Let a run that becomes slower record its new length, and follow the schedule of it."""
 
     def shortened(steps: int) -> Callable[[int], float]:
         shorter = of_length(config, steps, ())
