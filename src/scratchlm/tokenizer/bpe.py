@@ -30,8 +30,14 @@ from scratchlm.tokenizer.encoding import (
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
 from scratchlm.tokenizer.json_content import StrPath, read_file
 from scratchlm.tokenizer.learning import Training
-from scratchlm.tokenizer.merging import merge_tables
-from scratchlm.tokenizer.parts import Normalization, TokenizerParts, content_hash
+from scratchlm.tokenizer.merge_table import BYTES
+from scratchlm.tokenizer.parts import (
+    Normalization,
+    TokenizerParts,
+    content_hash,
+    ids_of,
+    merge_table,
+)
 from scratchlm.tokenizer.patterns import GPT2, Pattern, canonical
 from scratchlm.tokenizer.pretokenize import (
     BLOCK_CHARACTERS,
@@ -89,7 +95,6 @@ class BPETokenizer:
         fuse_unk: bool = False,
     ) -> None:
         self.vocab = dict(vocab)
-        self.merges = list(merges)
         self.special_tokens = check_special_tokens(special_tokens or [])
         self.pattern = canonical(pattern)
         self.ignore_merges = ignore_merges
@@ -97,38 +102,31 @@ class BPETokenizer:
         self.normalized_tokens = tuple(normalized_tokens)
         self.unk_token, self.fuse_unk = unk_token, fuse_unk
 
-        id_of = {token: id for id, token in self.vocab.items()}
-        if len(id_of) < len(self.vocab):
-            twice = next(token for id, token in self.vocab.items() if id_of[token] != id)
-            raise ValueError(f"two ids have the same bytes ({twice!r}); give each token one id")
+        id_of, special_ids = ids_of(self.vocab, self.special_tokens)
         if self.vocab and min(self.vocab) < 0:
             raise ValueError(f"an id is negative ({min(self.vocab)}); count ids from 0")
         self._size = max(self.vocab, default=-1) + 1
         for special in self.special_tokens:
-            token = special.encode()
-            if token not in id_of:
-                id_of[token] = self._size
-                self.vocab[self._size] = token
+            if special not in special_ids:
+                special_ids[special] = self._size
+                self.vocab[self._size] = special.encode()
                 self._size += 1
 
-        ranks, products = merge_tables(id_of, self.merges)
-        self._id_of = id_of
-        self._special_ids = {special: id_of[special.encode()] for special in self.special_tokens}
-        # A special token is never found in plain text, not even where merges are ignored.
-        specials = set(self._special_ids.values())
-        whole = {token: id for token, id in id_of.items() if id not in specials}
-        tables = (id_of, ranks, products, self.dtype, whole if ignore_merges else {})
-        unknown = None if unk_token is None else id_of[unk_token]
-        self._encoder, self._strict_encoder = (
-            BlockEncoder(
-                TextEncoder(
-                    WordEncoder(*tables, unknown, fuse_unk, strict), self.pattern, normalization
-                ),
-                self._special_ids,
-                self.dtype,
-            )
-            for strict in (False, True)
-        )
+        self._merges = merge_table(vocab, merges, id_of, special_ids).with_vocab(self.vocab)
+        self._merges.check_once()
+        self._id_of, self._special_ids = id_of, special_ids
+        token = unk_token or b""
+        unknown = special_ids.get(token.decode(errors="replace"), id_of.get(token))
+        whole = id_of if ignore_merges else {}
+
+        def encoder(strict: bool) -> BlockEncoder:
+            words = WordEncoder(id_of, self._merges, self.dtype, whole, unknown, fuse_unk, strict)
+            text = TextEncoder(words, self.pattern, normalization)
+            return BlockEncoder(text, special_ids, self.dtype)
+
+        self._encoder = self._strict_encoder = encoder(strict=False)
+        if unknown is None and not all(byte in id_of for byte in BYTES):
+            self._strict_encoder = encoder(strict=True)
         self._plain = Pretokenizer(self.pattern, (), normalization)
         self._all_special = self._pretokenizer(self.special_tokens)
 
@@ -147,6 +145,11 @@ class BPETokenizer:
         return type(self).from_parts, (self.parts,)
 
     @property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merges, the one learned first first."""
+        return self._merges.as_bytes
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The little-endian type of ids in arrays and files: uint16 for up to 65,536 of them."""
         return np.dtype("<u2" if len(self) <= 1 << 16 else "<u4")
@@ -159,7 +162,8 @@ class BPETokenizer:
     def token_to_id(self, token: str) -> int:
         """The id of a token, special or not, by its text; ValueError where there is none."""
         try:
-            return self._id_of[token.encode()]
+            special = self._special_ids.get(token)
+            return self._id_of[token.encode()] if special is None else special
         except KeyError:
             raise ValueError(
                 f"no token has this text ({token!r}); its special tokens are {self.special_tokens}"
@@ -278,7 +282,7 @@ class BPETokenizer:
         """What files hold of it."""
         return TokenizerParts(
             self.vocab,
-            self.merges,
+            self._merges,
             self.special_tokens,
             self.pattern,
             self.ignore_merges,

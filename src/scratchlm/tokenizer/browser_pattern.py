@@ -89,13 +89,17 @@ def _escape(pattern: str, item: str, inside: bool = False) -> str:
     kind = item[1]
     if kind in "pPsSdD":
         ranges = translate(item)[0]
-        if not ranges.startswith(r"[\U"):
+        if re.search(r"\\[^x]", ranges):
             _refuse(pattern, "classes other than categories of characters")
-        ranges = re.sub(r"\\U0*([0-9a-f]+)", r"\\u{\1}", ranges)
+        ranges = re.sub(r"\\x(..)|[^\x00-\x7f]", _as_code_point, ranges)
         return ranges[1:-1] if inside else ranges
     if kind in _SYNTAX or (kind.isascii() and kind.isalnum()):
         return item
     return f"\\u{{{ord(kind):x}}}"
+
+
+def _as_code_point(match: re.Match[str]) -> str:
+    return f"\\u{{{int(match[1], 16) if match[1] else ord(match[0]):x}}}"
 
 
 def _refuse(pattern: Pattern, what: str) -> NoReturn:

@@ -147,4 +147,12 @@ def _category_names() -> frozenset[str]:
 
 def _written(ranges: Ranges) -> str:
     """Ranges as they stand between brackets."""
-    return "".join(f"\\U{a:08x}-\\U{b:08x}" if a < b else f"\\U{a:08x}" for a, b in ranges)
+    return "".join(
+        f"{_character(a)}-{_character(b)}" if a < b else _character(a) for a, b in ranges
+    )
+
+
+def _character(code_point: int) -> str:
+    """A character as it stands between brackets. One beyond Latin-1 means itself there, and is read
+    faster than an escape."""
+    return chr(code_point) if code_point > 0xFF else f"\\x{code_point:02x}"

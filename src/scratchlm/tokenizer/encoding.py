@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, get_args
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts, fit_together
 from scratchlm.tokenizer.byte_strings import Array, between_spaces
-from scratchlm.tokenizer.merging import Pair, merge_long_word, merge_word
+from scratchlm.tokenizer.merge_table import MergeTable
+from scratchlm.tokenizer.merging import Ranks, merge_long_word, merge_word
 from scratchlm.tokenizer.parts import Normalization
 from scratchlm.tokenizer.patterns import Pattern, find_pieces, is_known
 from scratchlm.tokenizer.pretokenize import Pretokenizer
@@ -40,6 +41,7 @@ SHORT_TEXT = 8_000  # characters; below, the fast paths cost more than they give
 FEW_WORDS = 100  # below, merging them one by one is faster than together
 MANY = 1 << 18  # stretches or pieces taken at a time: arrays of some MB, whatever the text's length
 CACHED_WORDS = 1 << 16
+MANY_WORDS = 64  # merged until now; from here on a dict of all pairs pays
 LONGEST_CACHED = 64  # characters
 
 
@@ -53,8 +55,7 @@ class WordEncoder(dict[str, bytes]):
     def __init__(
         self,
         id_of: Mapping[bytes, int],
-        ranks: Mapping[Pair, int],
-        products: Sequence[int],
+        merges: MergeTable,
         dtype: np.dtype[Any],
         whole: Mapping[bytes, int],
         unknown: int | None = None,
@@ -69,8 +70,10 @@ class WordEncoder(dict[str, bytes]):
         self._strict = strict
         self._warned = False
         self._byte_ids = [id_of.get(bytes([byte]), -1) for byte in range(256)]
-        self._ranks = ranks
-        self._products = products
+        self._merges = merges
+        self._ranks: Ranks = merges
+        self._words_merged = 0
+        self._products = merges.products.tolist()
         self.dtype = dtype
         self._whole = whole
 
@@ -82,6 +85,9 @@ class WordEncoder(dict[str, bytes]):
             ids = [self._byte_ids[byte] for byte in data]
             if -1 in ids:
                 ids = self._without_unknown(ids, data)
+            self._words_merged += 1
+            if self._words_merged == MANY_WORDS:
+                self._ranks = self._merges.ranks
             merge = merge_word if len(ids) < LONG_WORD else merge_long_word
             ids = merge(ids, self._ranks, self._products)
         merged = np.array(ids, self.dtype).tobytes()
@@ -116,7 +122,7 @@ class WordEncoder(dict[str, bytes]):
         return [id for id in ids if id >= 0]
 
     def _fit_together(self) -> bool:
-        return fit_together(len(self._ranks), max(*self._byte_ids, *self._products))
+        return fit_together(len(self._merges), max(*self._byte_ids, *self._products))
 
     def join(self, pieces: Iterable[str]) -> bytes:
         """The ids of pieces one after another."""
@@ -127,7 +133,7 @@ class WordEncoder(dict[str, bytes]):
         """Merges many pieces together; None where what it gives would not be what `self` gives."""
         if -1 in self._byte_ids or not self._fit_together():
             return None
-        merger = BatchMerger(self._byte_ids, self._ranks, self._products)
+        merger = BatchMerger(self._byte_ids, self._merges.ranks, self._products)
         if self._whole:
             # As a rule the merges make each token of itself, and looking it up changes nothing.
             data = np.frombuffer(b"".join(self._whole), np.uint8)

@@ -15,16 +15,28 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scratchlm.tokenizer.json_content import StrPath, field, only, parse_json, refuse, shown
+from scratchlm.tokenizer.json_content import (
+    StrPath,
+    field,
+    no_collection,
+    only,
+    parse_json,
+    refuse,
+    shown,
+)
+from scratchlm.tokenizer.merge_table import BYTES, MergeTable
 from scratchlm.tokenizer.parts import (
-    LAST_CHARACTER,
+    AFTER_LAST_CHARACTER,
+    LARGEST_ID,
     Normalization,
+    all_to_bytes,
     check,
     check_portable,
     checked,
     ids_by_name,
     names_of,
     to_bytes,
+    to_characters,
     to_merge,
 )
 from scratchlm.tokenizer.parts import TokenizerParts as TokenizerParts
@@ -36,7 +48,6 @@ from scratchlm.tokenizer.pre_tokenizer_json import (
 
 _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
          "post_processor", "decoder", "model"}  # fmt: skip
-_BYTES = frozenset(bytes([byte]) for byte in range(256))
 
 
 def write_tokenizer_json(parts: TokenizerParts) -> str:
@@ -49,7 +60,8 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
     check_portable(parts.pattern)
     ids = names_of(parts)
     _check_special_names(ids, parts)
-    names = {parts.vocab[id]: name for name, id in ids.items()}
+    # Of two with the same bytes the special token has the greater id; merges mean the other.
+    names = {parts.vocab[id]: name for name, id in reversed(ids.items())}
     pairs = [(names[a], names[b]) for a, b in parts.merges]
     merges: list[Any] = [f"{a} {b}" for a, b in pairs]
     if any(merge.startswith("#version") for merge in merges):
@@ -78,7 +90,7 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None if parts.unk_token is None else names[parts.unk_token],
+            "unk_token": _name_of_unknown(parts),
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": parts.fuse_unk,
@@ -91,6 +103,7 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2)
 
 
+@no_collection()
 def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     """What the text of a tokenizer.json holds. FileFormatError where it is broken, or where
     `tokenizers` would make other ids of it than ours."""
@@ -126,21 +139,18 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     ids = ids_by_name(path, field(path, model, "vocab", dict))
     added = field(path, content, "added_tokens", list)
     specials, normalized = _added_tokens(path, added, ids, normalization)
-    tokens = {
-        name: to_bytes(path, name) for name in ids if name not in specials and not _is_no_byte(name)
-    }
-    vocab = {ids[name]: token for name, token in tokens.items()}
+    ordinary = dict(ids)
+    for name in specials:
+        ordinary.pop(name, None)
+    if max(ordinary, default="") >= AFTER_LAST_CHARACTER:
+        ordinary = {name: id for name, id in ordinary.items() if not _is_no_byte(name)}
+    tokens = all_to_bytes(path, list(ordinary))
+    vocab = dict(zip(ordinary.values(), tokens, strict=True))
     vocab |= {id: special.encode() for special, id in specials.items()}
-    unknown = _unknown_token(path, model, ids) if not _BYTES.issubset(vocab.values()) else None
-    merges = []
-    for i, merge in enumerate(field(path, model, "merges", list)):
-        if isinstance(merge, str):
-            if merge.startswith("#version"):
-                what = f"`tokenizers` skips a merge written like a header ({shown(merge)})"
-                refuse(path, what, "write it as a list of two")
-            merge = merge.split(" ")
-        merges.append(to_merge(path, merge, "merge", i, tokens))
-
+    complete = all(to_characters(byte) in ids for byte in BYTES)
+    unknown = None if complete else _unknown_token(path, model, ids)
+    pairs = field(path, model, "merges", list)
+    merges = MergeTable.of_names(vocab, ordinary, pairs) or _merges_one_by_one(path, pairs)
     ignore_merges = bool(model.get("ignore_merges"))
     parts = TokenizerParts(
         vocab,
@@ -161,6 +171,18 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
         what, remedy = str(error).rsplit("; ", 1)
         refuse(path, what, remedy)
     return parts
+
+
+def _merges_one_by_one(path: StrPath, pairs: Sequence[Any]) -> list[tuple[bytes, bytes]]:
+    merges = []
+    for i, merge in enumerate(pairs):
+        if isinstance(merge, str):
+            if merge.startswith("#version"):
+                what = f"`tokenizers` skips a merge written like a header ({shown(merge)})"
+                refuse(path, what, "write it as a list of two")
+            merge = merge.split(" ")
+        merges.append(to_merge(path, merge, "merge", i))
+    return merges
 
 
 def _added_tokens(
@@ -198,7 +220,13 @@ def _added_tokens(
             refuse(path, f"{what}{shown(special)})", "put it into model.vocab with that id")
         new += special not in ids
         specials[special] = id
-    ids_by_name(path, {**ids, **specials})
+    new_ids = set(specials.values()) - {ids[special] for special in specials if special in ids}
+    if (
+        not new_ids.isdisjoint(ids.values())
+        or "" in specials
+        or max(new_ids, default=0) > LARGEST_ID
+    ):
+        ids_by_name(path, {**ids, **specials})
     # Those that are not normalized are looked for first, in all of the text. Where no text is
     # normalized and no two overlap, that makes no difference.
     others = specials.keys() - set(normalized)
@@ -207,10 +235,17 @@ def _added_tokens(
     return specials, ()
 
 
+def _name_of_unknown(parts: TokenizerParts) -> str | None:
+    if parts.unk_token is None:
+        return None
+    specials = {special.encode(): special for special in parts.special_tokens}
+    return specials.get(parts.unk_token) or to_characters(parts.unk_token)
+
+
 def _is_no_byte(name: str) -> bool:
     """Whether it is one character that stands for no byte (Command R has hundreds of emoji): no
     text has it, so its id has no token."""
-    return len(name) == 1 and name > LAST_CHARACTER
+    return len(name) == 1 and name >= AFTER_LAST_CHARACTER
 
 
 def _unknown_token(path: StrPath, model: Mapping[str, Any], ids: Mapping[str, int]) -> str | None:

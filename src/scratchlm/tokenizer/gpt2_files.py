@@ -11,14 +11,15 @@ import os
 from collections.abc import Sequence
 
 from scratchlm.tokenizer.json_content import StrPath, decode, parse_json, read_file, refuse, shown
+from scratchlm.tokenizer.merge_table import MergeTable
 from scratchlm.tokenizer.parts import (
     Merges,
     TokenizerParts,
+    all_to_bytes,
     check,
     checked,
     ids_by_name,
     names_of,
-    to_bytes,
     to_characters,
     to_merge,
 )
@@ -33,8 +34,13 @@ def read_gpt2(
     """Both files. Every other token of the vocabulary must be made by a merge: where one is not,
     the merges are cut off or belong to another vocabulary.
     """
-    vocab = read_gpt2_vocab(vocab_json, special_tokens)
-    merges = read_gpt2_merges(merges_txt)
+    ids = ids_by_name(vocab_json, parse_json(vocab_json, read_file(vocab_json)))
+    ordinary = {name: id for name, id in ids.items() if name not in special_tokens}
+    tokens = all_to_bytes(vocab_json, list(ordinary))
+    vocab = dict(zip(ordinary.values(), tokens, strict=True))
+    vocab |= {ids[special]: special.encode() for special in special_tokens if special in ids}
+    lines = _merge_lines(merges_txt)
+    merges = MergeTable.of_names(vocab, ordinary, lines[1]) or _merges_of(merges_txt, *lines)
     files = f"{os.fspath(vocab_json)} with {os.fspath(merges_txt)}"
     parts = checked(files, TokenizerParts(vocab, merges, list(special_tokens)))
     made = {a + b for a, b in merges} | {special.encode() for special in special_tokens}
@@ -45,26 +51,22 @@ def read_gpt2(
     return parts
 
 
-def read_gpt2_vocab(path: StrPath, special_tokens: Sequence[str] = (END,)) -> dict[int, bytes]:
-    """Id to bytes from vocab.json, in which special tokens are named by their own text."""
-    ids = ids_by_name(path, parse_json(path, read_file(path)))
-    specials = frozenset(special_tokens)
-    return {
-        id: name.encode() if name in specials else to_bytes(path, name) for name, id in ids.items()
-    }
-
-
-def read_gpt2_merges(path: StrPath) -> Merges:
-    """The merges from merges.txt. Its `#version` line may lack, and lines may end with CR LF."""
+def _merge_lines(path: StrPath) -> tuple[int, list[str]]:
+    """The lines of merges.txt that are merges, and how many come before them. Its `#version` line
+    may lack, and lines may end with CR LF."""
     lines = decode(path, read_file(path)).rstrip("\r\n").split("\n")
     start = 1 if lines[0].startswith("#version") else 0
+    return start, [line.removesuffix("\r") for line in lines[start:]]
+
+
+def _merges_of(path: StrPath, start: int, lines: list[str]) -> Merges:
     merges = []
-    for i, line in enumerate(lines[start:], start + 1):
+    for i, line in enumerate(lines, start + 1):
         if line.startswith("#version"):
             # A merge of the token `#version`, or a header that is skipped: readers do not agree.
             what = f"only the first line may start with #version (line {i})"
             refuse(path, what, "give a tokenizer.json")
-        merges.append(to_merge(path, line.removesuffix("\r").split(" "), "line", i, {}))
+        merges.append(to_merge(path, line.split(" "), "line", i))
     return merges
 
 

@@ -9,35 +9,23 @@ words as they are; `merge_long_word` takes n log n steps, for a word of a hundre
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 Pair = tuple[int, int]
+
+
+class Ranks(Protocol):
+    """Ranks by pairs of ids, such as a dict."""
+
+    def get(self, pair: Pair, default: int, /) -> int: ...
+
+
 NO_RANK = 1 << 62  # above every rank
 
 
-def merge_tables(
-    id_of: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]]
-) -> tuple[dict[Pair, int], list[int]]:
-    """`ranks` and `products` of merges. ValueError where one is listed twice, or needs a token
-    that has no id."""
-    ranks: dict[Pair, int] = {}
-    products: list[int] = []
-    for rank, (a, b) in enumerate(merges):
-        try:
-            ranks[id_of[a], id_of[b]] = rank
-            products.append(id_of[a + b])
-        except KeyError as error:
-            raise ValueError(
-                f"merge {rank} needs a token that is not in the vocabulary "
-                f"({error.args[0]!r}); give vocabulary and merges of the same tokenizer"
-            ) from None
-        if len(ranks) <= rank:
-            raise ValueError(f"merge {rank} was listed before ({(a, b)!r}); list it once")
-    return ranks, products
-
-
-def merge_word(ids: list[int], ranks: Mapping[Pair, int], products: Sequence[int]) -> list[int]:
+def merge_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[int]:
     """The ids that are left of a word's; `ids` is used up.
 
     Beside the ids goes a list with the rank of each pair of neighbours: a merge changes two of
@@ -58,9 +46,7 @@ def merge_word(ids: list[int], ranks: Mapping[Pair, int], products: Sequence[int
     return ids
 
 
-def merge_long_word(
-    ids: list[int], ranks: Mapping[Pair, int], products: Sequence[int]
-) -> list[int]:
+def merge_long_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[int]:
     """The ids that are left of a word's, by a heap of (rank, place) over a linked list of places.
 
     A heap entry is out of date when the pair at its place has another rank by now; it is skipped,

@@ -15,18 +15,20 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate
 from typing import Any, Literal
+
+import numpy as np
 
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.json_content import StrPath as StrPath
 from scratchlm.tokenizer.json_content import refuse, shown
+from scratchlm.tokenizer.merge_table import MergeTable
 from scratchlm.tokenizer.patterns import GPT2, Pattern, find_pieces
 
-Merges = list[tuple[bytes, bytes]]
+Merges = Sequence[tuple[bytes, bytes]]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; arrays are made of that length
@@ -35,8 +37,13 @@ _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), 
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 # Tables for str.translate, between bytes read as Latin-1 and the characters that stand for them.
 _TO_CHARACTERS = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
-LAST_CHARACTER = chr(255 + len(_OTHERS))
+AFTER_LAST_CHARACTER = chr(256 + len(_OTHERS))
 _TO_LATIN_1 = dict.fromkeys(_OTHERS, 0xFFFF) | {256 + i: byte for i, byte in enumerate(_OTHERS)}
+
+# By the character, the byte that it stands for; 256 for none, as past the end.
+_BYTE_OF = np.full(ord(AFTER_LAST_CHARACTER) + 1, 256, np.uint16)
+_BYTE_OF[_PRINTABLE] = _PRINTABLE
+_BYTE_OF[256 : 256 + len(_OTHERS)] = _OTHERS
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,25 +78,76 @@ class TokenizerParts:
 
 def check(parts: TokenizerParts) -> None:
     """ValueError with the first rule that is broken."""
-    seen: dict[bytes, int] = {}
-    for id, token in parts.vocab.items():
-        if not 0 <= id <= LARGEST_ID:
-            raise ValueError(
-                f"an id must be from 0 to {LARGEST_ID} ({id} of {token!r}); renumber it"
-            )
-        if not token:
-            raise ValueError(f"a token is empty (id {id}); remove it")
-        if token in seen:
-            raise ValueError(f"two ids have the same bytes ({token!r}, {seen[token]} and {id}); "
-                             "give each token one id")  # fmt: skip
-        seen[token] = id
+    vocab = parts.vocab
+    if vocab and (min(vocab) < 0 or max(vocab) > LARGEST_ID):
+        id = next(id for id in vocab if not 0 <= id <= LARGEST_ID)
+        raise ValueError(
+            f"an id must be from 0 to {LARGEST_ID} ({id} of {vocab[id]!r}); renumber it"
+        )
     for special in parts.special_tokens:
         if not special:
             raise ValueError("a special token is empty (''); give it at least one character")
         if _SURROGATE.search(special):
             raise ValueError(f"a special token has a lone surrogate ({special!r}); replace it")
-    _check_merges(parts, seen)
+    id_of, special_ids = ids_of(vocab, parts.special_tokens)
+    if b"" in id_of:
+        raise ValueError(f"a token is empty (id {id_of[b'']}); remove it")
+    table = merge_table(parts.vocab, parts.merges, id_of, special_ids)
+    table.check_once()
+    table.check_without(special_ids)
+    # With `ignore_merges` tokens may be out of reach of all merges: a piece that is such a token is
+    # found whole, and merges that need it as a part are without effect.
+    if not parts.ignore_merges:
+        table.check_order(id_of)
     find_pieces(parts.pattern)
+
+
+def ids_of(
+    vocab: Mapping[int, bytes], special_tokens: Collection[str]
+) -> tuple[dict[bytes, int], dict[str, int]]:
+    """The ids of ordinary tokens by their bytes, and those of special tokens that `vocab` has.
+
+    A special token may have the bytes of an ordinary one, as GPT-NeoX's runs of spaces do; its id
+    is the greater one. A special token of one byte is that byte's token too. ValueError where other
+    ids have the same bytes.
+    """
+    id_of = dict(zip(vocab.values(), vocab, strict=True))
+    special_ids = {
+        special: id_of[token] for special in special_tokens if (token := special.encode()) in id_of
+    }
+    ordinary: set[bytes] = set()  # with the bytes of a special token
+    if len(id_of) < len(vocab):
+        specials = {special.encode(): special for special in special_tokens}
+        seen: dict[bytes, int] = {}
+        for id, token in vocab.items():
+            other = seen.setdefault(token, id)
+            if other == id:
+                continue
+            if token not in specials or token in ordinary or other > id:
+                raise ValueError(
+                    f"two ids have the same bytes ({token!r}, {other} and {id}); "
+                    "give each token one id"
+                )
+            ordinary.add(token)
+            id_of[token], special_ids[specials[token]] = other, id
+    for special in special_ids:
+        if len(token := special.encode()) > 1 and token not in ordinary:
+            del id_of[token]
+    return id_of, special_ids
+
+
+def merge_table(
+    vocab: Mapping[int, bytes],
+    merges: Sequence[tuple[bytes, bytes]],
+    id_of: Mapping[bytes, int],
+    special_ids: Mapping[str, int],
+) -> MergeTable:
+    """The merges by the ids of their tokens. ValueError for one that needs a token without an id.
+    One that needs a special token has its id."""
+    if isinstance(merges, MergeTable) and merges.vocab is vocab:
+        return merges
+    specials = {special.encode(): id for special, id in special_ids.items()}
+    return MergeTable.of(vocab, {**specials, **id_of}, merges)
 
 
 def content_hash(parts: TokenizerParts) -> str:
@@ -112,58 +170,6 @@ def content_hash(parts: TokenizerParts) -> str:
     if parts.unk_token is not None:
         content.append([parts.unk_token.decode("latin-1"), parts.fuse_unk])
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
-
-
-def _check_merges(parts: TokenizerParts, tokens: Collection[bytes]) -> None:
-    """Merges must join tokens to tokens, each pair once, and every product be reached in order.
-
-    A file made from tiktoken's ranks (Llama 3's) lists every split of a token at the token's place,
-    also into parts that are made later. So a merge may come before its parts, if another merge
-    makes its product in order. With `ignore_merges` tokens may be out of reach of all merges: a
-    piece that is such a token is found whole, and merges that need it as a part are without effect.
-    """
-    products = [a + b for a, b in parts.merges]
-    joined = {*chain.from_iterable(parts.merges), *products}
-    if missing := joined.difference(tokens):
-        rank, token = _first_of(missing, parts.merges)
-        raise ValueError(
-            f"merge {rank} needs a token that is not in the vocabulary ({token!r}); "
-            "give vocabulary and merges of the same tokenizer"
-        )
-    if len(set(parts.merges)) < len(parts.merges):
-        pair, times = Counter(parts.merges).most_common(1)[0]
-        raise ValueError(f"a merge is listed {times} times ({pair!r}); list it once")
-    if cut_out := joined.intersection(special.encode() for special in parts.special_tokens):
-        rank, token = _first_of(cut_out, parts.merges)
-        raise ValueError(
-            f"merge {rank} has a special token in it ({token.decode()!r}), and those are cut out "
-            "before merging; remove the merge or choose another special token"
-        )
-    if parts.ignore_merges:
-        return
-    made = {token for token in tokens if len(token) == 1}
-    early: dict[bytes, tuple[bytes, bytes]] = {}  # product -> parts that were not both made yet
-    for product, pair in zip(products, parts.merges, strict=True):
-        if pair[0] in made and pair[1] in made:
-            made.add(product)
-        else:
-            early.setdefault(product, pair)
-    for product, pair in early.items():
-        if product not in made:
-            raise ValueError(
-                f"merge {parts.merges.index(pair)} joins a token that no merge before it makes "
-                f"({pair[0]!r} + {pair[1]!r}); list merges in the order they were learned"
-            )
-
-
-def _first_of(tokens: Collection[bytes], merges: Merges) -> tuple[int, bytes]:
-    """The first merge that one of the tokens is in, and which."""
-    return next(
-        (rank, token)
-        for rank, (a, b) in enumerate(merges)
-        for token in (a, b, a + b)
-        if token in tokens
-    )
 
 
 def check_portable(pattern: Pattern) -> None:
@@ -194,8 +200,17 @@ def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
     return parts
 
 
-def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> dict[str, int]:
+def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> Mapping[str, int]:
     """The `vocab` of a file, whose values must be ids, each given once."""
+    values = ids.values()
+    if (
+        set(map(type, values)) == {int}
+        and min(values) >= 0
+        and max(values) <= LARGEST_ID
+        and len(set(values)) == len(ids)
+        and "" not in ids
+    ):
+        return ids
     name_of: dict[int, str] = {}
     for name, id in ids.items():
         if type(id) is not int or not 0 <= id <= LARGEST_ID:
@@ -207,17 +222,17 @@ def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> dict[str, int]:
         if not name:
             refuse(path, f"a token is empty (id {id})", "remove it")
         name_of[id] = name
-    return dict(ids)
+    return ids
 
 
 def names_of(parts: TokenizerParts) -> dict[str, int]:
     """How a file names the tokens, in the order of their ids. ValueError where it could not tell
     two of them apart."""
-    specials = {special.encode(): special for special in parts.special_tokens}
+    _, special_ids = ids_of(parts.vocab, parts.special_tokens)
+    specials = {id: special for special, id in special_ids.items()}
     ids: dict[str, int] = {}
     for id in sorted(parts.vocab):
-        token = parts.vocab[id]
-        name = specials.get(token) or to_characters(token)
+        name = specials.get(id) or to_characters(parts.vocab[id])
         if name in ids:
             raise ValueError(
                 f"these files write two tokens alike ({name!r}, ids {ids[name]} and {id}); "
@@ -227,18 +242,24 @@ def names_of(parts: TokenizerParts) -> dict[str, int]:
     return ids
 
 
-def to_merge(
-    path: StrPath, parts: Any, place: str, number: int, tokens: Mapping[str, bytes]
-) -> tuple[bytes, bytes]:
-    """A merge from the names of its two tokens; `tokens` holds what names are known already."""
+def to_merge(path: StrPath, parts: Any, place: str, number: int) -> tuple[bytes, bytes]:
+    """A merge from the names of its two tokens."""
     a, b = parts if type(parts) is list and len(parts) == 2 else ("", "")
     if not (type(a) is str and type(b) is str and a and b):
         what = f"a merge must be two tokens ({place} {number}: {shown(parts)})"
         refuse(path, what, "save or download it anew")
-    return (
-        tokens.get(a) or to_bytes(path, a, f"{place} {number}"),
-        tokens.get(b) or to_bytes(path, b, f"{place} {number}"),
-    )
+    return to_bytes(path, a, f"{place} {number}"), to_bytes(path, b, f"{place} {number}")
+
+
+def all_to_bytes(path: StrPath, names: Sequence[str]) -> list[bytes]:
+    """`to_bytes` of many names, all at once."""
+    characters = np.frombuffer("".join(names).encode("utf-32-le", "surrogatepass"), np.uint32)
+    values = _BYTE_OF[np.minimum(characters, len(_BYTE_OF) - 1)]
+    if (values > 0xFF).any():
+        return [to_bytes(path, name) for name in names]
+    data = values.astype(np.uint8).tobytes()
+    ends = list(accumulate(map(len, names)))
+    return list(map(data.__getitem__, map(slice, [0, *ends], ends)))
 
 
 def to_bytes(path: StrPath, name: str, place: str = "vocab") -> bytes:

@@ -133,7 +133,8 @@ class PieceFinder:
         self._pattern = pattern
         # Of those above it is proven that they match every character.
         self._known = is_known(pattern)
-        _check(self._pattern)
+        if not self._known:
+            _check(self._pattern)
         source, by_category = translate(self._pattern, LAST_OF_BMP)
         self._stands_in = False
         if by_category:

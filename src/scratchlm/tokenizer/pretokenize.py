@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import regex
@@ -67,7 +68,7 @@ class Pretokenizer:
         normalized = [token for token in special_tokens if token in normalized_tokens]
         # White space lies across no border. Any other token might, after it was normalized.
         self.known = is_known(pattern) and all(token.isspace() for token in normalized)
-        self._border = _border(_BORDER_OF_K_FORMS if normalization in ("NFKC", "NFKD") else _BORDER)
+        self._k_form = normalization in ("NFKC", "NFKD")
         self._special_tokens = [token for token in special_tokens if token not in normalized]
         self.longest_special = max(map(len, self._special_tokens), default=0)
         self._specials = _any_of(self._special_tokens)
@@ -162,7 +163,8 @@ class Pretokenizer:
         reach = 64
         while True:
             first = max(start, end - reach)
-            ends = [match.end() for match in self._border.finditer(text, first, end)]
+            border = _border(_BORDER_OF_K_FORMS if self._k_form else _BORDER)
+            ends = [match.end() for match in border.finditer(text, first, end)]
             if ends or first == start:
                 return ends[-1] if ends else 0
             reach *= 16
@@ -172,8 +174,23 @@ def _any_of(tokens: Sequence[str]) -> regex.Pattern[str] | None:
     """What finds these tokens, the leftmost first and the longest of those that start together."""
     if not tokens:
         return None
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+    return regex.compile(f"({_tree(sorted(tokens))})")
+
+
+def _tree(tokens: Sequence[str], start: int = 0) -> str:
+    """An expression for one of these sorted tokens, from a character on: what they begin with alike
+    stands once. As a list of hundreds it would take long to compile."""
+    first, last = tokens[0], tokens[-1]
+    end = start
+    while end < len(first) and first[end] == last[end]:
+        end += 1
+    common = regex.escape(first[start:end])
+    if first == last:
+        return common
+    may_end = len(first) == end
+    branches = groupby(tokens[may_end:], lambda token: token[end])
+    rest = "|".join(_tree(list(branch), end) for _, branch in branches)
+    return f"{common}(?:{rest}){'?' if may_end else ''}"
 
 
 @functools.cache

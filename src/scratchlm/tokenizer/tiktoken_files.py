@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from scratchlm.tokenizer.json_content import StrPath, read_file, refuse, shown
-from scratchlm.tokenizer.parts import LARGEST_ID, Merges, TokenizerParts, check
+from scratchlm.tokenizer.parts import LARGEST_ID, TokenizerParts, check
 from scratchlm.tokenizer.patterns import Pattern
 
 
@@ -128,12 +128,12 @@ def parts_of_ranks(
         return TokenizerParts(vocab, splits_of_ranks(ranks), specials, pattern, ignore_merges=True)
 
 
-def merges_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
+def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     """The merges behind tiktoken's ranks: the two tokens BPE with lower ranks leaves of each.
 
     UnreachableToken for one that lower ranks do not leave as two, which merging never makes.
     """
-    merges: Merges = []
+    merges: list[tuple[bytes, bytes]] = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) == 1:
             continue
@@ -147,12 +147,12 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
     return merges
 
 
-def splits_of_ranks(ranks: Mapping[bytes, int]) -> Merges:
+def splits_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     """Every way to join two tokens to a third, in the order of its rank, as in Llama 3's
     tokenizer.json. With `ignore_merges` that is what tiktoken does, also for a vocabulary with
     tokens that merges never reach, which `merges_of_ranks` refuses.
     """
-    merges: Merges = []
+    merges: list[tuple[bytes, bytes]] = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
         splits = [(token[:i], token[i:]) for i in range(1, len(token))]
         known = [(a, b) for a, b in splits if a in ranks and b in ranks]
