@@ -6,7 +6,10 @@ rounds'; int8 weights are compared with ours in bf16. The share of memory bandwi
 bytes a token over what a sum over 256 MB reads, measured in the same rounds: a token reads every
 weight once. On a GPU it compares there.
 
---perplexity RUN TEXT prints what int8 weights cost a trained model, instead.
+--perplexity RUN TEXT prints what int8 weights cost a trained model, instead. --ways compares how a
+text can be asked for, instead: a GPT-2 folder of the hub (124M, random weights) with the same
+weights in memory that was ours from the start, and `generate` with `TextGenerator`. `generate`
+packs the weights at every call, which its time includes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,10 @@ import torch
 import transformers
 from transformers.utils import logging as hub_logging
 
-from scratchlm import ModelConfig, Transformer
+from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, generate
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.decoder import CompiledStep, Decoder
-from scratchlm.hf import to_hf
+from scratchlm.hf import from_hf, to_hf
 from scratchlm.model.packing import HalfLinear, Weights, packed
 from scratchlm.sampling import decode
 from scratchlm.strategies import Strategy
@@ -177,11 +181,48 @@ def print_perplexity(run: str, text: str) -> None:
         print(f"| {name} | {loss:.4f} | {loss.exp():.3f} |", flush=True)
 
 
+def print_ways(rounds: int) -> None:
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [])
+    prompt = "x" * PROMPT
+    ids = tokenizer.encode(prompt)
+    print(
+        "| dtype | hub folder, tokens/s | own memory | hub / own | TextGenerator | "
+        "generate / TextGenerator |\n" + "|---|" + "---:|" * 5
+    )
+    for dtype in (torch.bfloat16, torch.float32):
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            peer: Any = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+            peer.to(dtype).save_pretrained(folder)
+            hub = from_hf(folder)
+            own = Transformer(hub.config).to(dtype)
+            own.load_state_dict(hub.state_dict())
+            writer = TextGenerator(own, tokenizer, end_ids=[])
+            jobs: dict[str, Callable[[], Any]] = {
+                "hub": partial(generate, hub, ids, NEW, 0.0, vocab_size=256),
+                "own": partial(generate, own, ids, NEW, 0.0, vocab_size=256),
+                "writer": partial(writer.generate, prompt, NEW, temperature=0),
+            }
+            for job in jobs.values():  # memory is touched, kernels are chosen
+                job()
+            taken = [{name: timed(job, "cpu")[0] for name, job in jobs.items()}
+                     for _ in range(rounds)]  # fmt: skip
+        speed = {name: NEW / statistics.median(row[name] for row in taken) for name in jobs}
+        hub_ratio = statistics.median(row["own"] / row["hub"] for row in taken)
+        ratio = statistics.median(row["writer"] / row["own"] for row in taken)
+        print(
+            f"| {str(dtype).removeprefix('torch.')} | {speed['hub']:.1f} | {speed['own']:.1f} | "
+            f"{hub_ratio:.2f}x | {speed['writer']:.1f} | {ratio:.2f}x |",
+            flush=True,
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--size", choices=SHAPES, help="only this size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--perplexity", nargs=2, metavar=("RUN", "TEXT"))
+    parser.add_argument("--ways", action="store_true", help="hub folders, generate, TextGenerator")
     args = parser.parse_args(argv)
     if args.perplexity:
         print_perplexity(*args.perplexity)
@@ -189,6 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     hub_logging.set_verbosity_error()
     hub_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    if args.ways:
+        print_ways(args.rounds)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, "
           f"{torch.get_num_threads()} threads, {args.rounds} rounds, "
