@@ -163,6 +163,9 @@ def test_widened_is_linear_on_either_path(
     expected = F.linear(x.double(), weight.double(), None if b is None else b.double())
     atol = 2**-8 * float(expected.abs().max())  # the sum itself may be rounded before the bias
     torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=atol)
+    without_copy = WidenedLinear(weight, b, copied=False)(x)
+    assert without_copy.dtype == torch.bfloat16
+    torch.testing.assert_close(without_copy.double(), expected, rtol=2**-8, atol=atol)
 
 
 @pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no FBGEMM")
@@ -243,7 +246,7 @@ def test_a_transposed_view_of_a_matrix_is_packed_as_any(dtype: torch.dtype, weig
 def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().bfloat16()
     monkeypatch.setattr(packing, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())
-    monkeypatch.setattr(packing, "WidenedLinear", lambda weight, bias: torch.nn.Tanh())
+    monkeypatch.setattr(packing, "WidenedLinear", lambda weight, bias, copied: torch.nn.Tanh())
     for known, kind in ((True, torch.nn.Identity), (False, torch.nn.Tanh)):
         monkeypatch.setattr(
             torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known

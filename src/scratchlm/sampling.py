@@ -237,7 +237,8 @@ def generate_batch(
     check_prompts(prompts, max_tokens, model.config, overflow, vocab_size)
     strategy.check(vocab_size or model.config.vocab_size, max_tokens)
     # A twin that lives no longer than the call: weights may change between two calls.
-    twin = packed(model, repack=max_tokens >= PACK_FROM)
+    alone = len(prompts) * num_samples == 1
+    twin = packed(model, repack=max_tokens >= PACK_FROM, one_row=alone)
     *_, rows = decode(
         Decoder(twin, max_tokens, overflow=overflow), prompts, strategy,
         num_samples=num_samples, stop=stop, seed=draw_seed(generator), vocab_size=vocab_size,

@@ -10,6 +10,8 @@ another device or dtype, make another.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,7 +27,13 @@ INT8_STEP = 32  # numbers of a row; 16 is the step of torch's int8 product with 
 FEW = 16  # rows: for more, the arithmetic takes longer than the reading
 
 
-def packed(model: Transformer, weights: Weights = "stored", *, repack: bool = True) -> Transformer:
+def packed(
+    model: Transformer,
+    weights: Weights = "stored",
+    *,
+    repack: bool = True,
+    one_row: bool = False,
+) -> Transformer:
     """The twin, in evaluation mode; it shares with the model what is not repacked.
 
     "stored": the same numbers, repacked where the model is on a CPU that oneDNN knows. "int8":
@@ -33,7 +41,8 @@ def packed(model: Transformer, weights: Weights = "stored", *, repack: bool = Tr
     with a forward of their own, stay as they are, and run both.
 
     repack: False shares the stored matrices, too. That is for `torch.compile`, which lays them out
-    itself, and for a few tokens, which do not repay the work.
+    itself, and for a few tokens, which do not repay the work. one_row: one sequence, read once: the
+    copies for several rows, which take longest to make, are left out (`WidenedLinear`).
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights is stored or int8 ({weights!r}); give one of them")
@@ -41,11 +50,15 @@ def packed(model: Transformer, weights: Weights = "stored", *, repack: bool = Tr
     if weights == "int8" and device.type != "cpu":
         raise ValueError(f"int8 weights are for a CPU ({device}); use weights stored")
     eager = device.type == "cpu" and repack
-    return _twin(model, weights, eager, {})
+    pack = partial(_packed_linear, weights=weights, eager=eager, one_row=one_row)
+    return _twin(model, pack, eager, {})
 
 
 def _twin(
-    module: nn.Module, weights: Weights, eager: bool, done: dict[nn.Module, nn.Module]
+    module: nn.Module,
+    pack: Callable[[Linear], nn.Module],
+    eager: bool,
+    done: dict[nn.Module, nn.Module],
 ) -> Any:
     # What torch.compile returns sets the attributes of the model in it: its copy would change both.
     module = getattr(module, "_orig_mod", module)
@@ -54,7 +67,7 @@ def _twin(
     changed = bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
     twin: nn.Module
     if type(module) is Linear and not changed:
-        twin = _packed_linear(module, weights, eager)
+        twin = pack(module)
     elif type(module) is nn.Dropout and not changed:
         twin = nn.Identity()
     elif type(module) is RMSNorm and eager and not changed:
@@ -62,7 +75,7 @@ def _twin(
     else:
         twin = copy.copy(module)
         children = module.named_children()
-        twin._modules = {name: _twin(child, weights, eager, done) for name, child in children}
+        twin._modules = {name: _twin(child, pack, eager, done) for name, child in children}
     done[module] = twin
     if twin is not module:
         twin.training = False
@@ -82,7 +95,7 @@ def _call_directly(twin: nn.Module) -> None:
         twin.__dict__.update(parts)
 
 
-def _packed_linear(linear: Linear, weights: Weights, eager: bool) -> nn.Module:
+def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bool) -> nn.Module:
     weight = linear.weight.detach().contiguous()  # a user's may be another matrix, transposed
     bias = None if linear.bias is None else linear.bias.detach()
     if weights == "int8":
@@ -93,7 +106,7 @@ def _packed_linear(linear: Linear, weights: Weights, eager: bool) -> nn.Module:
     if known and weight.dtype == torch.bfloat16:
         if torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return OneDNNLinear(weight, bias)
-        return WidenedLinear(weight, bias)
+        return WidenedLinear(weight, bias, copied=not one_row)
     return linear
 
 
@@ -132,20 +145,28 @@ class WidenedLinear(nn.Module):
     """`Linear` in bf16 on a processor that does not multiply bf16.
 
     One row takes the matrix as it is. For several torch multiplies numbers one by one there, so
-    they take a copy and fp32 numbers: the same products, rounded to bf16 once.
+    they take a copy and fp32 numbers: the same products, rounded to bf16 once. Making the copies of
+    a model takes as long as 70 tokens; without one (copied=False), each call widens the matrix.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, copied: bool = True) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
-        half = "fbgemm" in torch.backends.quantized.supported_engines and _fits_half(weight)
-        kind = HalfLinear if half else OneDNNLinear
-        self.wide = kind(weight.float(), None if bias is None else bias.float())
+        self.wide = _wide_copy(weight, bias) if copied else None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[:-1].numel() == 1:
             return F.linear(x, self.weight, self.bias)
+        if self.wide is None:
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
         return self.wide(x.float()).to(x.dtype)
+
+
+def _wide_copy(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    half = "fbgemm" in torch.backends.quantized.supported_engines and _fits_half(weight)
+    kind = HalfLinear if half else OneDNNLinear
+    return kind(weight.float(), None if bias is None else bias.float())
 
 
 class HalfLinear(nn.Module):
