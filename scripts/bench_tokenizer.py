@@ -5,7 +5,9 @@ gpt2_vocab.json and gpt2_merges.txt (or $SCRATCHLM_DATA). Each measurement is a 
 ours and the peer's in turn, and the ratio is the median of the rounds': times on a shared machine
 are noise, ratios within one round much less so. Time is from the text in a file, or in memory where
 the peer has no other way, to the tokenizer or the ids; imports are not counted. --memory measures
-the peak of all processes of ours together on a 1 GB file instead.
+the peak of all processes of ours together on a 1 GB file instead. --loading measures the CPU time
+from a file to the ids of a first line, for the real tokenizers that scripts/fetch_real_files.py
+brings; five rounds, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -133,6 +135,53 @@ def compare(data: Path) -> None:
         "≥ 0.8", data)  # fmt: skip
 
 
+# Tokenizer, what it is beside: the same file in `tokenizers`, or OpenAI's ranks.
+LOADED = ("gpt2", "llama3", "gptoss", "gpt4o", "qwen3", "deepseek_v3", "o200k_base")
+LINE = "Hello world, this is the 1st line of a text.\n"
+
+
+def loading(name: str, real: Path) -> dict[str, Job]:
+    """What loads a real tokenizer and encodes a line: ours and the peers."""
+    from tokenizers import Tokenizer
+
+    from scratchlm import BPETokenizer
+    from scratchlm.tokenizer.patterns import O200K
+
+    path = real / "tokenizers" / name / "tokenizer.json"
+    if name != "o200k_base":
+        return {
+            "ours": lambda: BPETokenizer.load(path).encode(LINE),
+            "tokenizers": lambda: Tokenizer.from_file(str(path)).encode(LINE),
+        }
+    import tiktoken
+    from tiktoken.load import load_tiktoken_bpe
+
+    ranks = real / "ranks" / f"{name}.tiktoken"
+    same = real / "tokenizers" / "gpt4o" / "tokenizer.json"
+    return {
+        "ours": lambda: BPETokenizer.from_tiktoken(ranks, pattern=O200K).encode(LINE),
+        "tokenizers": lambda: Tokenizer.from_file(str(same)).encode(LINE),
+        "tiktoken": lambda: tiktoken.Encoding(
+            name, pat_str=O200K, mergeable_ranks=load_tiktoken_bpe(str(ranks)), special_tokens={}
+        ).encode(LINE),
+    }
+
+
+def compare_loading(real: Path) -> None:
+    print("| file | peer | ours | peer's | ratio (median of rounds) | asked for |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for name in LOADED:
+        peers = ["tokenizers", "tiktoken"] if name == "o200k_base" else ["tokenizers"]
+        rounds = [
+            {who: seconds(f"load-{who} {name}", real) for who in ("ours", *peers)} for _ in range(5)
+        ]
+        for peer in peers:
+            mine, theirs = (statistics.median(r[who] for r in rounds) for who in ("ours", peer))
+            ratio = statistics.median(r["ours"] / r[peer] for r in rounds)
+            cells = (name, peer, f"{mine:.2f} s", f"{theirs:.2f} s", f"{ratio:.2f}x", "≤ 1.5")
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
 def measure_memory(data: Path) -> None:
     """Peak of the memory of our processes together (each shared page counted once) on 1 GB."""
     large = data / "large.txt"
@@ -230,8 +279,20 @@ def main() -> None:
     default = Path(__file__).parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=os.environ.get("SCRATCHLM_DATA", default))
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--loading", action="store_true")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    real = os.environ.get("SCRATCHLM_REAL", Path(__file__).parents[1] / "build" / "real")
+    if args.loading:
+        compare_loading(Path(real))
+        return
+    if args.job and args.job.startswith("load-"):
+        who, _, name = args.job.removeprefix("load-").partition(" ")
+        load = loading(name, args.data)[who]
+        start = time.process_time()
+        load()
+        print(time.process_time() - start)
+        return
     if args.job:
         prepare, timed = jobs(args.job, args.data)
         prepare()

@@ -6,6 +6,7 @@ import argparse
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def random_vocabulary(rng: random.Random) -> tuple[dict[Pair, int], list[int]]:
     return {pairs[i]: rank for rank, i in enumerate(order)}, [256 + i for i in order]
 
 
+def as_arrays(ranks: dict[Pair, int]) -> tuple[Any, Any]:
+    return np.array(list(ranks), np.int64).reshape(-1, 2), np.array([*ranks.values()], np.int64)
+
+
+def batch_merger(ranks: dict[Pair, int], products: list[int]) -> BatchMerger:
+    return BatchMerger(range(256), *as_arrays(ranks), np.array(products))
+
+
 def test_merging_together_equals_merging_one_by_one() -> None:
     rng = random.Random(0)
     several = 0
@@ -62,7 +71,7 @@ def test_merging_together_equals_merging_one_by_one() -> None:
         expected = [merge_word(list(word), ranks, products) for word in words]
         data = np.frombuffer(b"".join(words), np.uint8)
         starts = np.cumsum([0, *map(len, words)])[:-1]
-        ids = BatchMerger(range(256), ranks, products).merge(data, starts)
+        ids = batch_merger(ranks, products).merge(data, starts)
         ends = [*starts[1:], len(data)]
         got = [[id for id in ids[a:b] if id >= 0] for a, b in zip(starts, ends, strict=True)]
         assert got == expected
@@ -73,13 +82,13 @@ def test_merging_together_equals_merging_one_by_one() -> None:
 def test_pair_table_knows_every_pair_and_no_other() -> None:
     rng = random.Random(1)
     ranks = {(rng.randrange(60_000), rng.randrange(60_000)): i for i in range(50_000)}
-    table = PairTable(ranks, 60_000)
+    table = PairTable(*as_arrays(ranks), 60_000)
     first, second = np.array(list(ranks)).T
     assert table(first.copy(), second.copy()).tolist() == list(ranks.values())
     others = [(a, b) for a, b in zip(second.tolist(), first.tolist(), strict=True)]
     expected = [ranks.get(pair, 1 << 30) for pair in others]
     assert table(second.copy(), first.copy()).tolist() == expected
-    assert PairTable({}, 10)(first.copy(), second.copy()).min() == 1 << 30
+    assert PairTable(*as_arrays({}), 10)(first.copy(), second.copy()).min() == 1 << 30
 
 
 def test_byte_starts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.patterns import CL100K, GPT2, LLAMA3, O200K
 from scratchlm.tokenizer.tiktoken_files import (
     merges_of_ranks,
+    parts_of_ranks,
     read_tiktoken,
     splits_of_ranks,
     tiktoken_ranks,
@@ -142,3 +144,27 @@ def test_line_ends_of_windows_and_holes_in_ranks_are_read(tmp_path: Path) -> Non
     path = tmp_path / "ranks.tiktoken"
     path.write_bytes((RANKS + line(b"abcd", 300)).replace(b"\n", b"\r\n"))
     assert read_tiktoken(path) == {token: id for id, token in AB.items()} | {b"abcd": 300}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_merges_of_all_tokens_together_are_those_of_each(seed: int) -> None:
+    """Of random vocabularies, some of which have tokens that merges never make."""
+    rng = random.Random(seed)
+    reachable = 0
+    for _ in range(60):
+        words = [b"a", b"b", b"\0", b"\xff"]
+        for _ in range(12):
+            words.append(rng.choice(words) + rng.choice(words))
+        if rng.random() < 0.4:
+            words.insert(rng.randrange(4, 16), bytes(rng.choices(b"ab\0", k=4)))
+        ranks = {bytes([byte]): byte for byte in range(256)}
+        ranks |= {word: 256 + 2 * i for i, word in enumerate(dict.fromkeys(words[4:]))}
+        parts = parts_of_ranks(ranks, [], GPT2)
+        try:
+            expected = merges_of_ranks(ranks)
+            reachable += 1
+        except ValueError:
+            expected = splits_of_ranks(ranks)
+        assert list(parts.merges) == expected
+        assert [*BPETokenizer.from_parts(parts).merges] == expected
+    assert 5 < reachable < 55

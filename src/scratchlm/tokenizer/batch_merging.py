@@ -7,14 +7,11 @@ pair left drop out. So a round does for every word what a step of `merge_word` d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from scratchlm.tokenizer.merging import Pair
 
 Ids = npt.NDArray[np.int64]
 
@@ -30,25 +27,28 @@ def fit_together(num_ranks: int, largest_id: int) -> bool:
 
 
 class BatchMerger:
-    """Merges the words of one vocabulary; `byte_ids` are the ids of the 256 bytes."""
+    """Merges the words of one vocabulary.
 
-    def __init__(
-        self, byte_ids: Sequence[int], ranks: Mapping[Pair, int], products: Sequence[int]
-    ) -> None:
+    `byte_ids` are the ids of the 256 bytes, `pairs` of ids (merges, 2) have these `ranks`
+    (merges,), and `products` says what the merge of a rank makes.
+    """
+
+    def __init__(self, byte_ids: Sequence[int], pairs: Ids, ranks: Ids, products: Ids) -> None:
         self._byte_ids = np.array(byte_ids, np.int64)
-        self._products = np.array(products, np.int64)
+        self._products = products
         self._nothing = max(max(byte_ids), int(self._products.max(initial=0))) + 1
-        self._rank_of = PairTable(ranks, self._nothing + 1)
+        self._rank_of = PairTable(pairs, ranks, self._nothing + 1)
         first, second = np.divmod(np.arange(1 << 16), 256)
         self._byte_pair_keys = self._rank_of(self._byte_ids[first], self._byte_ids[second])
         self._byte_pair_keys <<= _PLACE_BITS
 
-    def merge(self, data: npt.NDArray[np.uint8], starts: Ids) -> Ids:
+    def merge(self, data: npt.NDArray[np.uint8], starts: Ids, limits: Ids | None = None) -> Ids:
         """The ids of the words that start at `starts` (the first at 0) in the bytes `data`.
 
         As many as there are bytes: a token's id stands at its first byte, -1 at its others. Every
-        byte must have an id. A place's key holds the rank of the pair that begins there, and the
-        place itself: the lowest key is the pair to merge.
+        byte must have an id. Of a word with a limit only pairs of lower rank are merged. A place's
+        key holds the rank of the pair that begins there, and the place itself: the lowest key is
+        the pair to merge.
         """
         size = len(data)
         places = np.arange(size + 1)
@@ -66,6 +66,9 @@ class BatchMerger:
         while True:
             lowest = np.minimum.reduceat(keys, words)
             unfinished = lowest < _NO_PAIR
+            if limits is not None:
+                unfinished &= lowest >> _PLACE_BITS < limits
+                limits = limits[unfinished]
             words, lowest = words[unfinished], lowest[unfinished]
             if not len(words):
                 break
@@ -120,13 +123,13 @@ class PairTable:
     to a second, smaller table, and so on; the few last ones need four or five.
     """
 
-    def __init__(self, ranks: Mapping[Pair, int], size: int) -> None:
-        pairs = np.fromiter(chain.from_iterable(ranks), np.int64, 2 * len(ranks)).reshape(-1, 2)
-        values = np.fromiter(ranks.values(), np.int64, len(ranks))
+    def __init__(self, pairs: Ids, ranks: Ids, size: int) -> None:
+        """`pairs` (n, 2) of ids below `size`, and the rank of each."""
+        largest = int(ranks.max(initial=0))
         self._size = size
-        self._rank_bits = max(1, len(ranks).bit_length())
-        keys = pairs[:, 0] * size + pairs[:, 1]
-        assert fit_together(len(ranks), size - 2)
+        self._rank_bits = max(1, (largest + 1).bit_length())
+        keys, values = pairs[:, 0] * size + pairs[:, 1], ranks
+        assert fit_together(largest + 1, size - 2)
         self._tables: list[tuple[np.uint64, np.uint64, Ids]] = []
         multiplier = 0x9E3779B97F4A7C15  # Knuth's, of the golden ratio
         while len(keys):

@@ -133,7 +133,12 @@ class WordEncoder(dict[str, bytes]):
         """Merges many pieces together; None where what it gives would not be what `self` gives."""
         if -1 in self._byte_ids or not self._fit_together():
             return None
-        merger = BatchMerger(self._byte_ids, self._merges.ranks, self._products)
+        merger = BatchMerger(
+            self._byte_ids,
+            self._merges.pairs,
+            np.arange(len(self._merges)),
+            self._merges.products,
+        )
         if self._whole:
             # As a rule the merges make each token of itself, and looking it up changes nothing.
             data = np.frombuffer(b"".join(self._whole), np.uint8)

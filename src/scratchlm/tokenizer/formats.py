@@ -257,6 +257,8 @@ def _unknown_token(path: StrPath, model: Mapping[str, Any], ids: Mapping[str, in
 
 
 def _can_overlap(a: str, b: str) -> bool:
+    if b[0] not in a[1:] and a[0] not in b[1:]:
+        return a.startswith(b) or b.startswith(a)
     return (
         a in b
         or b in a

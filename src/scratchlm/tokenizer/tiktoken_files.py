@@ -10,13 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 
-from scratchlm.tokenizer.json_content import StrPath, read_file, refuse, shown
+from scratchlm.tokenizer.json_content import StrPath, no_collection, read_file, refuse, shown
+from scratchlm.tokenizer.merge_table import BYTES, MergeTable
 from scratchlm.tokenizer.parts import LARGEST_ID, TokenizerParts, check
 from scratchlm.tokenizer.patterns import Pattern
+from scratchlm.tokenizer.rank_merges import in_order, known_splits, merged_pairs
 
 
 class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well have such a token)
@@ -26,12 +29,43 @@ class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well h
 _LINE = re.compile(rb"(\S+) ([0-9]{1,10})")
 
 
+@no_collection()
 def read_tiktoken(path: StrPath) -> dict[bytes, int]:
     """Ranks by token. Every single byte must have one, for tiktoken starts from them; ranks may
     have holes (p50k_base has one)."""
+    data = read_file(path).removeprefix(codecs.BOM_UTF8)
+    return _all_lines(data) or _line_by_line(path, data)
+
+
+def _all_lines(data: bytes) -> dict[bytes, int] | None:
+    """All lines at once; None where `_line_by_line` must say what one breaks, or reads it."""
+    fields = data.split()
+    try:
+        tokens = list(map(binascii.a2b_base64, fields[::2]))
+        values = list(map(int, fields[1::2]))
+    except ValueError:
+        return None
+    ranks = dict(zip(tokens, values, strict=False))
+    if (
+        not len(ranks) == len(set(values)) == len(values) == len(tokens)
+        or min(values, default=0) < 0
+        or max(values, default=0) > LARGEST_ID
+        or not all(byte in ranks for byte in BYTES)
+        or _lines(tokens, values) != data
+    ):
+        return None
+    return ranks
+
+
+def _lines(tokens: Iterable[bytes], ranks: Iterable[int]) -> bytes:
+    names = map(functools.partial(binascii.b2a_base64, newline=False), tokens)
+    return b"".join(map(b"%b %d\n".__mod__, zip(names, ranks, strict=False)))
+
+
+def _line_by_line(path: StrPath, data: bytes) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     lines: dict[int, int] = {}
-    for i, line in enumerate(read_file(path).removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+    for i, line in enumerate(data.splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match:
             what = f"line {i} must be a token in base64, a space and its rank ({shown(line)})"
@@ -106,6 +140,7 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
     return ranks
 
 
+@no_collection()
 def parts_of_ranks(
     ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: Pattern
 ) -> TokenizerParts:
@@ -115,13 +150,17 @@ def parts_of_ranks(
     """
     vocab: dict[int, bytes] = {}
     with_ids = special_tokens.items() if isinstance(special_tokens, Mapping) else ()
-    for token, id in [*ranks.items(), *((special.encode(), id) for special, id in with_ids)]:
-        if id in vocab:
+    for token, id in chain(ranks.items(), ((text.encode(), id) for text, id in with_ids)):
+        if vocab.setdefault(id, token) is not token:
             raise ValueError(
                 f"two tokens have one rank ({id}: {vocab[id]!r} and {token!r}); give each its own"
             )
-        vocab[id] = token
     specials = list(special_tokens)
+    splits = known_splits(ranks) if b"" not in ranks and max(ranks.values()) <= LARGEST_ID else None
+    if splits and all(byte in ranks for byte in BYTES):
+        merges = merged_pairs(ranks, splits)
+        table = MergeTable(vocab, *(merges or in_order(splits)))
+        return TokenizerParts(vocab, table, specials, pattern, ignore_merges=merges is None)
     try:
         return TokenizerParts(vocab, merges_of_ranks(ranks), specials, pattern)
     except UnreachableToken:
