@@ -11,8 +11,10 @@ import pytest
 
 import scratchlm
 import tiny
-from scratchlm import names
+from scratchlm import config
 from scratchlm.cli import train_flags
+from scratchlm.model import transformer
+from scratchlm.tokenizer import bpe
 
 DOCS = Path(__file__).parent.parent / "docs" / "names.md"
 CONTRACT = set(
@@ -52,23 +54,23 @@ def test_every_public_name_is_there():
         exec("from scratchlm import Nothing")
 
 
-@pytest.mark.parametrize("name", names.PUBLIC)
+@pytest.mark.parametrize("name", scratchlm.FOREIGN)
 def test_a_foreign_name_is_told_what_it_is_called_here(name):
-    told = f"no attribute '{name}'; it is {names.PUBLIC[name]} here"
+    told = f"no attribute '{name}'; it is {scratchlm.FOREIGN[name]} here"
     with pytest.raises(AttributeError, match=told):
         getattr(scratchlm, name)
     with pytest.raises(ImportError, match=told):
         exec(f"from scratchlm import {name}")
     assert not hasattr(scratchlm, name)
-    assert all(hasattr(scratchlm, ours) for ours in names.PUBLIC[name].split(" or "))
+    assert all(hasattr(scratchlm, ours) for ours in scratchlm.FOREIGN[name].split(" or "))
 
 
 @pytest.mark.parametrize(
     ("heading", "table"),
     [
-        ("Classes and functions", names.PUBLIC),
-        ("Attributes of a tokenizer", names.TOKENIZER),
-        ("Attributes of a model", names.MODEL),
+        ("Classes and functions", scratchlm.FOREIGN),
+        ("Attributes of a tokenizer", bpe.FOREIGN),
+        ("Attributes of a model", transformer.FOREIGN),
     ],
 )
 def test_the_page_shows_the_tables(heading, table):
@@ -81,16 +83,16 @@ def test_the_page_shows_the_settings():
     for theirs, _, here, _ in rows("Model and training settings"):
         for name in re.findall(r"`(\w+)", theirs):
             shown.setdefault(name, set()).update(re.findall(r"(\w+)`", here))
-    for ours, *theirs in names.SETTINGS:
+    for ours, *theirs in config.SETTINGS:
         for name in theirs:
             assert ours in shown[name], name
-    assert set(names.INSTEAD) <= shown.keys()
+    assert set(config.INSTEAD) <= shown.keys()
 
 
 def test_keywords_take_the_flags_synonyms():
     for _, *flags in train_flags.FLAGS.values():
         for flag in flags[1:]:
-            assert names.meant(flag, [flags[0]]), flag
+            assert config.meant(flag, [flags[0]]), flag
 
 
 def test_a_config_takes_the_names_of_other_projects():

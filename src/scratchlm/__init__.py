@@ -58,6 +58,54 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Names that people import from other projects, and our names. docs/names.md shows this table.
+FOREIGN = {
+    "RmsNorm": "RMSNorm",
+    "LlamaRMSNorm": "RMSNorm",
+    "SiLu": "silu",
+    "SiLU": "silu",
+    "FFN": "SwiGLU",
+    "SwiGLUFFN": "SwiGLU",
+    "MLP": "SwiGLU",
+    "LlamaMLP": "SwiGLU",
+    "RoPE": "RotaryEmbedding",
+    "RotaryPositionalEmbedding": "RotaryEmbedding",
+    "LlamaRotaryEmbedding": "RotaryEmbedding",
+    "CausalSelfAttention": "MultiHeadAttention",
+    "MultiHeadSelfAttention": "MultiHeadAttention",
+    "LlamaAttention": "MultiHeadAttention",
+    "Block": "TransformerBlock",
+    "LlamaDecoderLayer": "TransformerBlock",
+    "GPT": "Transformer",
+    "GPTModel": "Transformer",
+    "TransformerLM": "Transformer",
+    "LlamaForCausalLM": "Transformer",
+    "GPTConfig": "ModelConfig",
+    "LlamaConfig": "ModelConfig",
+    "DynamicCache": "KVCache",
+    "StaticCache": "KVCache",
+    "BpeTokenizer": "BPETokenizer",
+    "Tokenizer": "BPETokenizer",
+    "PreTrainedTokenizerFast": "BPETokenizer",
+    "get_tokenizer": "BPETokenizer",
+    "BpeTrainer": "train_bpe",
+    "run_train_bpe": "train_bpe",
+    "pipeline": "TextGenerator",
+    "TextIteratorStreamer": "stream",
+    "cross_entropy_loss": "cross_entropy",
+    "get_lr": "cosine_schedule",
+    "get_lr_cosine_schedule": "cosine_schedule",
+    "cos_lr_scheduler": "cosine_schedule",
+    "get_wsd_schedule": "wsd_schedule",
+    "gradient_clip": "clip_grad_norm",
+    "gradient_clipping": "clip_grad_norm",
+    "clip_grad_norm_": "clip_grad_norm",
+    "configure_optimizers": "adamw_groups or muon_groups",
+    "data_loading": "get_batch",
+    "from_pretrained": "load_model",
+    "save_pretrained": "to_hf",
+}
+
 
 @functools.cache
 def _homes() -> dict[str, str]:
@@ -84,11 +132,11 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_homes()[name]), name)
         globals()[name] = value
         return value
-    from scratchlm.names import PUBLIC, is_called
+    from scratchlm.errors import is_called
 
-    message = f"module 'scratchlm' has no attribute {name!r}{is_called(name, PUBLIC)}"
+    message = f"module 'scratchlm' has no attribute {name!r}{is_called(name, FOREIGN)}"
     # `from scratchlm import GPT` would drop the text of an AttributeError.
-    if name in PUBLIC and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+    if name in FOREIGN and sys._getframe(1).f_code.co_name == "_handle_fromlist":
         raise ImportError(message, name=name)
     raise AttributeError(message)
 

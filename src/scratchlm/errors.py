@@ -7,6 +7,11 @@ for them; the classes below mark what deserves another exit code.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Class = TypeVar("Class", bound=type)
+
 
 class FileFormatError(ValueError):
     """A file is corrupt, truncated, or belongs to something else: exit code 3."""
@@ -42,3 +47,37 @@ class Notice(UserWarning):
     Library code says it with `warnings.warn(text, Notice, stacklevel=2)`; a command prints it on
     standard error as `scratchlm: text`.
     """
+
+
+def is_called(name: str, table: Mapping[str, str]) -> str:
+    """The end of an error for an attribute that is not there: what it is called here, if known."""
+    return f"; it is {table[name]} here (docs/names.md)" if name in table else ""
+
+
+def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
+    """Make a class say what a missing attribute is called here.
+
+    A class method in `table` is missing in the class's objects: it would not change them.
+    """
+
+    def decorate(cls: Any) -> Any:
+        before = getattr(cls, "__getattr__", None)  # torch's modules have one
+
+        def missing(self: Any, name: str) -> Any:
+            if before is not None and name not in table:
+                return before(self, name)
+            raise AttributeError(f"a {cls.__name__} has no {name}{is_called(name, table)}")
+
+        cls.__getattr__ = missing
+        for name in table.keys() & vars(cls).keys():
+            setattr(cls, name, _ClassOnly(vars(cls)[name].__func__))
+        return cls
+
+    return decorate
+
+
+class _ClassOnly(classmethod):  # type: ignore[type-arg]
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is not None:
+            raise AttributeError  # `missing` then says what to write
+        return super().__get__(instance, owner)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 
 
 class _Einx:

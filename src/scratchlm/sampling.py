@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scratchlm.config import takes_synonyms
 from scratchlm.decoder import Decoder, Overflow
 from scratchlm.errors import NumericalError
 from scratchlm.model.packing import packed
 from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
-from scratchlm.names import takes_synonyms
 from scratchlm.strategies import Strategy, draw
 from scratchlm.weight_names import unwrapped
 

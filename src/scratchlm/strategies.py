@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 
 CANDIDATES = 256  # a nucleus is looked for among so many first
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 
 
 @takes_synonyms()

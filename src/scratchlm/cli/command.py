@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 from scratchlm import __version__
 from scratchlm.cli.foreign_flags import BY_COMMAND, OF_A_WORD
 from scratchlm.cli.streams import CONVERT, use_utf8
+from scratchlm.config import meant
 from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
-from scratchlm.names import meant
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {

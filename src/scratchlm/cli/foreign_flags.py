@@ -1,6 +1,6 @@
 """Flags of other projects that are written otherwise here: what to write instead.
 
-A flag whose value has the same form is taken under its foreign name (`names.SETTINGS`). Here are
+A flag whose value has the same form is taken under its foreign name (`config.SETTINGS`). Here are
 those that differ in more than the name, and those that beginners guess. docs/names.md shows all of
 them, and tests hold it equal to this table and try every flag that an entry names.
 """

@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from scratchlm.cli.command import Once, Parser
 from scratchlm.cli.foreign_flags import TRAIN
 from scratchlm.cli.recipes import find_config
-from scratchlm.config import MISSING, Key, keys
-from scratchlm.names import meant
+from scratchlm.config import MISSING, Key, keys, meant
 from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 
 GROUPS = {

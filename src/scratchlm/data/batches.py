@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scratchlm.config import takes_synonyms
 from scratchlm.functional import IGNORED
-from scratchlm.names import takes_synonyms
 
 Tokens = npt.NDArray[np.integer] | Tensor
 Batch = tuple[Tensor, Tensor]

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.config import takes_synonyms
 from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
 from scratchlm.model.layers import Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
-from scratchlm.names import takes_synonyms
 
 
 class Attend(Protocol):

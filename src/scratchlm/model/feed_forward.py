@@ -8,9 +8,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.config import takes_synonyms
 from scratchlm.model.config import FeedForward
 from scratchlm.model.layers import Linear
-from scratchlm.names import takes_synonyms
 
 
 @takes_synonyms()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 
 
 class Linear(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scratchlm.config import takes_synonyms
 from scratchlm.model.config import RopeScaling
-from scratchlm.names import takes_synonyms
 
 
 @takes_synonyms()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from scratchlm.errors import knows_names
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.feed_forward import new_feed_forward
@@ -26,7 +27,6 @@ from scratchlm.model.layers import (
 )
 from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
-from scratchlm.names import MODEL, knows_names
 
 __all__ = ["ModelConfig", "Transformer", "TransformerBlock"]
 
@@ -82,7 +82,18 @@ class TransformerBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
-@knows_names(MODEL)
+# Names that people look for in a model.
+FOREIGN = {
+    "generate": "generate(model, ids, max_tokens)",
+    "save": "save_checkpoint(path, model, optimizer, step)",
+    "save_pretrained": "to_hf(model, folder)",
+    "get_num_params": "num_parameters()",
+    "crop_block_size": "dataclasses.replace(config, context_length=…)",
+    "configure_optimizers": "adamw_groups(model.named_parameters(), weight_decay)",
+}
+
+
+@knows_names(FOREIGN)
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 from scratchlm.optim.optimizer import (
     Group,
     Optimizer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 from scratchlm.optim.schedule import DecayShape
 
 # float32 ends at 3.4e38, and a rate is multiplied: by Muon with the root of a matrix's proportions.

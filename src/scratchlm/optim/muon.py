@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range, gradients
 from scratchlm.optim.shards import assembled, local, spread

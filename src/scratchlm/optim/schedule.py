@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 
 DecayShape = Literal["linear", "sqrt"]
 

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
 
 

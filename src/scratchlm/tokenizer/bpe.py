@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlm.atomic import write_file
-from scratchlm.names import TOKENIZER, knows_names, takes_synonyms
+from scratchlm.config import takes_synonyms
+from scratchlm.errors import knows_names
 from scratchlm.tokenizer import formats
 from scratchlm.tokenizer.encoding import (
     BlockEncoder,
@@ -52,8 +53,28 @@ from scratchlm.tokenizer.tiktoken_files import (
 )
 from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
 
+# Names that people look for in a tokenizer.
+FOREIGN = {
+    "train": "train_bpe(paths, vocab_size)",
+    "fit": "tokenizer = BPETokenizer.fit(texts, vocab_size)",
+    "train_from_iterator": "BPETokenizer.fit(texts, vocab_size)",
+    "encode_ordinary": 'encode(text, allowed_special="none")',
+    "encode_batch": "[tokenizer.encode(text) for text in texts]",
+    "batch_decode": "[tokenizer.decode(ids) for ids in batch]",
+    "decode_batch": "[tokenizer.decode(ids) for ids in batch]",
+    "n_vocab": "vocab_size",
+    "get_vocab_size": "vocab_size",
+    "get_vocab": "vocab",
+    "id_to_token": "vocab[id]",
+    "decode_single_token_bytes": "vocab[id]",
+    "convert_tokens_to_ids": "token_to_id(token)",
+    "eot_token": 'token_to_id("<|endoftext|>")',
+    "eos_token_id": 'token_to_id("<|endoftext|>")',
+    "save_pretrained": "save(path)",
+}
 
-@knows_names(TOKENIZER)
+
+@knows_names(FOREIGN)
 @takes_synonyms()
 class BPETokenizer:
     """Byte-level BPE from a vocabulary and its merges, in the order of their rank.

@@ -9,7 +9,7 @@ from itertools import chain
 
 from tqdm import tqdm
 
-from scratchlm.names import takes_synonyms
+from scratchlm.config import takes_synonyms
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.learning import Training
