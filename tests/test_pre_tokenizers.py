@@ -91,6 +91,7 @@ def check_ids(theirs: Tokenizer, ours: BPETokenizer, extra: list[str] | None = N
     samples += [chr(rng.choice([rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)]))
                 + rng.choice(strange) for _ in range(50)]  # fmt: skip
     samples.append(" ".join(samples))
+    samples.append("".join(rng.choices([*SPACES, " word", " of", "  a"], k=4000)))  # has stretches
     samples.append("中".join(samples[:-1]))
     for text in samples:
         ids = theirs.encode(text, add_special_tokens=False).ids
