@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tiny
-from scratchlm import TextGenerator, save_checkpoint
+from scratchlm import BPETokenizer, TextGenerator, save_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.hf import to_hf
 
@@ -185,3 +185,16 @@ def test_a_terminal_gets_no_control_characters(run, monkeypatch):
     assert run(words) == "a\x1b[2Jb\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert run(words) == "a\\x1b[2Jb\n"
+
+
+def test_a_byte_without_a_token_is_told_once_in_one_line(tmp_path, capsys):
+    tokenizer = BPETokenizer({0: b"a", 1: b"b", 2: b"ab"}, [(b"a", b"b")])
+    save_checkpoint(
+        tmp_path / "model.pt", tiny.model(vocab_size=3), None, 1, tokenizer=tokenizer.to_json()
+    )
+    words = ["--model_path", str(tmp_path / "model.pt"), "--device", "cpu", "--max_tokens", "2"]
+    for more in ([], ["--json"], ["--show_tokens"], ["--prompt", "zab"]):
+        assert generate([*words, "--prompt", "abz", *more]) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "no token" in line]
+        assert len(said) == 1
+        assert said[0].startswith("scratchlm: the vocabulary has no token for a byte of the text")

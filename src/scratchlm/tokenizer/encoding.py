@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from scratchlm.errors import Notice
 from scratchlm.tokenizer.batch_merging import BatchMerger, byte_starts, fit_together
 from scratchlm.tokenizer.byte_strings import Array, between_spaces
 from scratchlm.tokenizer.merge_table import MergeTable
@@ -117,6 +118,7 @@ class WordEncoder(dict[str, bytes]):
             warnings.warn(
                 f"{what}; such bytes are left out, as in `tokenizers`: add all 256 bytes to keep "
                 "them",
+                Notice,
                 stacklevel=2,
             )
         return [id for id in ids if id >= 0]
