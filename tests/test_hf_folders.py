@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
-from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, load_model
+from scratchlm import (
+    BPETokenizer,
+    ModelConfig,
+    TextGenerator,
+    Transformer,
+    load_model,
+    save_checkpoint,
+)
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
@@ -89,6 +96,17 @@ def test_a_tied_matrix_is_read_under_either_name(kind: str, tmp_path: Path) -> N
     embedding = "transformer.wte.weight" if kind == "GPT2" else "model.embed_tokens.weight"
     rewrite(tmp_path / "hub", usual | {"lm_head.weight": usual[embedding].clone()})
     check_logits(tmp_path / "hub", theirs)
+    damaged = usual[embedding].clone()
+    damaged[3] = torch.nan
+    damaged[4] = torch.inf
+    for one, other in ((damaged, damaged.clone()), (damaged, damaged.half()),
+                       (damaged.bfloat16(), damaged)):  # fmt: skip
+        rewrite(tmp_path / "hub", usual | {embedding: one, "lm_head.weight": other})
+        assert torch.allclose(from_hf(tmp_path / "hub").lm_head.weight, one.float(), equal_nan=True)
+    for other in (damaged[:-1].clone(), damaged.half() * 1.01):
+        rewrite(tmp_path / "hub", usual | {embedding: damaged, "lm_head.weight": other})
+        with pytest.raises(FileFormatError, match=r"lm_head\.weight is not the embedding"):
+            from_hf(tmp_path / "hub")
     nan = torch.full_like(usual[embedding], torch.nan)  # a diverged model is read as well
     rewrite(tmp_path / "hub", usual | {embedding: nan})
     assert from_hf(tmp_path / "hub").lm_head.weight.isnan().all()
@@ -220,8 +238,8 @@ def test_ids_past_the_vocabulary_are_told_and_left_out(
     assert convert(["--from", str(hub), "--to", str(ours)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"scratchlm: eos_token_id 50256 is not in the vocabulary ({hub / name}: the model's ids "
-        "are 0 to 268); it is ignored" for name in places
+        f"scratchlm: eos_token_id 50256 is not in the vocabulary ({hub / name}: ids are 0 to "
+        "257); it is ignored" for name in places
     ]  # fmt: skip
     assert convert(["--from", str(ours), "--to", str(tmp_path / "back")]) == 0
     assert GPT2LMHeadModel.from_pretrained(tmp_path / "back").config.eos_token_id == 257
@@ -261,13 +279,11 @@ def test_ids_before_a_text_have_to_be_in_the_vocabulary(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["post_processor"]["special_tokens"]["<|begin|>"]["ids"] = [400]
     path.write_text(json.dumps(content))
-    with pytest.raises(FileFormatError, match=r"before a text .*tokenizer\.json: \[400\], the mo"):
+    with pytest.raises(FileFormatError, match=r"before a text .*tokenizer\.json: \[400\], ids are"):
         load_with_tokenizer(tmp_path / "hub")
 
 
 def test_ids_of_a_checkpoint_are_checked(tmp_path: Path) -> None:
-    from scratchlm import save_checkpoint
-
     model = Transformer(ModelConfig(258, 16, 16, 1, 2))
     more: dict[str, Any] = {"tokenizer": TOKENIZER.to_json(), "end_ids": [50256]}
     save_checkpoint(tmp_path / "x.pt", model, None, 0, **more)
@@ -287,6 +303,7 @@ def test_ids_that_do_not_fit_are_not_taken(tmp_path: Path) -> None:
         ({"end_ids": [300]}, r"end_ids are not all in the vocabulary \(\[300\]\)"),
         ({"start_ids": [-1]}, r"start_ids are not all in the vocabulary \(\[-1\]\)"),
         ({"start_ids": [299]}, r"start_ids are not all the tokenizer's \(\[299\]\)"),
+        ({"end_ids": [299]}, r"end_ids are not all the tokenizer's \(\[299\]\)"),
     ):
         with pytest.raises(ValueError, match=message):
             to_hf(model, tmp_path / "hub", TOKENIZER, **how)
@@ -295,10 +312,28 @@ def test_ids_that_do_not_fit_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the tokenizer is of another model \(258 ids"):
         to_hf(Transformer(ModelConfig(61, 16, 16, 1, 2)), tmp_path / "hub", TOKENIZER)
     assert not (tmp_path / "hub").exists()
-    to_hf(model, tmp_path / "hub", TOKENIZER, end_ids=[299])  # the model has it, no token does
-    assert load_with_tokenizer(tmp_path / "hub").end_ids == [299]
-    assert "eos_token" not in json.loads((tmp_path / "hub" / "tokenizer_config.json").read_text())
+    to_hf(model, tmp_path / "hub", end_ids=[299])  # which the tokenizer to come may have
     assert isinstance(load_model(tmp_path / "hub", "cpu"), Transformer)
+
+
+def test_ids_of_a_padded_vocabulary_without_a_token_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of 300 ids, a tokenizer of 258, and an id between the two."""
+    hub, ours = tmp_path / "hub", tmp_path / "x.pt"
+    model = Transformer(ModelConfig(300, 16, 16, 1, 2))
+    to_hf(model, hub, TOKENIZER, start_ids=[256])
+    change(hub, eos_token_id=290)
+    save_checkpoint(ours, model, None, 0, tokenizer=TOKENIZER.to_json(), end_ids=[290])
+    for path, named in ((hub, hub / "config.json"), (ours, ours)):
+        words = ["--prompt", "", "--max_tokens", "2", "--device", "cpu"]
+        assert generate(["--model_path", str(path), *words]) == 0
+        said = capsys.readouterr().err
+        assert f"290 is not in the vocabulary ({named}: ids are 0 to 257); it is ignored" in said
+    content = (hub / "tokenizer.json").read_text()
+    (hub / "tokenizer.json").write_text(re.sub(r'"ids": \[\s*256', '"ids": [290', content))
+    with pytest.warns(Notice), pytest.raises(FileFormatError, match=r"before a text .*\[290\]"):
+        load_with_tokenizer(hub)
 
 
 # Configs
@@ -329,6 +364,37 @@ def test_keys_that_say_nothing_of_the_model_are_ignored(kind: str, tmp_path: Pat
         with pytest.raises(FileFormatError, match=rf"not known here .*: {key} "):
             from_hf(tmp_path)
         change(tmp_path, **{key: None} if key != "activation" else {key: "swiglu"})
+
+
+def test_what_transformers_knows_of_generation_is_ignored(tmp_path: Path) -> None:
+    """config.json held these keys before generation_config.json did."""
+    from transformers import GenerationConfig, PretrainedConfig
+
+    theirs = theirs_of("GPT2")
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    old = {"torchscript", "use_bfloat16", "sep_token_id", "tf_legacy_loss", "prefix"}
+    keys = old.union(
+        *(vars(cls()) | cls().to_dict() for cls in (GenerationConfig, PretrainedConfig))
+    )
+    assert len(keys) > 80
+    (tmp_path / "config.json").write_text(
+        json.dumps(dict.fromkeys(keys - {"dtype", "is_encoder_decoder"}, 1) | config)
+    )
+    check_logits(tmp_path, theirs)
+
+
+@pytest.mark.parametrize("head_dim", [8, 4])
+def test_qwen_2_may_name_its_heads_size(head_dim: int, tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    theirs = Qwen2ForCausalLM(Qwen2Config(**SIZES, head_dim=head_dim)).eval()
+    theirs.save_pretrained(tmp_path / "hub")
+    check_logits(tmp_path / "hub", theirs)
+    to_hf(from_hf(tmp_path / "hub"), tmp_path / "back")
+    back = Qwen2ForCausalLM.from_pretrained(tmp_path / "back")
+    torch.testing.assert_close(back(IDS).logits, theirs(IDS).logits)
 
 
 # Without a tokenizer

@@ -150,16 +150,18 @@ def load_parts(
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
-        ends, starts = read_end_ids(path, vocab_size), read_start_ids(path, vocab_size)
+        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
+        ends, starts = read_end_ids(path, known), read_start_ids(path, known)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
         own, vocab_size = _own_tokenizer(payload, name), model.config.vocab_size
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, name)
+        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
         ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
-        ends = known_ids(ends, vocab_size, "end_ids", name)
-        check_start_ids(starts, vocab_size, name)
+        ends = known_ids(ends, known, "end_ids", name)
+        check_start_ids(starts, known, name)
     if tokenizer is not None:
         ends = ends or default_end_ids(tokenizer)
     return model, tokenizer, ends, starts

@@ -125,11 +125,19 @@ def _take_tied_head(theirs: dict[str, Tensor], embedding: str, folder: Path) -> 
     """Leave the embedding alone of a tied pair; files hold it under either name, or under both."""
     if HEAD in theirs and embedding not in theirs:
         theirs[embedding] = theirs.pop(HEAD)
-    elif HEAD in theirs and not torch.equal(theirs.pop(HEAD), theirs[embedding]):
+    elif HEAD in theirs and not _same(theirs.pop(HEAD), theirs[embedding]):
         raise FileFormatError(
             f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
             "tie_word_embeddings to false there"
         )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two matrices are equal in the narrower of their dtypes; NaN is equal to NaN."""
+    dtype = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    if one.shape != other.shape:
+        return False
+    return torch.allclose(one.to(dtype), other.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def _new_head(embedding: Tensor, folder: Path) -> Tensor:

@@ -46,7 +46,7 @@ _LLAMA = {
 _NAMES = {
     "gpt2": _GPT2,
     "llama": _LLAMA,
-    "qwen2": {ours: theirs for ours, theirs in _LLAMA.items() if ours != "head_dim"},
+    "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "mixtral": _LLAMA,
 }
@@ -105,9 +105,23 @@ _SILENT |= {
     "neftune_noise_alpha", "num_labels", "output_past", "tokenizer_class",
     "transformers.js_config", "unsloth_fixed", "unsloth_version", "use_flash_attention",
     "use_flash_attn", "use_return_dict",
-    "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length",
-    "min_length", "num_beam_groups", "num_beams", "num_return_sequences", "repetition_penalty",
-    "temperature", "top_k", "top_p", "typical_p",
+    "_attn_implementation_internal", "_experts_implementation_internal", "_output_attentions",
+    "_post_init_done", "prefix", "sep_token_id", "tf_legacy_loss", "torchscript", "use_bfloat16",
+    "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit",
+    "assistant_ensemble_weight", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens",
+    "cache_config", "compile_config", "constraints", "continuous_batching_config",
+    "decoder_start_token_id", "disable_compile", "diversity_penalty", "do_sample", "dola_layers",
+    "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
+    "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty", "force_words_ids",
+    "forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "is_assistant",
+    "length_penalty", "low_memory", "max_cache_len", "max_length", "max_matching_ngram_size",
+    "max_new_tokens", "max_time", "min_length", "min_new_tokens", "min_p",
+    "no_repeat_ngram_size", "num_assistant_tokens", "num_assistant_tokens_schedule",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_logits", "output_scores",
+    "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "remove_invalid_values",
+    "renormalize_logits", "repetition_penalty", "return_dict_in_generate", "sequence_bias",
+    "speculation_type", "stop_strings", "suppress_tokens", "target_lookbehind", "temperature",
+    "token_healing", "top_h", "top_k", "top_p", "typical_p", "use_mtp", "watermarking_config",
 }  # fmt: skip
 # Keys that are read below, beside the tables.
 _READ = {
@@ -286,7 +300,7 @@ def _lacking(architecture: str, config: ModelConfig) -> list[str]:
         found.append(f"moe.num_shared {config.moe.num_shared}")
     if config.window is not None and architecture != "mixtral":
         found.append(f"window {config.window}")
-    if config.head_dim is not None and architecture in ("gpt2", "qwen2"):
+    if config.head_dim is not None and architecture == "gpt2":
         found.append(f"head_dim {config.head_dim}")
     if config.num_kv_heads != config.num_heads and architecture == "gpt2":
         found.append(f"num_kv_heads {config.num_kv_heads}")

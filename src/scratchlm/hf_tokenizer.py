@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
     return None
 
 
-def read_end_ids(folder: StrPath, vocab_size: int) -> list[int]:
+def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
     """The ids that end a text, of the first file that names some; empty where none does.
 
-    An id that the model does not have ends no text. It is dropped with a Notice, because a config
-    often keeps GPT-2's 50256 beside a smaller vocabulary, and transformers loads such folders.
+    vocabulary: the ids that both the model and the tokenizer have. Another id ends no text. It is
+    dropped with a Notice, because a config often keeps GPT-2's 50256 beside a smaller vocabulary,
+    and transformers loads such folders.
     """
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
@@ -40,25 +41,27 @@ def read_end_ids(folder: StrPath, vocab_size: int) -> list[int]:
         ends = named if isinstance(named, list) else [named]
         if not all(type(end) is int for end in ends):
             raise FileFormatError(f"eos_token_id is no id ({path}: {named!r}); download it again")
-        if known := known_ids(ends, vocab_size, "eos_token_id", path):
+        if known := known_ids(ends, vocabulary, "eos_token_id", path):
             return known
     return []
 
 
-def known_ids(ids: Sequence[int], vocab_size: int, key: str, path: StrPath) -> list[int]:
-    """Those of `ids` that the model has; a Notice names the others."""
-    unknown = [id for id in ids if not 0 <= id < vocab_size]
+def known_ids(
+    ids: Sequence[int], vocabulary: Collection[int], key: str, path: StrPath
+) -> list[int]:
+    """Those of `ids` that are in the vocabulary; a Notice names the others."""
+    unknown = [id for id in ids if id not in vocabulary]
     if unknown:
         warnings.warn(
             f"{key} {', '.join(map(str, unknown))} is not in the vocabulary ({os.fspath(path)}: "
-            f"the model's ids are 0 to {vocab_size - 1}); it is ignored",
+            f"ids are 0 to {max(vocabulary)}); it is ignored",
             Notice,
             stacklevel=2,
         )
     return [id for id in ids if id not in unknown]
 
 
-def read_start_ids(folder: StrPath, vocab_size: int) -> list[int]:
+def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
     """The ids that the folder's tokenizer puts before a text, as Llama's does; mostly none."""
     path = Path(folder) / "tokenizer.json"
     processor = (read_json(path).get("post_processor") if path.exists() else None) or {}
@@ -75,16 +78,16 @@ def read_start_ids(folder: StrPath, vocab_size: int) -> list[int]:
             raise FileFormatError(
                 f"the template names tokens that it does not list ({path}); download it again"
             ) from None
-    check_start_ids(ids, vocab_size, path)
+    check_start_ids(ids, vocabulary, path)
     return ids
 
 
-def check_start_ids(ids: Sequence[int], vocab_size: int, path: StrPath) -> None:
-    """Raise FileFormatError unless the model can read every id that is put before a text."""
-    if not all(type(id) is int and 0 <= id < vocab_size for id in ids):
+def check_start_ids(ids: Sequence[int], vocabulary: Collection[int], path: StrPath) -> None:
+    """Raise FileFormatError unless every id that is put before a text is in the vocabulary."""
+    if not all(type(id) is int and id in vocabulary for id in ids):
         raise FileFormatError(
             f"the ids before a text are not all in the vocabulary ({os.fspath(path)}: {ids!r:.40}, "
-            f"the model's ids are 0 to {vocab_size - 1}); give the model's own tokenizer"
+            f"ids are 0 to {max(vocabulary)}); give the model's own tokenizer"
         )
 
 
@@ -112,10 +115,10 @@ def check_ids(
                 f"{name} are not all in the vocabulary ({list(ids)}); give ids from 0 to "
                 f"{vocab_size - 1}"
             )
-    if tokenizer is not None and not all(id in tokenizer.vocab for id in starts):
-        raise ValueError(
-            f"start_ids are not all the tokenizer's ({list(starts)}); give ids of its tokens"
-        )
+        if tokenizer is not None and not all(id in tokenizer.vocab for id in ids):
+            raise ValueError(
+                f"{name} are not all the tokenizer's ({list(ids)}); give ids of its tokens"
+            )
 
 
 def tokenizer_config(
