@@ -126,6 +126,21 @@ def test_a_machine_that_becomes_slower_ends_in_time(monkeypatch, slower, from_st
     assert seen == sorted(seen, reverse=True)
 
 
+def test_a_machine_that_was_busy_while_it_was_timed_uses_its_time(monkeypatch):
+    clock = Clock(monkeypatch, 0.33)
+    limit = TimeLimit(600.0, 0.0)
+    limit.costs = time_limit.Costs(2.8, 0.0, 5.0)
+    clock.now = 40.0  # of which the process had other things to do
+    limit.restart_clock(0)
+    step, total = 0, 200
+    while step < total:
+        step += 1
+        clock.now += 0.33
+        total = limit.total(step, total)
+        assert total == 200 or step * 0.33 >= 6  # 1% of the time is enough
+    assert 600 - 2 * limit.margin <= clock.now + limit.costs.end <= 600
+
+
 def test_a_burst_of_other_work_changes_nothing(monkeypatch):
     clock = Clock(monkeypatch, 0.7)
     limit = TimeLimit(600.0, 0.0)
@@ -158,6 +173,23 @@ def test_a_shortened_run_is_recorded_and_resumed_as_that(tmp_path):
     assert exactness.difference(
         exactness.final(tmp_path / "again")["model"], last["model"]
     ) is None  # fmt: skip
+
+
+@pytest.mark.parametrize(("schedule", "step"), [("wsd", 3), ("wsd", 5), ("cosine", 3)])
+def test_a_run_is_longer_only_as_long_as_its_rate_is_the_same(tmp_path, schedule, step):
+    changes = {"optim.schedule": schedule, "optim.warmup_steps": 2}
+    changes |= {"optim.decay_fraction": 0.5} if schedule == "wsd" else {}
+    trainer = built(by_minutes(tmp_path, "run", 0.2, **changes))
+    assert trainer.limit is not None
+    trainer.limit.replanned(8)  # the decay of wsd begins after step 4
+    trainer.limit.total = lambda done, total: 12 if done == step else total  # type: ignore[method-assign]
+    trainer.fit()
+    longer = schedule == "wsd" and step == 3
+    assert trainer.step == trainer.iterations == (12 if longer else 8)
+    counted = exactness.flags(tmp_path, "counted", **changes) | {"train.iterations": trainer.step}
+    built({key: value for key, value in counted.items() if key != "train.epochs"}).fit()
+    ours, theirs = (exactness.final(tmp_path / name)["model"] for name in ("run", "counted"))
+    assert exactness.difference(ours, theirs) is None
 
 
 def _iterations(ranks, given):

@@ -95,10 +95,11 @@ class Progress:
         self._noted = []
         self.restart_clock()
 
-    def shorten(self, total: int) -> None:
-        """The run ends at step `total`, because it has become slower than planned."""
+    def set_total(self, total: int) -> None:
+        """Let the run end at step `total`, because its pace is not the one that was planned."""
         if self.speaks:
-            tqdm.write(f"the time would not suffice: {self.total} -> {total} iterations")
+            why = "the time would not suffice" if total < self.total else "the time suffices for more"
+            tqdm.write(f"{why}: {self.total} -> {total} iterations")
         self.total = self._bar.total = total
 
     def restart_clock(self) -> None:

@@ -27,7 +27,7 @@ from scratchlm.preflight import check_room
 from scratchlm.run_length import (
     counted,
     given_steps,
-    let_it_be_shortened,
+    let_it_be_replanned,
     of_length,
     set_length,
     steps_in_time,
@@ -149,7 +149,7 @@ def build(
             write_file(out / "tokenizer.json", extra["tokenizer"].encode())
         write_config(config, out)
     if trainer.limit is not None:
-        let_it_be_shortened(trainer, trainer.limit, config)
+        let_it_be_replanned(trainer, trainer.limit, config)
     return trainer
 
 

@@ -68,17 +68,22 @@ def set_length(trainer: Trainer, config: TrainConfig) -> None:
     trainer.extra["recipe"] = dataclasses.asdict(config)
 
 
-def let_it_be_shortened(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
-    """Let a run that becomes slower record its new length, and follow the schedule of it."""
+def let_it_be_replanned(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
+    """Let a run whose pace changes record its new length and follow the schedule of that length."""
 
-    def shortened(steps: int) -> Callable[[int], float]:
-        shorter = of_length(config, steps, ())
-        trainer.extra["recipe"] = dataclasses.asdict(shorter)
+    def replanned(steps: int) -> bool:
+        new = of_length(config, steps, ())
+        schedule = build_schedule(new.optim, steps)
+        # A longer run must have taken the same steps so far: a decay has not begun.
+        if steps > trainer.iterations and schedule(trainer.step) != trainer.schedule(trainer.step):
+            return False
+        trainer.iterations, trainer.schedule = steps, schedule
+        trainer.extra["recipe"] = dataclasses.asdict(new)
         if trainer.ranks.first and trainer.out:
-            write_config(shorter, trainer.out)
-        return build_schedule(shorter.optim, steps)
+            write_config(new, trainer.out)
+        return True
 
-    limit.shortened = shortened
+    limit.replanned = replanned
     limit.restart_clock(trainer.step)
 
 

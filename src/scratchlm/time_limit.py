@@ -2,7 +2,9 @@
 
 `steps_that_fit` times a few steps at learning rate 0 and then wipes their traces. So a run of
 `minutes` takes the very steps of a run of as many `iterations`, and is resumed like one. If the
-machine becomes slower later, `TimeLimit` lowers the number of steps while the run is under way.
+machine becomes slower later, `TimeLimit` lowers the number of steps while the run is under way. If
+the machine was only busy while the steps were timed, `TimeLimit` raises the number, as long as the
+learning rate of a longer run is still the same.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _TIMED = 0.02  # the part of the time that the timed steps take
 _SETTLED = 0.05  # the part of the time after which the pace of a run is believed
+_EARLY = 0.01  # the same for a pace that allows a longer run
+_LONGER = 1.1  # how much longer it must be at least
 _UNSURE = 0.06  # the part of the time left by which a run may be late before it is shortened
 _WRITTEN = 2e8  # bytes a second that a disk takes, with their checksum
 
@@ -51,8 +55,8 @@ class TimeLimit:
         self.seconds, self.end = seconds, began + seconds
         self.margin = 1.5 + 0.03 * seconds
         self.costs = Costs(0.0, 0.0, 0.0)
-        # Called with a smaller number of steps; returns the schedule of such a run.
-        self.shortened: Callable[[int], Callable[[int], float]] | None = None
+        # Gives the run another number of steps; False if its schedule does not allow that.
+        self.replanned: Callable[[int], bool] = lambda steps: False
         self._since = time.monotonic()
         self._steps, self._trained = [0], [0.0]
 
@@ -66,19 +70,24 @@ class TimeLimit:
             self._steps[0] = step
 
     def total(self, step: int, iterations: int) -> int:
-        """How many steps the run has, now that `step` are done: fewer than `iterations` where they
-        would not end in time. The pace of as many steps as are left predicts them."""
+        """How many steps end in time, now that `step` are done: `iterations`, fewer, or clearly
+        more. The pace of as many steps as are left predicts them."""
         now = time.monotonic()
         if step > self._steps[-1]:
             self._trained.append(self._trained[-1] + now - self._since)
             self._steps.append(step)
             self._since = now
         rest = iterations - step
-        if rest <= 0 or self._trained[-1] < _SETTLED * self.seconds:
+        if rest <= 0 or self._trained[-1] < _EARLY * self.seconds:
             return iterations
         first = min(bisect.bisect_left(self._steps, step - rest), len(self._steps) - 2)
         seconds = self._trained[-1] - self._trained[first]
         pace = seconds / (step - self._steps[first]) + self.costs.beside
+        room = self.end - self.margin - now - self.costs.end
+        if step + room / pace > _LONGER * iterations:
+            return step + int(room / pace)
+        if self._trained[-1] < _SETTLED * self.seconds:
+            return iterations
         # Less is sure of what is far away: it may be a burst of other work that ends.
         doubt = self.margin / 3 - _UNSURE * rest * pace
         if now + rest * pace + self.costs.end <= self.end - doubt:
@@ -106,16 +115,15 @@ def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
 
 
 def keep_within(run: Trainer, progress: Progress) -> None:
-    """Lower the number of steps of a run, on all ranks, if it would not end within its limit."""
+    """Change the number of steps of a run, on all ranks, if its limit allows fewer or more."""
     if run.limit is None:
         return
     before = run.iterations
     total = run.ranks.gather(run.limit.total(run.step, before))[0]
-    if total < before and run.limit.shortened:
+    if total != before and run.limit.replanned(total):
         changed = {"train.iterations": [before, total]}
         run.history = [*run.history, {"step": run.step, "changed": changed}]
-        run.iterations, run.schedule = total, run.limit.shortened(total)
-        progress.shorten(total)
+        progress.set_total(total)
 
 
 def _measured(run: Trainer, limit: TimeLimit) -> Costs:

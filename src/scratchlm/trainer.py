@@ -138,7 +138,7 @@ class Trainer:
                 if self.pending is not None:
                     self._finish_step(progress)
                 stopped_by = stack.enter_context(deferred_signals())
-                load = loaded_ahead(self.micro_batches.of, last=self.iterations - 1)
+                load = loaded_ahead(self.micro_batches.of, lambda: self.iterations - 1)
                 self._loop(progress, stopped_by, stack.enter_context(load))
         except Exception as error:
             error = as_lost_rank(error, self.ranks)

@@ -11,10 +11,12 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def loaded_ahead(load: Callable[[int], T], last: int) -> Iterator[Callable[[int], T]]:
-    """`load` itself, but whoever asks for step i finds i + 1 under way in a thread, up to `last`.
+def loaded_ahead(
+    load: Callable[[int], T], last: Callable[[], int]
+) -> Iterator[Callable[[int], T]]:
+    """Give `load`, but when a caller asks for step i, a thread already loads step i + 1.
 
-    What `load` raises is raised where its step is asked for.
+    No step after `last()` is loaded ahead. An error in `load` is raised when its step is asked for.
     """
     ahead: dict[int, Future[T]] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
@@ -22,7 +24,7 @@ def loaded_ahead(load: Callable[[int], T], last: int) -> Iterator[Callable[[int]
         def get(step: int) -> T:
             found = ahead.pop(step).result() if step in ahead else load(step)
             ahead.clear()  # of a step that was not asked for
-            if step < last:
+            if step < last():
                 ahead[step + 1] = thread.submit(load, step + 1)
             return found
 
