@@ -88,6 +88,15 @@ def test_a_compiler_that_fails_is_one_line():
         1 / 0  # noqa: B018
 
 
+def test_a_damaged_precompiled_header_is_named_with_its_folder():
+    def damaged(graph, inputs):
+        raise RuntimeError("C++ compile error\ncc1plus: error: while reading precompiled header: x")
+
+    named = pytest.raises(WorkerError, match=r"; remove the folder /\S+/precompiled_headers: ")
+    with named, compiling():
+        torch.compile(lambda x: x + 2, backend=damaged)(torch.ones(1))
+
+
 def test_training_validation_and_generation_are_wrapped():
     model = tiny.model()
     objective = torch.compile(Objective(model), backend=failing)

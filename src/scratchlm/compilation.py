@@ -36,8 +36,7 @@ def compiling() -> Iterator[None]:
             if not _of_the_compiler(error):
                 raise
             raise WorkerError(
-                f"torch could not compile the model ({_reason(error)}); see that g++ works and has "
-                "memory, or go without: --compile off"
+                f"torch could not compile the model ({_reason(error)}); {_remedy(error)}"
             ) from error
 
 
@@ -111,6 +110,15 @@ def _of_the_compiler(error: Exception) -> bool:
         each.__module__.startswith(("torch._dynamo", "torch._inductor"))
         for each in type(error).__mro__
     )
+
+
+def _remedy(error: Exception) -> str:
+    if "precompiled header" in str(error):  # a run that was killed left half of it
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+        headers = Path(default_cache_dir()) / "precompiled_headers"
+        return f"remove the folder {headers}: torch makes it again"
+    return "see that g++ works and has memory, or go without: --compile off"
 
 
 def _reason(error: Exception) -> str:

@@ -49,6 +49,7 @@ class Progress:
         self.flops_per_token, self.peak = flops_per_token, peak
         self._noted: list[Record] = []
         self._tokens, self._since = tokens, time.perf_counter()
+        self._start, self._began = start, time.monotonic()
         self._stack = ExitStack()
         self._logs: list[JsonlLog | TensorBoardLog] = []
         if out is not None and speaks:
@@ -98,8 +99,8 @@ class Progress:
     def set_total(self, total: int) -> None:
         """Let the run end at step `total`, because its pace is not the one that was planned."""
         if self.speaks:
-            why = "the time would not suffice" if total < self.total else "the time suffices for more"
-            tqdm.write(f"{why}: {self.total} -> {total} iterations")
+            why = "fewer" if total < self.total else "more"
+            tqdm.write(f"{why} steps fit into the time: {self.total} -> {total} iterations")
         self.total = self._bar.total = total
 
     def restart_clock(self) -> None:
@@ -113,9 +114,15 @@ class Progress:
         step = record["step"]
         alive = self._sign_of_life and step % self._sign_of_life == 0
         if "val_loss" in record or step == self.total or alive:
-            tqdm.write(line_of(record, self.total))
+            tqdm.write(f"{line_of(record, self.total)}  {self._time(step)}")
         if "sample" in record:
             tqdm.write(f"--- a sample at step {step}\n{record['sample']}\n---")
+
+    def _time(self, step: int) -> str:
+        """The time since the start and the time to the end, such as `01:10, 09:40 left`."""
+        seconds = time.monotonic() - self._began
+        left = seconds / (step - self._start) * (self.total - step)
+        return f"{tqdm.format_interval(seconds)}, {tqdm.format_interval(left)} left"
 
     def __enter__(self) -> Progress:
         return self
@@ -137,7 +144,8 @@ def line_of(record: Record, total: int) -> str:
     if "val_bits_per_byte" in record:
         parts.append(f"bits/byte {record['val_bits_per_byte']:.4f}")
     parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-    parts.append("MFU n/a" if record["mfu"] is None else f"MFU {record['mfu']:.1%}")
+    if record["mfu"] is not None:
+        parts.append(f"MFU {record['mfu']:.1%}")
     return "  ".join(parts)
 
 

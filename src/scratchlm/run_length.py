@@ -61,7 +61,7 @@ def steps_in_time(
 
 
 def set_length(trainer: Trainer, config: TrainConfig) -> None:
-    """Give a trainer that has not begun the number of steps of `config`, and their schedule."""
+    """Give a trainer the number of steps of `config` and their schedule."""
     assert config.train.iterations is not None
     trainer.config, trainer.iterations = config.train, config.train.iterations
     trainer.schedule = build_schedule(config.optim, trainer.iterations)
@@ -77,8 +77,7 @@ def let_it_be_replanned(trainer: Trainer, limit: TimeLimit, config: TrainConfig)
         # A longer run must have taken the same steps so far: a decay has not begun.
         if steps > trainer.iterations and schedule(trainer.step) != trainer.schedule(trainer.step):
             return False
-        trainer.iterations, trainer.schedule = steps, schedule
-        trainer.extra["recipe"] = dataclasses.asdict(new)
+        set_length(trainer, new)
         if trainer.ranks.first and trainer.out:
             write_config(new, trainer.out)
         return True

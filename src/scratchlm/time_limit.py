@@ -13,9 +13,9 @@ import bisect
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -177,7 +177,7 @@ def _seconds_of_validation(run: Trainer) -> float:
     """Of the whole, from a few batches; the first compiles."""
     run.objective.eval()
     size = run.ranks.size
-    number = -(-sum(1 for _ in run.val_batches) // size)
+    number = -(-len(cast(Sized, run.val_batches)) // size)
     timed = min(3, number)
     for count in (1, timed):
         few = list(itertools.islice(run.val_batches, count * size))

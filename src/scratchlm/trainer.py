@@ -167,8 +167,10 @@ class Trainer:
             keep_within(self, progress)
             last = self.step == self.iterations
             self.smoothed = progress.smoothed.state()
-            self._validate_and_save(progress, record, save or stop or last)
-            if self.limit:
+            save |= stop or last
+            beside = save or self._validation_is_due() or self._sample_is_due()
+            self._validate_and_save(progress, record, save)
+            if self.limit and beside:
                 self.limit.restart_clock(self.step)
             if stop and not last:
                 if self.folder:

@@ -11,9 +11,7 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def loaded_ahead(
-    load: Callable[[int], T], last: Callable[[], int]
-) -> Iterator[Callable[[int], T]]:
+def loaded_ahead(load: Callable[[int], T], last: Callable[[], int]) -> Iterator[Callable[[int], T]]:
     """Give `load`, but when a caller asks for step i, a thread already loads step i + 1.
 
     No step after `last()` is loaded ahead. An error in `load` is raised when its step is asked for.
