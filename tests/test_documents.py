@@ -305,7 +305,7 @@ def test_bad_gz(tmp_path):
         ('["a\\ud800"]', r"a lone surrogate \(.*item 0: U\+D800 at character 1\); replace"),
         ('["a"', r"not a list of JSON \(.*a\.json: .*\); correct"),
         ("[" * 100_000, r"not a list of JSON \(.*a\.json: .*recursion.*\); correct"),
-        ('{"a":\n1}', r"not a line of JSON \(.*a\.json:1: .*\); correct"),
+        ('{"a":\n1}', r"not a line of JSON \(.*a\.json:1: .*\); a \.json holds a list"),
     ],
 )
 def test_bad_json(tmp_path, content, message):

@@ -17,9 +17,11 @@ import pytest
 import zstandard
 
 import tiny
+from refusals import check_refusal
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
+from scratchlm.data.documents import read_as_text, read_documents
 from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
 from scratchlm.data.vocabulary import suitable_vocab_size
 
@@ -144,19 +146,105 @@ def test_what_is_no_text_is_never_learned(tmp_path, monkeypatch, capsys, name):
         assert what in capsys.readouterr().err
 
 
-def test_json_lines_under_another_name_are_told(tmp_path, monkeypatch, capsys):
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+JSON_AS_TEXT = {
+    "lines.txt": LINES.encode(),
+    "mark.txt": b"\xef\xbb\xbf" + LINES.encode(),
+    "blank.md": b"\n \n" + LINES.encode(),
+    "list.txt": json.dumps([{"text": text} for text in TEXTS]).encode(),
+    "indented.txt": json.dumps([{"text": text} for text in TEXTS], indent=2).encode(),
+    "strings.txt": json.dumps(TEXTS).encode(),
+    "long.txt": json.dumps({"text": "the cat sat. " * 9000}).encode(),
+    "a.txt.gz": gzip.compress(LINES.encode()),
+    "a.txt.zst": zstandard.compress(LINES.encode()),
+}
+
+
+@pytest.mark.parametrize("name", JSON_AS_TEXT)
+def test_json_that_is_learned_as_text_is_told_and_the_advice_works(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
-    Path("data.txt").write_text(lines, encoding="utf-8")
-    told = "data.txt is read as plain text and looks like JSON lines; name it .jsonl"
+    path = Path(name)
+    path.write_bytes(JSON_AS_TEXT[name])
+    [line] = read_as_text([path])
+    assert line.startswith(f"{name} is read as plain text and looks like JSON; ")
+    ending = line.removesuffix(" to read its documents").rpartition(" ")[2]
+    renamed = path.rename(name.replace(".txt", "").replace(".md", "").removesuffix(path.suffix)
+                          + ending)  # fmt: skip
+    assert list(read_as_text([renamed])) == []
+    documents = [chunk.text for chunk in read_documents(renamed)]
+    assert documents in (TEXTS, ["the cat sat. " * 9000])
+
+
+PAGE = b"\n<!DOCTYPE html>\n<html><body>the cat sat</body></html>"
+AS_TEXT = {
+    "page.txt": (PAGE, "page.txt is an HTML page, learned with its tags"),
+    "page.html.gz": (gzip.compress(PAGE), "page.html.gz is an HTML page, learned with its tags"),
+    "a.csv": (b"id,text\n1,the cat sat\n", "a.csv is a table, learned with its commas"),
+    "A.TSV.gz": (gzip.compress(b"id\ttext\n"), "A.TSV.gz is a table, learned with its tabs"),
+}
+
+
+def test_pages_and_tables_are_told_once_a_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, (content, told) in AS_TEXT.items():
+        Path(name).write_bytes(content)
+        assert [line.partition(";")[0] for line in read_as_text([Path(name)])] == [told]
+    Path("2.txt").write_bytes(PAGE)
+    [line] = read_as_text([Path("page.txt"), Path("2.txt"), Path("page.txt")])
+    assert line == "page.txt (and 1 more) is an HTML page, learned with its tags"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[", '"Hello," she said.', "{not JSON}\n" + LINES, "[1] The cat sat.", "{{ page }}",
+     "a <html> page", "The cat:\n" + LINES],
+)  # fmt: skip
+def test_prose_is_not_told_of(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert list(read_as_text([tmp_path / "a.txt"])) == []
+
+
+def test_each_command_tells_once_what_it_reads_as_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("data.txt").write_text("\n" + LINES, encoding="utf-8")
+    Path("b.txt").write_text("the cat sat", encoding="utf-8")
+    told = "data.txt is read as plain text and looks like JSON; end its name in .json to read"
     assert train(["--train_data", "data.txt", *SMALL, "--out", "run"]) == 0
     assert capsys.readouterr().out.count(told) == 1
     words = ["--corpus", "data.txt", "--vocab_size", "260", "--encode", "data.txt"]
     assert tokenize(words) == 0
     assert capsys.readouterr().out.count(told) == 1
-    Path("data.txt").write_text("{not JSON}\n" + lines, encoding="utf-8")
+    words = ["--tokenizer_path", "tokenizer.json", "--encode", "data.txt", "b.txt", "--output", "s"]
     assert tokenize(words) == 0
-    assert told not in capsys.readouterr().out
+    assert capsys.readouterr().out.count(told) == 1
+    np.save("ids.npy", np.arange(99, dtype=np.uint16))
+    Path("ids.bin").write_bytes(b'{"' * 99)  # ids are no text
+    assert train(["--train_data", "ids.bin", "--vocab_size", "9000", *SMALL, "--max_seq_len", "8",
+                  "--out", "b"]) == 0  # fmt: skip
+    assert "looks like" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "told"),
+    [
+        ("a.json", json.dumps({"text": "a"}, indent=2).encode(), 2,
+         "a .json holds a list of objects or strings, or one of them on each line"),
+        ("a.json.gz", gzip.compress(b"the cat"), 2, "a .json holds a list"),
+        ("a.json", b'{"text": "a"}\n{"text":\n', 2, "a.json:2: "),
+        ("a.jsonl", b'{"text": "a"}\n{"text":\n', 2, "correct or remove the line"),
+        ("a.json", PAGE, 2, "a.json looks like an HTML page; download the file itself"),
+        ("a.jsonl", PAGE, 2, "a.jsonl looks like an HTML page; download the file itself"),
+        ("a.jsonl.gz", gzip.compress(PAGE), 2, "a.jsonl.gz looks like an HTML page; download"),
+        ("a.parquet", PAGE, 3, "an HTML page"),
+        ("a.jsonl.gz", PAGE, 3, "an HTML page"),
+    ],
+)  # fmt: skip
+def test_what_is_no_json_is_told_what_it_is(
+    tmp_path, monkeypatch, capsys, name, content, code, told
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    check_refusal(tokenize, ["--corpus", name, "--vocab_size", "260"], code, told, capsys)
 
 
 def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):

@@ -11,9 +11,9 @@ from typing import Any
 from scratchlm.cli.command import has_colour
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
-from scratchlm.data.documents import read_documents
+from scratchlm.data.documents import read_as_text, read_documents
 from scratchlm.data.shards import write_shard
-from scratchlm.data.sources import is_plain, json_as_text
+from scratchlm.data.sources import is_plain
 from scratchlm.data.vocabulary import learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import Interrupted
 from scratchlm.tokenizer import playground
@@ -35,7 +35,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         "pattern": "gpt2" if args.pattern is None else args.pattern,
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
-    for line in json_as_text(args.corpus_files):
+    for line in read_as_text(args.corpus_files):
         print(line)
     settings["pattern"] = canonical(settings["pattern"])
     find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
@@ -61,8 +61,7 @@ def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
     """One text to one shard."""
     start, source = time.perf_counter(), args.encode_files[0]
     output = Path(args.output or f"{source}.bin")
-    for line in json_as_text([source] if source not in args.corpus_files else []):
-        print(line)
+    _tell_what_is_read_as_text(args)
     info = write_shard(tokenizer, source, output, num_workers=args.num_workers, tokenizer_path=path)
     print(
         f"encoded {info.text_bytes:,} bytes to {info.count:,} tokens "
@@ -79,6 +78,7 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
     )
     shown = f": {_shown(settings)}" if settings else ""
     print(f"encoding {_counted(args.encode_files, 'file')} into {output}{shown}")
+    _tell_what_is_read_as_text(args)
     try:
         info = encode_corpus(tokenizer, args.encode_files, output, **settings)
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -96,6 +96,12 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
                 f"each) in {_counted(split.shards, 'shard')}"
             )
     print(f"encoded in {time.perf_counter() - start:.1f} s: {output}")
+
+
+def _tell_what_is_read_as_text(args: Namespace) -> None:
+    """Of the files to encode; `train` told it of those that are in the corpus too."""
+    for line in read_as_text(file for file in args.encode_files if file not in args.corpus_files):
+        print(line)
 
 
 def inspection(args: Namespace) -> str:

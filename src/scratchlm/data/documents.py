@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -100,14 +101,42 @@ def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
         yield first.text
 
 
+def read_as_text(files: Iterable[Path]) -> Iterator[str]:
+    """A line to tell for each kind of file that is read as plain text and looks like something
+    else: JSON, a web page, a table."""
+    found: dict[str, list[Path]] = {}
+    for file in dict.fromkeys(files):
+        kind, packed = format_of(file)
+        if kind == "text" and (what := _looks_like(file, packed)):
+            found.setdefault(what, []).append(file)
+    for what, alike in found.items():
+        more = f" (and {len(alike) - 1:,} more)" if len(alike) > 1 else ""
+        yield f"{alike[0]}{more} {what}"
+
+
+def _looks_like(path: Path, packed: str) -> str:
+    head = next(_bytes(path, packed), b"")[:HEAD]
+    kind = kind_of(head)
+    if kind and kind.is_text:
+        return f"is {kind.name}, learned with its tags"
+    if re.match(rb'\{\s*"|\[\s*[{"]', _stripped(head)):
+        return (
+            "is read as plain text and looks like JSON; end its name in "
+            f".json{packed} to read its documents"
+        )
+    signs = {".csv": "commas", ".tsv": "tabs"}.get(
+        Path(path.name.lower().removesuffix(packed)).suffix
+    )
+    return f"is a table, learned with its {signs}; save its text as .jsonl" if signs else ""
+
+
 def _read(path: Path, field: str, separator: str, progress: Progress) -> Iterator[tuple[str, bool]]:
     """(text, whether the document ends there)."""
     kind, packed = format_of(path)
     if kind == "parquet":
         _check_kind(path, "a Parquet file")
         return ((text, True) for text in _parquet(path, field, progress))
-    chunks = _unpacked(path, packed, progress) if packed else _bytes(path, progress)
-    chunks = checked(path, chunks)
+    chunks = checked(path, _bytes(path, packed, progress), html=kind == "text")
     if kind == "text":
         return _split(decoded(path, chunks), separator)
     is_list = False
@@ -133,7 +162,11 @@ def _check_kind(path: Path, expected: str) -> None:
         raise FileFormatError(f"{path} looks like {kind.name}; {kind.remedy}")
 
 
-def _bytes(path: Path, progress: Progress) -> Iterator[bytes]:
+def _bytes(path: Path, packed: str, progress: Progress = lambda size: None) -> Iterator[bytes]:
+    """What the file holds, unpacked."""
+    if packed:
+        yield from _unpacked(path, packed, progress)
+        return
     with path.open("rb") as file:
         while data := file.read(_READ):
             progress(len(data))
@@ -188,7 +221,7 @@ def _split(texts: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
 
 
 def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]:
-    offset = 0
+    offset, started = 0, False
     for number, line in enumerate(_lines(chunks), 1):
         try:
             text = line.decode()
@@ -199,11 +232,13 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
             raise not_utf8(path, error, offset) from None
         except (ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
-            raise ValueError(
-                f"not a line of JSON ({path}:{number}: {reason}); correct or remove the line"
-            ) from None
+            remedy = "correct or remove the line"
+            if not started and format_of(path).kind == "json":
+                remedy = "a .json holds a list of objects or strings, or one of them on each line"
+            raise ValueError(f"not a line of JSON ({path}:{number}: {reason}); {remedy}") from None
         offset += len(line) + 1
         if text.strip():
+            started = True
             yield _string_in(value, field, "a line", f"{path}:{number}", escaped="\\u" in text)
 
 

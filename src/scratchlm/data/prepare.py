@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from scratchlm.data.config import DataConfig
+from scratchlm.data.documents import read_as_text
 from scratchlm.data.shards import TokenShard, open_shard
-from scratchlm.data.sources import Source, json_as_text, source_of
+from scratchlm.data.sources import Source, source_of
 from scratchlm.data.tokenized import name_of, tokenized
 from scratchlm.data.vocabulary import BYTES_ALONE, learn_tokenizer, suitable_vocab_size
 from scratchlm.errors import FileFormatError
@@ -119,7 +121,8 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source
     if config.tokenizer is not None:
         with open(config.tokenizer, "rb"):
             pass
-    for line in json_as_text([file for source in sources.values() for file in source.files]):
+    texts = [source.files for source in sources.values() if source.kind != "shard"]
+    for line in read_as_text(itertools.chain(*texts)):
         say(line)
     if not any(source.kind == "documents" for source in sources.values()):
         _check_reading_is_unset(config)

@@ -11,11 +11,9 @@ alike.
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -53,19 +51,6 @@ def format_of(path: Path) -> Format:
 def is_plain(path: Path) -> bool:
     """Whether the file's bytes are its text."""
     return format_of(path) == Format("text")
-
-
-def json_as_text(files: Sequence[Path]) -> Iterator[str]:
-    """A line to tell for each plain text that looks like JSON lines, whose documents go unread."""
-    for file in files:
-        with file.open("rb") as opened:
-            line = opened.readline(1 << 16)
-        with contextlib.suppress(ValueError, RecursionError):
-            if line.startswith(b"{") and is_plain(file) and isinstance(json.loads(line), dict):
-                yield (
-                    f"{file} is read as plain text and looks like JSON lines; name it .jsonl to "
-                    "read its documents"
-                )
 
 
 def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:

@@ -53,21 +53,21 @@ def _bytes(path: StrPath, bar: tqdm[Any] | None, start: int, end: int | None) ->
             yield data
 
 
-def checked(path: StrPath, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def checked(path: StrPath, chunks: Iterable[bytes], *, html: bool = True) -> Iterator[bytes]:
     """The chunks of a whole file, after `check_text` of its first bytes."""
     chunks = iter(chunks)
     held: list[bytes] = []
     while sum(map(len, held)) < HEAD and (data := next(chunks, b"")):
         held.append(data)
-    check_text(path, b"".join(held))
+    check_text(path, b"".join(held), html=html)
     return itertools.chain(held, chunks)
 
 
-def check_text(path: StrPath, head: bytes) -> None:
+def check_text(path: StrPath, head: bytes, *, html: bool = True) -> None:
     """ValueError where a file's first bytes show that it is not text, such as a picture, or that it
-    is a Git LFS pointer, which is text but not the text."""
+    is a Git LFS pointer, which is text but not the text. `html`: whether a web page will do."""
     kind = kind_of(head[:HEAD])
-    if kind and not kind.is_text:
+    if kind and not (kind.is_text and html):
         raise ValueError(f"{os.fspath(path)} looks like {kind.name}; {kind.remedy}")
 
 
