@@ -57,6 +57,7 @@ def test_every_entry_is_told_and_names_flags_that_there_are(command, error_of):
     [
         ("scratchlm-train", "--n_blocks", "--num_layers"),
         ("scratchlm-train", "--n-embed", "--d_model"),
+        ("scratchlm-train", "--eps", "here it is --optim.eps"),
         ("scratchlm-generate", "--beam", "--num_beams"),
         ("scratchlm-generate", "-p", "--prompt"),
         ("scratchlm-train", "--model.n_embd", "write --model.d_model"),

@@ -11,7 +11,7 @@ import pytest
 
 import scratchlm
 import tiny
-from scratchlm import config
+from scratchlm import config, hf_config
 from scratchlm.cli import train_flags
 from scratchlm.model import transformer
 from scratchlm.tokenizer import bpe
@@ -145,6 +145,64 @@ def test_a_text_generator_takes_the_names_of_other_projects():
     assert [each.text for each in two] == [text, text]
     with pytest.raises(TypeError, match=r"has no argument num_sample; did you mean num_samples\?"):
         writer.generate("a", 4, num_sample=2)
+
+
+HUB_NAMES = [pair for table in hf_config._NAMES.values() for pair in table.items()]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), sorted(set(HUB_NAMES)))
+def test_a_config_takes_every_name_of_the_hub(ours, theirs):
+    assert ours == theirs or config.meant(theirs, {ours, "vocab_size"}) == ours
+
+
+ADVICE = {
+    "ModelConfig(n_embed=4)": r"did you mean d_model\?",
+    "ModelConfig(hidden_dim=4)": r"did you mean d_model or d_ff\?",
+    "ModelConfig(n_blocks=4)": r"did you mean num_layers\?",
+    "ModelConfig(seq_len=4)": r"did you mean context_length\?",
+    "ModelConfig(embd_pdrop=4)": r"did you mean dropout\?",
+    "ModelConfig(pos_emb=4)": "it takes bias, context_length, d_ff",
+    "AdamW(None, lr=1e-3, seed=1)": "it takes betas, eps",
+    "AdamW(None, wd=1)": r"did you mean weight_decay\?",
+    "train_bpe(['x'], 300, seed=1)": "it takes max_token_length",
+    "MultiHeadAttention(32, 2, vocab_size=4)": "it takes attend",
+    "Beams(temperature=1, do_sample=True)": "it takes early_stopping",
+    "get_batch([1], 1, 1, 'cpu', seed=1)": "pass generator=torch.Generator",
+    "generate(None, [1], temp=1)": r"did you mean temperature\?",
+    "Trainer(foo=1)": "it takes batches",
+}
+
+
+@pytest.mark.parametrize("call", ADVICE)
+def test_an_unknown_keyword_gets_a_remedy_that_fits(call):
+    names = {name: getattr(scratchlm, name) for name in scratchlm.__all__}
+    with pytest.raises(TypeError, match=rf"\(\) has no argument \w+; {ADVICE[call]}"):
+        eval(call, names)
+
+
+# Functions in a model's inner loops, and two that hand on any keyword: one saves it, the other's
+# error comes from `TextGenerator.steps`.
+NAME_NO_NEAREST = {"softmax", "silu", "cross_entropy", "save_checkpoint", "stream"}
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT - NAME_NO_NEAREST))
+def test_an_unknown_keyword_names_the_nearest(name):
+    thing = getattr(scratchlm, name)
+    longest = max(inspect.signature(thing).parameters, key=len)
+    typo = longest[:-2] + longest[-1]
+    with pytest.raises(TypeError, match=rf"no argument {typo}; did you mean {longest}\?"):
+        thing(**{typo: 1})
+
+
+def test_layers_take_the_names_of_other_projects():
+    assert scratchlm.RMSNorm(8, norm_eps=0.5).eps == 0.5
+    assert scratchlm.Linear(d_in=2, d_out=3).weight.shape == (3, 2)
+    ours = scratchlm.RotaryEmbedding(8, 4, theta=9.0)
+    theirs = scratchlm.RotaryEmbedding(8, 4, rope_theta=9.0)
+    assert all(a.equal(b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
+    model = tiny.model()
+    new = scratchlm.generate(model, input_ids=[1, 2], max_new_tokens=3, temperature=0)
+    assert new == scratchlm.generate(model, [1, 2], 3, temperature=0)
 
 
 def test_what_is_typed_is_what_help_shows():

@@ -20,11 +20,13 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from scratchlm.config import takes_synonyms
 from scratchlm.decoder import Decoder
 from scratchlm.sampling import Continuation, FinishReason, require_finite, room_behind
 from scratchlm.strategies import Strategy
 
 
+@takes_synonyms()
 @dataclass(frozen=True)
 class Beams:
     """How wide to search, and when to end; ValueError for a value out of its range.

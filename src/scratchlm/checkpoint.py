@@ -37,6 +37,7 @@ from scratchlm.checkpoint_files import (
 from scratchlm.checkpoint_payload import check_order, checked_payload
 from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
 from scratchlm.checkpoint_pointers import write_pointer as write_pointer
+from scratchlm.config import takes_synonyms
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import from_hf, is_hf_folder, read_hf_config
 from scratchlm.hf_tokenizer import (
@@ -91,6 +92,7 @@ def state_of(
     }
 
 
+@takes_synonyms()
 def load_checkpoint(
     path_or_file: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> int:
@@ -101,6 +103,7 @@ def load_checkpoint(
     return int(payload["step"])
 
 
+@takes_synonyms()
 def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
     """The Transformer in a checkpoint, a `.pt`, a run's folder (its best, else its last), or a
     folder of the Hugging Face hub."""

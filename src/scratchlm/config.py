@@ -229,10 +229,14 @@ SETTINGS = (
     ("num_layers", "n_layer", "n_layers", "num_hidden_layers"),
     ("num_heads", "n_head", "n_heads", "num_attention_heads"),
     ("num_kv_heads", "n_kv_heads", "num_key_value_heads"),
-    ("d_ff", "intermediate_size"),
-    ("context_length", "block_size", "context_size", "max_seq_len", "n_positions"),
+    ("d_ff", "intermediate_size", "n_inner"),
+    ("context_length", "block_size", "context_size", "max_seq_len", "n_positions", "n_ctx",
+     "max_position_embeddings"),
     ("d_head", "d_k"),
-    ("norm_eps", "rms_norm_eps", "layer_norm_epsilon"),
+    ("norm_eps", "eps", "rms_norm_eps", "layer_norm_epsilon"),
+    ("rope_theta", "theta"),
+    ("in_features", "d_in"),
+    ("out_features", "d_out"),
     ("window", "sliding_window"),
     ("qkv_bias", "attention_bias"),
     ("num_experts", "num_local_experts"),
@@ -240,7 +244,7 @@ SETTINGS = (
     ("balance_weight", "router_aux_loss_coef"),
     ("jitter", "router_jitter_noise"),
     ("tie_embeddings", "tie_word_embeddings"),
-    ("dropout", "drop_rate"),
+    ("dropout", "drop_rate", "resid_pdrop"),
     ("lr", "learning_rate", "max_lr", "max_learning_rate"),
     ("min_lr", "min_learning_rate"),
     ("warmup_steps", "warmup_iters"),
@@ -249,6 +253,7 @@ SETTINGS = (
     ("total_steps", "max_iters", "max_steps", "lr_decay_iters", "cosine_cycle_iters"),
     ("epochs", "num_epochs"),
     ("max_grad_norm", "grad_clip"),
+    ("max_norm", "max_l2_norm"),
     ("accumulate", "gradient_accumulation_steps"),
     ("log_every", "log_interval", "logging_steps"),
     ("keep_last", "save_total_limit"),
@@ -257,6 +262,7 @@ SETTINGS = (
     ("out", "out_dir"),
     ("max_tokens", "max_new_tokens", "max_length"),
     ("prompt", "input_text"),
+    ("ids", "input_ids"),
     ("model_path", "model"),
     ("num_samples", "num_return_sequences"),
     ("draft_model", "assistant_model"),
@@ -268,13 +274,38 @@ SETTINGS = (
     ("mask", "attn_mask"),
 )  # fmt: skip
 
-# Keywords whose value has another form or place here.
+# What people type who guess at a name, which may be taken for another one too: an error names ours.
+GUESSES = {
+    "num_layers": ("n_blocks", "num_blocks", "layers", "depth"),
+    "d_model": ("n_embed", "embed_dim", "embedding_dim", "hidden_dim", "model_dim", "width"),
+    "num_heads": ("heads",),
+    "d_ff": ("d_hidden", "hidden_dim", "ff_dim", "ffn_dim", "mlp_dim"),
+    "max_seq_len": ("context", "seq_len", "seq_length", "max_seq_length", "max_length",
+                    "sequence_length"),
+    "dropout": ("embd_pdrop", "attn_pdrop"),
+    "iterations": ("steps", "num_steps", "train_steps", "iters", "num_iters", "num_iterations"),
+    "batch_size": ("batch", "per_device_train_batch_size", "per_device_eval_batch_size",
+                   "train_batch_size", "micro_batch_size"),
+    "warmup_steps": ("warmup", "lr_warmup_steps"),
+    "weight_decay": ("wd",),
+    "max_grad_norm": ("max_norm", "max_l2_norm", "grad_norm_clip"),
+    "max_tokens": ("n", "length", "num_tokens", "n_tokens", "tokens", "predict", "n_predict"),
+    "temperature": ("temp", "t"),
+    "top_k": ("k",),
+    "top_p": ("nucleus",),
+    "typical_p": ("typical",),
+    "repetition_penalty": ("repeat_penalty",),
+    "num_samples": ("num_texts", "n_samples"),
+    "num_beams": ("beam", "beams", "beam_size", "beam_width", "n_beams"),
+}  # fmt: skip
+
+# Keywords whose value has another form or place here: what to write in a call that takes the first.
 INSTEAD = {
-    "vocab_size": "train_bpe(paths, vocab_size) makes a tokenizer",
-    "do_sample": "temperature=0 is greedy",
-    "seed": "pass generator=torch.Generator().manual_seed(seed)",
-    "eos_token_id": "pass stop=[id], or stop_ids=[id] to a TextGenerator",
-    "num_beams": "pass beams=Beams(num_beams) to TextGenerator.complete",
+    "vocab_size": ("merges", "train_bpe(paths, vocab_size) makes a tokenizer"),
+    "do_sample": ("temperature", "temperature=0 is greedy"),
+    "seed": ("generator", "pass generator=torch.Generator().manual_seed(seed)"),
+    "eos_token_id": ("stop", "pass stop=[id], or stop_ids=[id] to a TextGenerator"),
+    "num_beams": ("temperature", "pass beams=Beams(num_beams) to TextGenerator.complete"),
 }
 
 _GROUPS: dict[str, list[tuple[str, ...]]] = {}
@@ -348,7 +379,11 @@ def _translated(
 
 
 def _advice(key: str, known: set[str]) -> str:
-    if key in INSTEAD:
-        return INSTEAD[key]
-    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+    needed, remedy = INSTEAD.get(key, ("", ""))
+    if needed in known:
+        return remedy
+    guessed = [ours for ours, names in GUESSES.items() if key in names]
+    close = [own for ours in guessed if (own := ours if ours in known else meant(ours, known))]
+    close = close or difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
+    names = ", ".join(sorted(known))
+    return f"did you mean {' or '.join(close)}?" if close else f"it takes {names}"

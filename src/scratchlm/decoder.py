@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.compilation import compiling
+from scratchlm.config import takes_synonyms
 from scratchlm.model.kv_cache import ConstantShapes, KVCache
 from scratchlm.model.transformer import Transformer
 from scratchlm.runtime import resolve_dtype
@@ -34,6 +35,7 @@ KEPT = 4  # caches of a compiled step that wait for the next prompt
 SHAPES = 256  # that it is compiled for; torch's own limit is 8, and then it is slow without a word
 
 
+@takes_synonyms()
 class Decoder:
     """A model and the sequences it is continuing.
 

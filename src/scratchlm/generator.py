@@ -68,6 +68,7 @@ class _Job:
     first_row: int = 0
 
 
+@takes_synonyms()
 class TextGenerator:
     """A model made ready to write: on its device, its weights repacked once, its graph compiled.
 

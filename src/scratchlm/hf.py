@@ -22,6 +22,7 @@ from torch import Tensor
 from scratchlm import plain
 from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
+from scratchlm.config import takes_synonyms
 from scratchlm.errors import FileFormatError, Notice
 from scratchlm.file_kinds import check_downloaded, check_folder_name
 from scratchlm.hf_config import (
@@ -44,6 +45,7 @@ StrPath = str | os.PathLike[str]
 _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
+@takes_synonyms()
 def from_hf(folder: StrPath) -> Transformer:
     """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files,
     and change in memory only. GPT-2's transposed matrices and stacked experts are copies. Where the
@@ -182,6 +184,7 @@ def _as_ours(
     return ours
 
 
+@takes_synonyms()
 def to_hf(
     model: Transformer,
     folder: StrPath,

@@ -56,6 +56,7 @@ class Continuation:
     score: float | None = None  # of a beam
 
 
+@takes_synonyms()
 def decode(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],

@@ -25,6 +25,7 @@ from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.checkpoint_pointers import naming_an_earlier
 from scratchlm.compilation import compiling
+from scratchlm.config import takes_synonyms
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
@@ -44,6 +45,7 @@ from scratchlm.validation import check_finite, mean_loss
 __all__ = ["Trainer", "TrainerConfig"]
 
 
+@takes_synonyms()
 class Trainer:
     """Trains `model` in place; `fit` runs until `config.iterations` steps are done.
 

@@ -89,8 +89,9 @@ class Parser(argparse.ArgumentParser):
         if not name.startswith("--"):
             return word
         name = name.replace("-", "_").replace("__", "--", 1)
-        own = self._own(name.removeprefix("--"))
-        if own is None:
+        bare = name.removeprefix("--")
+        own = self._own(bare)
+        if own is None or bare in BY_COMMAND.get(self.prog, {}):
             return word
         self._option_string_actions.setdefault(name, self._option_string_actions[own])
         return name + equals + value

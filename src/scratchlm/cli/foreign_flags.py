@@ -7,35 +7,28 @@ them, and tests hold it equal to this table and try every flag that an entry nam
 
 from __future__ import annotations
 
-TRAIN = {
+from scratchlm.config import GUESSES
+
+
+def _guesses(*flags: str) -> dict[str, str]:
+    return {name: f"--{flag}" for flag in flags for name in GUESSES[flag]}
+
+
+TRAIN = _guesses(
+    "num_layers",
+    "d_model",
+    "num_heads",
+    "d_ff",
+    "max_seq_len",
+    "dropout",
+    "iterations",
+    "batch_size",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+) | {
     # guessed
-    "n_blocks": "--num_layers",
-    "num_blocks": "--num_layers",
-    "layers": "--num_layers",
-    "depth": "--num_layers",
-    "n_embed": "--d_model",
-    "embed_dim": "--d_model",
-    "embedding_dim": "--d_model",
-    "hidden_dim": "--d_model",
-    "model_dim": "--d_model",
-    "width": "--d_model",
-    "heads": "--num_heads",
-    "d_hidden": "--d_ff",
-    "ff_dim": "--d_ff",
-    "ffn_dim": "--d_ff",
-    "mlp_dim": "--d_ff",
-    "context": "--max_seq_len",
-    "seq_len": "--max_seq_len",
-    "seq_length": "--max_seq_len",
-    "max_seq_length": "--max_seq_len",
-    "max_length": "--max_seq_len",
-    "sequence_length": "--max_seq_len",
-    "steps": "--iterations",
-    "num_steps": "--iterations",
-    "train_steps": "--iterations",
-    "iters": "--iterations",
-    "num_iters": "--iterations",
-    "num_iterations": "--iterations",
+    "hidden_dim": "--d_model, or --d_ff",
     "data": "--train_data",
     "data_path": "--train_data",
     "corpus": "--train_data",
@@ -48,9 +41,6 @@ TRAIN = {
     "model_path": "--init_from",
     "checkpoint": "--resume",
     "checkpoint_path": "--resume",
-    "warmup": "--warmup_steps",
-    "wd": "--weight_decay",
-    "batch": "--batch_size",
     "gpus": "torchrun --nproc_per_node N -m scratchlm.cli.train",
     "cuda": "--device cuda",
     "gpu": "--device cuda",
@@ -75,9 +65,6 @@ TRAIN = {
     "output_dir": "--out",
     "num_train_epochs": "--epochs",
     "n_epochs": "--epochs",
-    "per_device_train_batch_size": "--batch_size",
-    "per_device_eval_batch_size": "--batch_size",
-    "train_batch_size": "--batch_size",
     "warmup_ratio": "--warmup_steps, in steps",
     "adam_beta1": "--optim.betas 0.9,0.95",
     "adam_beta2": "--optim.betas 0.9,0.95",
@@ -106,10 +93,7 @@ TRAIN = {
     "checkpoint_dir": "--init_from FOLDER",
     "model_name": "--config",
     "save_interval": "--save_every",
-    "micro_batch_size": "--batch_size",
     "global_batch_size": "--batch_size times --accumulate",
-    "lr_warmup_steps": "--warmup_steps",
-    "max_norm": "--max_grad_norm",
     "logger_name": "--tensorboard true",
     # LLMs-from-scratch
     "eval_freq": "--eval_every",
@@ -117,7 +101,6 @@ TRAIN = {
     "save_ckpt_freq": "--save_every",
     "print_sample_iter": "--sample_every",
     # the course (CS336)
-    "max_l2_norm": "--max_grad_norm",
     "cosine_cycle_iters": "--iterations, at whose end the rate is --min_lr",
     "train_path": "--train_data",
     "valid_path": "--val_data",
@@ -126,10 +109,6 @@ TRAIN = {
     "betas": "--optim.betas 0.9,0.95",
     # minGPT
     "model_type": "--config, or --model.norm, --model.position and --model.ffn",
-    "embd_pdrop": "--dropout",
-    "resid_pdrop": "--dropout",
-    "attn_pdrop": "--dropout",
-    "grad_norm_clip": "--max_grad_norm",
     "work_dir": "--out",
     # of scratchlm's other commands
     "prompt": "scratchlm-generate --prompt",
@@ -140,34 +119,27 @@ TRAIN = {
     "rope_parameters": "--model.rope_scaling.kind and --model.rope_scaling.factor",
 }
 
-GENERATE = {
+GENERATE = _guesses(
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "num_samples",
+    "num_beams",
+) | {
     # guessed
-    "beam": "--num_beams",
-    "beams": "--num_beams",
-    "beam_size": "--num_beams",
-    "beam_width": "--num_beams",
-    "n_beams": "--num_beams",
     "p": "--prompt",
     "m": "--model_path",
-    "n": "--max_tokens",
     "text": "--prompt",
     "input": "--prompt",
-    "length": "--max_tokens",
-    "num_tokens": "--max_tokens",
-    "n_tokens": "--max_tokens",
-    "tokens": "--max_tokens",
-    "temp": "--temperature",
-    "t": "--temperature",
     "checkpoint": "--model_path",
     "checkpoint_path": "--model_path",
     "ckpt": "--model_path",
     "resume": "--model_path",
     "tokenizer": "--tokenizer_path",
     "greedy": "--temperature 0",
-    "nucleus": "--top_p",
-    "k": "--top_k",
-    "num_texts": "--num_samples",
-    "n_samples": "--num_samples",
     "gpu": "--device cuda",
     # nanoGPT
     "start": "--prompt",
@@ -179,7 +151,6 @@ GENERATE = {
     "tokenizer_name": "--tokenizer_path",
     "do_sample": "the default; --temperature 0 is greedy",
     "eos_token_id": "--stop_id",
-    "typical": "--typical_p",
     "bad_words_ids": "--logit_bias ID=-inf",
     "suppress_tokens": "--logit_bias ID=-inf",
     "sequence_bias": "--logit_bias ID=VALUE",
@@ -190,12 +161,9 @@ GENERATE = {
     "precision": "--dtype",
     "quantize": "--weights int8",
     # llama.cpp
-    "predict": "--max_tokens",
-    "n_predict": "--max_tokens",
     "file": "--prompt_file",
     "f": "--prompt_file",
     "s": "--seed",
-    "repeat_penalty": "--repetition_penalty",
     "model_draft": "--draft_model",
     "draft": "--num_draft",
     "draft_max": "--num_draft",

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scratchlm.config import takes_synonyms
+
 Device = torch.device | str | int | None
 
 
+@takes_synonyms()
 class KVCache:
     """Room for the keys and values of `context_length` tokens, in every layer, allocated once.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from scratchlm.config import takes_synonyms
 
 
+@takes_synonyms()
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
 

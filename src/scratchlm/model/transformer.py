@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from scratchlm.config import takes_synonyms
 from scratchlm.errors import knows_names
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
 from scratchlm.model.config import ModelConfig
@@ -33,6 +34,7 @@ __all__ = ["ModelConfig", "Transformer", "TransformerBlock"]
 Ids = Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
 
 
+@takes_synonyms()
 class TransformerBlock(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), each half added to what it read.
 
@@ -93,6 +95,7 @@ FOREIGN = {
 }
 
 
+@takes_synonyms()
 @knows_names(FOREIGN)
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).

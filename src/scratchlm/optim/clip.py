@@ -8,11 +8,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from scratchlm.config import takes_synonyms
 from scratchlm.errors import NumericalError
 from scratchlm.optim.optimizer import by_device_and_dtype, not_a_model
 from scratchlm.optim.shards import is_shard, local, summed_over_ranks
 
 
+@takes_synonyms()
 @torch.no_grad()
 def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place; returns the norm before.

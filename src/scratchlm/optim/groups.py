@@ -11,9 +11,11 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from scratchlm.config import takes_synonyms
 from scratchlm.optim.optimizer import Group
 
 
+@takes_synonyms()
 def adamw_groups(
     named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float
 ) -> list[Group]:
@@ -25,6 +27,7 @@ def adamw_groups(
     )
 
 
+@takes_synonyms()
 def muon_groups(
     named_parameters: Iterable[tuple[str, Tensor]],
     lr: float = 0.02,
