@@ -14,8 +14,8 @@ from scratchlm.beam import Beams, beam_search
 from scratchlm.decoder import Decoder
 from scratchlm.sampling import Continuation
 from scratchlm.strategies import Strategy
-from test_transformer import small
 from twins import PROMPT, loud, theirs_generate, twins
+from variants import small
 
 PENALTIES: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
 

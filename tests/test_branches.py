@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-import test_exactness as exactness
+import exact_runs as exactness
 from scratchlm import checkpoint_folder, run_config
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_pointers import whole_checkpoints
 from scratchlm.cli.train import main
 from scratchlm.distributed import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
-from test_trainer import log_of, trainer
+from small_runs import log_of, trainer
 
 GIVEN = {"data.train": "ids.npy", "model.vocab_size": "300"}
 

@@ -6,30 +6,21 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broken_tokenizers import END, ID, JSON, Change, check_is_refused
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.formats import (
-    TokenizerParts,
     read_tokenizer_json,
-    write_tokenizer_json,
 )
 from scratchlm.tokenizer.gpt2_files import read_gpt2
 from scratchlm.tokenizer.json_content import read_file
-from scratchlm.tokenizer.patterns import CL100K
 from scratchlm.tokenizer.tiktoken_files import read_tiktoken
 
-END = "<|endoftext|>"
-AB = {i: bytes([i]) for i in range(256)} | {256: b"ab", 257: b"abc"}
-MERGES = [(b"a", b"b"), (b"ab", b"c")]
-PARTS = TokenizerParts(AB | {258: END.encode()}, MERGES, [END], CL100K)
-JSON = write_tokenizer_json(PARTS)
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
@@ -43,21 +34,6 @@ def load(path: Path) -> BPETokenizer:
         ignore_merges=parts.ignore_merges,
         normalization=parts.normalization,
     )
-
-
-def check_is_refused(read: Callable[[], object], path: Path, message: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(FileFormatError, match=message) as error:
-        read()
-    assert time.perf_counter() - start < 1
-    text = str(error.value)
-    assert text.startswith(str(path))
-    assert "; " in text
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 400
-
-
-Change = Callable[[Any], None]
 
 
 def put(*keys: str | int, to: Any) -> Change:
@@ -88,7 +64,6 @@ def token(id: Any, content: Any, **flags: Any) -> dict[str, Any]:
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 VOCAB = ("model", "vocab")
 SPLIT = ("pre_tokenizer", "pretokenizers", 0)
-ID = r"an id must be an int from 0 to 4194303"
 PRE = "pre_tokenizer must end with ByteLevel"
 STEP = "pre_tokenizer has a step that is not read"
 

@@ -17,7 +17,7 @@ import pytest
 import regex
 import torch
 
-import test_exactness as exactness
+import exact_runs as exactness
 import tiny
 from scratchlm import SGD
 from scratchlm.cli.command import exit_code

@@ -10,20 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from decoding import CONTEXT, PROMPTS, VOCAB, name_of, random_ids, slid, uncached
 from scratchlm import Transformer, generate
 from scratchlm.decoder import CompiledStep, Decoder
 from scratchlm.sampling import decode
 from scratchlm.strategies import Strategy
-from test_transformer import SMALL, VARIANTS, small
 from twins import loud
-
-CONTEXT = SMALL["context_length"]
-VOCAB = SMALL["vocab_size"]
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [9], [3, 4, 5], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]]
-
-
-def name_of(variant: dict[str, Any]) -> str:
-    return "-".join(list(variant)[:2]) or "llama"
+from variants import VARIANTS, small
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=name_of)
@@ -32,20 +25,10 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return loud(small(**request.param))
 
 
-@torch.no_grad()
-def uncached(model: Transformer, ids: Sequence[int]) -> Tensor:
-    """(seq, vocab): the whole text through the model, alone, without a cache."""
-    return model(torch.tensor([list(ids)]))[0]
-
-
 def check(logits: Tensor, model: Transformer, texts: Sequence[Sequence[int]]) -> None:
     """logits (batch, vocab) are those that follow each text, to 1e-5 of the largest."""
     expected = torch.stack([uncached(model, text)[-1] for text in texts])
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-
-
-def random_ids(*shape: int, seed: int = 0) -> list[Any]:
-    return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def test_a_batch_with_a_cache_equals_each_alone_without(model: Transformer) -> None:
@@ -108,13 +91,6 @@ def test_rewinding_forgets(model: Transformer) -> None:
     texts = [p + new[:2] for p, new in zip(PROMPTS, drafted, strict=True)]
     assert decoder.ids == texts
     check(decoder.step([7, 8, 9, 10]), model, [[*t, i + 7] for i, t in enumerate(texts)])
-
-
-def slid(text: list[int], view: list[int], id: int) -> list[int]:
-    """What the model may see once `id` follows: when full, the last half is read anew."""
-    if len(view) == CONTEXT:
-        view = text[-(CONTEXT // 2) :]
-    return [*view, id]
 
 
 def test_sliding_reads_the_last_half_anew(model: Transformer) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import exact_runs as exactness
 import forked
-import test_exactness as exactness
 from scratchlm import BPETokenizer, checkpoint_files, checkpoint_folder
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.cli.command import one_line

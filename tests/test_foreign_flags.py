@@ -6,13 +6,13 @@ import re
 
 import pytest
 
+from pages import quoted, rows
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.foreign_flags import BY_COMMAND
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.plot import main as plot
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
-from test_names import quoted, rows
 
 MAIN = {
     "scratchlm-train": train, "scratchlm-generate": generate, "scratchlm-chat": chat,

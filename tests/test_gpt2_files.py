@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import tokenizers
 
+from broken_tokenizers import AB, ID, MERGES, Change, check_is_refused
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
 from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.patterns import CL100K, GPT2
-from test_bpe import END, texts
-from test_broken_tokenizer_files import AB, ID, MERGES, Change, check_is_refused
 from tokenizer_layouts import BYTES, NAMES, learned, parts_of
+from tokenizer_texts import END, texts
 
 GPT2_PARTS = TokenizerParts(AB | {258: END.encode()}, MERGES, [END])
 

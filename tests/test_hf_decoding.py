@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from hub_models import MODELS, theirs_of
 from scratchlm import Transformer
 from scratchlm.decoder import Decoder
 from scratchlm.hf import from_hf
 from scratchlm.hf_names import rules
 from scratchlm.model.packing import packed
-from test_hf import MODELS, theirs_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

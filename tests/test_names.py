@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 
 import scratchlm
 import tiny
+from pages import quoted, rows
 from scratchlm import config, hf_config
 from scratchlm.cli import train_flags
 from scratchlm.model import transformer
 from scratchlm.tokenizer import bpe
 
-DOCS = Path(__file__).parent.parent / "docs" / "names.md"
 CONTRACT = set(
     """
     BPETokenizer train_bpe train_bpe_from_texts Linear Embedding RMSNorm LayerNorm SwiGLU
@@ -27,17 +26,6 @@ CONTRACT = set(
     Decoder decode from_hf to_hf adamw_groups muon_groups
     """.split()  # noqa: SIM905
 )
-
-
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading of docs/names.md."""
-    section = DOCS.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| `")]
-    return [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]
-
-
-def quoted(cell: str) -> list[str]:
-    return [word.replace("\\|", "|") for word in re.findall(r"`([^`]+)`", cell)]
 
 
 def test_every_public_name_is_there():

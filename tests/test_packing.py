@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from decoding import VOCAB, name_of
 from scratchlm import Linear, RMSNorm, Transformer
 from scratchlm.model import packing
 from scratchlm.model.packing import (
@@ -20,9 +21,8 @@ from scratchlm.model.packing import (
     WidenedLinear,
     packed,
 )
-from test_decoder import VOCAB, name_of
-from test_transformer import VARIANTS, small
 from twins import loud
+from variants import VARIANTS, small
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=name_of)

@@ -18,7 +18,7 @@ from scratchlm.data.corpora import encode_corpus
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.patterns import GPT2, LLAMA3, STARCODER, TEKKEN, Pattern
 from scratchlm.tokenizer.training import train_bpe_from_texts
-from test_bpe import END, texts
+from tokenizer_texts import END, texts
 
 RAW = ByteLevel(add_prefix_space=False, use_regex=False)
 WORDS = ByteLevel(add_prefix_space=False)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import exact_runs as exactness
 import forked
-import test_exactness as exactness
 from scratchlm.checkpoint import find_checkpoint, load_model, read_checkpoint
 from scratchlm.cli.train import said_once
 from scratchlm.distributed import Ranks, agreed

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny
+from decoding import CONTEXT, PROMPTS, VOCAB, name_of, random_ids, slid, uncached
 from scratchlm import Transformer, generate
 from scratchlm.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.errors import NumericalError
@@ -22,9 +23,8 @@ from scratchlm.sampling import (
     require_finite,
 )
 from scratchlm.strategies import Strategy, draw
-from test_decoder import CONTEXT, PROMPTS, VOCAB, name_of, random_ids, slid, uncached
-from test_transformer import VARIANTS, small
 from twins import PROMPT, loud, theirs_generate, twins
+from variants import VARIANTS, small
 
 GREEDY = Strategy(temperature=0)
 SAMPLED = Strategy(1.3, top_k=20, min_p=0.01)

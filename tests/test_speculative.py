@@ -16,8 +16,8 @@ from scratchlm.decoder import Decoder
 from scratchlm.sampling import Continuation
 from scratchlm.speculative import _judge, speculate
 from scratchlm.strategies import Strategy
-from test_transformer import small
 from twins import loud
+from variants import small
 
 GREEDY = Strategy(temperature=0)
 

@@ -12,6 +12,7 @@ import pytest
 import tiktoken
 import tiktoken.load
 
+from broken_tokenizers import AB, JSON, check_is_refused
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.formats import read_tokenizer_json
 from scratchlm.tokenizer.parts import TokenizerParts
@@ -24,8 +25,6 @@ from scratchlm.tokenizer.tiktoken_files import (
     tiktoken_ranks,
     write_tiktoken,
 )
-from test_bpe import END
-from test_broken_tokenizer_files import AB, JSON, check_is_refused
 from tokenizer_layouts import (
     BYTES,
     learned,
@@ -33,6 +32,7 @@ from tokenizer_layouts import (
     parts_of,
     samples,
 )
+from tokenizer_texts import END
 
 RANKS = write_tiktoken({token: id for id, token in AB.items()})
 

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 import pytest
 
+import exact_runs as exactness
 import forked
-import test_exactness as exactness
 from scratchlm import recipe, run_config, time_limit
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_settings
 from scratchlm.cli.train import main

@@ -24,7 +24,6 @@ from scratchlm.tokenizer.tiktoken_files import (
     tiktoken_ranks,
     write_tiktoken,
 )
-from test_bpe import END, texts
 from tokenizer_layouts import (
     BYTES,
     LAYOUTS,
@@ -38,6 +37,7 @@ from tokenizer_layouts import (
     qwen_layout,
     tokenizer_of,
 )
+from tokenizer_texts import END, texts
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import test_exactness as exactness
+import exact_runs as exactness
 import tiny
 from scratchlm import load_model, recipe, run_config, run_state, runtime, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint

@@ -14,7 +14,7 @@ from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.patterns import GPT2, LLAMA3, O200K, QWEN2
 from scratchlm.tokenizer.tiktoken_files import splits_of_ranks
 from scratchlm.tokenizer.training import train_bpe
-from test_bpe import END, texts
+from tokenizer_texts import END, texts
 
 BYTES = {i: bytes([i]) for i in range(256)}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
