@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -308,7 +309,9 @@ def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeyp
     words = ["--train_data", "tiny.txt", *SMALL, "--vocab_size", "1000"]
     assert train([*words, "--context_length", "64", "--out", "a"]) == 2
     said, error = capsys.readouterr()
-    assert re.search(r"no more pairs to merge.*--vocab_size \d+ suits", said)
+    fit = re.search(r"no more pairs to merge: .* of 1,000 ids.*--vocab_size (\d+) suits", said)[1]
+    assert train(["--train_data", "tiny.txt", *SMALL, "--vocab_size", fit, "--out", "fits"]) == 0
+    assert "no more pairs" not in capsys.readouterr().out
     numbers = (
         r"give --context_length (\d+) or less, more text, or --vocab_size (\d+) for .* to (\d+)"
     )
@@ -317,6 +320,46 @@ def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeyp
     words[-1] = vocab_size
     assert train([*words, "--context_length", most, "--out", "c"]) == 0
     assert train([*words, "--context_length", str(int(most) + 1), "--out", "d"]) == 2
+
+
+@pytest.mark.parametrize("text", ["the cat sat. " * 250, "a " * 99, SENTENCES])
+def test_a_size_that_suits_is_advised_once(text, tmp_path, monkeypatch, capsys):
+    """No advice follows the default; another size's advice leaves no ids over."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text(text, encoding="utf-8")
+    said: list[str] = []
+    size = default_vocab_size(DataConfig("a.txt"), said.append)
+    prepare(DataConfig("a.txt"), size, 1, tmp_path / "data", said.append)
+    assert len([line for line in said if "--vocab_size" in line]) == 0
+    words = ["--corpus", "a.txt", "--special_tokens", *(f"<{i}>" for i in range(40))]
+    assert tokenize(words) == 2
+    fit = re.search(r"give --vocab_size (\d+)", capsys.readouterr().err)[1]
+    for vocab_size in (fit, "2000"):
+        assert tokenize([*words, "--vocab_size", vocab_size]) == 0
+        advice = re.search(r"; --vocab_size (\d+) suits it", capsys.readouterr().out)
+        assert (advice is None) == (vocab_size == fit)
+    assert tokenize([*words, "--vocab_size", advice[1]]) == 0
+    assert "no more pairs" not in capsys.readouterr().out
+
+
+def test_packed_bytes_are_not_called_text(tmp_path):
+    said: list[str] = []
+    for name, path in write_all(tmp_path).items():
+        default_vocab_size(DataConfig(str(path)), said.append)
+        packed = "packed " if name in ("a.jsonl.gz", "a.jsonl.zst", "a.parquet") else ""
+        assert said[-1].endswith(f" bytes of {packed}text"), name
+
+
+def test_the_type_of_ids_is_refused_for_text_alone_and_before_the_work(tmp_path):
+    (tmp_path / "a.txt").write_text(SENTENCES, encoding="utf-8")
+    np.arange(99, dtype=np.uint32).tofile(tmp_path / "val.bin")
+    config = DataConfig(str(tmp_path / "a.txt"), dtype="uint32")
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"data.dtype is for ids .*uint32, .*a\.txt\); leave it"):
+        prepare(config, 300, 8, tmp_path / "data", said.append)
+    assert said == []
+    config = dataclasses.replace(config, val=str(tmp_path / "val.bin"))
+    assert len(prepare(config, 300, 8, tmp_path / "data", said.append).val) == 99
 
 
 def test_a_short_text_with_ids_to_validate_on(tmp_path, monkeypatch, capsys):

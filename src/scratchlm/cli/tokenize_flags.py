@@ -134,17 +134,17 @@ def _check_together(args: Namespace) -> None:
 
 def _find(args: Namespace) -> None:
     # Imported here so that --help answers at once.
-    from scratchlm.data.sources import find_files, is_plain
+    from scratchlm.data.sources import find_files, is_plain, num_bytes, told_bytes
 
     args.corpus_files = find_files(args.corpus) if args.corpus else []
     args.encode_files = find_files(args.encode) if args.encode else []
     if args.corpus and args.vocab_size is None:
         from scratchlm.data.vocabulary import suitable_vocab_size
 
-        num_bytes = sum(file.stat().st_size for file in args.corpus_files)
+        fit = suitable_vocab_size(num_bytes(args.corpus_files), len(args.special_tokens or [""]))
         raise ValueError(
-            f"a new tokenizer needs its size (no --vocab_size); give --vocab_size "
-            f"{suitable_vocab_size(num_bytes)}, which suits {num_bytes:,} bytes of text"
+            f"a new tokenizer needs its size (no --vocab_size); give --vocab_size {fit}, which "
+            f"suits {told_bytes(args.corpus_files)}"
         )
     args.as_documents = not all(map(is_plain, args.corpus_files))
     one_file = args.encode is not None and args.encode_files == [Path(args.encode[0])]

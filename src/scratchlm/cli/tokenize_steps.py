@@ -13,8 +13,8 @@ from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_as_text, read_documents
 from scratchlm.data.shards import write_shard
-from scratchlm.data.sources import is_plain
-from scratchlm.data.vocabulary import learn_tokenizer, suitable_vocab_size
+from scratchlm.data.sources import is_plain, num_bytes
+from scratchlm.data.vocabulary import ids_left_over, learn_tokenizer
 from scratchlm.errors import Interrupted
 from scratchlm.tokenizer import playground
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -48,12 +48,8 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     tokenizer = learn_tokenizer(args.corpus_files, special_tokens=specials, **settings)
     tokenizer.save(path)
     print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
-    if len(tokenizer) < args.vocab_size:
-        num_bytes = sum(file.stat().st_size for file in args.corpus_files)
-        print(
-            f"the corpus has no more pairs to merge: {len(tokenizer)} of {args.vocab_size} ids; "
-            f"--vocab_size {suitable_vocab_size(num_bytes)} suits {num_bytes:,} bytes"
-        )
+    for line in ids_left_over(tokenizer, args.vocab_size, num_bytes(args.corpus_files)):
+        print(line)
     return tokenizer, path
 
 

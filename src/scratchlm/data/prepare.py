@@ -13,9 +13,14 @@ import numpy as np
 from scratchlm.data.config import DataConfig
 from scratchlm.data.documents import read_as_text
 from scratchlm.data.shards import TokenShard, open_shard
-from scratchlm.data.sources import Source, source_of
+from scratchlm.data.sources import Source, num_bytes, source_of, told_bytes
 from scratchlm.data.tokenized import name_of, tokenized
-from scratchlm.data.vocabulary import BYTES_ALONE, learn_tokenizer, suitable_vocab_size
+from scratchlm.data.vocabulary import (
+    BYTES_ALONE,
+    ids_left_over,
+    learn_tokenizer,
+    suitable_vocab_size,
+)
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import read_sidecar
@@ -61,12 +66,13 @@ def prepare(
 
     def shard(name: str) -> TokenShard:
         source = sources[name]
-        path = source.files[0]
+        path, dtype = source.files[0], config.dtype
         if source.kind != "shard":
+            dtype = None  # a new shard has its tokenizer's
             assert tokenizer is not None  # text always has one
             assert tokenizer_path is not None
             path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
-        opened = open_shard(path, verify=config.verify, dtype=config.dtype, vocab_size=vocab_size)
+        opened = open_shard(path, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
         if opened.info is None and path.suffix == ".bin":
             say(f"{path} has no sidecar: read as {opened.tokens.dtype.name}")
         _check(opened, tokenizer, vocab_size)
@@ -101,8 +107,8 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
         return len(BPETokenizer.load(config.tokenizer))
     source = source_of(config.train)
     if source.kind != "shard":
-        size = suitable_vocab_size(source.num_bytes)
-        say(f"vocab_size is {size}: the default for {source.num_bytes:,} bytes of text")
+        size = suitable_vocab_size(num_bytes(source.files))
+        say(f"vocab_size is {size}: the default for {told_bytes(source.files)}")
         return size
     info = read_sidecar(source.files[0])
     if info is not None:
@@ -126,6 +132,11 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source
         say(line)
     if not any(source.kind == "documents" for source in sources.values()):
         _check_reading_is_unset(config)
+    if config.dtype is not None and not any(each.kind == "shard" for each in sources.values()):
+        raise ValueError(
+            f"data.dtype is for ids that have no sidecar ({config.dtype}, {config.train}); leave "
+            "it out: a text's ids have the type that the vocabulary needs"
+        )
     return sources
 
 
@@ -216,12 +227,8 @@ def _tokenizer(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
     say(f"trained a tokenizer of {len(tokenizer):,} on {config.train}: {path}")
-    if len(tokenizer) < vocab_size:
-        fit = suitable_vocab_size(source.num_bytes)
-        say(
-            f"the text has no more pairs to merge, so each of its words is one token: "
-            f"--vocab_size {fit} suits {source.num_bytes:,} bytes"
-        )
+    for line in ids_left_over(tokenizer, vocab_size, num_bytes(source.files)):
+        say(line)
     return tokenizer, path
 
 

@@ -53,6 +53,18 @@ def is_plain(path: Path) -> bool:
     return format_of(path) == Format("text")
 
 
+def num_bytes(files: Sequence[Path]) -> int:
+    """Bytes of the files, packed as they are."""
+    return sum(file.stat().st_size for file in files)
+
+
+def told_bytes(files: Sequence[Path]) -> str:
+    """The same in words, which say whether any of them is packed."""
+    formats = map(format_of, files)
+    packed = any(each.packed or each.kind == "parquet" for each in formats)
+    return f"{num_bytes(files):,} bytes of {'packed ' if packed else ''}text"
+
+
 def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
     """The files that paths, folders and globs name, each once, in the order named.
 
@@ -123,11 +135,6 @@ class Source(NamedTuple):
     name: str
     kind: Literal["shard", "text", "documents"]
     files: list[Path]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the files, packed as they are."""
-        return sum(file.stat().st_size for file in self.files)
 
 
 def source_of(name: str) -> Source:

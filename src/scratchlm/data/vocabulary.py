@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,25 @@ BYTES_ALONE = 257  # ids without any merge: the bytes, and what stands between d
 _LARGEST = 32_768
 
 
-def suitable_vocab_size(num_bytes: int) -> int:
+def suitable_vocab_size(num_bytes: int, num_special: int = 1) -> int:
     """A vocabulary for so many bytes of text: 2 sqrt(bytes) merges, up to 32,768 ids in all.
 
     >>> [suitable_vocab_size(size) for size in (0, 600, 10**6, 10**9)]
     [257, 305, 2257, 32768]
     """
-    return min(_LARGEST, BYTES_ALONE + 2 * math.isqrt(num_bytes))
+    return min(_LARGEST, 256 + num_special + 2 * math.isqrt(num_bytes))
+
+
+def ids_left_over(tokenizer: BPETokenizer, vocab_size: int, num_bytes: int) -> Iterator[str]:
+    """A line to tell where the text had too few pairs to merge for `vocab_size`. It advises a
+    smaller size unless the size was already one that suits so many bytes."""
+    used = len(tokenizer)
+    if used < vocab_size:
+        fit = suitable_vocab_size(num_bytes, len(tokenizer.special_tokens))
+        advice = f"; --vocab_size {min(fit, used)} suits it" if fit < vocab_size else ""
+        yield (
+            f"the text has no more pairs to merge: {used:,} of {vocab_size:,} ids are used{advice}"
+        )
 
 
 def learn_tokenizer(
