@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import tiny
 from scratchlm import BPETokenizer, save_checkpoint, train_bpe
 from scratchlm.chat import Conversation
+from scratchlm.cli.chat import main as chat
 from scratchlm.cli.generate import main as generate
 from scratchlm.config import read_toml
 from scratchlm.generator import TextGenerator
@@ -51,6 +54,34 @@ def test_corpora(tmp_path: Path) -> None:
 
 def test_configs() -> None:
     assert read_toml(marked("a.toml", "[model]\nd_model = 3\n")) == {"model": {"d_model": 3}}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_standard_input(
+    encoding: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = tiny.tokenizer(tmp_path)
+    save_checkpoint("m.pt", tiny.model(), None, 1, tokenizer=tokenizer.to_json())
+
+    def given(text: str) -> None:
+        stdin = io.BytesIO(codecs.BOM_UTF8 + text.encode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin, encoding=encoding))
+
+    words = ["--model_path", "m.pt", "--device", "cpu", "--max_tokens", "3"]
+    given("über the cat")
+    assert generate([*words, "--prompt_file", "-"]) == 0
+    assert capsys.readouterr().out.startswith("über the cat")
+    given("/seed\n")
+    assert chat(words) == 2
+    assert "(/seed)" in capsys.readouterr().err, "a command on the first line is known as one"
+    given("a\n\ufeffb\n/save c.json\n")
+    assert chat([*words, "--template", "plain"]) == 0
+    messages = json.loads(Path("c.json").read_bytes())["messages"]
+    said = [each["content"] for each in messages if each["role"] == "user"]
+    assert said == ["a", "\ufeffb"], "only the first line has the mark"
 
 
 def test_prompts_and_conversations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

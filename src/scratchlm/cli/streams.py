@@ -15,15 +15,15 @@ CONVERT = "convert it to UTF-8"
 def use_utf8() -> None:
     """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
 
-    A log file shows each line as soon as it is written. A byte of the input that is not UTF-8 comes
-    as a lone surrogate, which the tokenizer refuses.
+    A log file shows each line as soon as it is written. The input loses its byte order mark. A byte
+    of it that is not UTF-8 comes as a lone surrogate, which the tokenizer refuses.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="utf8_or_escaped", line_buffering=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
         with suppress(io.UnsupportedOperation):  # something was read already
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _utf8_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
