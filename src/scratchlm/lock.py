@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 _held: set[Path] = set()
+_files: set[TextIO] = set()  # that this process has locked
 _PLACE = 1 << 30  # the byte that is locked: on Windows nobody else can read a locked byte
 
 
@@ -58,43 +62,72 @@ def lock_file(
     """
     unwanted = False
     try:
-        with path.open("a+", encoding="utf-8") as file:
-            if not _take(file.fileno()):
-                file.seek(0)
-                holder = file.read().strip()
-                raise ValueError(f"{what} ({path.parent}, process {holder}); {remedy}")
+        with _opened(path, what, remedy) as file:
+            _files.add(file)
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             try:
                 yield
             finally:
-                unwanted = remove()
-                if unwanted and sys.platform != "win32":
-                    path.unlink()  # while it is held: nobody else can have it
-                _give_back(file.fileno())
+                if file in _files:  # not in a forked process
+                    _files.remove(file)
+                    unwanted = remove()
+                    if unwanted and sys.platform != "win32":
+                        path.unlink()  # while it is held: nobody else can have it
+                    _give_back(file.fileno())
     finally:
         if unwanted and sys.platform == "win32":
             with contextlib.suppress(OSError):  # an open file stays, so another's does
                 path.unlink()
 
 
+def _opened(path: Path, what: str, remedy: str) -> TextIO:
+    """The file, open and locked; ValueError where it is locked already."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
+            if not _take(file.fileno()):
+                file.seek(0)
+                holder = file.read().strip()
+                raise ValueError(f"{what} ({path.parent}, process {holder}); {remedy}")
+            # Its holder may have removed the file after we opened it: then it locks nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+
+
+def _leave_to_parent() -> None:
+    """Close what a fork has copied, or the locks would outlive the process that took them."""
+    for file in _files:
+        file.close()
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def _take(descriptor: int) -> bool:
-    """Whether nobody else has the lock; then this process has it."""
-    os.lseek(descriptor, _PLACE, os.SEEK_SET)
+    """Whether nobody else has the lock; then this descriptor has it.
+
+    On Unix by `flock`: the locks of POSIX go when any descriptor of the file is closed.
+    """
     try:
         if sys.platform == "win32":
+            os.lseek(descriptor, _PLACE, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
-            os.lockf(descriptor, os.F_TLOCK, 1)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
 def _give_back(descriptor: int) -> None:
-    os.lseek(descriptor, _PLACE, os.SEEK_SET)
     if sys.platform == "win32":
+        os.lseek(descriptor, _PLACE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
     else:
-        os.lockf(descriptor, os.F_ULOCK, 1)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
