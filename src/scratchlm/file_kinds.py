@@ -87,6 +87,13 @@ def kind_of(head: bytes) -> Kind | None:
     return _UTF_16 if max(head[::2].count(0), head[1::2].count(0)) > 0.9 * nuls else _BINARY
 
 
+def ending_of(path: Path) -> str:
+    """The ending, in lower case, by which a name asks for a format: not that of run.v2 or 3.1."""
+    ending = path.suffix.lower()
+    is_format = re.match(r"\.(?!v\d)[^\W\d_]", ending) or ending in FILE_ENDINGS
+    return ending if is_format else ""
+
+
 def check_folder_name(path: str | os.PathLike[str], what: str) -> None:
     """ValueError for a folder to be made whose name ends as a file's does: whoever writes `out.h5`
     wants that format. `what` says what is written into a folder, and in which files it could be."""

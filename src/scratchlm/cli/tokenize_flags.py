@@ -22,7 +22,8 @@ USES = ("encode", "show", "html")  # of a tokenizer, new or given
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
     """The flags; ValueError where they contradict each other or would overwrite what is read.
 
-    Adds what they come to: `corpus_files`, `encode_files`, and whether these go `to_folder`.
+    Adds what they come to: `corpus_files`, `encode_files`, whether these are `one_text`, and
+    whether they go `to_folder`.
     """
     args = _parser(description).parse_args(argv)
     if args.inspect is not None:
@@ -148,9 +149,9 @@ def _find(args: Namespace) -> None:
         )
     args.as_documents = not all(map(is_plain, args.corpus_files))
     one_file = args.encode is not None and args.encode_files == [Path(args.encode[0])]
-    one_text = one_file and is_plain(args.encode_files[0])
-    named_file = args.output is None or Path(args.output).suffix == ".bin"
-    args.to_folder = bool(args.encode) and not (one_text and named_file)
+    args.one_text = one_file and is_plain(args.encode_files[0])
+    named_file = args.output is None or Path(args.output).suffix.lower() == ".bin"
+    args.to_folder = bool(args.encode) and not (args.one_text and named_file)
     if args.to_folder and named_file:
         raise ValueError(
             f"many documents go to a folder ({args.encode[0]}, --output {args.output}); "
@@ -182,7 +183,7 @@ def _check_encoding(args: Namespace) -> None:
 
 
 def _check_outputs(args: Namespace) -> None:
-    from scratchlm.file_kinds import FILE_ENDINGS
+    from scratchlm.file_kinds import ending_of
 
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:
@@ -207,15 +208,22 @@ def _check_outputs(args: Namespace) -> None:
             raise ValueError(
                 f"--{flag} would replace what is read or written ({path}); name another file"
             )
-        if flag == "output_tokenizer" and path.suffix.lower() in FILE_ENDINGS - {".json"}:
-            raise ValueError(f"a tokenizer is a .json ({name}); give --{flag} {path.stem}.json")
+        if flag == "output_tokenizer" and ending_of(path) not in ("", ".json"):
+            raise ValueError(
+                f"a tokenizer is a .json ({name}); give --{flag} {path.with_suffix('.json')}"
+            )
         taken.add(path.resolve())
         if not path.parent.is_dir():
             raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
     if args.to_folder:
         output = Path(args.output)
         from scratchlm.data.corpus_folder import check_folder
-        from scratchlm.file_kinds import check_folder_name
 
-        check_folder_name(output, "ids go to one .bin file, or into a folder of them")
+        if ending_of(output) and not output.is_dir():
+            folder = output.with_suffix("")
+            name = f"{folder}.bin, or {folder} for a folder" if args.one_text else folder
+            raise ValueError(
+                f"ids go to one .bin file, or into a folder of them, not a {output.suffix} "
+                f"({output}); give --output {name}"
+            )
         check_folder(output, resume=bool(args.resume))

@@ -73,7 +73,7 @@ def prepare(
             assert tokenizer_path is not None
             path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
         opened = open_shard(path, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
-        if opened.info is None and path.suffix == ".bin":
+        if opened.info is None and path.suffix.lower() == ".bin":
             say(f"{path} has no sidecar: read as {opened.tokens.dtype.name}")
         _check(opened, tokenizer, vocab_size)
         return opened
@@ -239,7 +239,7 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
             f"the shard was made with another tokenizer ({shard.path}: its tokenizer is "
             f"{info.tokenizer or 'not named'}); give that one, or encode the text again"
         )
-    bare = info is None and shard.path.suffix == ".bin"
+    bare = info is None and shard.path.suffix.lower() == ".bin"
     width = shard.tokens.dtype.name
     if bare and tokenizer and width == "uint16" and tokenizer.dtype.name == "uint32":
         raise ValueError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from scratchlm.data.sources import SHARD_SUFFIXES
+from scratchlm.data.sources import is_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.file_kinds import check_downloaded
 from scratchlm.tokenizer.token_files import (
@@ -74,7 +74,7 @@ def open_shard(
     size = path.stat().st_size  # a missing file is the system's own FileNotFoundError
     if not path.is_file():
         raise ValueError(f"a token shard is a file ({path}); pass a .bin or .npy file")
-    if path.suffix not in SHARD_SUFFIXES:
+    if not is_shard(path):
         raise ValueError(
             f"a token shard ends in .bin or .npy ({path}); encode text with scratchlm-tokenize"
         )
@@ -87,7 +87,7 @@ def open_shard(
         raise ValueError(
             f"nothing to verify against ({path} has no sidecar); encode its text again to get one"
         )
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         tokens = _map_npy(path)
     elif info:
         tokens = np.memmap(path, DTYPES[info.dtype], mode="r")
@@ -110,7 +110,7 @@ def write_shard(
 ) -> ShardInfo:
     """Encode the text file `src` into the shard `dst` and its sidecar."""
     src, dst = Path(src), Path(dst)
-    if dst.suffix != ".bin":
+    if dst.suffix.lower() != ".bin":
         raise ValueError(f"a token shard is written to a .bin file ({dst}); name it {dst.stem}.bin")
     if src.resolve() == dst.resolve():
         raise ValueError(f"the text and its shard are one file ({src}); name another output")

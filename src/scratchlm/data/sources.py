@@ -25,7 +25,6 @@ FOLDER_SUFFIXES = (
       for packed in PACKED),
     ".parquet",
 )  # fmt: skip
-SHARD_SUFFIXES = (".bin", ".npy")
 
 
 class Format(NamedTuple):
@@ -51,6 +50,11 @@ def format_of(path: Path) -> Format:
 def is_plain(path: Path) -> bool:
     """Whether the file's bytes are its text."""
     return format_of(path) == Format("text")
+
+
+def is_shard(path: Path) -> bool:
+    """Whether the file's name says that it holds ids."""
+    return path.suffix.lower() in (".bin", ".npy")
 
 
 def num_bytes(files: Sequence[Path]) -> int:
@@ -109,7 +113,7 @@ def _files_in(folder: Path) -> list[Path]:
     found = [file for file in found if file.suffix.lower() != ".json" or _is_list(file)]
     if found:
         return sorted(found)
-    shards = sorted(file for file in files if file.suffix in SHARD_SUFFIXES)
+    shards = sorted(filter(is_shard, files))
     if shards:
         raise ValueError(
             f"the folder has token shards and no text ({folder}: {len(shards)} shards); "
@@ -140,7 +144,7 @@ class Source(NamedTuple):
 def source_of(name: str) -> Source:
     """The source that a path, a folder or a glob names; errors as in `find_files`."""
     files = find_files(name)
-    shards = [file for file in files if file.suffix in SHARD_SUFFIXES]
+    shards = list(filter(is_shard, files))
     if shards and len(files) > 1:
         raise ValueError(
             f"training reads one token shard ({name}: {len(files)} files); name one of them, such "

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from scratchlm.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import FILE_ENDINGS
+from scratchlm.file_kinds import ending_of
 from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for
@@ -83,7 +83,7 @@ def writing_ids(
 ) -> Iterator[IdWriter]:
     """A file of the tokenizer's ids, which takes the name `path` and gets its sidecar when the
     block ends without an error. The sidecar names the tokenizer's file where one is given."""
-    if path.suffix.lower() in FILE_ENDINGS - {".bin"}:
+    if ending_of(path) not in ("", ".bin"):
         raise ValueError(f"ids are written to a .bin file ({path}); name it {path.stem}.bin")
     if tokenizer_path is not None:
         with contextlib.suppress(ValueError):  # on another drive of Windows
@@ -250,7 +250,7 @@ def _sidecar(path: Path) -> Path:
 def read_sidecar(path: str | Path) -> ShardInfo | None:
     """What is said of a shard, without opening it; None where nothing is, as for a `.npy`."""
     path = Path(path)
-    if path.suffix != ".bin":
+    if path.suffix.lower() != ".bin":
         return None
     sidecar = _sidecar(path)
     try:
