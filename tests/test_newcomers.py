@@ -11,7 +11,7 @@ import torch
 
 import scratchlm
 import tiny
-from scratchlm import BPETokenizer, Transformer, generate
+from scratchlm import BPETokenizer, ModelConfig, Transformer, generate
 
 IDS = [3, 1, 4, 1, 5]
 NAMES = {name: getattr(scratchlm, name) for name in scratchlm.__all__} | {"np": np, "torch": torch}
@@ -110,3 +110,22 @@ def test_a_tokenizers_call_says_what_to_write(tokenizer, call):
     with pytest.raises(errors, match=TOKENIZER_CALLS[call]) as caught:
         eval(call, NAMES | {"tokenizer": tokenizer})
     assert "\n" not in str(caught.value)
+
+
+class Named(Transformer):
+    """Whose parts have names that its parent explains."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.save = torch.nn.Linear(2, 2)
+        self.register_buffer("generate", torch.zeros(1))
+
+
+def test_a_subclass_may_give_its_parts_any_name(model):
+    named = Named(model.config)
+    assert isinstance(named.save, torch.nn.Linear)
+    assert named.generate.shape == (1,)
+    with pytest.raises(AttributeError, match="a Transformer has no save_pretrained; it is"):
+        named.save_pretrained  # noqa: B018
+    with pytest.raises(AttributeError, match="object has no attribute 'anything'"):
+        named.anything  # noqa: B018

@@ -64,8 +64,12 @@ def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
         before = getattr(cls, "__getattr__", None)  # torch's modules have one
 
         def missing(self: Any, name: str) -> Any:
-            if before is not None and name not in table:
-                return before(self, name)
+            try:
+                if before is not None:
+                    return before(self, name)
+            except AttributeError:
+                if name not in table:
+                    raise
             raise AttributeError(f"a {cls.__name__} has no {name}{is_called(name, table)}")
 
         cls.__getattr__ = missing
