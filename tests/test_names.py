@@ -7,6 +7,7 @@ import inspect
 import re
 
 import pytest
+import torch
 
 import scratchlm
 import tiny
@@ -119,6 +120,17 @@ def test_a_function_takes_the_names_of_other_projects():
     [group] = scratchlm.AdamW(model.parameters(), learning_rate=0.5).param_groups
     assert group["lr"] == 0.5
     assert scratchlm.SwiGLU(dim=4, intermediate_size=8).gate_proj.weight.shape == (8, 4)
+
+
+def test_two_names_of_one_argument_agree_as_one_object_or_as_equal_plain_values():
+    """Tensors do not answer == with yes or no."""
+    param = [torch.nn.Parameter(torch.zeros(1))]
+    rate = torch.tensor(0.1)
+    assert scratchlm.SGD(param, lr=rate, learning_rate=rate).param_groups[0]["lr"] is rate
+    assert scratchlm.SGD(param, lr=1, learning_rate=1.0).param_groups[0]["lr"] == 1
+    for one in (torch.tensor([0.1, 0.2]), 0.1, torch.tensor(0.1)):
+        with pytest.raises(TypeError, match=r"two values for one argument of SGD\(\) \(lr="):
+            scratchlm.SGD(param, lr=one, learning_rate=rate)
 
 
 def test_a_text_generator_takes_the_names_of_other_projects():

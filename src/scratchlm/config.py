@@ -369,13 +369,18 @@ def _translated(
         if own is None and strict:
             raise TypeError(f"{name}() has no argument {key}; {_advice(key, known)}")
         own = own or key
-        if own in ours and ours[own] is not value and ours[own] != value:
+        if own in ours and not _are_same(ours[own], value):
             raise TypeError(
-                f"two values for one argument of {name}() ({typed[own]}={ours[own]!r}, "
-                f"{key}={value!r}); give one"
+                f"two values for one argument of {name}() ({typed[own]}={ours[own]!r:.40}, "
+                f"{key}={value!r:.40}); give one"
             )
         ours[own], typed[own] = value, key
     return ours
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    plain = bool | int | float | str  # tensors and arrays do not answer == with yes or no
+    return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
 
 
 def _advice(key: str, known: set[str]) -> str:
