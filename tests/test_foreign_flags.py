@@ -10,17 +10,19 @@ from pages import quoted, rows
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.foreign_flags import BY_COMMAND
 from scratchlm.cli.generate import main as generate
+from scratchlm.cli.inspect import main as inspect
 from scratchlm.cli.plot import main as plot
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
 
 MAIN = {
     "scratchlm-train": train, "scratchlm-generate": generate, "scratchlm-chat": chat,
-    "scratchlm-tokenize": tokenize, "scratchlm-plot": plot,
+    "scratchlm-tokenize": tokenize, "scratchlm-plot": plot, "scratchlm-inspect": inspect,
 }  # fmt: skip
 NEEDED = {
     "scratchlm-generate": ["--model_path", "none"],
     "scratchlm-chat": ["--model_path", "none"],
+    "scratchlm-inspect": ["none"],
 }
 
 
@@ -66,6 +68,11 @@ def test_every_entry_is_told_and_names_flags_that_there_are(command, error_of):
         ("scratchlm-train", "--sliding_window", "write --model.window"),
         ("scratchlm-train", "--moe.num_experts", "write --model.moe.num_experts"),
         ("scratchlm-train", "--optim.schedul", "did you mean --optim.schedule?"),
+        ("scratchlm-train", "--config_file", "did you mean --config?"),
+        ("scratchlm-train", "--tran-data", "did you mean --train_data?"),
+        ("scratchlm-generate", "--promt", "did you mean --prompt?"),
+        ("scratchlm-generate", "--time", "scratchlm-generate --help lists the flags"),
+        ("scratchlm-plot", "--time", "scratchlm-plot --help lists the flags"),
     ],
 )
 def test_a_hint_is_right(command, flag, names, error_of):

@@ -137,7 +137,9 @@ def test_the_recipes_are_listed_with_size_and_purpose(capsys):
 @pytest.mark.parametrize(
     ("word", "names"),
     [
-        ("gpt-mimi", "did you mean gpt-mini"),
+        ("gpt-mimi", "did you mean gpt-mini?"),
+        ("gpt_mimi", "did you mean gpt-mini?"),
+        ("configs/gpt_mini.toml", "the recipe is found by name: gpt-mini"),
         ("gpt2", "--config list shows all recipes"),
         ("configs/tiny.toml", "the recipe is found by name: tiny"),
         ("run", "give --config run/config.toml"),
@@ -151,6 +153,15 @@ def test_an_unknown_recipe_is_refused_with_those_that_are_close(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("")
     check_refusal(train, ["--train_data", "x.txt", f"--config={word}"], 2, names, capsys)
+
+
+def test_a_recipes_name_has_hyphens_or_underscores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for name in ("gpt-mini", "gpt_mini"):
+        assert train(["--dry_run", "--config", name]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
 
 
 # --- optimizer and schedule -----------------------------------------------------------------------

@@ -80,8 +80,11 @@ class Parser(argparse.ArgumentParser):
             return f"here it is {known}"
         if own := self._own(bare):
             return f"write {own}"
-        close = difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.7)
-        return f"did you mean {close[0]}?" if close else f"{self.prog} --help lists the flags"
+        # Without dashes, which all flags share.
+        own_flags = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
+        asked = name.lstrip("-").replace("-", "_")
+        close = difflib.get_close_matches(asked, own_flags, n=1, cutoff=0.7)
+        return f"did you mean --{close[0]}?" if close else f"{self.prog} --help lists the flags"
 
     def _translated(self, word: str) -> str:
         """`--max-tokens=5` -> `--max_tokens=5`; make a name of another project one of the flag."""

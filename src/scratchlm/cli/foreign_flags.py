@@ -29,6 +29,12 @@ TRAIN = _guesses(
 ) | {
     # guessed
     "hidden_dim": "--d_model, or --d_ff",
+    "time": "--minutes",
+    "max_time": "--minutes",
+    "time_limit": "--minutes",
+    "duration": "--minutes",
+    "hours": "--minutes",
+    "seconds": "--minutes",
     "data": "--train_data",
     "data_path": "--train_data",
     "corpus": "--train_data",
@@ -197,18 +203,30 @@ CHAT = {
     "reverse_prompt": "--stop",
     "n_predict": "--max_tokens",
     "n": "--max_tokens",
+    "beam": "scratchlm-generate --num_beams",
+    "num_beams": "scratchlm-generate --num_beams",
     "prompt": "a message on standard input, or scratchlm-generate --prompt",
 }
 
 TOKENIZE = {
     "input": "--corpus",
+    "train": "--corpus",
+    "text": "--corpus",
     "files": "--corpus",
     "data": "--corpus",
     "train_data": "--corpus",
     "input_path": "--corpus",
     "vocab": "--vocab_size",
+    "size": "--vocab_size",
+    "output_path": "--output for ids, --output_tokenizer for a tokenizer",
     "model_prefix": "--output_tokenizer",
     "tokenizer": "--tokenizer_path",
+}
+
+INSPECT = {
+    "path": "the path, without a flag",
+    "model_path": "the path, without a flag",
+    "checkpoint": "the path, without a flag",
 }
 
 # The flag that a word without one is meant for.
@@ -223,4 +241,5 @@ BY_COMMAND = {
     "scratchlm-generate": GENERATE,
     "scratchlm-chat": CHAT,
     "scratchlm-tokenize": TOKENIZE,
+    "scratchlm-inspect": INSPECT,
 }

@@ -9,21 +9,23 @@ from pathlib import Path
 
 
 def find_config(word: str) -> Path:
-    """The TOML file that `--config` means: a file by its path, or else a recipe by its name.
+    """The TOML file that `--config` means: a file by its path, or else a recipe by its name, in
+    which `-` and `_` are alike.
 
     ValueError where it is neither, with the names that are close.
     """
-    path, names = Path(word), _recipes()
+    path, names, hyphened = Path(word), _recipes(), word.replace("_", "-")
     if path.is_file():
         return path
-    if word in names:
-        return names[word]
+    if hyphened in names:
+        return names[hyphened]
     if (path / "config.toml").is_file():
         inside = shlex.quote(str(path / "config.toml"))
         raise ValueError(f"a folder is no config ({word}); give --config {inside}")
-    if path.stem in names:
-        raise ValueError(f"no such file ({word}); the recipe is found by name: {path.stem}")
-    close = difflib.get_close_matches(path.stem, names, n=3)
+    stem = path.stem.replace("_", "-")
+    if stem in names:
+        raise ValueError(f"no such file ({word}); the recipe is found by name: {stem}")
+    close = difflib.get_close_matches(stem, names, n=3, cutoff=0.7)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ValueError(
         f"no such config ({word}); {hint}scratchlm-train --config list shows all recipes"
@@ -32,7 +34,7 @@ def find_config(word: str) -> Path:
 
 def is_recipe(word: str) -> bool:
     """Whether a recipe has this name, and no file or folder."""
-    return word in _recipes() and not Path(word).exists()
+    return word.replace("_", "-") in _recipes() and not Path(word).exists()
 
 
 def check_model(path: str) -> None:
