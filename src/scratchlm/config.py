@@ -274,7 +274,7 @@ SETTINGS = (
     ("mask", "attn_mask"),
 )  # fmt: skip
 
-# What people type who guess at a name, which may be taken for another one too: an error names ours.
+# What people guess for a name. It may mean another setting as well, so an error names ours.
 GUESSES = {
     "num_layers": ("n_blocks", "num_blocks", "layers", "depth"),
     "d_model": ("n_embed", "embed_dim", "embedding_dim", "hidden_dim", "model_dim", "width"),

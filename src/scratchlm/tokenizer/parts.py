@@ -118,11 +118,9 @@ def ids_of(
     ordinary: set[bytes] = set()  # with the bytes of a special token
     if len(id_of) < len(vocab):
         specials = {special.encode(): special for special in special_tokens}
-        seen: dict[bytes, int] = {}
-        for id, token in vocab.items():
-            other = seen.setdefault(token, id)
-            if other == id:
-                continue
+        for other in sorted(vocab.keys() - id_of.values()):  # the ids that another one replaced
+            token = vocab[other]
+            id = id_of[token]
             if token not in specials or token in ordinary or other > id:
                 raise ValueError(
                     f"two ids have the same bytes ({token!r}, {other} and {id}); "
