@@ -231,7 +231,7 @@ def test_each_command_tells_once_what_it_reads_as_text(tmp_path, monkeypatch, ca
         ("a.json", json.dumps({"text": "a"}, indent=2).encode(), 2,
          "a .json holds a list of objects or strings, or one of them on each line"),
         ("a.json.gz", gzip.compress(b"the cat"), 2, "a .json holds a list"),
-        ("a.json", b'{"text": "a"}\n{"text":\n', 2, "a.json:2: "),
+        ("a.json", b'{"text": "a"}\n{"text":\n', 2, "; correct or remove the line"),
         ("a.jsonl", b'{"text": "a"}\n{"text":\n', 2, "correct or remove the line"),
         ("a.json", PAGE, 2, "a.json looks like an HTML page; download the file itself"),
         ("a.jsonl", PAGE, 2, "a.jsonl looks like an HTML page; download the file itself"),
