@@ -38,8 +38,12 @@ def ids_of(rows: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("intel", [True, False])
 @torch.no_grad()
-def test_fp32_logits_are_the_models(model: Transformer, rows: int) -> None:
+def test_fp32_logits_are_the_models(
+    model: Transformer, rows: int, intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_multiplies_by_its_own_mkl", lambda: intel)
     ids = ids_of(rows)
     expected = model(ids)
     tolerance = 1e-5 * float(expected.abs().max())
@@ -143,6 +147,11 @@ def test_onednn_is_linear(shape: tuple[int, ...], bias: bool) -> None:
     torch.testing.assert_close(
         OneDNNLinear(weight, b)(x), F.linear(x, weight, b), rtol=1e-5, atol=1e-5
     )
+    mixed = OneDNNLinear(weight, b, but_one_row=True)(x)
+    if x.numel() == 24:
+        assert torch.equal(mixed, F.linear(x, weight, b))
+    else:
+        assert torch.equal(mixed, OneDNNLinear(weight, b)(x))
 
 
 @pytest.mark.parametrize("bias", [True, False])
