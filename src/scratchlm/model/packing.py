@@ -74,7 +74,7 @@ def _twin(
     elif type(module) is RMSNorm and eager and not changed:
         twin = OneKernelRMSNorm(module)
     else:
-        twin = type(module).__new__(type(module))  # copy.copy refuses parametrized modules
+        twin = object.__new__(type(module))  # copy.copy refuses parametrized modules
         twin.__dict__.update(vars(module))
         twin._modules = {
             name: None if child is None else _twin(child, pack, eager, done)
