@@ -138,9 +138,9 @@ class OneKernelRMSNorm(nn.Module):
 def _multiplies_by_its_own_mkl() -> bool:
     """Whether F.linear calls MKL, and that runs on a processor of its maker, Intel.
 
-    There it reads an fp32 matrix for one row at the memory's speed, and a tenth to a third faster
-    than oneDNN; on one of AMD at half of it. The name decides and not a clock, so that every
-    process computes the same.
+    There it multiplies one row of fp32 a tenth to a third faster than oneDNN; on an EPYC of AMD it
+    took twice as long (docs/benchmarks.md). The name decides and not a clock, so that every process
+    computes the same.
     """
     told = Path("/proc/cpuinfo")
     name = told.read_text(encoding="utf-8") if told.exists() else platform.processor()
