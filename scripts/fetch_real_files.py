@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scratchlm.atomic import replacing_directory
+from scratchlm.files.atomic import replacing_directory
 
 REAL = Path(os.environ.get("SCRATCHLM_REAL", Path(__file__).parents[1] / "build" / "real"))
 Json = dict[str, Any]

@@ -17,9 +17,9 @@ from torch import nn
 
 import tiny
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
-from scratchlm.atomic import previous, replacing_directory, replacing_file
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_own_tokenizer, write_pointer
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import previous, replacing_directory, replacing_file
 
 
 def trained(seed: int = 0, steps: int = 3):

@@ -25,7 +25,7 @@ from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.documents import read_documents
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
-from scratchlm.lock import lock_file
+from scratchlm.files.lock import lock_file
 from scratchlm.tokenizer import workers
 
 END = "<|endoftext|>"

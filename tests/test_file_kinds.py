@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from matplotlib.figure import Figure
 
-from scratchlm.file_kinds import HEAD, kind_of
+from scratchlm.files.file_kinds import HEAD, kind_of
 from text_generators import random_text
 
 TEXT = "The cat sat on the mat.\n" * 20

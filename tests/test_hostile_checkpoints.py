@@ -34,7 +34,7 @@ from scratchlm.checkpoint import find_checkpoint, load_with_tokenizer, read_chec
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.errors import FileFormatError
-from scratchlm.tensor_file import map_tensors, read_tensors
+from scratchlm.files.tensor_file import map_tensors, read_tensors
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import forked
-from scratchlm import lock
-from scratchlm.lock import lock_file, locked
+from scratchlm.files import lock
+from scratchlm.files.lock import lock_file, locked
 
 
 def _hold(folder) -> None:

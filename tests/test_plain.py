@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from scratchlm import plain
+from scratchlm.files import plain_values
 
 
 def through_json(value):
     tensors = {}
-    text = json.dumps(plain.to_json(plain.checked(value, "key"), tensors, "key"))
-    return plain.from_json(json.loads(text), tensors)
+    text = json.dumps(plain_values.to_json(plain_values.checked(value, "key"), tensors, "key"))
+    return plain_values.from_json(json.loads(text), tensors)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_tensors_go_beside_even_where_their_places_spell_alike():
 
 
 def test_ordered_dict_becomes_a_dict():
-    assert plain.checked(OrderedDict(a=1), "key") == {"a": 1}
+    assert plain_values.checked(OrderedDict(a=1), "key") == {"a": 1}
 
 
 @dataclass
@@ -90,4 +90,4 @@ class Level(IntEnum):
 )
 def test_what_is_not_plain_is_refused_by_its_key(value, where):
     with pytest.raises(ValueError, match=where):
-        plain.checked(value, "key")
+        plain_values.checked(value, "key")

@@ -21,7 +21,7 @@ JOURNEY = """
 import multiprocessing
 import sys
 
-import scratchlm.lock  # which takes Windows' module in its place
+import scratchlm.files.lock  # which takes Windows' module in its place
 
 sys.modules["fcntl"] = None
 context = multiprocessing.get_context

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from scratchlm.errors import FileFormatError
-from scratchlm.tensor_file import map_tensors, read_tensors, write_tensors
+from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
 
 
 def example():

@@ -20,7 +20,7 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint import config_from, find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_report import flat
-from scratchlm.lock import locked
+from scratchlm.files.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer

@@ -20,11 +20,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from scratchlm import plain
-from scratchlm.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded, check_folder_name
-from scratchlm.tensor_file import map_tensors, read_tensors, write_tensors
+from scratchlm.files import plain_values
+from scratchlm.files.atomic import is_taken, previous, replacing_directory, replacing_file, sync
+from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 Payload = dict[str, Any]
@@ -38,8 +38,8 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
 
 
 def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
-    """Write plain data (a `plain.checked` dict with `model`), in place of a checkpoint that is
-    there: a kill at any moment leaves that one or the new one."""
+    """Write plain data (a `plain_values.checked` dict with `model`), in place of a checkpoint
+    that is there: a kill at any moment leaves that one or the new one."""
     if not isinstance(path_or_file, str | os.PathLike):
         _save(payload, path_or_file)
     elif is_single_file(path_or_file):
@@ -84,7 +84,7 @@ def contents(payload: Payload, part: tuple[int, int] = (1, 1)) -> Files:
         for key, value in payload.items()
         if key not in ("model", "config", "tokenizer") or (key == "tokenizer" and value is None)
     }
-    state = plain.to_json({"shared": shared, "values": values}, tensors)
+    state = plain_values.to_json({"shared": shared, "values": values}, tensors)
     ending = "" if part[1] == 1 else f"-{part[0]:05d}-of-{part[1]:05d}"
     files: Files = {
         f"{kind}{ending}.safetensors": {
@@ -133,7 +133,7 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
     with _fitting(path):
         state_names, model_names = (_parts(names, kind, path) for kind in ("state", "model"))
         tensors = _united([read(path / name) for name in state_names])
-        state = plain.from_json(_read_json(path / "state.json"), tensors)
+        state = plain_values.from_json(_read_json(path / "state.json"), tensors)
         weights = _united([read(path / name) for name in model_names])
         for alias, name in state["shared"].items():
             if alias in weights:
@@ -149,7 +149,7 @@ def read_directory_settings(path: Path) -> Payload:
     names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
     with _fitting(path):
         values = _read_json(path / "state.json")["values"]
-        plainly = {key: plain.from_json(values.get(key), {}) for key in ("recipe", "step")}
+        plainly = {key: plain_values.from_json(values.get(key), {}) for key in ("recipe", "step")}
         return plainly | _texts(path, names)
 
 
@@ -214,7 +214,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
             "directory, a .pt, or a run's folder"
         )
     try:
-        manifest = plain.parse_json((path / MANIFEST).read_bytes())
+        manifest = plain_values.parse_json((path / MANIFEST).read_bytes())
         files = {
             name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
         }
@@ -260,7 +260,7 @@ def _is_plain_file(path: Path) -> bool:
 
 def _read_json(path: Path) -> Any:
     try:
-        return plain.parse_json(path.read_bytes())
+        return plain_values.parse_json(path.read_bytes())
     except ValueError as error:
         raise FileFormatError(
             f"not the JSON of a checkpoint ({path}: {error}); use an earlier one"

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from scratchlm.atomic import finish_removals, remove_directory
 from scratchlm.checkpoint import (
     find_checkpoint,
     state_of,
@@ -29,6 +28,7 @@ from scratchlm.checkpoint_pointers import checkpoints_in, left_in, write_left
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.distributed import ALONE, Ranks
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import finish_removals, remove_directory
 from scratchlm.sharded import is_sharded, whole, write_together
 
 

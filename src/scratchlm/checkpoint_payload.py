@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scratchlm import plain
 from scratchlm.checkpoint_files import Payload
+from scratchlm.files import plain_values
 
 
 def check_order(path_or_file: object, model: object, call: str) -> None:
@@ -23,9 +23,10 @@ def check_order(path_or_file: object, model: object, call: str) -> None:
 
 def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
     """The payload with its containers copied; ValueError for what no checkpoint holds. elsewhere:
-    as for `plain.checked`."""
+    as for `plain_values.checked`."""
     payload = {
-        key: plain.checked(value, str(key), elsewhere=elsewhere) for key, value in payload.items()
+        key: plain_values.checked(value, str(key), elsewhere=elsewhere)
+        for key, value in payload.items()
     }
     if type(payload["step"]) is not int:
         raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")

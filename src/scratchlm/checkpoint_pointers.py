@@ -13,10 +13,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from scratchlm.atomic import previous, replacing_file
 from scratchlm.checkpoint_files import MANIFEST, is_single_file
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.atomic import previous, replacing_file
+from scratchlm.files.file_kinds import check_downloaded
 
 _STEP = re.compile(r"step-(\d{8,})(?:\.pt)?")
 _LONGEST = 100  # bytes of a checkpoint's name

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.atomic import previous
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import Payload, is_single_file, without_duplicates
 from scratchlm.checkpoint_payload import best_with_its_own
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import previous
 from scratchlm.hf import is_hf_folder, read_tensors, read_weights
 from scratchlm.hf_tokenizer import read_tokenizer
 from scratchlm.tokenizer.bpe import BPETokenizer

@@ -25,7 +25,7 @@ from dataclasses import MISSING as MISSING
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.file_kinds import check_downloaded
 
 T = TypeVar("T")
 Thing = TypeVar("Thing", bound=Callable[..., Any])

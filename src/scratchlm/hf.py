@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm import plain
-from scratchlm.atomic import is_taken, replacing_directory, sync
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.config import takes_synonyms
 from scratchlm.errors import FileFormatError, Notice
-from scratchlm.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files import plain_values
+from scratchlm.files.atomic import is_taken, replacing_directory, sync
+from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.tensor_file import map_tensors, write_tensors
 from scratchlm.hf_config import (
     architecture_of,
     config_from_hub,
@@ -35,7 +36,6 @@ from scratchlm.hf_config import (
 from scratchlm.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
 from scratchlm.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
 from scratchlm.model.transformer import ModelConfig, Transformer
-from scratchlm.tensor_file import map_tensors, write_tensors
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.weight_names import plain_state, unwrapped, without_wrappers
 
@@ -208,7 +208,7 @@ def to_hf(
     if is_taken(path):
         raise ValueError(f"something has this name already ({path}); give a new folder")
     check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
-    ours = plain.checked(plain_state(model), "model")
+    ours = plain_values.checked(plain_state(model), "model")
     for name in ("embedding.weight", "lm_head.weight"):
         ours[name] = ours[name][: config.vocab_size]
     hub["dtype"] = str(ours["embedding.weight"].dtype).removeprefix("torch.")

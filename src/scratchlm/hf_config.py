@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
 
 Json = dict[str, Any]

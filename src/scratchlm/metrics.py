@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from scratchlm.atomic import naming, replacing_file
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import naming, replacing_file
 
 if TYPE_CHECKING:
     import torch

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scratchlm.atomic import replacing_file
 from scratchlm.costs import count_parameters
 from scratchlm.data.batches import get_batch
+from scratchlm.files.atomic import replacing_file
 from scratchlm.model.config import Init
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.optim.adamw import AdamW

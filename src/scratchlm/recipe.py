@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from scratchlm import config as configuration
-from scratchlm.atomic import write_file
 from scratchlm.checkpoint import load_model, read_own_tokenizer, restore
 from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.distributed import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import write_file
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.recipe import build_optimizer

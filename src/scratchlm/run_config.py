@@ -17,7 +17,7 @@ from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
 from scratchlm.data.sources import is_there
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_folder_name
+from scratchlm.files.file_kinds import check_folder_name
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scratchlm.atomic import replacing_file
 from scratchlm.errors import FileFormatError
+from scratchlm.files.atomic import replacing_file
 from scratchlm.metrics import Smoothed, read_log
 from scratchlm.plots import require_matplotlib, visible_text
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Container
 from pathlib import Path
 
 from scratchlm import config as configuration
-from scratchlm.atomic import write_file
 from scratchlm.checkpoint import read_settings
 from scratchlm.data.batches import TrainBatches
+from scratchlm.files.atomic import write_file
 from scratchlm.optim.recipe import build_schedule, fitting
 from scratchlm.time_limit import TimeLimit, steps_that_fit
 from scratchlm.train_config import TrainConfig

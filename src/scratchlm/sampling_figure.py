@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.atomic import replacing_file
 from scratchlm.decoder import Decoder
+from scratchlm.files.atomic import replacing_file
 from scratchlm.generator import TextGenerator
 from scratchlm.plots import require_matplotlib, visible_text
 from scratchlm.sampling import check_prompts, require_finite

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scratchlm.atomic import naming, replacing_directory
 from scratchlm.checkpoint_files import contents, write_files, write_manifest
 from scratchlm.distributed import Ranks, agreed
+from scratchlm.files.atomic import naming, replacing_directory
 from scratchlm.optim.shards import is_shard, local, spread
 
 T = TypeVar("T")

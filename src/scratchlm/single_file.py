@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.file_kinds import check_downloaded
 
 
 def read_single(file: Path | IO[bytes], name: object) -> Any:

@@ -30,7 +30,7 @@ from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
 from scratchlm.errors import Interrupted, NumericalError
-from scratchlm.lock import locked
+from scratchlm.files.lock import locked
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective

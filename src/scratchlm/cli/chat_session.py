@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from scratchlm.atomic import write_file
 from scratchlm.chat import Conversation, Pieces, is_conversation
 from scratchlm.cli.chat_settings import OFF, Settings
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.cli.command import exit_code, one_line
 from scratchlm.costs import count_parameters
 from scratchlm.errors import Interrupted
+from scratchlm.files.atomic import write_file
 
 HELP = '''\
 /set NAME VALUE  change how replies are chosen; /set alone shows all

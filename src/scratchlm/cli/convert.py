@@ -19,9 +19,9 @@ from scratchlm.cli.command import Once, Parser, command
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
-    from scratchlm.atomic import is_taken
     from scratchlm.checkpoint import load_parts, save_checkpoint
     from scratchlm.errors import Notice
+    from scratchlm.files.atomic import is_taken
     from scratchlm.hf import is_hf_folder, to_hf
     from scratchlm.hf_config import hub_architecture
 

@@ -183,7 +183,7 @@ def _check_encoding(args: Namespace) -> None:
 
 
 def _check_outputs(args: Namespace) -> None:
-    from scratchlm.file_kinds import ending_of
+    from scratchlm.files.file_kinds import ending_of
 
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()  # before torch is imported, because the time is for the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
-    from scratchlm.lock import locked
+    from scratchlm.files.lock import locked
 
     if given.lists_recipes:
         print(recipes.listing())

@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scratchlm.atomic import sync_directory, write_file
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
-from scratchlm.lock import lock_file
+from scratchlm.files.atomic import sync_directory, write_file
+from scratchlm.files.lock import lock_file
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import ShardInfo
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from scratchlm.data.sources import find_files, format_of
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import HEAD, kind_of
+from scratchlm.files.file_kinds import HEAD, kind_of
 from scratchlm.tokenizer.parts import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
 from scratchlm.tokenizer.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from scratchlm.data.sources import is_shard
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.tokenizer.token_files import (
     BLOCK,
     DTYPES,

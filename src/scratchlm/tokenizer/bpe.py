@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from scratchlm.atomic import write_file
 from scratchlm.config import takes_synonyms
 from scratchlm.errors import knows_names
+from scratchlm.files.atomic import write_file
 from scratchlm.tokenizer import formats
 from scratchlm.tokenizer.encoding import (
     BlockEncoder,

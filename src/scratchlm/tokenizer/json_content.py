@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
+from scratchlm.files.file_kinds import check_downloaded
 
 StrPath = str | os.PathLike[str]
 

@@ -24,7 +24,7 @@ import re
 from importlib import resources
 from typing import Any
 
-from scratchlm.atomic import write_file
+from scratchlm.files.atomic import write_file
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.browser_pattern import browser_pattern
 from scratchlm.tokenizer.inspection import printable

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from scratchlm.file_kinds import HEAD, kind_of
+from scratchlm.files.file_kinds import HEAD, kind_of
 from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.pretokenize import Pretokenizer
 

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from scratchlm.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import ending_of
+from scratchlm.files.atomic import naming, replacing_file, sync, sync_directory
+from scratchlm.files.file_kinds import ending_of
 from scratchlm.tokenizer.json_content import StrPath
 from scratchlm.tokenizer.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for

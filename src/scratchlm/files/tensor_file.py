@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from scratchlm.errors import FileFormatError
-from scratchlm.file_kinds import check_downloaded
-from scratchlm.plain import parse_json
+from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.plain_values import parse_json
 
 _DTYPES = {
     "F64": torch.float64,

@@ -1,0 +1,1 @@
+"""Bytes on disk: a file is whole or not there."""
