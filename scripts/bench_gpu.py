@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from scratchlm import config as configuration
 from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import TrainBatches
+from scratchlm.devices.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
 from scratchlm.throughput import mfu, peak_flops
 from scratchlm.trainer import Trainer, TrainerConfig
 

@@ -26,10 +26,10 @@ from transformers.utils import logging
 
 from scratchlm import AdamW, ModelConfig, Transformer
 from scratchlm.data.batches import TrainBatches
+from scratchlm.devices.runtime import autocast, compile_blocks, resolve_dtype
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.metrics import peak_memory
 from scratchlm.optim.groups import adamw_groups
-from scratchlm.runtime import autocast, compile_blocks, resolve_dtype
 from scratchlm.trainer import Trainer, TrainerConfig
 
 BATCH = 8

@@ -15,7 +15,7 @@ import forked
 from scratchlm import recipe, run_config
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_payload import best_with_its_own
-from scratchlm.distributed import ALONE, Ranks
+from scratchlm.devices.ranks import ALONE, Ranks
 
 STEPS = 60
 

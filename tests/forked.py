@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from scratchlm import distributed
+from scratchlm.devices.ranks import joined
 
 FORK = multiprocessing.get_context("fork")
 
@@ -66,7 +66,7 @@ def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: An
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
                        "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
                        "LOCAL_WORLD_SIZE": str(size)}  # fmt: skip
-        with distributed.joined() as ranks:
+        with joined() as ranks:
             return function(ranks, *args)
 
     return [start(body, rank, file=folder / f"rank-{rank}.pickle") for rank in range(size)]

@@ -16,7 +16,7 @@ from scratchlm import checkpoint_folder, run_config
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_pointers import whole_checkpoints
 from scratchlm.cli.train import main
-from scratchlm.distributed import Ranks
+from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
 from small_runs import log_of, trainer
 

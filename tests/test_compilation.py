@@ -21,9 +21,9 @@ import exact_runs as exactness
 import tiny
 from scratchlm import SGD
 from scratchlm.cli.command import exit_code
-from scratchlm.compilation import compiling, mend_cache
 from scratchlm.data.batches import TrainBatches
 from scratchlm.decoder import CompiledStep, Decoder
+from scratchlm.devices.compilation import compiling, mend_cache
 from scratchlm.errors import WorkerError
 from scratchlm.objective import Objective
 from scratchlm.sampling import decode

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 import forked
-from scratchlm import distributed
-from scratchlm.distributed import ALONE, Ranks, Share, shared
+from scratchlm.devices.ranks import ALONE, Ranks, Share, data_parallel, joined, reducing, shared
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -57,7 +56,7 @@ def test_alone_nothing_is_sent():
     assert ALONE.any(True, torch.device("cpu"))
     assert not ALONE.any(False, torch.device("cpu"))
     assert ALONE.gather("x") == ["x"]
-    with distributed.joined() as ranks:
+    with joined() as ranks:
         assert ranks == ALONE
 
 
@@ -65,10 +64,10 @@ def _talk(ranks):
     cpu = torch.device("cpu")
     module = nn.Linear(2, 1, bias=False)
     nn.init.ones_(module.weight)
-    wrapped = distributed.data_parallel(module, cpu)
+    wrapped = data_parallel(module, cpu)
     gradients = []
     for now in (False, True):
-        with distributed.reducing(wrapped, now):
+        with reducing(wrapped, now):
             wrapped(torch.full((1, 2), float(ranks.rank + 1))).sum().backward()
         gradients.append(module.weight.grad.tolist())
     return (
@@ -86,8 +85,8 @@ def _late(ranks):
 
 def test_a_wait_is_as_long_as_it_takes(tmp_path, monkeypatch):
     """Longer than what a step's talk may take."""
-    short = functools.partial(distributed.joined, timedelta(seconds=2))
-    monkeypatch.setattr(distributed, "joined", short)
+    short = functools.partial(joined, timedelta(seconds=2))
+    monkeypatch.setattr(forked, "joined", short)
     assert forked.run_ranks(tmp_path, 2, _late) == [[2, 2], [2, 2]]
 
 

@@ -21,7 +21,7 @@ from exact_runs import (
 )
 from scratchlm import recipe, run_config, trainer
 from scratchlm.checkpoint import read_checkpoint
-from scratchlm.runtime import rng_state, seed_everything
+from scratchlm.devices.runtime import rng_state, seed_everything
 
 
 def slow(value):

@@ -13,7 +13,7 @@ import exact_runs as exactness
 import forked
 from scratchlm.checkpoint import find_checkpoint, load_model, read_checkpoint
 from scratchlm.cli.train import said_once
-from scratchlm.distributed import Ranks, agreed
+from scratchlm.devices.ranks import Ranks, agreed
 from scratchlm.errors import (
     FileFormatError,
     Interrupted,

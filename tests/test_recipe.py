@@ -13,7 +13,7 @@ import tiny
 from scratchlm import recipe, run_config
 from scratchlm.checkpoint_config import set_config
 from scratchlm.cli.train import main
-from scratchlm.distributed import Ranks
+from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.recipe import build_schedule

@@ -25,6 +25,7 @@ from scratchlm.costs import (
     flops_per_token,
     training_memory,
 )
+from scratchlm.devices.runtime import recompute_activations
 from scratchlm.objective import Objective
 from scratchlm.roofline import (
     DEVICES,
@@ -36,7 +37,6 @@ from scratchlm.roofline import (
     roofline,
     share,
 )
-from scratchlm.runtime import recompute_activations
 from scratchlm.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]

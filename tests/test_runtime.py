@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scratchlm.runtime import (
+from scratchlm.devices.runtime import (
     autocast,
     deferred_signals,
     resolve_device,
@@ -15,7 +15,7 @@ from scratchlm.runtime import (
     rng_state,
     set_rng_state,
 )
-from scratchlm.runtime_config import RuntimeConfig
+from scratchlm.devices.runtime_config import RuntimeConfig
 
 
 def test_auto_is_a_device_that_is_there():

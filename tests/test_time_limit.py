@@ -17,7 +17,7 @@ from scratchlm import recipe, run_config, time_limit
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_settings
 from scratchlm.cli.train import main
 from scratchlm.config import read_toml
-from scratchlm.distributed import ALONE
+from scratchlm.devices.ranks import ALONE
 from scratchlm.time_limit import TimeLimit
 
 

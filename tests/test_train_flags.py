@@ -15,9 +15,9 @@ from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.cli.train_flags import FLAGS, GROUPS
 from scratchlm.config import keys
+from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.runtime_config import RuntimeConfig
 from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.trainer_config import TrainerConfig
 

@@ -14,10 +14,11 @@ import torch
 
 import exact_runs as exactness
 import tiny
-from scratchlm import load_model, recipe, run_config, run_state, runtime, save_checkpoint
+from scratchlm import load_model, recipe, run_config, run_state, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.data.shards import write_shard
-from scratchlm.distributed import ALONE
+from scratchlm.devices import runtime
+from scratchlm.devices.ranks import ALONE
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import to_hf
 

@@ -38,6 +38,8 @@ from scratchlm.checkpoint_payload import check_order, checked_payload
 from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
 from scratchlm.checkpoint_pointers import write_pointer as write_pointer
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.runtime import resolve_device
+from scratchlm.devices.shards import spread
 from scratchlm.errors import FileFormatError
 from scratchlm.hf import from_hf, is_hf_folder, read_hf_config
 from scratchlm.hf_tokenizer import (
@@ -49,8 +51,6 @@ from scratchlm.hf_tokenizer import (
     read_tokenizer,
 )
 from scratchlm.model.transformer import ModelConfig, Transformer
-from scratchlm.optim.shards import spread
-from scratchlm.runtime import resolve_device
 from scratchlm.sharded import spread_state
 from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer

@@ -26,7 +26,7 @@ from scratchlm.checkpoint_files import write_payload
 from scratchlm.checkpoint_payload import checked_payload
 from scratchlm.checkpoint_pointers import checkpoints_in, left_in, write_left
 from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
-from scratchlm.distributed import ALONE, Ranks
+from scratchlm.devices.ranks import ALONE, Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import finish_removals, remove_directory
 from scratchlm.sharded import is_sharded, whole, write_together

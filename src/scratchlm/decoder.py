@@ -23,11 +23,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scratchlm.compilation import compiling
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.compilation import compiling
+from scratchlm.devices.runtime import resolve_dtype
 from scratchlm.model.kv_cache import ConstantShapes, KVCache
 from scratchlm.model.transformer import Transformer
-from scratchlm.runtime import resolve_dtype
 
 Overflow = Literal["stop", "slide"]
 CHUNK = 512  # tokens of a prompt in one pass: bounds the memory of a long one

@@ -21,10 +21,10 @@ from scratchlm.beam import Beams, beam_search
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.config import takes_synonyms
 from scratchlm.decoder import CompiledStep, Decoder, Overflow
+from scratchlm.devices.runtime import resolve_device
 from scratchlm.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
-from scratchlm.runtime import resolve_device
 from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed, transformer_of
 from scratchlm.speculative import speculate
 from scratchlm.strategies import Strategy

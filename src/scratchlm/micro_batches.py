@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from scratchlm.data.batches import Batch
-from scratchlm.distributed import Ranks, Share
+from scratchlm.devices.ranks import Ranks, Share
 from scratchlm.functional import IGNORED
 from scratchlm.trainer_config import TrainerConfig
 

@@ -17,7 +17,16 @@ from scratchlm.checkpoint import load_model, read_own_tokenizer, restore
 from scratchlm.costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
-from scratchlm.distributed import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
+from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
+from scratchlm.devices.runtime import (
+    CPU_SPEED,
+    compile_blocks,
+    recompute_activations,
+    resolve_compile,
+    resolve_device,
+    resolve_dtype,
+    seed_everything,
+)
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import write_file
 from scratchlm.model.transformer import Transformer
@@ -32,15 +41,6 @@ from scratchlm.run_length import (
     set_length,
     steps_in_time,
     write_config,
-)
-from scratchlm.runtime import (
-    CPU_SPEED,
-    compile_blocks,
-    recompute_activations,
-    resolve_compile,
-    resolve_device,
-    resolve_dtype,
-    seed_everything,
 )
 from scratchlm.sampling import generate
 from scratchlm.throughput import peak_flops

@@ -28,7 +28,7 @@ from scratchlm.costs import (
     loss_bytes,
     training_memory,
 )
-from scratchlm.distributed import Ranks, Share
+from scratchlm.devices.ranks import Ranks, Share
 from scratchlm.model.config import ModelConfig
 
 Parallel = Literal["ddp", "fsdp"]

@@ -16,12 +16,12 @@ from scratchlm.costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
 from scratchlm.data.sources import is_there
+from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_folder_name
 from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.runtime_config import RuntimeConfig
 from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.trainer_config import TrainerConfig
 

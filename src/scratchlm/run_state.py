@@ -18,10 +18,10 @@ from torch import nn
 
 from scratchlm.checkpoint import restore
 from scratchlm.checkpoint_payload import best_with_its_own
-from scratchlm.distributed import Ranks
+from scratchlm.devices.ranks import Ranks
+from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
-from scratchlm.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.sharded import is_sharded
 
 if TYPE_CHECKING:

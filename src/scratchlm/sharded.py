@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.checkpoint_files import contents, write_files, write_manifest
-from scratchlm.distributed import Ranks, agreed
+from scratchlm.devices.ranks import Ranks, agreed
+from scratchlm.devices.shards import is_shard, local, spread
 from scratchlm.files.atomic import naming, replacing_directory
-from scratchlm.optim.shards import is_shard, local, spread
 
 T = TypeVar("T")
 

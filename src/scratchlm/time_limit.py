@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from scratchlm.runtime import rng_state, set_rng_state
+from scratchlm.devices.runtime import rng_state, set_rng_state
 from scratchlm.validation import mean_loss
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from scratchlm.data.config import DataConfig
+from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.runtime_config import RuntimeConfig
 from scratchlm.trainer_config import TrainerConfig
 
 

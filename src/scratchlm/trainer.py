@@ -24,11 +24,12 @@ from scratchlm import run_state
 from scratchlm.checkpoint import read_checkpoint
 from scratchlm.checkpoint_folder import CheckpointFolder
 from scratchlm.checkpoint_pointers import naming_an_earlier
-from scratchlm.compilation import compiling
 from scratchlm.config import takes_synonyms
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
-from scratchlm.distributed import ALONE, Ranks, as_lost_rank, reducing
+from scratchlm.devices.compilation import compiling
+from scratchlm.devices.ranks import ALONE, Ranks, as_lost_rank, reducing
+from scratchlm.devices.runtime import autocast, deferred_signals
 from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.files.lock import locked
 from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
@@ -37,7 +38,6 @@ from scratchlm.objective import Objective
 from scratchlm.optim.clip import scale_gradients
 from scratchlm.progress import Progress, Record, to_numbers
 from scratchlm.run_state import environment, how_to_go_on
-from scratchlm.runtime import autocast, deferred_signals
 from scratchlm.time_limit import TimeLimit, keep_within
 from scratchlm.trainer_config import TrainerConfig
 from scratchlm.validation import check_finite, mean_loss

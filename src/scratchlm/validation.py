@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.data.batches import Batch
-from scratchlm.distributed import Ranks, shared
+from scratchlm.devices.ranks import Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
 from scratchlm.metrics import bits_per_byte

@@ -27,14 +27,15 @@ from scratchlm.cli.train_flags import parse
 from scratchlm.errors import Interrupted, NumericalError, OtherRankError
 
 if TYPE_CHECKING:
-    from scratchlm.distributed import Ranks
+    from scratchlm.devices.ranks import Ranks
 
 
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()  # before torch is imported, because the time is for the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
-    from scratchlm import distributed, recipe, run_config  # here, so that --help answers at once
+    from scratchlm import recipe, run_config
+    from scratchlm.devices.ranks import agreed, joined  # here, so that --help answers at once
     from scratchlm.files.lock import locked
 
     if given.lists_recipes:
@@ -48,14 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(run_config.costs(given.file, given.flags))
         return
     with ExitStack() as stack:
-        ranks = stack.enter_context(distributed.joined())
+        ranks = stack.enter_context(joined())
         stack.enter_context(said_once(ranks))
         say = print if ranks.first else lambda line: None
-        with distributed.agreed(ranks):
+        with agreed(ranks):
             plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
         config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
         assert config.train.out is not None
-        with distributed.agreed(ranks):
+        with agreed(ranks):
             if ranks.first:  # before anything in the folder changes
                 stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.shards import local
 from scratchlm.optim.optimizer import (
     Group,
     Optimizer,
@@ -19,7 +20,6 @@ from scratchlm.optim.optimizer import (
     check_range,
     gradients,
 )
-from scratchlm.optim.shards import local
 
 Betas = tuple[float, float]
 

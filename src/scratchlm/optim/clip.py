@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.shards import is_shard, local, summed_over_ranks
 from scratchlm.errors import NumericalError
 from scratchlm.optim.optimizer import by_device_and_dtype, not_a_model
-from scratchlm.optim.shards import is_shard, local, summed_over_ranks
 
 
 @takes_synonyms()

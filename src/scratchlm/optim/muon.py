@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.shards import assembled, local, spread
 from scratchlm.optim.adamw import ADAMW_STATE, check_adamw, update_adamw_group
 from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range, gradients
-from scratchlm.optim.shards import assembled, local, spread
 
 NSDtype = Literal["auto", "float32", "bfloat16"]
 

@@ -22,7 +22,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from scratchlm.runtime_config import Dtype
+from scratchlm.devices.runtime_config import Dtype
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

@@ -1,0 +1,1 @@
+"""The device, the ranks of torchrun, and tensors that ranks share."""
