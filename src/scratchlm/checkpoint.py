@@ -51,10 +51,10 @@ from scratchlm.hf_tokenizer import (
     read_tokenizer,
 )
 from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
 from scratchlm.sharded import spread_state
 from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _TABLE_LIMIT = 1 << 30  # bytes of a rotary table that any model may have

@@ -23,8 +23,8 @@ from scratchlm.checkpoint_report import flat
 from scratchlm.files.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
+from scratchlm.model.weight_names import fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.weight_names import fitted
 
 # In no weight's shape, yet what the weights were trained to be: with another they compute nonsense.
 _FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}

@@ -36,8 +36,8 @@ from scratchlm.hf_config import (
 from scratchlm.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
 from scratchlm.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
 from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.weight_names import plain_state, unwrapped, without_wrappers
 
 StrPath = str | os.PathLike[str]
 

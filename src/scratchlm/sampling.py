@@ -18,8 +18,8 @@ from scratchlm.decoder import Decoder, Overflow
 from scratchlm.errors import NumericalError
 from scratchlm.model.packing import packed
 from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
+from scratchlm.model.weight_names import unwrapped
 from scratchlm.strategies import Strategy, draw
-from scratchlm.weight_names import unwrapped
 
 # Packing takes as long as 5 tokens, and then each is up to a fifth faster (124M, bf16).
 PACK_FROM = 32
