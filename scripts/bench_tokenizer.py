@@ -47,7 +47,7 @@ def jobs(name: str, data: Path) -> tuple[Job, Job]:
     if kind == "rustbpe-train":
         import rustbpe
 
-        from scratchlm.tokenizer.patterns import GPT2
+        from scratchlm.tokenizer.pieces.patterns import GPT2
 
         trainer = rustbpe.Tokenizer()
         return _nothing, lambda: trainer.train_from_iterator(
@@ -145,7 +145,7 @@ def loading(name: str, real: Path) -> dict[str, Job]:
     from tokenizers import Tokenizer
 
     from scratchlm import BPETokenizer
-    from scratchlm.tokenizer.patterns import O200K
+    from scratchlm.tokenizer.pieces.patterns import O200K
 
     path = real / "tokenizers" / name / "tokenizer.json"
     if name != "o200k_base":

@@ -1,4 +1,4 @@
-"""Write src/scratchlm/tokenizer/unicode_table.py: `python scripts/make_unicode_table.py`.
+"""Write src/scratchlm/tokenizer/pieces/unicode_table.py: `python scripts/make_unicode_table.py`.
 
 Asks tiktoken and Hugging Face tokenizers, code point by code point, which general category their
 regular expressions see in it, and writes the answer down as runs. Needs the extra `dev`; run it
@@ -18,7 +18,7 @@ CATEGORIES = [
     *("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe"),
     *("Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cn"),
 ]
-TARGET = Path(__file__).parents[1] / "src/scratchlm/tokenizer/unicode_table.py"
+TARGET = Path(__file__).parents[1] / "src/scratchlm/tokenizer/pieces/unicode_table.py"
 # Surrogates are in no text that can be encoded; they keep their category, Cs.
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 TEXT = "".join(map(chr, CODE_POINTS))

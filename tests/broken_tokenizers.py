@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from scratchlm.errors import FileFormatError
-from scratchlm.tokenizer.formats import (
+from scratchlm.tokenizer.formats.tokenizer_json import (
     TokenizerParts,
     write_tokenizer_json,
 )
-from scratchlm.tokenizer.patterns import CL100K
+from scratchlm.tokenizer.pieces.patterns import CL100K
 
 END = "<|endoftext|>"
 

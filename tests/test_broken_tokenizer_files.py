@@ -14,12 +14,12 @@ import pytest
 from broken_tokenizers import END, ID, JSON, Change, check_is_refused
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats import (
+from scratchlm.tokenizer.formats.gpt2_files import read_gpt2
+from scratchlm.tokenizer.formats.json_content import read_file
+from scratchlm.tokenizer.formats.tiktoken_files import read_tiktoken
+from scratchlm.tokenizer.formats.tokenizer_json import (
     read_tokenizer_json,
 )
-from scratchlm.tokenizer.gpt2_files import read_gpt2
-from scratchlm.tokenizer.json_content import read_file
-from scratchlm.tokenizer.tiktoken_files import read_tiktoken
 
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 

@@ -139,7 +139,7 @@ def test_every_format_trains_the_same_tokenizer(tmp_path, monkeypatch, capsys):
 
 
 def test_the_flags_of_a_new_tokenizer(tmp_path, capsys):
-    from scratchlm.tokenizer.patterns import CL100K
+    from scratchlm.tokenizer.pieces.patterns import CL100K
 
     corpus = tiny.corpus(tmp_path)
     words = ["--corpus", corpus, "--vocab_size", 320, "--output_tokenizer", tmp_path / "t.json"]

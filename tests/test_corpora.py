@@ -56,7 +56,7 @@ def small_items(monkeypatch):
     """Several items, workers, and reads even of a small corpus."""
     monkeypatch.setattr(corpora, "_ITEM", 2000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 0)
-    monkeypatch.setattr("scratchlm.tokenizer.pretokenize.BLOCK_CHARACTERS", 1500)
+    monkeypatch.setattr("scratchlm.tokenizer.pieces.pretokenize.BLOCK_CHARACTERS", 1500)
 
 
 def documents_of(source: Path) -> list[str]:
@@ -162,7 +162,8 @@ SCRIPT = """
 import sys
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
-from scratchlm.tokenizer import pretokenize, workers
+from scratchlm.tokenizer import workers
+from scratchlm.tokenizer.pieces import pretokenize
 corpora._ITEM, workers.SMALL_BYTES, pretokenize.BLOCK_CHARACTERS = 2000, 0, 1500
 tokenizer, source, output, num_workers, resume = sys.argv[1:]
 corpora.encode_corpus(

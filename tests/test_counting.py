@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from scratchlm.tokenizer import counting
-from scratchlm.tokenizer.counting import batches, count_pieces
-from scratchlm.tokenizer.patterns import PATTERNS
-from scratchlm.tokenizer.pretokenize import Pretokenizer
+from scratchlm.tokenizer.learning import counting
+from scratchlm.tokenizer.learning.counting import batches, count_pieces
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 WORDS = [
     "the",

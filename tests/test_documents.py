@@ -21,7 +21,7 @@ from scratchlm.data import documents
 from scratchlm.data.documents import read_documents, read_texts
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.pieces.patterns import GPT2
 
 END = "<|endoftext|>"
 TEXTS = ["one\n", "\ntwo é 中文 😀", " ", END[:5], "line 1\nline 2\r\n", "\u2028 \x00 end"]

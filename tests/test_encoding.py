@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchlm.tokenizer import encoding, stretch_cache
-from scratchlm.tokenizer.batch_merging import BatchMerger, PairTable, byte_starts
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.merging import merge_word
-from scratchlm.tokenizer.patterns import PATTERNS
-from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.training import train_bpe
+from scratchlm.tokenizer.encoding import encoder, stretch_cache
+from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, PairTable, byte_starts
+from scratchlm.tokenizer.encoding.merging import merge_word
+from scratchlm.tokenizer.learning.training import train_bpe
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 Pair = tuple[int, int]
 ALPHABET = [
@@ -128,8 +128,8 @@ def test_every_way_through_a_text_gives_the_same_ids(
             for id in merge_word([ids[bytes([b])] for b in piece.encode()], ranks, products)
         ]
 
-    monkeypatch.setattr(encoding, "SHORT_TEXT", 0)
-    monkeypatch.setattr(encoding, "FEW_WORDS", 2)
+    monkeypatch.setattr(encoder, "SHORT_TEXT", 0)
+    monkeypatch.setattr(encoder, "FEW_WORDS", 2)
     rng = random.Random(2)
     for i in range(1500):
         kinds = ALPHABET + SPACES * rng.choice([0, 1, 4])
@@ -174,7 +174,7 @@ def test_more_stretches_than_the_cache_holds(corpus: Path, monkeypatch: pytest.M
     text = "\t ".join(map(chr, range(0x2190, 0x2400)))
     expected = tokenizer.encode(text)
     for name, value in (("SHORT_TEXT", 0), ("MANY", 64), ("FEW_WORDS", 2)):
-        monkeypatch.setattr(encoding, name, value)
+        monkeypatch.setattr(encoder, name, value)
     monkeypatch.setattr(stretch_cache, "CAPACITY", 64)
     assert BPETokenizer.from_parts(tokenizer.parts).encode(text) == expected
     assert BPETokenizer.from_parts(tokenizer.parts).encode(text.replace(" ", "")) == (
@@ -186,7 +186,7 @@ def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
     trained = train_bpe(corpus, 500)
     text = " ".join(map(str, range(3000))) + " " + "x" * 1000
     expected = trained.encode(text)
-    monkeypatch.setattr(encoding, "CACHED_WORDS", 100)
+    monkeypatch.setattr(encoder, "CACHED_WORDS", 100)
     monkeypatch.setattr(stretch_cache, "CAPACITY", 100)
     monkeypatch.setattr(stretch_cache, "LONG_BYTES", 100)
     tokenizer = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens)
@@ -201,7 +201,7 @@ def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert len(stretches) <= 100
         assert sum(map(len, stretches._long)) <= 100 or len(stretches) < 10
     assert len(words) <= 100
-    assert max(map(len, words)) <= encoding.LONGEST_CACHED
+    assert max(map(len, words)) <= encoder.LONGEST_CACHED
 
 
 def test_bytes_that_the_vocabulary_has_not(monkeypatch: pytest.MonkeyPatch) -> None:

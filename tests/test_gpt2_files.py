@@ -11,9 +11,9 @@ import tokenizers
 
 from broken_tokenizers import AB, ID, MERGES, Change, check_is_refused
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
-from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import CL100K, GPT2
+from scratchlm.tokenizer.formats.content import TokenizerParts
+from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2
 from tokenizer_layouts import BYTES, NAMES, learned, parts_of
 from tokenizer_texts import END, texts
 

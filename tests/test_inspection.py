@@ -10,7 +10,7 @@ import pytest
 from scratchlm.tokenizer import inspection
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import inspect, merge_tree, shown_token
-from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
 
 TOKENS = [b"t", b"h", b"e", b" ", b"\xe4", b"\xb8", b"\xad", b"th", b"the", b" the", b"\xe4\xb8"]
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the"), (b"\xe4", b"\xb8")]

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.encoding import SHORT_TEXT
-from scratchlm.tokenizer.patterns import PATTERNS
-from scratchlm.tokenizer.pretokenize import BLOCK_CHARACTERS
-from scratchlm.tokenizer.training import train_bpe_from_texts
+from scratchlm.tokenizer.encoding.encoder import SHORT_TEXT
+from scratchlm.tokenizer.learning.training import train_bpe_from_texts
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.pretokenize import BLOCK_CHARACTERS
 from text_generators import (
     ADVERSARIAL,
     END,

@@ -15,9 +15,14 @@ import regex
 import tiktoken
 from tokenizers import Regex, pre_tokenizers
 
-from scratchlm.tokenizer import patterns
-from scratchlm.tokenizer.character_classes import category, complement, translate, white_space
-from scratchlm.tokenizer.patterns import (
+from scratchlm.tokenizer.pieces import patterns
+from scratchlm.tokenizer.pieces.character_classes import (
+    category,
+    complement,
+    translate,
+    white_space,
+)
+from scratchlm.tokenizer.pieces.patterns import (
     CL100K,
     GPT2,
     LLAMA3,

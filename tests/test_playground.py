@@ -23,18 +23,18 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import tiny
 from scratchlm.cli.tokenize import main as tokenize
-from scratchlm.tokenizer import browser_pattern as pattern_module
-from scratchlm.tokenizer import playground
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.browser_pattern import browser_pattern
-from scratchlm.tokenizer.character_classes import category
 from scratchlm.tokenizer.inspection import merge_steps
-from scratchlm.tokenizer.patterns import PATTERNS, find_pieces
-from scratchlm.tokenizer.playground import page_of, show, write_page
-from scratchlm.tokenizer.training import train_bpe_from_texts
+from scratchlm.tokenizer.learning.training import train_bpe_from_texts
+from scratchlm.tokenizer.pieces.character_classes import category
+from scratchlm.tokenizer.pieces.patterns import PATTERNS, find_pieces
+from scratchlm.tokenizer.playground import browser_pattern as pattern_module
+from scratchlm.tokenizer.playground import page
+from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
+from scratchlm.tokenizer.playground.page import page_of, show, write_page
 from text_generators import CONTROLS, OVERLAPPING, random_text
 
-TEMPLATE = Path(playground.__file__).with_name("playground.html").read_text(encoding="utf-8")
+TEMPLATE = Path(page.__file__).with_name("playground.html").read_text(encoding="utf-8")
 SPECIALS = ["<|endoftext|>", "<|end|>", "<|end|><|end|>", "a.*b", "</script><b>"]
 TEXTS = [
     *("", " ", "   ", "\n", "\n\n\n", " \n \n", "\t\ta", "a ", "a  ", "a  b", "a\n", "\xa0\u3000"),
@@ -63,7 +63,7 @@ def trained(pattern: str) -> BPETokenizer:
 # The terminal
 
 
-@pytest.mark.parametrize("module", [playground, pattern_module])
+@pytest.mark.parametrize("module", [page, pattern_module])
 def test_the_doctest(module) -> None:
     result = doctest.testmod(module)
     assert result.attempted
@@ -79,7 +79,7 @@ def test_each_token_has_a_colour_or_a_bar() -> None:
     coloured = re.findall(r"\x1b\[30;48;5;(\d+)m([^\x1b]*)\x1b\[0m", line)
     assert "".join(f"\x1b[30;48;5;{colour}m{token}\x1b[0m" for colour, token in coloured) == line
     assert all(a != b for (a, _), (b, _) in itertools.pairwise(coloured))
-    assert [token for _, token in coloured] == [playground.visible(token) for token in tokens]
+    assert [token for _, token in coloured] == [page.visible(token) for token in tokens]
     plain = show(tokenizer, "the cat").split("\n")
     assert plain[0].replace("|", "") == "the cat"
     assert ids.split()[1:] == [str(id) for id in tokenizer.encode(text)]

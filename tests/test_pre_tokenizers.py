@@ -16,8 +16,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.patterns import GPT2, LLAMA3, STARCODER, TEKKEN, Pattern
-from scratchlm.tokenizer.training import train_bpe_from_texts
+from scratchlm.tokenizer.learning.training import train_bpe_from_texts
+from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3, STARCODER, TEKKEN, Pattern
 from tokenizer_texts import END, texts
 
 RAW = ByteLevel(add_prefix_space=False, use_regex=False)

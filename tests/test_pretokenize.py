@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 import regex
 
-from scratchlm.tokenizer.patterns import GPT2
-from scratchlm.tokenizer.pretokenize import (
+from scratchlm.tokenizer.pieces.patterns import GPT2
+from scratchlm.tokenizer.pieces.pretokenize import (
     Pretokenizer,
     check_special_tokens,
 )

@@ -15,7 +15,7 @@ import tokenizers
 from tiktoken.load import load_tiktoken_bpe
 
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.patterns import CL100K, GPT2, O200K
+from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2, O200K
 from text_generators import ADVERSARIAL, random_chunks, random_texts, sentences
 
 pytestmark = pytest.mark.real

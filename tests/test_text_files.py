@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from scratchlm.tokenizer import text_files
-from scratchlm.tokenizer.patterns import PATTERNS
-from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.text_files import Range, cut_file, read_text, texts_of
+from scratchlm.tokenizer.pieces import text_files
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.pieces.text_files import Range, cut_file, read_text, texts_of
 
 SPECIALS = ["<|a|>", "<|a|><|a|>", "<|", "al", "lal", "'s 1", " x x "]
 WORDS = [*"asé中1²'!😀  \nx", "ll", "al", "\u0301", "\r\n"]

@@ -14,10 +14,8 @@ import tiktoken.load
 
 from broken_tokenizers import AB, JSON, check_is_refused
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats import read_tokenizer_json
-from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import CL100K, GPT2, LLAMA3, O200K
-from scratchlm.tokenizer.tiktoken_files import (
+from scratchlm.tokenizer.formats.content import TokenizerParts
+from scratchlm.tokenizer.formats.tiktoken_files import (
     merges_of_ranks,
     parts_of_ranks,
     read_tiktoken,
@@ -25,6 +23,8 @@ from scratchlm.tokenizer.tiktoken_files import (
     tiktoken_ranks,
     write_tiktoken,
 )
+from scratchlm.tokenizer.formats.tokenizer_json import read_tokenizer_json
+from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2, LLAMA3, O200K
 from tokenizer_layouts import (
     BYTES,
     learned,

@@ -11,19 +11,19 @@ import tokenizers
 
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats import (
-    TokenizerParts,
-    read_tokenizer_json,
-    write_tokenizer_json,
-)
-from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
-from scratchlm.tokenizer.parts import check_portable
-from scratchlm.tokenizer.patterns import CL100K, GPT2, LLAMA3, O200K, PATTERNS, QWEN2
-from scratchlm.tokenizer.tiktoken_files import (
+from scratchlm.tokenizer.formats.content import check_portable
+from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.formats.tiktoken_files import (
     read_tiktoken,
     tiktoken_ranks,
     write_tiktoken,
 )
+from scratchlm.tokenizer.formats.tokenizer_json import (
+    TokenizerParts,
+    read_tokenizer_json,
+    write_tokenizer_json,
+)
+from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2, LLAMA3, O200K, PATTERNS, QWEN2
 from tokenizer_layouts import (
     BYTES,
     LAYOUTS,

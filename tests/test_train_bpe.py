@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import regex
 
-from scratchlm.tokenizer import fast_learning, learning, pretokenize, workers
+from scratchlm.tokenizer import workers
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.fast_learning import learn_merges_fast
-from scratchlm.tokenizer.learning import learn_merges
-from scratchlm.tokenizer.patterns import GPT2
-from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.training import train_bpe, train_bpe_from_texts
+from scratchlm.tokenizer.learning import fast_merges, merges
+from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
+from scratchlm.tokenizer.learning.merges import learn_merges
+from scratchlm.tokenizer.learning.training import train_bpe, train_bpe_from_texts
+from scratchlm.tokenizer.pieces import pretokenize
+from scratchlm.tokenizer.pieces.patterns import GPT2
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 END = "<|endoftext|>"
 
@@ -133,8 +135,8 @@ def test_the_fast_trainer_equals_the_readable_one_on_a_whole_book(shared_data: P
 def test_both_ways_of_the_fast_trainer_agree(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words = {p.encode(): n for p, n in Counter(Pretokenizer().pieces(natural_text())).items()}
     expected = learn_merges(words, 300)
-    monkeypatch.setattr(fast_learning, "FEW", few)
-    monkeypatch.setattr(fast_learning, "MANY", 10)
+    monkeypatch.setattr(fast_merges, "FEW", few)
+    monkeypatch.setattr(fast_merges, "MANY", 10)
     assert learn_merges_fast(words, 300) == expected
 
 
@@ -147,7 +149,7 @@ def test_texts_in_memory_are_learned_as_files_are(
     assert train_bpe_from_texts(iter(texts), 400).hash == expected.hash
     assert BPETokenizer.fit(texts, 400).hash == expected.hash
     assert train_bpe_from_texts([END.join(texts)], 400).hash == expected.hash
-    monkeypatch.setattr(learning, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(merges, "SMALL_BYTES", 1000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 1000)
     assert train_bpe_from_texts(texts, 400, num_workers=2).hash == expected.hash
 
@@ -198,7 +200,7 @@ def test_a_tie_goes_to_the_greater_pair_of_byte_strings() -> None:
 
 
 def test_docstring_examples() -> None:
-    assert doctest.testmod(learning) == doctest.TestResults(failed=0, attempted=2)
+    assert doctest.testmod(merges) == doctest.TestResults(failed=0, attempted=2)
 
 
 def test_ids_are_bytes_then_merges_then_special_tokens(tmp_path: Path) -> None:

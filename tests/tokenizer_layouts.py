@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import GPT2, LLAMA3, O200K, QWEN2
-from scratchlm.tokenizer.tiktoken_files import splits_of_ranks
-from scratchlm.tokenizer.training import train_bpe
+from scratchlm.tokenizer.formats.content import TokenizerParts
+from scratchlm.tokenizer.formats.tiktoken_files import splits_of_ranks
+from scratchlm.tokenizer.learning.training import train_bpe
+from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3, O200K, QWEN2
 from tokenizer_texts import END, texts
 
 BYTES = {i: bytes([i]) for i in range(256)}

@@ -16,7 +16,7 @@ from scratchlm.beam import Beams
 from scratchlm.generator import Completion, TextGenerator
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
-from scratchlm.tokenizer.playground import painted, visible
+from scratchlm.tokenizer.playground.page import painted, visible
 
 _SHADES = (210, 216, 222, 228, 192, 157)  # from improbable to certain, for `painted`
 

@@ -16,13 +16,13 @@ from scratchlm.data.shards import write_shard
 from scratchlm.data.sources import is_plain, num_bytes
 from scratchlm.data.vocabulary import ids_left_over, learn_tokenizer
 from scratchlm.errors import Interrupted
-from scratchlm.tokenizer import playground
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.browser_pattern import browser_pattern
+from scratchlm.tokenizer.formats.content import check_portable
 from scratchlm.tokenizer.inspection import inspect
-from scratchlm.tokenizer.parts import check_portable
-from scratchlm.tokenizer.patterns import canonical, find_pieces
-from scratchlm.tokenizer.text_files import read_text
+from scratchlm.tokenizer.pieces.patterns import canonical, find_pieces
+from scratchlm.tokenizer.pieces.text_files import read_text
+from scratchlm.tokenizer.playground import page
+from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
 
 
 def train(args: Namespace) -> tuple[BPETokenizer, Path]:
@@ -114,12 +114,12 @@ def _sample(args: Namespace) -> str:
 
 def show(tokenizer: BPETokenizer, args: Namespace) -> str:
     """The text's tokens."""
-    return playground.show(tokenizer, args.show, colour=has_colour())
+    return page.show(tokenizer, args.show, colour=has_colour())
 
 
 def write_page(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
     """The page of a tokenizer, which it calls by its file's name."""
-    size = playground.write_page(tokenizer, args.html, path.name)
+    size = page.write_page(tokenizer, args.html, path.name)
     print(f"page of {size / 1e6:.1f} MB: {args.html}")
 
 

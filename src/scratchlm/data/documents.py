@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 from scratchlm.data.sources import find_files, format_of
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import HEAD, kind_of
-from scratchlm.tokenizer.parts import StrPath
-from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
+from scratchlm.tokenizer.formats.content import StrPath
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
 
 _READ = 1 << 20
 _READ_ZST = 1 << 12  # bytes unpacked at a time: even the most packed give no more than 128 MB

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from scratchlm.tokenizer.parts import StrPath
+from scratchlm.tokenizer.formats.content import StrPath
 
 PACKED = ("", ".gz", ".zst")
 FOLDER_SUFFIXES = (

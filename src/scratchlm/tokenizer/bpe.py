@@ -20,36 +20,36 @@ import numpy.typing as npt
 from scratchlm.config import takes_synonyms
 from scratchlm.errors import knows_names
 from scratchlm.files.atomic import write_file
-from scratchlm.tokenizer import formats
-from scratchlm.tokenizer.encoding import (
+from scratchlm.tokenizer.encoding.encoder import (
     BlockEncoder,
     TextEncoder,
     WordEncoder,
     no_ids,
     not_a_text,
 )
-from scratchlm.tokenizer.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
-from scratchlm.tokenizer.json_content import StrPath, read_file
-from scratchlm.tokenizer.learning import Training
-from scratchlm.tokenizer.merge_table import BYTES
-from scratchlm.tokenizer.parts import (
+from scratchlm.tokenizer.encoding.merge_table import BYTES
+from scratchlm.tokenizer.formats import tokenizer_json
+from scratchlm.tokenizer.formats.content import (
     Normalization,
     TokenizerParts,
     content_hash,
     ids_of,
     merge_table,
 )
-from scratchlm.tokenizer.patterns import GPT2, Pattern, canonical
-from scratchlm.tokenizer.pretokenize import (
-    BLOCK_CHARACTERS,
-    Pretokenizer,
-    check_special_tokens,
-)
-from scratchlm.tokenizer.tiktoken_files import (
+from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.formats.json_content import StrPath, read_file
+from scratchlm.tokenizer.formats.tiktoken_files import (
     parts_of_ranks,
     read_tiktoken,
     tiktoken_ranks,
     write_tiktoken,
+)
+from scratchlm.tokenizer.learning.merges import Training
+from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical
+from scratchlm.tokenizer.pieces.pretokenize import (
+    BLOCK_CHARACTERS,
+    Pretokenizer,
+    check_special_tokens,
 )
 from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
 
@@ -286,7 +286,7 @@ class BPETokenizer:
 
     def to_json(self) -> str:
         """The text of tokenizer.json. ValueError where it could not be read again as it is."""
-        return formats.write_tokenizer_json(self.parts)
+        return tokenizer_json.write_tokenizer_json(self.parts)
 
     def save_gpt2(self, vocab_json: StrPath, merges_txt: StrPath) -> None:
         """Write GPT-2's two files. ValueError where they cannot say it, as for another pattern."""
@@ -325,7 +325,7 @@ class BPETokenizer:
     @classmethod
     def from_json(cls, text: str | bytes, path: StrPath = "tokenizer.json") -> Self:
         """The same from the text itself; errors name it by `path`."""
-        return cls.from_parts(formats.read_tokenizer_json(text, path))
+        return cls.from_parts(tokenizer_json.read_tokenizer_json(text, path))
 
     @classmethod
     def from_gpt2(cls, vocab_json: StrPath, merges_txt: StrPath) -> Self:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.patterns import PATTERNS, find_pieces
+from scratchlm.tokenizer.pieces.patterns import PATTERNS, find_pieces
 
 BAR = 40  # characters of the longest bar
 LONGEST = 10  # how many of the longest tokens are shown

@@ -26,11 +26,11 @@ from typing import Any
 
 from scratchlm.files.atomic import write_file
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.browser_pattern import browser_pattern
+from scratchlm.tokenizer.formats.content import to_characters
+from scratchlm.tokenizer.formats.json_content import StrPath
 from scratchlm.tokenizer.inspection import printable
-from scratchlm.tokenizer.json_content import StrPath
-from scratchlm.tokenizer.parts import to_characters
-from scratchlm.tokenizer.patterns import PATTERNS
+from scratchlm.tokenizer.pieces.patterns import PATTERNS
+from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
 
 _BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones, for `painted`
 _PLACE = "{{tokenizer}}"
@@ -99,5 +99,5 @@ def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
     }
     # In a script element only `<` could end the data.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c")
-    page = resources.files("scratchlm.tokenizer").joinpath("playground.html")
+    page = resources.files("scratchlm.tokenizer.playground").joinpath("playground.html")
     return page.read_text(encoding="utf-8").replace(_PLACE, data, 1)

@@ -17,7 +17,7 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from scratchlm.tokenizer.merging import Pair
+from scratchlm.tokenizer.encoding.merging import Pair
 
 Ids = npt.NDArray[np.int64]
 BytePair = tuple[bytes, bytes]

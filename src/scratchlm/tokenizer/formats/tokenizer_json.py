@@ -15,17 +15,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scratchlm.tokenizer.json_content import (
-    StrPath,
-    field,
-    no_collection,
-    only,
-    parse_json,
-    refuse,
-    shown,
-)
-from scratchlm.tokenizer.merge_table import BYTES, MergeTable
-from scratchlm.tokenizer.parts import (
+from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
+from scratchlm.tokenizer.formats.content import (
     AFTER_LAST_CHARACTER,
     LARGEST_ID,
     Normalization,
@@ -39,8 +30,17 @@ from scratchlm.tokenizer.parts import (
     to_characters,
     to_merge,
 )
-from scratchlm.tokenizer.parts import TokenizerParts as TokenizerParts
-from scratchlm.tokenizer.pre_tokenizer_json import (
+from scratchlm.tokenizer.formats.content import TokenizerParts as TokenizerParts
+from scratchlm.tokenizer.formats.json_content import (
+    StrPath,
+    field,
+    no_collection,
+    only,
+    parse_json,
+    refuse,
+    shown,
+)
+from scratchlm.tokenizer.formats.pre_tokenizer_json import (
     BYTE_LEVEL,
     read_pre_tokenizer,
     write_pre_tokenizer,

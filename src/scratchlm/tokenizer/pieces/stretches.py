@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from scratchlm.tokenizer.character_classes import category, white_space
+from scratchlm.tokenizer.pieces.character_classes import category, white_space
 
 _IS_WHITE = np.zeros(1 << 16, bool)
 for _first, _last in white_space():

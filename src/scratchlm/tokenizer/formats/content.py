@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from scratchlm.errors import FileFormatError
-from scratchlm.tokenizer.json_content import StrPath as StrPath
-from scratchlm.tokenizer.json_content import refuse, shown
-from scratchlm.tokenizer.merge_table import MergeTable
-from scratchlm.tokenizer.patterns import GPT2, Pattern, find_pieces
+from scratchlm.tokenizer.encoding.merge_table import MergeTable
+from scratchlm.tokenizer.formats.json_content import StrPath as StrPath
+from scratchlm.tokenizer.formats.json_content import refuse, shown
+from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces
 
 Merges = Sequence[tuple[bytes, bytes]]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from scratchlm.config import takes_synonyms
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.json_content import StrPath
-from scratchlm.tokenizer.learning import Training
-from scratchlm.tokenizer.patterns import GPT2, Pattern
-from scratchlm.tokenizer.text_files import cut_file
+from scratchlm.tokenizer.formats.json_content import StrPath
+from scratchlm.tokenizer.learning.merges import Training
+from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern
+from scratchlm.tokenizer.pieces.text_files import cut_file
 from scratchlm.tokenizer.workers import workers_for
 
 LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time

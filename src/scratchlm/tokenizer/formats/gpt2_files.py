@@ -10,9 +10,8 @@ import json
 import os
 from collections.abc import Sequence
 
-from scratchlm.tokenizer.json_content import StrPath, decode, parse_json, read_file, refuse, shown
-from scratchlm.tokenizer.merge_table import MergeTable
-from scratchlm.tokenizer.parts import (
+from scratchlm.tokenizer.encoding.merge_table import MergeTable
+from scratchlm.tokenizer.formats.content import (
     Merges,
     TokenizerParts,
     all_to_bytes,
@@ -23,7 +22,15 @@ from scratchlm.tokenizer.parts import (
     to_characters,
     to_merge,
 )
-from scratchlm.tokenizer.patterns import GPT2
+from scratchlm.tokenizer.formats.json_content import (
+    StrPath,
+    decode,
+    parse_json,
+    read_file,
+    refuse,
+    shown,
+)
+from scratchlm.tokenizer.pieces.patterns import GPT2
 
 END = "<|endoftext|>"
 

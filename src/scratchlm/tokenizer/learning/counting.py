@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from scratchlm.tokenizer.batch_merging import byte_starts
-from scratchlm.tokenizer.byte_strings import (
+from scratchlm.tokenizer.encoding.batch_merging import byte_starts
+from scratchlm.tokenizer.pieces.byte_strings import (
     SHORT,
     Array,
     between_spaces,
@@ -22,9 +22,9 @@ from scratchlm.tokenizer.byte_strings import (
     slices,
     strings_of,
 )
-from scratchlm.tokenizer.pretokenize import Pretokenizer
-from scratchlm.tokenizer.stretches import SEPARATOR, has_stretches, stretches_of, together
-from scratchlm.tokenizer.text_files import Range, texts_of
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.pieces.stretches import SEPARATOR, has_stretches, stretches_of, together
+from scratchlm.tokenizer.pieces.text_files import Range, texts_of
 from scratchlm.tokenizer.workers import parallel_map
 
 BATCH_CHARACTERS = 1 << 24  # of texts that a worker counts at a time

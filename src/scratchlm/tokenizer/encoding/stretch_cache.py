@@ -13,7 +13,7 @@ from itertools import repeat
 
 import numpy as np
 
-from scratchlm.tokenizer.byte_strings import SHORT, Array, numbers_of, slices, strings_of
+from scratchlm.tokenizer.pieces.byte_strings import SHORT, Array, numbers_of, slices, strings_of
 
 CAPACITY = 1 << 19  # stretches; 60 MB of books have nearly as many
 LONG_BYTES = 1 << 24  # of all keys of the dict

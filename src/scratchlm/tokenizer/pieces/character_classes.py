@@ -8,7 +8,7 @@ from itertools import groupby
 
 import regex
 
-from scratchlm.tokenizer.unicode_table import RUNS
+from scratchlm.tokenizer.pieces.unicode_table import RUNS
 
 # Unicode's White_Space, what `\s` means to tiktoken and `tokenizers` (Python's has U+001C-1F too).
 WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"

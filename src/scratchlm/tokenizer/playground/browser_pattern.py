@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
-from scratchlm.tokenizer.character_classes import translate
-from scratchlm.tokenizer.json_content import shown
-from scratchlm.tokenizer.parts import check_portable
-from scratchlm.tokenizer.patterns import Pattern, find_pieces
+from scratchlm.tokenizer.formats.content import check_portable
+from scratchlm.tokenizer.formats.json_content import shown
+from scratchlm.tokenizer.pieces.character_classes import translate
+from scratchlm.tokenizer.pieces.patterns import Pattern, find_pieces
 
 _ESCAPE = r"\\(?:[pP]\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)"
 _MEMBER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)

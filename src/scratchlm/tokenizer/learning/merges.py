@@ -27,11 +27,11 @@ from itertools import chain, pairwise
 
 from tqdm import tqdm
 
-from scratchlm.tokenizer.counting import Item, batches, count_pieces
-from scratchlm.tokenizer.fast_learning import learn_merges_fast
-from scratchlm.tokenizer.parts import TokenizerParts
-from scratchlm.tokenizer.patterns import Pattern
-from scratchlm.tokenizer.pretokenize import (
+from scratchlm.tokenizer.formats.content import TokenizerParts
+from scratchlm.tokenizer.learning.counting import Item, batches, count_pieces
+from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
+from scratchlm.tokenizer.pieces.patterns import Pattern
+from scratchlm.tokenizer.pieces.pretokenize import (
     BLOCK_CHARACTERS,
     Pretokenizer,
     check_special_tokens,

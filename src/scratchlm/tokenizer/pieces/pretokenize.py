@@ -19,8 +19,8 @@ from typing import Any
 
 import regex
 
-from scratchlm.tokenizer.character_classes import LAST_OF_BMP, translate
-from scratchlm.tokenizer.patterns import GPT2, Pattern, find_pieces, is_known
+from scratchlm.tokenizer.pieces.character_classes import LAST_OF_BMP, translate
+from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces, is_known
 
 # Where a text may be cut in two without changing a piece of any known pattern: between two
 # characters of which the left is no white space and the right a space, or the left a letter or

@@ -26,7 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
-from scratchlm.tokenizer.character_classes import LAST_OF_BMP, category, run_starts, translate
+from scratchlm.tokenizer.pieces.character_classes import (
+    LAST_OF_BMP,
+    category,
+    run_starts,
+    translate,
+)
 
 Pattern = str | tuple[str, ...]
 

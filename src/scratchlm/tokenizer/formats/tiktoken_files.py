@@ -15,11 +15,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
-from scratchlm.tokenizer.json_content import StrPath, no_collection, read_file, refuse, shown
-from scratchlm.tokenizer.merge_table import BYTES, MergeTable
-from scratchlm.tokenizer.parts import LARGEST_ID, TokenizerParts, check
-from scratchlm.tokenizer.patterns import Pattern
-from scratchlm.tokenizer.rank_merges import in_order, known_splits, merged_pairs
+from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
+from scratchlm.tokenizer.formats.content import LARGEST_ID, TokenizerParts, check
+from scratchlm.tokenizer.formats.json_content import (
+    StrPath,
+    no_collection,
+    read_file,
+    refuse,
+    shown,
+)
+from scratchlm.tokenizer.formats.rank_merges import in_order, known_splits, merged_pairs
+from scratchlm.tokenizer.pieces.patterns import Pattern
 
 
 class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well have such a token)

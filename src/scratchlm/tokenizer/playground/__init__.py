@@ -1,0 +1,1 @@
+"""A text as its tokens, on a terminal and in a browser."""
