@@ -2,7 +2,7 @@
 
 Ours is what `scratchlm-train` sets up for the config; the peer is GPT-2 in torch's own modules, in
 bfloat16, compiled as a whole, with torch's fused AdamW, as nanoGPT trains it. They take turns.
-MFU is of the device's dense peak in the dtype, by the FLOPs that `scratchlm.costs` counts.
+MFU is of the device's dense peak in the dtype. `scratchlm.costs.model_costs` counts the FLOPs.
 
     python scripts/bench_gpu.py --config configs/gpt2-350m.toml --batch_size 16
 """
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm import config as configuration
-from scratchlm.costs import flops_per_token
+from scratchlm.costs.gpus import mfu, peak_flops
+from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.data.batches import TrainBatches
 from scratchlm.devices.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
 from scratchlm.model.config import ModelConfig
@@ -28,7 +29,6 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.throughput import mfu, peak_flops
 from scratchlm.trainer import Trainer, TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm import config as configuration
-from scratchlm.costs import GIB
+from scratchlm.costs.model_costs import GIB
+from scratchlm.costs.roofline import DEVICES, MFU, Device, Parallel, Plan, Roofline, roofline, share
 from scratchlm.model.config import ModelConfig
-from scratchlm.roofline import DEVICES, MFU, Device, Parallel, Plan, Roofline, roofline, share
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # config, device, ranks, parallel, activation checkpointing, sequences a micro-batch (the config's)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from scratchlm import config as configuration
 from scratchlm.cli.train import main as train
-from scratchlm.costs import count_parameters
+from scratchlm.costs.model_costs import count_parameters
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.trainer import TrainerConfig

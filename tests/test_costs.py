@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scratchlm import AdamW, ModelConfig, Transformer, costs
+from scratchlm import AdamW, ModelConfig, Transformer
 from scratchlm import config as configuration
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
+from scratchlm.costs import model_costs
 from scratchlm.model.config import MoEConfig
 from scratchlm.objective import Objective
 from scratchlm.optim.config import OptimConfig
@@ -42,12 +43,12 @@ def from_file(name: str) -> ModelConfig:
     ],
 )
 def test_known_models_have_their_number_of_parameters(name: str, count: int) -> None:
-    assert costs.count_parameters(from_file(name)).total == count
+    assert model_costs.count_parameters(from_file(name)).total == count
 
 
 def test_parameters_by_part_and_those_that_a_token_meets() -> None:
     config = ModelConfig(100, 8, 16, 2, 4, d_ff=32, moe=MoEConfig(4, 2))
-    counts = costs.count_parameters(config)
+    counts = model_costs.count_parameters(config)
     experts = 2 * 4 * 3 * 16 * 32
     assert counts.embedding == counts.head == 100 * 16
     assert counts.attention == 2 * 4 * 16 * 16
@@ -60,14 +61,14 @@ def test_parameters_by_part_and_those_that_a_token_meets() -> None:
 def test_flops_by_hand() -> None:
     config = ModelConfig(100, 8, 16, 2, 4, d_ff=32, tie_embeddings=True)
     matrices = 2 * (4 * 16 * 16 + 3 * 16 * 32) + 16 * 100
-    assert costs.flops_per_token(config) == 2 * matrices + 2 * 4 * 4 * 4 * 4
+    assert model_costs.flops_per_token(config) == 2 * matrices + 2 * 4 * 4 * 4 * 4
 
 
 def test_the_cache_is_as_large_as_it_is_said_to_be() -> None:
     config = ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2)
     cache = Transformer(config).new_cache(5, 40)
     real = cache.keys.nbytes + cache.values.nbytes
-    assert costs.cache_bytes(config, 40, 5, 4) == real
+    assert model_costs.cache_bytes(config, 40, 5, 4) == real
 
 
 class OneBatch:
@@ -125,7 +126,7 @@ def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) 
 def test_memory_is_within_15_percent_of_what_a_step_takes(
     config: ModelConfig, batch: int, optimizer: Any, accumulate: int
 ) -> None:
-    estimate = costs.training_memory(config, batch, optimizer, accumulate=accumulate).peak
+    estimate = model_costs.training_memory(config, batch, optimizer, accumulate=accumulate).peak
     real = real_peak(config, batch, optimizer, accumulate)
     assert estimate == pytest.approx(real, rel=0.15)
 
@@ -143,7 +144,7 @@ def test_memory_is_within_15_percent_on_a_gpu() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    estimate = costs.training_memory(config, 4, half=True).peak
+    estimate = model_costs.training_memory(config, 4, half=True).peak
     assert estimate == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
 
 
@@ -159,7 +160,7 @@ def test_memory_is_within_15_percent_on_a_gpu() -> None:
     ],
 )
 def test_a_size_has_the_unit_that_leaves_something_of_it(size: int, text: str) -> None:
-    assert costs.size_text(size) == text
+    assert model_costs.size_text(size) == text
 
 
 def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from scratchlm import ModelConfig, Transformer
 from scratchlm import config as configuration
 from scratchlm.cli.train_flags import FLAGS, parse
-from scratchlm.costs import (
+from scratchlm.costs.model_costs import (
     GIB,
     RESERVED,
     activation_bytes,
@@ -25,9 +25,7 @@ from scratchlm.costs import (
     flops_per_token,
     training_memory,
 )
-from scratchlm.devices.runtime import recompute_activations
-from scratchlm.objective import Objective
-from scratchlm.roofline import (
+from scratchlm.costs.roofline import (
     DEVICES,
     MFU,
     Plan,
@@ -37,6 +35,8 @@ from scratchlm.roofline import (
     roofline,
     share,
 )
+from scratchlm.devices.runtime import recompute_activations
+from scratchlm.objective import Objective
 from scratchlm.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]

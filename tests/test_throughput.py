@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scratchlm.costs import flops_per_token
+from scratchlm.costs.gpus import PEAKS, mfu, peak_flops
+from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.model.config import ModelConfig
-from scratchlm.throughput import PEAKS, mfu, peak_flops
 
 # As torch names them: multiprocessors, GHz of the boost that the vendor computes with, and FLOPs a
 # clock of one multiprocessor: in half precision on tensor cores, and in float32 (2 a unit).

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scratchlm.costs import count_parameters
+from scratchlm.costs.model_costs import count_parameters
 from scratchlm.data.batches import get_batch
 from scratchlm.files.atomic import replacing_file
 from scratchlm.model.config import Init

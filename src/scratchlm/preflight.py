@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from scratchlm.costs import Optimizer, TrainingMemory, size_text, training_memory
+from scratchlm.costs.model_costs import Optimizer, TrainingMemory, size_text, training_memory
 from scratchlm.model.config import ModelConfig
 from scratchlm.trainer_config import TrainerConfig
 

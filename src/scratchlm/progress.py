@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scratchlm.costs.gpus import mfu
 from scratchlm.metrics import JsonlLog, Smoothed, TensorBoardLog, peak_memory
-from scratchlm.throughput import mfu
 
 Record = dict[str, Any]
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from scratchlm import config as configuration
 from scratchlm.checkpoint import load_model, read_own_tokenizer, restore
-from scratchlm.costs import flops_per_token
+from scratchlm.costs.gpus import peak_flops
+from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
@@ -43,7 +44,6 @@ from scratchlm.run_length import (
     write_config,
 )
 from scratchlm.sampling import generate
-from scratchlm.throughput import peak_flops
 from scratchlm.time_limit import TimeLimit
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of

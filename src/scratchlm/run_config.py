@@ -12,7 +12,7 @@ from typing import Any
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
 from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
-from scratchlm.costs import training_report
+from scratchlm.costs.model_costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
 from scratchlm.data.sources import is_there

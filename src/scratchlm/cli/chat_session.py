@@ -12,7 +12,7 @@ from scratchlm.chat import Conversation, Pieces, is_conversation
 from scratchlm.cli.chat_settings import OFF, Settings
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.cli.command import exit_code, one_line
-from scratchlm.costs import count_parameters
+from scratchlm.costs.model_costs import count_parameters
 from scratchlm.errors import Interrupted
 from scratchlm.files.atomic import write_file
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     from scratchlm.checkpoint import read_config
     from scratchlm.cli import generate_output as output
-    from scratchlm.costs import generation_report
+    from scratchlm.costs.model_costs import generation_report
     from scratchlm.generator import TextGenerator
 
     if args.dry_run:

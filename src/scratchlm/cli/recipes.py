@@ -49,7 +49,7 @@ def check_model(path: str) -> None:
 def listing() -> str:
     """Every recipe with its size and its purpose, a line each, the smallest first."""
     from scratchlm.config import build, read_toml  # here, so that --help answers at once
-    from scratchlm.costs import count_parameters
+    from scratchlm.costs.model_costs import count_parameters
     from scratchlm.model.config import ModelConfig
 
     rows = []

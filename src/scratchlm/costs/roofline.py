@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from scratchlm.costs import (
+from scratchlm.costs.model_costs import (
     GIB,
     GPUS,
     RESERVED,
