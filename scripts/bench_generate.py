@@ -32,8 +32,8 @@ from transformers.utils import logging as hub_logging
 
 from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, generate
 from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.decoder import CompiledStep, Decoder
-from scratchlm.hf import from_hf, to_hf
 from scratchlm.model.packing import HalfLinear, Weights, packed
 from scratchlm.sampling import decode
 from scratchlm.strategies import Strategy

@@ -15,7 +15,7 @@ from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.plot import main as plot
 from scratchlm.cli.train import main as train
-from scratchlm.hf import to_hf
+from scratchlm.convert.hf_folder import to_hf
 
 MAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,

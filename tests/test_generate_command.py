@@ -15,7 +15,7 @@ import torch
 import tiny
 from scratchlm import BPETokenizer, TextGenerator, save_checkpoint
 from scratchlm.cli.generate import main as generate
-from scratchlm.hf import to_hf
+from scratchlm.convert.hf_folder import to_hf
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import torch
 import tiny
 from scratchlm import BPETokenizer, Transformer, generate, save_checkpoint
 from scratchlm.beam import Beams, beam_search
+from scratchlm.convert.hf_folder import to_hf
 from scratchlm.decoder import Decoder
 from scratchlm.generator import TextGenerator, stream
-from scratchlm.hf import to_hf
 from scratchlm.sampling import generate_batch
 from scratchlm.strategies import Strategy
 from twins import loud

@@ -16,9 +16,9 @@ from hub_models import MODELS, theirs_of
 from scratchlm import BPETokenizer, ModelConfig, Transformer, generate, load_model
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
+from scratchlm.convert.hf_folder import from_hf, to_hf
+from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
-from scratchlm.hf import from_hf, to_hf
-from scratchlm.hf_tokenizer import read_tokenizer
 from scratchlm.model.config import MoEConfig
 
 

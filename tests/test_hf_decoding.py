@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hub_models import MODELS, theirs_of
 from scratchlm import Transformer
+from scratchlm.convert.hf_folder import from_hf
+from scratchlm.convert.hf_names import rules
 from scratchlm.decoder import Decoder
-from scratchlm.hf import from_hf
-from scratchlm.hf_names import rules
 from scratchlm.model.packing import packed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -25,8 +25,8 @@ from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.inspect import main as inspect
+from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.errors import FileFormatError, Notice
-from scratchlm.hf import from_hf, to_hf
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 SIZES = {

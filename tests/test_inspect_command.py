@@ -21,9 +21,9 @@ from scratchlm import Transformer, load_model, run_config, save_checkpoint
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint, write_pointer
 from scratchlm.cli.inspect import main as inspect
+from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.config import DataConfig
 from scratchlm.files.lock import locked
-from scratchlm.hf import to_hf
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 

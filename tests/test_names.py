@@ -12,8 +12,9 @@ import torch
 import scratchlm
 import tiny
 from pages import quoted, rows
-from scratchlm import config, hf_config
+from scratchlm import config
 from scratchlm.cli import train_flags
+from scratchlm.convert import hf_config
 from scratchlm.model import transformer
 from scratchlm.tokenizer import bpe
 

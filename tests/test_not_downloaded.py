@@ -14,8 +14,8 @@ from refusals import check_refusal
 from scratchlm import BPETokenizer, save_checkpoint
 from scratchlm.cli.command import command
 from scratchlm.cli.generate import main as generate
+from scratchlm.convert.hf_folder import to_hf
 from scratchlm.errors import Notice
-from scratchlm.hf import to_hf
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"

@@ -16,11 +16,11 @@ import exact_runs as exactness
 import tiny
 from scratchlm import load_model, recipe, run_config, run_state, save_checkpoint
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.shards import write_shard
 from scratchlm.devices import runtime
 from scratchlm.devices.ranks import ALONE
 from scratchlm.errors import FileFormatError
-from scratchlm.hf import to_hf
 
 CPU = torch.device("cpu")
 

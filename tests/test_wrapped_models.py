@@ -19,8 +19,8 @@ from scratchlm import load_checkpoint, load_model, save_checkpoint
 from scratchlm.checkpoint import read_checkpoint, state_of
 from scratchlm.checkpoint_files import write_payload
 from scratchlm.cli.inspect import main as inspect
+from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.errors import FileFormatError, Notice
-from scratchlm.hf import from_hf, to_hf
 
 IDS = torch.arange(8)[None]
 Wrap = Callable[[nn.Module], nn.Module]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scratchlm import ModelConfig, Transformer
-from scratchlm.hf import to_hf
+from scratchlm.convert.hf_folder import to_hf
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"num_kv_heads": 2},

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scratchlm.checkpoint import load_checkpoint as load_checkpoint
     from scratchlm.checkpoint import load_model as load_model
     from scratchlm.checkpoint import save_checkpoint as save_checkpoint
+    from scratchlm.convert.hf_folder import from_hf as from_hf
+    from scratchlm.convert.hf_folder import to_hf as to_hf
     from scratchlm.data.batches import get_batch as get_batch
     from scratchlm.decoder import Decoder as Decoder
     from scratchlm.functional import cross_entropy as cross_entropy
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from scratchlm.functional import softmax as softmax
     from scratchlm.generator import TextGenerator as TextGenerator
     from scratchlm.generator import stream as stream
-    from scratchlm.hf import from_hf as from_hf
-    from scratchlm.hf import to_hf as to_hf
     from scratchlm.model.attention import MultiHeadAttention as MultiHeadAttention
     from scratchlm.model.feed_forward import SwiGLU as SwiGLU
     from scratchlm.model.kv_cache import KVCache as KVCache

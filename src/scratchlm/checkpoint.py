@@ -38,11 +38,8 @@ from scratchlm.checkpoint_payload import check_order, checked_payload
 from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
 from scratchlm.checkpoint_pointers import write_pointer as write_pointer
 from scratchlm.config import takes_synonyms
-from scratchlm.devices.runtime import resolve_device
-from scratchlm.devices.shards import spread
-from scratchlm.errors import FileFormatError
-from scratchlm.hf import from_hf, is_hf_folder, read_hf_config
-from scratchlm.hf_tokenizer import (
+from scratchlm.convert.hf_folder import from_hf, is_hf_folder, read_hf_config
+from scratchlm.convert.hf_tokenizer import (
     check_start_ids,
     default_end_ids,
     known_ids,
@@ -50,6 +47,9 @@ from scratchlm.hf_tokenizer import (
     read_start_ids,
     read_tokenizer,
 )
+from scratchlm.devices.runtime import resolve_device
+from scratchlm.devices.shards import spread
+from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
 from scratchlm.sharded import spread_state

@@ -23,10 +23,10 @@ from torch import Tensor
 from scratchlm.checkpoint import find_checkpoint, read_checkpoint
 from scratchlm.checkpoint_files import Payload, is_single_file, without_duplicates
 from scratchlm.checkpoint_payload import best_with_its_own
+from scratchlm.convert.hf_folder import is_hf_folder, read_tensors, read_weights
+from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous
-from scratchlm.hf import is_hf_folder, read_tensors, read_weights
-from scratchlm.hf_tokenizer import read_tokenizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
 

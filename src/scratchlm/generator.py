@@ -20,9 +20,9 @@ from tqdm import tqdm
 from scratchlm.beam import Beams, beam_search
 from scratchlm.checkpoint import load_with_tokenizer
 from scratchlm.config import takes_synonyms
+from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.devices.runtime import resolve_device
-from scratchlm.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.model.packing import Weights, packed
 from scratchlm.model.transformer import Transformer
 from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed, transformer_of

@@ -12,6 +12,7 @@ from typing import Any
 from scratchlm import config as configuration
 from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
 from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
+from scratchlm.convert.hf_folder import is_hf_folder
 from scratchlm.costs.model_costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
@@ -19,7 +20,6 @@ from scratchlm.data.sources import is_there
 from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_folder_name
-from scratchlm.hf import is_hf_folder
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig

@@ -20,10 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
     from scratchlm.checkpoint import load_parts, save_checkpoint
+    from scratchlm.convert.hf_config import hub_architecture
+    from scratchlm.convert.hf_folder import is_hf_folder, to_hf
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
-    from scratchlm.hf import is_hf_folder, to_hf
-    from scratchlm.hf_config import hub_architecture
 
     # The weights are mapped from the source: what is written never replaces what is read.
     target = Path(args.target)

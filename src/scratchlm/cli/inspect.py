@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint import find_checkpoint
     from scratchlm.checkpoint_config import changes_text, set_config
     from scratchlm.checkpoint_report import as_json, describe, report
-    from scratchlm.hf import is_hf_folder
+    from scratchlm.convert.hf_folder import is_hf_folder
 
     if not changes:
         found = describe(args.path)

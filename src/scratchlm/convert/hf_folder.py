@@ -21,20 +21,20 @@ from torch import Tensor
 
 from scratchlm.checkpoint_files import MANIFEST
 from scratchlm.config import takes_synonyms
-from scratchlm.errors import FileFormatError, Notice
-from scratchlm.files import plain_values
-from scratchlm.files.atomic import is_taken, replacing_directory, sync
-from scratchlm.files.file_kinds import check_downloaded, check_folder_name
-from scratchlm.files.tensor_file import map_tensors, write_tensors
-from scratchlm.hf_config import (
+from scratchlm.convert.hf_config import (
     architecture_of,
     config_from_hub,
     config_to_hub,
     is_base_model,
     read_json,
 )
-from scratchlm.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
-from scratchlm.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
+from scratchlm.convert.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
+from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
+from scratchlm.errors import FileFormatError, Notice
+from scratchlm.files import plain_values
+from scratchlm.files.atomic import is_taken, replacing_directory, sync
+from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.tensor_file import map_tensors, write_tensors
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer

@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from scratchlm.convert.hf_config import read_json
 from scratchlm.errors import FileFormatError, Notice
-from scratchlm.hf_config import read_json
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 StrPath = str | os.PathLike[str]
