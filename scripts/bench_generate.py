@@ -31,7 +31,7 @@ import transformers
 from transformers.utils import logging as hub_logging
 
 from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, generate
-from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.checkpoint.save_and_load import load_with_tokenizer
 from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.decoder import CompiledStep, Decoder
 from scratchlm.model.packing import HalfLinear, Weights, packed

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import forked
 from scratchlm import recipe, run_config
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
-from scratchlm.checkpoint_payload import best_with_its_own
+from scratchlm.checkpoint.payload import best_with_its_own
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.devices.ranks import ALONE, Ranks
 
 STEPS = 60

@@ -12,9 +12,10 @@ import time
 import pytest
 
 import exact_runs as exactness
-from scratchlm import checkpoint_folder, run_config
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
-from scratchlm.checkpoint_pointers import whole_checkpoints
+from scratchlm import run_config
+from scratchlm.checkpoint import run_folder
+from scratchlm.checkpoint.pointers import whole_checkpoints
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
@@ -41,14 +42,14 @@ def listing(folder):
 
 def test_a_best_that_could_not_be_saved_is_none(tmp_path, monkeypatch):
     """The one before it stays the best, is not pruned, and is what the next has to improve on."""
-    write = checkpoint_folder.write_payload
+    write = run_folder.write_payload
 
     def full(path, payload):
         if payload["step"] == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, payload)
 
-    monkeypatch.setattr(checkpoint_folder, "write_payload", full)
+    monkeypatch.setattr(run_folder, "write_payload", full)
     run = scripted(trainer(tmp_path, save_every=2, eval_every=2, keep_last=1),
                    {2: 3.0, 4: 1.0, 6: 2.0})  # fmt: skip
     run.iterations = 5
@@ -126,14 +127,14 @@ def test_going_back_is_the_same_from_within_the_checkpoint(tmp_path, monkeypatch
 
 def test_a_best_whose_last_could_not_be_written_is_found_again(tmp_path, monkeypatch):
     """The pointer `last` comes first: `best` never names what the run may take back."""
-    write, full = checkpoint_folder.write_pointer, []
+    write, full = run_folder.write_pointer, []
 
     def pointer(path, name):
         if (path.name, name) in full:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, name)
 
-    monkeypatch.setattr(checkpoint_folder, "write_pointer", pointer)
+    monkeypatch.setattr(run_folder, "write_pointer", pointer)
     full.append(("last", "step-00000004"))
     run = scripted(trainer(tmp_path, save_every=2, eval_every=2, keep_last=1), {2: 3.0, 4: 1.0})
     run.iterations = 7
@@ -175,7 +176,7 @@ def test_a_trainer_whose_last_save_failed_trains_on(tmp_path, monkeypatch):
     run = trainer(tmp_path, eval_every=0, save_every=0, iterations=9)
     run.iterations = 3
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_folder, "write_payload", full)
+        patch.setattr(run_folder, "write_payload", full)
         with pytest.raises(OSError, match="No space"):
             run.fit()
     run.iterations = 8
@@ -261,7 +262,7 @@ def test_what_is_kept_does_not_depend_on_times(tmp_path, save_format):
 
 
 def test_another_rank_does_not_know_what_was_written(tmp_path):
-    folder = checkpoint_folder.CheckpointFolder(tmp_path, "directory", 3, Ranks(rank=1, size=2))
+    folder = run_folder.CheckpointFolder(tmp_path, "directory", 3, Ranks(rank=1, size=2))
     folder.saved = tmp_path / "step-00000002"
     run = trainer()
     folder.save(run.model, run.optimizer, 4, best=False)

@@ -17,7 +17,12 @@ from torch import nn
 
 import tiny
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_own_tokenizer, write_pointer
+from scratchlm.checkpoint.save_and_load import (
+    find_checkpoint,
+    read_checkpoint,
+    read_own_tokenizer,
+    write_pointer,
+)
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous, replacing_directory, replacing_file
 

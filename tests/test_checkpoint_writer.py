@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
+from scratchlm.checkpoint.background import CheckpointWriter, snapshot
 
 
 def test_a_snapshot_keeps_its_values_while_the_model_goes_on():

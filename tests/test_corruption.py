@@ -25,7 +25,12 @@ from bounds import bounded
 from mutations import Folder, Mutation
 from refusals import check_refusal
 from scratchlm import AdamW, Transformer, save_checkpoint
-from scratchlm.checkpoint import find_checkpoint, load_with_tokenizer, read_checkpoint, restore
+from scratchlm.checkpoint.save_and_load import (
+    find_checkpoint,
+    load_with_tokenizer,
+    read_checkpoint,
+    restore,
+)
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.errors import FileFormatError

@@ -20,7 +20,7 @@ from exact_runs import (
     start_straight,
 )
 from scratchlm import recipe, run_config, trainer
-from scratchlm.checkpoint import read_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.devices.runtime import rng_state, seed_everything
 
 

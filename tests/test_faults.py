@@ -18,8 +18,9 @@ import pytest
 
 import exact_runs as exactness
 import forked
-from scratchlm import BPETokenizer, checkpoint_files, checkpoint_folder
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm import BPETokenizer
+from scratchlm.checkpoint import directory, run_folder
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.cli.command import one_line
 from scratchlm.cli.train import main
 from scratchlm.data.corpora import encode_corpus
@@ -50,7 +51,7 @@ def straight(tmp_path_factory):
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_save(straight, monkeypatch, capsys):
-    real, written = checkpoint_files.write_tensors, []
+    real, written = directory.write_tensors, []
 
     class Full:
         def __init__(self, sink):
@@ -66,7 +67,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(straight, monkeypatch, caps
         written.append(len(tensors))
         real(Full(sink) if len(written) > 8 else sink, tensors, *args)
 
-    monkeypatch.setattr(checkpoint_files, "write_tensors", write_tensors)
+    monkeypatch.setattr(directory, "write_tensors", write_tensors)
     assert main(argv(straight, "full")) == 5
     assert_one_line(capsys, "no space left on device", "step-00000015", "--resume")
     checkpoints = straight / "full" / "checkpoints"
@@ -79,7 +80,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(straight, monkeypatch, caps
 
 
 def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, capsys):
-    real, written = checkpoint_files.write_tensors, []
+    real, written = directory.write_tensors, []
 
     def write_tensors(sink, tensors, *args):
         written.append(len(tensors))
@@ -87,7 +88,7 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, c
             raise OSError(errno.ENOSPC, "No space left on device")
         real(sink, tensors, *args)
 
-    monkeypatch.setattr(checkpoint_files, "write_tensors", write_tensors)
+    monkeypatch.setattr(directory, "write_tensors", write_tensors)
     assert main(argv(straight, "for-a-while")) == 0
     said = capsys.readouterr()
     assert "a checkpoint was not written ([Errno 28] No space left on device" in said.out
@@ -162,7 +163,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch, capsys):
 
 
 def test_sigterm_in_a_save_ends_after_it_is_whole(straight, monkeypatch, capsys):
-    real, saves = checkpoint_folder.write_payload, []
+    real, saves = run_folder.write_payload, []
 
     def slow(path, payload):
         saves.append(path.name)
@@ -171,7 +172,7 @@ def test_sigterm_in_a_save_ends_after_it_is_whole(straight, monkeypatch, capsys)
             time.sleep(0.3)  # the loop goes on meanwhile, and stops
         real(path, payload)
 
-    monkeypatch.setattr(checkpoint_folder, "write_payload", slow)
+    monkeypatch.setattr(run_folder, "write_payload", slow)
     assert main(argv(straight, "term")) == 143
     assert_one_line(capsys, "stopped at step", "--resume")
     last = find_checkpoint(straight / "term", "last")

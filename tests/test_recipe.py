@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from scratchlm import recipe, run_config
-from scratchlm.checkpoint_config import set_config
+from scratchlm.checkpoint.edit import set_config
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError

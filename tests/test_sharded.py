@@ -9,9 +9,9 @@ import torch
 
 import tiny
 from scratchlm import AdamW, load_model
-from scratchlm.checkpoint import read_checkpoint, state_of
-from scratchlm.checkpoint_files import contents, write_files, write_manifest
-from scratchlm.checkpoint_payload import checked_payload
+from scratchlm.checkpoint.directory import contents, write_files, write_manifest
+from scratchlm.checkpoint.payload import checked_payload
+from scratchlm.checkpoint.save_and_load import read_checkpoint, state_of
 from scratchlm.errors import FileFormatError
 
 

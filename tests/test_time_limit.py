@@ -14,7 +14,7 @@ import pytest
 import exact_runs as exactness
 import forked
 from scratchlm import recipe, run_config, time_limit
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint, read_settings
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint, read_settings
 from scratchlm.cli.train import main
 from scratchlm.config import read_toml
 from scratchlm.devices.ranks import ALONE

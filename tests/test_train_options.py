@@ -15,7 +15,7 @@ import torch
 import exact_runs as exactness
 import tiny
 from scratchlm import load_model, recipe, run_config, run_state, save_checkpoint
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.shards import write_shard
 from scratchlm.devices import runtime

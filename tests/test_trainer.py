@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import tiny
-from scratchlm import AdamW, checkpoint_folder, functional, load_model
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
-from scratchlm.checkpoint_report import describe
+from scratchlm import AdamW, functional, load_model
+from scratchlm.checkpoint import run_folder
+from scratchlm.checkpoint.report import describe
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.data.batches import TrainBatches
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.trainer import Trainer, TrainerConfig
@@ -222,9 +223,9 @@ def test_a_kill_in_a_validation_loses_no_due_checkpoint(tmp_path, step):
 
 def test_a_due_checkpoint_is_written_once_and_then_named_best(tmp_path, monkeypatch):
     written = []
-    write = checkpoint_folder.write_payload
+    write = run_folder.write_payload
     monkeypatch.setattr(
-        checkpoint_folder, "write_payload",
+        run_folder, "write_payload",
         lambda path, payload: (written.append(payload["step"]), write(path, payload)),
     )  # fmt: skip
     run = trainer(tmp_path, save_every=4, eval_every=4)

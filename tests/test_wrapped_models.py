@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tiny
 from scratchlm import load_checkpoint, load_model, save_checkpoint
-from scratchlm.checkpoint import read_checkpoint, state_of
-from scratchlm.checkpoint_files import write_payload
+from scratchlm.checkpoint.directory import write_payload
+from scratchlm.checkpoint.save_and_load import read_checkpoint, state_of
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.errors import FileFormatError, Notice

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from scratchlm.beam import Beams, beam_search
-from scratchlm.checkpoint import load_with_tokenizer
+from scratchlm.checkpoint.save_and_load import load_with_tokenizer
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.decoder import CompiledStep, Decoder, Overflow

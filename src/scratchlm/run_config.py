@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint import find_checkpoint, read_config, read_settings
-from scratchlm.checkpoint_pointers import naming_an_earlier, whole_checkpoints
+from scratchlm.checkpoint.pointers import naming_an_earlier, whole_checkpoints
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_config, read_settings
 from scratchlm.convert.hf_folder import is_hf_folder
 from scratchlm.costs.model_costs import training_report
 from scratchlm.data.config import DataConfig

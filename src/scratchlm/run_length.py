@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint import read_settings
+from scratchlm.checkpoint.save_and_load import read_settings
 from scratchlm.data.batches import TrainBatches
 from scratchlm.files.atomic import write_file
 from scratchlm.optim.recipe import build_schedule, fitting

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from scratchlm.checkpoint import restore
-from scratchlm.checkpoint_payload import best_with_its_own
+from scratchlm.checkpoint.payload import best_with_its_own
+from scratchlm.checkpoint.ranks_together import is_sharded
+from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.devices.ranks import Ranks
 from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
-from scratchlm.sharded import is_sharded
 
 if TYPE_CHECKING:
     from scratchlm.trainer import Trainer

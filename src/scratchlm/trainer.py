@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm import run_state
-from scratchlm.checkpoint import read_checkpoint
-from scratchlm.checkpoint_folder import CheckpointFolder
-from scratchlm.checkpoint_pointers import naming_an_earlier
+from scratchlm.checkpoint.pointers import naming_an_earlier
+from scratchlm.checkpoint.run_folder import CheckpointFolder
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.config import takes_synonyms
 from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead

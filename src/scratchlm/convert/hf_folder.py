@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.checkpoint_files import MANIFEST
+from scratchlm.checkpoint.directory import MANIFEST
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_config import (
     architecture_of,

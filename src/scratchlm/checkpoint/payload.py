@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scratchlm.checkpoint_files import Payload
+from scratchlm.checkpoint.directory import Payload
 from scratchlm.files import plain_values
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint_files import (
+from scratchlm.checkpoint.directory import (
     PathOrFile,
     Payload,
     is_single_file,
@@ -34,9 +34,11 @@ from scratchlm.checkpoint_files import (
     read_directory_settings,
     write_payload,
 )
-from scratchlm.checkpoint_payload import check_order, checked_payload
-from scratchlm.checkpoint_pointers import find_checkpoint as find_checkpoint
-from scratchlm.checkpoint_pointers import write_pointer as write_pointer
+from scratchlm.checkpoint.payload import check_order, checked_payload
+from scratchlm.checkpoint.pointers import find_checkpoint as find_checkpoint
+from scratchlm.checkpoint.pointers import write_pointer as write_pointer
+from scratchlm.checkpoint.ranks_together import spread_state
+from scratchlm.checkpoint.single_file import read_single
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_folder import from_hf, is_hf_folder, read_hf_config
 from scratchlm.convert.hf_tokenizer import (
@@ -52,8 +54,6 @@ from scratchlm.devices.shards import spread
 from scratchlm.errors import FileFormatError
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
-from scratchlm.sharded import spread_state
-from scratchlm.single_file import read_single
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from scratchlm.checkpoint import (
+from scratchlm.checkpoint.background import CheckpointWriter, snapshot
+from scratchlm.checkpoint.directory import write_payload
+from scratchlm.checkpoint.payload import checked_payload
+from scratchlm.checkpoint.pointers import checkpoints_in, left_in, write_left
+from scratchlm.checkpoint.ranks_together import is_sharded, whole, write_together
+from scratchlm.checkpoint.save_and_load import (
     find_checkpoint,
     state_of,
     write_pointer,
 )
-from scratchlm.checkpoint_files import write_payload
-from scratchlm.checkpoint_payload import checked_payload
-from scratchlm.checkpoint_pointers import checkpoints_in, left_in, write_left
-from scratchlm.checkpoint_writer import CheckpointWriter, snapshot
 from scratchlm.devices.ranks import ALONE, Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import finish_removals, remove_directory
-from scratchlm.sharded import is_sharded, whole, write_together
 
 
 class CheckpointFolder:

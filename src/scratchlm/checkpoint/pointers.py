@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from scratchlm.checkpoint_files import MANIFEST, is_single_file
+from scratchlm.checkpoint.directory import MANIFEST, is_single_file
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous, replacing_file
 from scratchlm.files.file_kinds import check_downloaded

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint import config_from, find_checkpoint, read_checkpoint
-from scratchlm.checkpoint_files import write_payload
-from scratchlm.checkpoint_report import flat
+from scratchlm.checkpoint.directory import write_payload
+from scratchlm.checkpoint.report import flat
+from scratchlm.checkpoint.save_and_load import config_from, find_checkpoint, read_checkpoint
 from scratchlm.files.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer

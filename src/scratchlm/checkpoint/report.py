@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.checkpoint import find_checkpoint, read_checkpoint
-from scratchlm.checkpoint_files import Payload, is_single_file, without_duplicates
-from scratchlm.checkpoint_payload import best_with_its_own
+from scratchlm.checkpoint.directory import Payload, is_single_file, without_duplicates
+from scratchlm.checkpoint.payload import best_with_its_own
+from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.convert.hf_folder import is_hf_folder, read_tensors, read_weights
 from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError

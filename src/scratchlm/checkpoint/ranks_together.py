@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scratchlm.checkpoint_files import contents, write_files, write_manifest
+from scratchlm.checkpoint.directory import contents, write_files, write_manifest
 from scratchlm.devices.ranks import Ranks, agreed
 from scratchlm.devices.shards import is_shard, local, spread
 from scratchlm.files.atomic import naming, replacing_directory
