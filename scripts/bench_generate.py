@@ -33,10 +33,10 @@ from transformers.utils import logging as hub_logging
 from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, generate
 from scratchlm.checkpoint.save_and_load import load_with_tokenizer
 from scratchlm.convert.hf_folder import from_hf, to_hf
-from scratchlm.decoder import CompiledStep, Decoder
-from scratchlm.model.packing import HalfLinear, Weights, packed
-from scratchlm.sampling import decode
-from scratchlm.strategies import Strategy
+from scratchlm.generation.decoder import CompiledStep, Decoder
+from scratchlm.generation.low_precision import HalfLinear, Weights, packed
+from scratchlm.generation.sampling import decode
+from scratchlm.generation.strategies import Strategy
 
 PROMPT, NEW, VOCAB = 32, 128, 50_304
 GREEDY = Strategy(temperature=0)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from scratchlm import Transformer
-from scratchlm.beam import Beams, beam_search
-from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation
-from scratchlm.strategies import Strategy
+from scratchlm.generation.beam import Beams, beam_search
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.sampling import Continuation
+from scratchlm.generation.strategies import Strategy
 from twins import PROMPT, loud, theirs_generate, twins
 from variants import small
 

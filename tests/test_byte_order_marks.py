@@ -16,7 +16,7 @@ from scratchlm.chat import Conversation
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.generate import main as generate
 from scratchlm.config import read_toml
-from scratchlm.generator import TextGenerator
+from scratchlm.generation.generator import TextGenerator
 
 TEXT = "the cat sat on the mat. " * 50
 

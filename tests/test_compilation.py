@@ -22,12 +22,12 @@ import tiny
 from scratchlm import SGD
 from scratchlm.cli.command import exit_code
 from scratchlm.data.batches import TrainBatches
-from scratchlm.decoder import CompiledStep, Decoder
 from scratchlm.devices.compilation import compiling, mend_cache
 from scratchlm.errors import WorkerError
+from scratchlm.generation.decoder import CompiledStep, Decoder
+from scratchlm.generation.sampling import decode
+from scratchlm.generation.strategies import Strategy
 from scratchlm.objective import Objective
-from scratchlm.sampling import decode
-from scratchlm.strategies import Strategy
 from scratchlm.trainer import Trainer, TrainerConfig
 
 LIBRARY = Path(regex.__file__).parent  # real shared libraries, small and whole

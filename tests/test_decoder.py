@@ -12,9 +12,9 @@ from torch import Tensor
 
 from decoding import CONTEXT, PROMPTS, VOCAB, name_of, random_ids, slid, uncached
 from scratchlm import Transformer, generate
-from scratchlm.decoder import CompiledStep, Decoder
-from scratchlm.sampling import decode
-from scratchlm.strategies import Strategy
+from scratchlm.generation.decoder import CompiledStep, Decoder
+from scratchlm.generation.sampling import decode
+from scratchlm.generation.strategies import Strategy
 from twins import loud
 from variants import VARIANTS, small
 

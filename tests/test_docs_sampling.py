@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scratchlm.beam import Beams, beam_search
 from scratchlm.cli.generate_flags import _parser
-from scratchlm.sampling import decode
-from scratchlm.strategies import Strategy
+from scratchlm.generation.beam import Beams, beam_search
+from scratchlm.generation.sampling import decode
+from scratchlm.generation.strategies import Strategy
 
 PAGE = (Path(__file__).parents[1] / "docs" / "sampling.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^( *)```python\n(.*?)\n *```", PAGE, re.DOTALL | re.MULTILINE)

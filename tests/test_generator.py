@@ -13,12 +13,12 @@ import torch
 
 import tiny
 from scratchlm import BPETokenizer, Transformer, generate, save_checkpoint
-from scratchlm.beam import Beams, beam_search
 from scratchlm.convert.hf_folder import to_hf
-from scratchlm.decoder import Decoder
-from scratchlm.generator import TextGenerator, stream
-from scratchlm.sampling import generate_batch
-from scratchlm.strategies import Strategy
+from scratchlm.generation.beam import Beams, beam_search
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.generator import TextGenerator, stream
+from scratchlm.generation.sampling import generate_batch
+from scratchlm.generation.strategies import Strategy
 from twins import loud
 
 PROMPTS = ["the cat", "a mat and saw 12", "über 中文 😀"]

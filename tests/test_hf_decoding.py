@@ -14,8 +14,8 @@ from hub_models import MODELS, theirs_of
 from scratchlm import Transformer
 from scratchlm.convert.hf_folder import from_hf
 from scratchlm.convert.hf_names import rules
-from scratchlm.decoder import Decoder
-from scratchlm.model.packing import packed
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.low_precision import packed
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

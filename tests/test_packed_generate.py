@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from scratchlm import AdamW, BPETokenizer, TextGenerator, cross_entropy, generate
-from scratchlm.decoder import Decoder
-from scratchlm.model import packing
-from scratchlm.sampling import PACK_FROM, decode
-from scratchlm.strategies import Strategy
+from scratchlm.generation import low_precision
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.sampling import PACK_FROM, decode
+from scratchlm.generation.strategies import Strategy
 from twins import loud
 
 GREEDY = Strategy(temperature=0)
@@ -49,7 +49,7 @@ def test_a_text_of_ordinary_length_takes_the_way_of_text_generator(
 ) -> None:
     """The same products: those of the packed twin. A few tokens would not repay the packing, nor
     does one row of fp32 where MKL is as fast."""
-    monkeypatch.setattr(packing, "_multiplies_by_its_own_mkl", lambda: intel)
+    monkeypatch.setattr(low_precision, "_multiplies_by_its_own_mkl", lambda: intel)
     model = tiny.model(context_length=64).to(dtype)
     fast = products(lambda: TextGenerator(model, BYTES).generate("t", PACK_FROM))
     assert products(lambda: generate(model, list(b"t"), PACK_FROM)) == fast

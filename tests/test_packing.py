@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from decoding import VOCAB, name_of
 from scratchlm import Linear, RMSNorm, Transformer
-from scratchlm.model import packing
-from scratchlm.model.packing import (
+from scratchlm.generation import low_precision
+from scratchlm.generation.low_precision import (
     FEW,
     HalfLinear,
     Int8Linear,
@@ -195,7 +195,7 @@ def test_a_bf16_matrix_loses_nothing_in_fp16(shape: tuple[int, ...], bias: bool)
 def test_what_fp16_cannot_hold_is_seen(value: float, fits: bool) -> None:
     weight = torch.full((3, 8), 0.02)
     weight[1] = value  # one row is enough
-    assert packing._fits_half(weight.bfloat16()) == fits
+    assert low_precision._fits_half(weight.bfloat16()) == fits
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0.02, HalfLinear), (7e4, OneDNNLinear)])
@@ -254,8 +254,10 @@ def test_a_transposed_view_of_a_matrix_is_packed_as_any(dtype: torch.dtype, weig
 
 def test_a_processor_that_multiplies_bf16_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small().bfloat16()
-    monkeypatch.setattr(packing, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())
-    monkeypatch.setattr(packing, "WidenedLinear", lambda weight, bias, copied: torch.nn.Tanh())
+    monkeypatch.setattr(low_precision, "OneDNNLinear", lambda weight, bias: torch.nn.Identity())
+    monkeypatch.setattr(
+        low_precision, "WidenedLinear", lambda weight, bias, copied: torch.nn.Tanh()
+    )
     for known, kind in ((True, torch.nn.Identity), (False, torch.nn.Tanh)):
         monkeypatch.setattr(
             torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda known=known: known

@@ -14,7 +14,7 @@ from refusals import check_refusal
 from scratchlm import ModelConfig, save_checkpoint
 from scratchlm.cli.plot import main
 from scratchlm.data.shards import write_shard
-from scratchlm.generator import TextGenerator
+from scratchlm.generation.generator import TextGenerator
 from scratchlm.plots import InitRun, draw_init, init_runs, made_up_language
 from scratchlm.sampling_figure import (
     NextToken,

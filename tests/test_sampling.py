@@ -12,9 +12,9 @@ import torch
 import tiny
 from decoding import CONTEXT, PROMPTS, VOCAB, name_of, random_ids, slid, uncached
 from scratchlm import Transformer, generate
-from scratchlm.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.errors import NumericalError
-from scratchlm.sampling import (
+from scratchlm.generation.decoder import CompiledStep, Decoder, Overflow
+from scratchlm.generation.sampling import (
     Continuation,
     Uniforms,
     decode,
@@ -22,7 +22,7 @@ from scratchlm.sampling import (
     generate_batch,
     require_finite,
 )
-from scratchlm.strategies import Strategy, draw
+from scratchlm.generation.strategies import Strategy, draw
 from twins import PROMPT, loud, theirs_generate, twins
 from variants import VARIANTS, small
 

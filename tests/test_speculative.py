@@ -12,10 +12,10 @@ from torch import Tensor
 
 import chi_square
 from scratchlm import Transformer, generate
-from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation
-from scratchlm.speculative import _judge, speculate
-from scratchlm.strategies import Strategy
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.sampling import Continuation
+from scratchlm.generation.speculative import _judge, speculate
+from scratchlm.generation.strategies import Strategy
 from twins import loud
 from variants import small
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.generation import logits_process as hf
 
 import chi_square
-from scratchlm.strategies import (
+from scratchlm.generation.strategies import (
     Strategy,
     ban_repeated_ngrams,
     bias_logits,
@@ -278,7 +278,7 @@ def test_the_quick_nucleus_sorts_only_where_it_must(monkeypatch: pytest.MonkeyPa
         sorted_ones.append(p)
         return keep_top_p(logits, p)
 
-    monkeypatch.setattr("scratchlm.strategies.keep_top_p", watched)
+    monkeypatch.setattr("scratchlm.generation.strategies.keep_top_p", watched)
     peaked, flat = 4 * torch.randn(5_000), 0.01 * torch.randn(5_000)
     tied = torch.cat([torch.ones(4), torch.randn(4_996) - 9])
     keep_top_p_quickly(peaked, 0.5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from scratchlm import BPETokenizer
-from scratchlm.text_stream import TextStream, text_pieces
+from scratchlm.generation.text_stream import TextStream, text_pieces
 
 TEXTS = [
     "",

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 # The one list of the public names: type checkers read it, and `_homes` reads it at run time.
 if TYPE_CHECKING:
-    from scratchlm.beam import Beams as Beams
     from scratchlm.checkpoint.save_and_load import load_checkpoint as load_checkpoint
     from scratchlm.checkpoint.save_and_load import load_model as load_model
     from scratchlm.checkpoint.save_and_load import save_checkpoint as save_checkpoint
     from scratchlm.convert.hf_folder import from_hf as from_hf
     from scratchlm.convert.hf_folder import to_hf as to_hf
     from scratchlm.data.batches import get_batch as get_batch
-    from scratchlm.decoder import Decoder as Decoder
     from scratchlm.functional import cross_entropy as cross_entropy
     from scratchlm.functional import scaled_dot_product_attention as scaled_dot_product_attention
     from scratchlm.functional import silu as silu
     from scratchlm.functional import softmax as softmax
-    from scratchlm.generator import TextGenerator as TextGenerator
-    from scratchlm.generator import stream as stream
+    from scratchlm.generation.beam import Beams as Beams
+    from scratchlm.generation.decoder import Decoder as Decoder
+    from scratchlm.generation.generator import TextGenerator as TextGenerator
+    from scratchlm.generation.generator import stream as stream
+    from scratchlm.generation.sampling import decode as decode
+    from scratchlm.generation.sampling import generate as generate
+    from scratchlm.generation.strategies import Strategy as Strategy
     from scratchlm.model.attention import MultiHeadAttention as MultiHeadAttention
     from scratchlm.model.feed_forward import SwiGLU as SwiGLU
     from scratchlm.model.kv_cache import KVCache as KVCache
@@ -48,9 +51,6 @@ if TYPE_CHECKING:
     from scratchlm.optim.schedule import wsd_schedule as wsd_schedule
     from scratchlm.optim.sgd import SGD as SGD
     from scratchlm.optim.sgd import SGDDecay as SGDDecay
-    from scratchlm.sampling import decode as decode
-    from scratchlm.sampling import generate as generate
-    from scratchlm.strategies import Strategy as Strategy
     from scratchlm.tokenizer.bpe import BPETokenizer as BPETokenizer
     from scratchlm.tokenizer.learning.training import train_bpe as train_bpe
     from scratchlm.tokenizer.learning.training import train_bpe_from_texts as train_bpe_from_texts

@@ -14,8 +14,8 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from scratchlm.errors import FileFormatError
-from scratchlm.generator import TextGenerator
-from scratchlm.sampling import Continuation, FinishReason
+from scratchlm.generation.generator import TextGenerator
+from scratchlm.generation.sampling import Continuation, FinishReason
 from scratchlm.tokenizer.chat_template import TEMPLATES, Message, Template, find_template
 
 Pieces = Generator[str, None, None]  # which may be closed before its end

@@ -30,6 +30,7 @@ from scratchlm.devices.runtime import (
 )
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import write_file
+from scratchlm.generation.sampling import generate
 from scratchlm.model.transformer import Transformer
 from scratchlm.objective import Objective
 from scratchlm.optim.recipe import build_optimizer
@@ -43,7 +44,6 @@ from scratchlm.run_length import (
     steps_in_time,
     write_config,
 )
-from scratchlm.sampling import generate
 from scratchlm.time_limit import TimeLimit
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of

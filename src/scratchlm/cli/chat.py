@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.cli.chat_session import Session, greeting
     from scratchlm.cli.chat_settings import Settings
     from scratchlm.cli.chat_terminal import Terminal
-    from scratchlm.generator import TextGenerator
-    from scratchlm.text_stream import check_stop
+    from scratchlm.generation.generator import TextGenerator
+    from scratchlm.generation.text_stream import check_stop
     from scratchlm.tokenizer.chat_template import find_template
 
     check_model(args.model_path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from scratchlm.cli.command import check_seed
-from scratchlm.strategies import Strategy
+from scratchlm.generation.strategies import Strategy
 
 DEFAULTS: dict[str, Any] = {"max_tokens": 256, "seed": None}
 DEFAULTS |= {name: getattr(Strategy(), name) for name in (f.name for f in fields(Strategy))}

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint.save_and_load import read_config
     from scratchlm.cli import generate_output as output
     from scratchlm.costs.model_costs import generation_report
-    from scratchlm.generator import TextGenerator
+    from scratchlm.generation.generator import TextGenerator
 
     if args.dry_run:
         path = args.model_path

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from scratchlm.beam import Beams
-from scratchlm.generator import Completion, TextGenerator
+from scratchlm.generation.beam import Beams
+from scratchlm.generation.generator import Completion, TextGenerator
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
 from scratchlm.tokenizer.playground.page import painted, visible

@@ -73,7 +73,7 @@ def _init(args: Namespace) -> None:
 
 
 def _sampling(args: Namespace) -> None:
-    from scratchlm.generator import TextGenerator
+    from scratchlm.generation.generator import TextGenerator
     from scratchlm.sampling_figure import draw_sampling, made_up, of_model
 
     if args.model_path is None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
-from scratchlm.generator import TextGenerator
+from scratchlm.generation.generator import TextGenerator
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 _MARKER = re.compile(r"(<\|\w+\|>)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 
-from scratchlm.sampling import Continuation
+from scratchlm.generation.sampling import Continuation
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 

@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 import torch
 
 from scratchlm.config import takes_synonyms
-from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation, FinishReason, require_finite, room_behind
-from scratchlm.strategies import Strategy
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.sampling import Continuation, FinishReason, require_finite, room_behind
+from scratchlm.generation.strategies import Strategy
 
 
 @takes_synonyms()

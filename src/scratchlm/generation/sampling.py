@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.config import takes_synonyms
-from scratchlm.decoder import Decoder, Overflow
 from scratchlm.errors import NumericalError
-from scratchlm.model.packing import packed
+from scratchlm.generation.decoder import Decoder, Overflow
+from scratchlm.generation.low_precision import packed
+from scratchlm.generation.strategies import Strategy, draw
 from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
 from scratchlm.model.weight_names import unwrapped
-from scratchlm.strategies import Strategy, draw
 
 # Packing takes as long as 5 tokens, and then each is up to a fifth faster (124M, bf16).
 PACK_FROM = 32

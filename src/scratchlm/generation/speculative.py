@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from scratchlm.decoder import Decoder
-from scratchlm.sampling import Continuation, Uniforms, require_finite, room_behind
-from scratchlm.strategies import Strategy, draw
+from scratchlm.generation.decoder import Decoder
+from scratchlm.generation.sampling import Continuation, Uniforms, require_finite, room_behind
+from scratchlm.generation.strategies import Strategy, draw
 
 
 def speculate(

@@ -17,18 +17,24 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
-from scratchlm.beam import Beams, beam_search
 from scratchlm.checkpoint.save_and_load import load_with_tokenizer
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
-from scratchlm.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.devices.runtime import resolve_device
-from scratchlm.model.packing import Weights, packed
+from scratchlm.generation.beam import Beams, beam_search
+from scratchlm.generation.decoder import CompiledStep, Decoder, Overflow
+from scratchlm.generation.low_precision import Weights, packed
+from scratchlm.generation.sampling import (
+    Continuation,
+    check_prompts,
+    decode,
+    draw_seed,
+    transformer_of,
+)
+from scratchlm.generation.speculative import speculate
+from scratchlm.generation.strategies import Strategy
+from scratchlm.generation.text_stream import check_stop, with_text
 from scratchlm.model.transformer import Transformer
-from scratchlm.sampling import Continuation, check_prompts, decode, draw_seed, transformer_of
-from scratchlm.speculative import speculate
-from scratchlm.strategies import Strategy
-from scratchlm.text_stream import check_stop, with_text
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 Compile = Literal["auto", "on", "off"]
