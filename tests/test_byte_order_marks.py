@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from scratchlm import BPETokenizer, save_checkpoint, train_bpe
-from scratchlm.chat import Conversation
+from scratchlm.chat.conversation import Conversation
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.generate import main as generate
 from scratchlm.config import read_toml

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import tiny
 from refusals import check_refusal
 from scratchlm import TextGenerator, save_checkpoint, train_bpe_from_texts
-from scratchlm.chat import Conversation
+from scratchlm.chat.conversation import Conversation
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.errors import FileFormatError, NumericalError

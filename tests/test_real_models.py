@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from scratchlm import BPETokenizer, TextGenerator, generate, load_model
-from scratchlm.chat import Conversation
+from scratchlm.chat.conversation import Conversation
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate_text

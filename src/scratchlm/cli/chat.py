@@ -23,7 +23,7 @@ from scratchlm.cli.recipes import check_model
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
     # Imported here so that --help answers at once.
-    from scratchlm.chat import Conversation
+    from scratchlm.chat.conversation import Conversation
     from scratchlm.cli.chat_session import Session, greeting
     from scratchlm.cli.chat_settings import Settings
     from scratchlm.cli.chat_terminal import Terminal

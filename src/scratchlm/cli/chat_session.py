@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from scratchlm.chat import Conversation, Pieces, is_conversation
+from scratchlm.chat.conversation import Conversation, Pieces, is_conversation
 from scratchlm.cli.chat_settings import OFF, Settings
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.cli.command import exit_code, one_line
