@@ -26,10 +26,10 @@ from scratchlm.data.batches import TrainBatches
 from scratchlm.devices.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
-from scratchlm.objective import Objective
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.objective import Objective
+from scratchlm.training.trainer import Trainer, TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROUNDS, STEPS = 5, 10  # steps of a round

@@ -25,10 +25,10 @@ from scratchlm import config as configuration
 from scratchlm import train_bpe
 from scratchlm.data.shards import write_shard
 from scratchlm.errors import NumericalError
-from scratchlm.metrics import read_log
-from scratchlm.recipe import build
 from scratchlm.run_figure import draw_runs, read_runs
-from scratchlm.train_config import TrainConfig
+from scratchlm.training.log import read_log
+from scratchlm.training.recipe import build
+from scratchlm.training.train_config import TrainConfig
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 SHARES = (1.0, 0.75, 0.65, 0.55, 0.45)

@@ -28,9 +28,9 @@ from scratchlm import AdamW, ModelConfig, Transformer
 from scratchlm.data.batches import TrainBatches
 from scratchlm.devices.runtime import autocast, compile_blocks, resolve_dtype
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
-from scratchlm.metrics import peak_memory
 from scratchlm.optim.groups import adamw_groups
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.log import peak_memory
+from scratchlm.training.trainer import Trainer, TrainerConfig
 
 BATCH = 8
 CPU = torch.device("cpu")

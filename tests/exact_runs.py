@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 import forked
-from scratchlm import recipe, run_config
 from scratchlm.checkpoint.payload import best_with_its_own
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.devices.ranks import ALONE, Ranks
+from scratchlm.training import recipe, run_config
 
 STEPS = 60
 

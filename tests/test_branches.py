@@ -12,13 +12,13 @@ import time
 import pytest
 
 import exact_runs as exactness
-from scratchlm import run_config
 from scratchlm.checkpoint import run_folder
 from scratchlm.checkpoint.pointers import whole_checkpoints
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError, NumericalError
+from scratchlm.training import run_config
 from small_runs import log_of, trainer
 
 GIVEN = {"data.train": "ids.npy", "model.vocab_size": "300"}

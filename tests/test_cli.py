@@ -235,7 +235,8 @@ def test_names_of_other_projects(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.toml")), ids=str)
 def test_every_config_builds(tmp_path, path):
-    from scratchlm import Transformer, run_config
+    from scratchlm import Transformer
+    from scratchlm.training import run_config
 
     np.save(tmp_path / "ids.npy", np.zeros(50_000, dtype=np.uint16))
     flags = {"data.train": str(tmp_path / "ids.npy"), "model.vocab_size": "300"}

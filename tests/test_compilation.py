@@ -27,8 +27,8 @@ from scratchlm.errors import WorkerError
 from scratchlm.generation.decoder import CompiledStep, Decoder
 from scratchlm.generation.sampling import decode
 from scratchlm.generation.strategies import Strategy
-from scratchlm.objective import Objective
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.objective import Objective
+from scratchlm.training.trainer import Trainer, TrainerConfig
 
 LIBRARY = Path(regex.__file__).parent  # real shared libraries, small and whole
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF, /proc and g++")

@@ -15,10 +15,10 @@ from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.costs import model_costs
 from scratchlm.model.config import MoEConfig
-from scratchlm.objective import Objective
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.objective import Objective
+from scratchlm.training.trainer import Trainer, TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -19,9 +19,9 @@ from exact_runs import (
     quiet,
     start_straight,
 )
-from scratchlm import recipe, run_config, trainer
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.devices.runtime import rng_state, seed_everything
+from scratchlm.training import recipe, run_config, trainer
 
 
 def slow(value):

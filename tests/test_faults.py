@@ -24,7 +24,7 @@ from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.cli.command import one_line
 from scratchlm.cli.train import main
 from scratchlm.data.corpora import encode_corpus
-from scratchlm.metrics import JsonlLog
+from scratchlm.training.log import JsonlLog
 
 
 def argv(folder, out="run", **changes) -> list[str]:
@@ -156,7 +156,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch, capsys):
     def refuse(**kwargs):
         raise OSError(errno.EROFS, "Read-only file system", str(kwargs["dir"]))
 
-    monkeypatch.setattr("scratchlm.preflight.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("scratchlm.training.preflight.tempfile.TemporaryFile", refuse)
     assert main(argv(tmp_path)) == 2
     assert_one_line(capsys, "read-only file system", "choose a path that can be written")
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -186,7 +186,7 @@ def test_sigterm_in_a_save_ends_after_it_is_whole(straight, monkeypatch, capsys)
 
 
 def test_a_nan_stops_the_run_before_it_is_learned(straight, monkeypatch, capsys):
-    from scratchlm.objective import Objective
+    from scratchlm.training.objective import Objective
 
     real, calls = Objective.forward, []
 

@@ -79,7 +79,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_a_runs_configuration_needs_no_torch():
     """`scratchlm-train --help` reads its defaults there."""
-    assert not {"torch", "numpy"} & modules_after("import scratchlm.train_config")
+    assert not {"torch", "numpy"} & modules_after("import scratchlm.training.train_config")
 
 
 def test_the_tokenizer_needs_no_torch():

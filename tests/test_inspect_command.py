@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import forked
 import tiny
 from refusals import check_refusal
-from scratchlm import Transformer, load_model, run_config, save_checkpoint
+from scratchlm import Transformer, load_model, save_checkpoint
 from scratchlm import config as configuration
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint, write_pointer
 from scratchlm.cli.inspect import main as inspect
@@ -26,6 +26,7 @@ from scratchlm.data.config import DataConfig
 from scratchlm.files.lock import locked
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.training import run_config
 
 FORMS = ["step-00000003", "model.pt"]
 TOKENIZER = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])

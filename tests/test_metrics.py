@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from scratchlm.errors import FileFormatError
-from scratchlm.metrics import (
+from scratchlm.training.log import (
     JsonlLog,
     Smoothed,
     TensorBoardLog,
@@ -135,7 +135,9 @@ def test_without_tensorboard_the_remedy_is_told(tmp_path, monkeypatch):
 
 
 def test_tensorboard_and_torch_are_imported_when_first_used():
-    code = "import sys, scratchlm.metrics; print(*{'torch', 'tensorboard'} & sys.modules.keys())"
+    code = (
+        "import sys, scratchlm.training.log; print(*{'torch', 'tensorboard'} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 

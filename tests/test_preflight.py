@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import tiny
-from scratchlm import preflight
 from scratchlm.cli.command import one_line
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training import preflight
+from scratchlm.training.trainer_config import TrainerConfig
 
 CPU = torch.device("cpu")
 Usage = namedtuple("Usage", "total used free")

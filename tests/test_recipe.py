@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import tiny
-from scratchlm import recipe, run_config
 from scratchlm.checkpoint.edit import set_config
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.optim.muon import Muon
 from scratchlm.optim.recipe import build_schedule
+from scratchlm.training import recipe, run_config
 
 FLAGS = {
     "model.vocab_size": "100", "model.context_length": "16", "model.d_model": "16",

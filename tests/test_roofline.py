@@ -36,8 +36,8 @@ from scratchlm.costs.roofline import (
     share,
 )
 from scratchlm.devices.runtime import recompute_activations
-from scratchlm.objective import Objective
-from scratchlm.train_config import TrainConfig
+from scratchlm.training.objective import Objective
+from scratchlm.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import pytest
 
 from refusals import check_refusal
 from scratchlm.cli.plot import main
-from scratchlm.metrics import JsonlLog
 from scratchlm.run_figure import draw_runs, loss_limits, new_figure, read_runs, smoothed
+from scratchlm.training.log import JsonlLog
 
 PNG = b"\x89PNG\r\n"
 

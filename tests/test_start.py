@@ -14,7 +14,7 @@ import exact_runs as exactness
 # Ends the process where the first step is done.
 FIRST_STEP = """
 import os, sys
-from scratchlm.trainer import Trainer
+from scratchlm.training.trainer import Trainer
 step = Trainer.train_step
 def once(*args):
     step(*args)

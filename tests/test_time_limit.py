@@ -13,12 +13,12 @@ import pytest
 
 import exact_runs as exactness
 import forked
-from scratchlm import recipe, run_config, time_limit
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint, read_settings
 from scratchlm.cli.train import main
 from scratchlm.config import read_toml
 from scratchlm.devices.ranks import ALONE
-from scratchlm.time_limit import TimeLimit
+from scratchlm.training import recipe, run_config, time_limit
+from scratchlm.training.time_limit import TimeLimit
 
 
 def by_minutes(folder, out, minutes, **changes):

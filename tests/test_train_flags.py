@@ -18,8 +18,8 @@ from scratchlm.config import keys
 from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--iterations", "1", "--device", "cpu", "--eval_batches", "1"]

@@ -14,13 +14,14 @@ import torch
 
 import exact_runs as exactness
 import tiny
-from scratchlm import load_model, recipe, run_config, run_state, save_checkpoint
+from scratchlm import load_model, save_checkpoint
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.shards import write_shard
 from scratchlm.devices import runtime
 from scratchlm.devices.ranks import ALONE
 from scratchlm.errors import FileFormatError
+from scratchlm.training import recipe, resume, run_config
 
 CPU = torch.device("cpu")
 
@@ -99,16 +100,16 @@ def test_a_changed_machine_is_said(tmp_path, monkeypatch):
 def test_a_gpu_and_its_precision_are_part_of_the_machine(monkeypatch):
     """A stand-in for a GPU: float32 and tf32 are one dtype to torch, and all GPUs one device."""
     model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
-    monkeypatch.setattr(run_state, "is_sharded", lambda model: False)
+    monkeypatch.setattr(resume, "is_sharded", lambda model: False)
     found = []
     for name, precision in (("A100", "highest"), ("A100", "high"), ("H100", "high")):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda to=precision: to)
-        found.append(run_state.environment(model, torch.float32, True, False, ALONE))
-    found.append(run_state.environment(model, torch.float32, True, True, ALONE))
-    assert run_state.differences(found[0], found[1]) == "dtype float32 -> tf32"
-    assert run_state.differences(found[1], found[2]) == "gpu A100 -> H100"
-    assert run_state.differences(found[2], found[3]) == "recomputed None -> True"
+        found.append(resume.environment(model, torch.float32, True, False, ALONE))
+    found.append(resume.environment(model, torch.float32, True, True, ALONE))
+    assert resume.differences(found[0], found[1]) == "dtype float32 -> tf32"
+    assert resume.differences(found[1], found[2]) == "gpu A100 -> H100"
+    assert resume.differences(found[2], found[3]) == "recomputed None -> True"
 
 
 @pytest.mark.parametrize("form", ["checkpoint", "pt"])

@@ -19,7 +19,7 @@ from scratchlm.checkpoint.report import describe
 from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
 from scratchlm.data.batches import TrainBatches
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Trainer, TrainerConfig
 from small_runs import TOKENS, log_of, trainer
 
 
@@ -358,7 +358,7 @@ def test_the_config_is_checked(changes, message):
 
 def test_speed_counts_the_tokens_of_a_step_and_no_time_of_a_save(monkeypatch, tmp_path):
     clock = iter([10.0, 12.0, 15.0, 16.0, 20.0, 24.0, 25.0, 26.0])
-    monkeypatch.setattr("scratchlm.progress.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("scratchlm.training.progress.time.perf_counter", lambda: next(clock))
     trainer(tmp_path, accumulate=2, iterations=2, eval_every=0, save_every=1).fit()
     seconds = [2.0, 4.0]  # from 10 to 12; saved until 16; from 16 to 20
     found = [line["tokens_per_second"] for line in log_of(tmp_path)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 @pytest.mark.parametrize("ramp", [{}, {"ramp_from": 1, "ramp_steps": 4},

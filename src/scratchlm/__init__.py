@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from scratchlm.tokenizer.bpe import BPETokenizer as BPETokenizer
     from scratchlm.tokenizer.learning.training import train_bpe as train_bpe
     from scratchlm.tokenizer.learning.training import train_bpe_from_texts as train_bpe_from_texts
-    from scratchlm.trainer import Trainer as Trainer
+    from scratchlm.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import replacing_file
-from scratchlm.metrics import Smoothed, read_log
 from scratchlm.plots import require_matplotlib, visible_text
+from scratchlm.training.log import Smoothed, read_log
 
 XAxis = Literal["step", "tokens", "time"]
 X_LABELS = {"step": "step", "tokens": "tokens", "time": "seconds of training"}

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()  # before torch is imported, because the time is for the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
-    from scratchlm import recipe, run_config
     from scratchlm.devices.ranks import agreed, joined  # here, so that --help answers at once
     from scratchlm.files.lock import locked
+    from scratchlm.training import recipe, run_config
 
     if given.lists_recipes:
         print(recipes.listing())

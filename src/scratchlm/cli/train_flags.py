@@ -11,7 +11,7 @@ from scratchlm.cli.command import Once, Parser
 from scratchlm.cli.foreign_flags import TRAIN
 from scratchlm.cli.recipes import find_config
 from scratchlm.config import MISSING, Key, keys, meant
-from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
+from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 
 GROUPS = {
     "data": "data",

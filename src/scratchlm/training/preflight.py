@@ -15,7 +15,7 @@ import torch
 
 from scratchlm.costs.model_costs import Optimizer, TrainingMemory, size_text, training_memory
 from scratchlm.model.config import ModelConfig
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 def check_room(

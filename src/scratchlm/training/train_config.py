@@ -12,7 +12,7 @@ from scratchlm.data.config import DataConfig
 from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True)

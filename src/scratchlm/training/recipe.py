@@ -32,10 +32,12 @@ from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import write_file
 from scratchlm.generation.sampling import generate
 from scratchlm.model.transformer import Transformer
-from scratchlm.objective import Objective
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.preflight import check_room
-from scratchlm.run_length import (
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.token_files import bytes_of
+from scratchlm.training.objective import Objective
+from scratchlm.training.preflight import check_room
+from scratchlm.training.run_length import (
     counted,
     given_steps,
     let_it_be_replanned,
@@ -44,11 +46,9 @@ from scratchlm.run_length import (
     steps_in_time,
     write_config,
 )
-from scratchlm.time_limit import TimeLimit
-from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.token_files import bytes_of
-from scratchlm.train_config import TrainConfig
-from scratchlm.trainer import Trainer, TrainerConfig
+from scratchlm.training.time_limit import TimeLimit
+from scratchlm.training.train_config import TrainConfig
+from scratchlm.training.trainer import Trainer, TrainerConfig
 
 __all__ = ["TrainConfig", "build"]
 

@@ -22,8 +22,8 @@ from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_folder_name
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 # What has another form in a run that has begun, or was done by then.
 _NOT_KEPT = {"train.epochs", "train.minutes", "train.init_from", "data.tokenizer"}

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from scratchlm.data.batches import Batch
 from scratchlm.devices.ranks import Ranks, Share
 from scratchlm.functional import IGNORED
-from scratchlm.trainer_config import TrainerConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 class Batches(Protocol):

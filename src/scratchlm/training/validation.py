@@ -14,7 +14,7 @@ from scratchlm.data.batches import Batch
 from scratchlm.devices.ranks import Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
-from scratchlm.metrics import bits_per_byte
+from scratchlm.training.log import bits_per_byte
 
 _NAMES = {"loss": "loss", "grad_norm": "gradient norm", "val_loss": "validation loss"}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scratchlm.costs.gpus import mfu
-from scratchlm.metrics import JsonlLog, Smoothed, TensorBoardLog, peak_memory
+from scratchlm.training.log import JsonlLog, Smoothed, TensorBoardLog, peak_memory
 
 Record = dict[str, Any]
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scratchlm import run_state
 from scratchlm.checkpoint.pointers import naming_an_earlier
 from scratchlm.checkpoint.run_folder import CheckpointFolder
 from scratchlm.checkpoint.save_and_load import read_checkpoint
@@ -32,15 +31,16 @@ from scratchlm.devices.ranks import ALONE, Ranks, as_lost_rank, reducing
 from scratchlm.devices.runtime import autocast, deferred_signals
 from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.files.lock import locked
-from scratchlm.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.model.transformer import Transformer
-from scratchlm.objective import Objective
 from scratchlm.optim.clip import scale_gradients
-from scratchlm.progress import Progress, Record, to_numbers
-from scratchlm.run_state import environment, how_to_go_on
-from scratchlm.time_limit import TimeLimit, keep_within
-from scratchlm.trainer_config import TrainerConfig
-from scratchlm.validation import check_finite, mean_loss
+from scratchlm.training import resume
+from scratchlm.training.micro_batches import Batches, MicroBatches, StepBatches
+from scratchlm.training.objective import Objective
+from scratchlm.training.progress import Progress, Record, to_numbers
+from scratchlm.training.resume import environment, how_to_go_on
+from scratchlm.training.time_limit import TimeLimit, keep_within
+from scratchlm.training.trainer_config import TrainerConfig
+from scratchlm.training.validation import check_finite, mean_loss
 
 __all__ = ["Trainer", "TrainerConfig"]
 
@@ -313,7 +313,7 @@ class Trainer:
         """Take the state of this step; a thread writes it, and lets `last` (and `best`) name it.
         pending: the step's line of the log, where its validation comes after."""
         assert self.folder is not None
-        state = run_state.state_of(self, pending)
+        state = resume.state_of(self, pending)
         self.folder.save(self.model, self.optimizer, self.step, best=best, **state, **self.extra)
 
     def resume(self, path: str | Path) -> list[str]:
@@ -322,7 +322,7 @@ class Trainer:
         Learning rate, decay and betas are those of the optimizer at hand."""
         with naming_an_earlier(Path(path)):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
-        return run_state.resume(self, payload, Path(path))
+        return resume.resume(self, payload, Path(path))
 
     @property
     def saved(self) -> Path | None:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from scratchlm.devices.runtime import rng_state, set_rng_state
-from scratchlm.validation import mean_loss
+from scratchlm.training.validation import mean_loss
 
 if TYPE_CHECKING:
-    from scratchlm.progress import Progress
-    from scratchlm.trainer import Trainer
+    from scratchlm.training.progress import Progress
+    from scratchlm.training.trainer import Trainer
 
 _TIMED = 0.02  # the part of the time that the timed steps take
 _SETTLED = 0.05  # the part of the time after which the pace of a run is believed

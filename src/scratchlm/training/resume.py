@@ -25,7 +25,7 @@ from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from scratchlm.trainer import Trainer
+    from scratchlm.training.trainer import Trainer
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
