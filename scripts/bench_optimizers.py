@@ -25,7 +25,7 @@ from scratchlm import config as configuration
 from scratchlm import train_bpe
 from scratchlm.data.shards import write_shard
 from scratchlm.errors import NumericalError
-from scratchlm.run_figure import draw_runs, read_runs
+from scratchlm.figures.runs import draw_runs, read_runs
 from scratchlm.training.log import read_log
 from scratchlm.training.recipe import build
 from scratchlm.training.train_config import TrainConfig

@@ -14,9 +14,8 @@ from refusals import check_refusal
 from scratchlm import ModelConfig, save_checkpoint
 from scratchlm.cli.plot import main
 from scratchlm.data.shards import write_shard
-from scratchlm.generation.generator import TextGenerator
-from scratchlm.plots import InitRun, draw_init, init_runs, made_up_language
-from scratchlm.sampling_figure import (
+from scratchlm.figures.initializations import InitRun, draw_init, init_runs, made_up_language
+from scratchlm.figures.sampling import (
     NextToken,
     distribution_after,
     examples,
@@ -24,6 +23,7 @@ from scratchlm.sampling_figure import (
     new_figure,
     of_model,
 )
+from scratchlm.generation.generator import TextGenerator
 
 PNG = b"\x89PNG\r\n"
 
@@ -180,7 +180,7 @@ def test_without_a_model_it_draws_made_up_numbers(
     def note(next_token: NextToken, path: str) -> None:
         drawn.append((next_token.text, path))
 
-    monkeypatch.setattr("scratchlm.sampling_figure.draw_sampling", note)
+    monkeypatch.setattr("scratchlm.figures.sampling.draw_sampling", note)
     monkeypatch.chdir(tmp_path)
     assert main(["sampling"]) == 0
     assert drawn == [(made_up().text, "sampling.png")]

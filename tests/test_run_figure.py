@@ -13,7 +13,7 @@ import pytest
 
 from refusals import check_refusal
 from scratchlm.cli.plot import main
-from scratchlm.run_figure import draw_runs, loss_limits, new_figure, read_runs, smoothed
+from scratchlm.figures.runs import draw_runs, loss_limits, new_figure, read_runs, smoothed
 from scratchlm.training.log import JsonlLog
 
 PNG = b"\x89PNG\r\n"
@@ -178,7 +178,7 @@ def test_the_command_draws_runs(
     def note(runs: dict[str, Any], path: str, x: str) -> None:
         drawn.append((list(runs), path, x))
 
-    monkeypatch.setattr("scratchlm.run_figure.draw_runs", note)
+    monkeypatch.setattr("scratchlm.figures.runs.draw_runs", note)
     monkeypatch.chdir(tmp_path)
     write_log(Path("a"), 3)
     write_log(Path("b"), 3)

@@ -36,9 +36,9 @@ FLAGS = {
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
-    from scratchlm import plots
+    from scratchlm.figures import initializations
 
-    plots.require_matplotlib()  # before minutes go into it
+    initializations.require_matplotlib()  # before minutes go into it
     output = Path(args.output)
     if output.suffix != ".png" or output.is_dir():
         raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
@@ -49,32 +49,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _init(args: Namespace) -> None:
-    from scratchlm import plots
     from scratchlm.config import build, read_toml
     from scratchlm.data.shards import open_shard
+    from scratchlm.figures import initializations
     from scratchlm.model.config import ModelConfig
 
     model = SMALL if args.config is None else read_toml(find_config(args.config)).get("model", {})
     if args.train_data is None:
         config = build(ModelConfig, model, "model.")
-        tokens: Any = plots.made_up_language(config.vocab_size)
+        tokens: Any = initializations.made_up_language(config.vocab_size)
         source = "a made-up language"
     else:
         shard, source = open_shard(args.train_data), args.train_data
         known = shard.max_id + 1 if shard.info is None else shard.info.vocab_size
         config = build(ModelConfig, model | {"vocab_size": known}, "model.")
         tokens = shard.tokens
-    plots.check_size(config)
-    runs = plots.init_runs(config, tokens, steps=args.steps, progress=print)
+    initializations.check_size(config)
+    runs = initializations.init_runs(config, tokens, steps=args.steps, progress=print)
     zero = ", residual branches start at zero" if config.residual_init == "zero" else ""
     shape = f"{config.num_layers} layers of {config.d_model}"
-    title = f"{shape}, on {source}; AdamW, lr {plots.LR}, batches of {plots.BATCH_SIZE}{zero}\n"
-    plots.draw_init(runs, args.output, title)
+    how = f"AdamW, lr {initializations.LR}, batches of {initializations.BATCH_SIZE}"
+    title = f"{shape}, on {source}; {how}{zero}\n"
+    initializations.draw_init(runs, args.output, title)
 
 
 def _sampling(args: Namespace) -> None:
+    from scratchlm.figures.sampling import draw_sampling, made_up, of_model
     from scratchlm.generation.generator import TextGenerator
-    from scratchlm.sampling_figure import draw_sampling, made_up, of_model
 
     if args.model_path is None:
         next_token = made_up()
@@ -85,7 +86,7 @@ def _sampling(args: Namespace) -> None:
 
 
 def _run(args: Namespace) -> None:
-    from scratchlm.run_figure import draw_runs, read_runs
+    from scratchlm.figures.runs import draw_runs, read_runs
 
     draw_runs(read_runs(args.runs, args.x), args.output, args.x)
 

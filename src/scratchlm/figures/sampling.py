@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlm.figures.initializations import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
 from scratchlm.generation.decoder import Decoder
 from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import check_prompts, require_finite
 from scratchlm.generation.strategies import Strategy, keep_top_p
-from scratchlm.plots import require_matplotlib, visible_text
 
 BARS = 16  # the likeliest tokens; the rest of the vocabulary is one bar more
 WIDEST = 14  # characters of a label

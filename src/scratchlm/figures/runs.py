@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from scratchlm.errors import FileFormatError
+from scratchlm.figures.initializations import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
-from scratchlm.plots import require_matplotlib, visible_text
 from scratchlm.training.log import Smoothed, read_log
 
 XAxis = Literal["step", "tokens", "time"]

@@ -1,0 +1,1 @@
+"""Logs and models as pictures; the extra `viz` draws them."""
