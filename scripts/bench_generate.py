@@ -31,7 +31,7 @@ import transformers
 from transformers.utils import logging as hub_logging
 
 from scratchlm import BPETokenizer, ModelConfig, TextGenerator, Transformer, generate
-from scratchlm.checkpoint.save_and_load import load_with_tokenizer
+from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.generation.decoder import CompiledStep, Decoder
 from scratchlm.generation.low_precision import HalfLinear, Weights, packed

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import forked
 from scratchlm.checkpoint.payload import best_with_its_own
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.devices.ranks import ALONE, Ranks
 from scratchlm.training import recipe, run_config
 

@@ -13,8 +13,8 @@ import pytest
 
 import exact_runs as exactness
 from scratchlm.checkpoint import run_folder
-from scratchlm.checkpoint.pointers import whole_checkpoints
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.pointers import find_checkpoint, whole_checkpoints
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
 from scratchlm.errors import FileFormatError, NumericalError

@@ -24,10 +24,11 @@ import tiny
 from refusals import check_refusal
 from scratchlm import TextGenerator, save_checkpoint, train_bpe_from_texts
 from scratchlm.chat.conversation import Conversation
+from scratchlm.chat.running_text import RunningText, find_template
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.errors import FileFormatError, NumericalError
-from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate, RunningText, find_template
+from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate
 
 CHATML = ["<|im_start|>", "<|im_end|>"]
 LLAMA3 = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

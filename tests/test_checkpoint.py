@@ -17,12 +17,9 @@ from torch import nn
 
 import tiny
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
-from scratchlm.checkpoint.save_and_load import (
-    find_checkpoint,
-    read_checkpoint,
-    read_own_tokenizer,
-    write_pointer,
-)
+from scratchlm.checkpoint.models import read_own_tokenizer
+from scratchlm.checkpoint.pointers import find_checkpoint, write_pointer
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous, replacing_directory, replacing_file
 

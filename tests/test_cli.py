@@ -18,7 +18,8 @@ import torch
 
 import tiny
 from scratchlm import BPETokenizer, load_model
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train

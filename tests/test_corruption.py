@@ -25,12 +25,9 @@ from bounds import bounded
 from mutations import Folder, Mutation
 from refusals import check_refusal
 from scratchlm import AdamW, Transformer, save_checkpoint
-from scratchlm.checkpoint.save_and_load import (
-    find_checkpoint,
-    load_with_tokenizer,
-    read_checkpoint,
-    restore,
-)
+from scratchlm.checkpoint.models import load_with_tokenizer
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint, restore
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.errors import FileFormatError

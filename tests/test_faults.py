@@ -20,7 +20,8 @@ import exact_runs as exactness
 import forked
 from scratchlm import BPETokenizer
 from scratchlm.checkpoint import directory, run_folder
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.command import one_line
 from scratchlm.cli.train import main
 from scratchlm.data.corpora import encode_corpus

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hub_models import MODELS, theirs_of
 from scratchlm import BPETokenizer, ModelConfig, Transformer, generate, load_model
-from scratchlm.checkpoint.save_and_load import load_with_tokenizer
+from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.convert.hf_folder import from_hf, to_hf
 from scratchlm.convert.hf_tokenizer import read_tokenizer

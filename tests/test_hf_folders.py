@@ -21,7 +21,7 @@ from scratchlm import (
     load_model,
     save_checkpoint,
 )
-from scratchlm.checkpoint.save_and_load import load_with_tokenizer
+from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.inspect import main as inspect

@@ -30,7 +30,9 @@ from bounds import Hang, bounded, touching_at_most
 from mutations import Mutation, sealed
 from refusals import check_refusal
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
-from scratchlm.checkpoint.save_and_load import find_checkpoint, load_with_tokenizer, read_checkpoint
+from scratchlm.checkpoint.models import load_with_tokenizer
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.errors import FileFormatError

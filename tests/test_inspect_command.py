@@ -19,7 +19,8 @@ import tiny
 from refusals import check_refusal
 from scratchlm import Transformer, load_model, save_checkpoint
 from scratchlm import config as configuration
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint, write_pointer
+from scratchlm.checkpoint.pointers import find_checkpoint, write_pointer
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.inspect import main as inspect
 from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.config import DataConfig

@@ -11,7 +11,9 @@ from torch import Tensor
 
 import exact_runs as exactness
 import forked
-from scratchlm.checkpoint.save_and_load import find_checkpoint, load_model, read_checkpoint
+from scratchlm.checkpoint.models import load_model
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.train import said_once
 from scratchlm.devices.ranks import Ranks, agreed
 from scratchlm.errors import (

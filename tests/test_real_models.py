@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from scratchlm import BPETokenizer, TextGenerator, generate, load_model
 from scratchlm.chat.conversation import Conversation
+from scratchlm.chat.running_text import find_template
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.generate import main as generate_text
-from scratchlm.tokenizer.chat_template import find_template
 
 pytestmark = pytest.mark.real
 

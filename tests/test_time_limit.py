@@ -13,7 +13,8 @@ import pytest
 
 import exact_runs as exactness
 import forked
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint, read_settings
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint, read_settings
 from scratchlm.cli.train import main
 from scratchlm.config import read_toml
 from scratchlm.devices.ranks import ALONE

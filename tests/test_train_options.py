@@ -15,7 +15,8 @@ import torch
 import exact_runs as exactness
 import tiny
 from scratchlm import load_model, save_checkpoint
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.convert.hf_folder import to_hf
 from scratchlm.data.shards import write_shard
 from scratchlm.devices import runtime

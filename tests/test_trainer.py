@@ -15,8 +15,9 @@ import torch
 import tiny
 from scratchlm import AdamW, functional, load_model
 from scratchlm.checkpoint import run_folder
+from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.report import describe
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.data.batches import TrainBatches
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.training.trainer import Trainer, TrainerConfig

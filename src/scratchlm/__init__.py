@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 # The one list of the public names: type checkers read it, and `_homes` reads it at run time.
 if TYPE_CHECKING:
+    from scratchlm.checkpoint.models import load_model as load_model
     from scratchlm.checkpoint.save_and_load import load_checkpoint as load_checkpoint
-    from scratchlm.checkpoint.save_and_load import load_model as load_model
     from scratchlm.checkpoint.save_and_load import save_checkpoint as save_checkpoint
     from scratchlm.convert.hf_folder import from_hf as from_hf
     from scratchlm.convert.hf_folder import to_hf as to_hf

@@ -25,8 +25,6 @@ from dataclasses import MISSING as MISSING
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from scratchlm.files.file_kinds import check_downloaded
-
 T = TypeVar("T")
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 Tree = dict[str, Any]
@@ -38,7 +36,6 @@ def read_toml(path: str | Path) -> Tree:
         # utf-8-sig: without the byte order mark that some editors write.
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        check_downloaded(path)
         raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
     for name, value in tree.items():
         if not isinstance(value, dict):

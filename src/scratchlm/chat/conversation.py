@@ -13,10 +13,11 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from scratchlm.chat.running_text import TEMPLATES, Template, find_template
 from scratchlm.errors import FileFormatError
 from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import Continuation, FinishReason
-from scratchlm.tokenizer.chat_template import TEMPLATES, Message, Template, find_template
+from scratchlm.tokenizer.chat_template import Message
 
 Pieces = Generator[str, None, None]  # which may be closed before its end
 

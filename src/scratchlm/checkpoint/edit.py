@@ -18,8 +18,10 @@ from torch import Tensor
 
 from scratchlm import config as configuration
 from scratchlm.checkpoint.directory import write_payload
+from scratchlm.checkpoint.models import config_from
+from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.report import flat
-from scratchlm.checkpoint.save_and_load import config_from, find_checkpoint, read_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.files.lock import locked
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from scratchlm.checkpoint.directory import Payload, is_single_file, without_duplicates
+from scratchlm.checkpoint.models import is_hf_folder
 from scratchlm.checkpoint.payload import best_with_its_own
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_checkpoint
-from scratchlm.convert.hf_folder import is_hf_folder, read_tensors, read_weights
+from scratchlm.checkpoint.pointers import find_checkpoint
+from scratchlm.checkpoint.save_and_load import read_checkpoint
+from scratchlm.convert.hf_folder import read_tensors, read_weights
 from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous

@@ -20,13 +20,15 @@ from tqdm import tqdm
 from scratchlm.checkpoint.background import CheckpointWriter, snapshot
 from scratchlm.checkpoint.directory import write_payload
 from scratchlm.checkpoint.payload import checked_payload
-from scratchlm.checkpoint.pointers import checkpoints_in, left_in, write_left
-from scratchlm.checkpoint.ranks_together import is_sharded, whole, write_together
-from scratchlm.checkpoint.save_and_load import (
+from scratchlm.checkpoint.pointers import (
+    checkpoints_in,
     find_checkpoint,
-    state_of,
+    left_in,
+    write_left,
     write_pointer,
 )
+from scratchlm.checkpoint.ranks_together import is_sharded, whole, write_together
+from scratchlm.checkpoint.save_and_load import state_of
 from scratchlm.devices.ranks import ALONE, Ranks
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import finish_removals, remove_directory

@@ -20,12 +20,11 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scratchlm import config as configuration
 from scratchlm.checkpoint.directory import (
     PathOrFile,
     Payload,
@@ -35,29 +34,13 @@ from scratchlm.checkpoint.directory import (
     write_payload,
 )
 from scratchlm.checkpoint.payload import check_order, checked_payload
-from scratchlm.checkpoint.pointers import find_checkpoint as find_checkpoint
-from scratchlm.checkpoint.pointers import write_pointer as write_pointer
 from scratchlm.checkpoint.ranks_together import spread_state
 from scratchlm.checkpoint.single_file import read_single
 from scratchlm.config import takes_synonyms
-from scratchlm.convert.hf_folder import from_hf, is_hf_folder, read_hf_config
-from scratchlm.convert.hf_tokenizer import (
-    check_start_ids,
-    default_end_ids,
-    known_ids,
-    read_end_ids,
-    read_start_ids,
-    read_tokenizer,
-)
-from scratchlm.devices.runtime import resolve_device
 from scratchlm.devices.shards import spread
 from scratchlm.errors import FileFormatError
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import check_shapes, check_tied, fitted, plain_state, unwrapped
-from scratchlm.tokenizer.bpe import BPETokenizer
-
-_WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_TABLE_LIMIT = 1 << 30  # bytes of a rotary table that any model may have
 
 
 def save_checkpoint(
@@ -101,173 +84,6 @@ def load_checkpoint(
     payload = read_checkpoint(path_or_file)
     restore(payload, model, optimizer, name=str(path_or_file))
     return int(payload["step"])
-
-
-@takes_synonyms()
-def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
-    """The Transformer in a checkpoint, a `.pt`, a run's folder (its best, else its last), or a
-    folder of the Hugging Face hub."""
-    place = resolve_device(device)
-    if is_hf_folder(path):
-        return from_hf(path).to(place)
-    found = find_checkpoint(path)
-    return model_from(read_checkpoint(found), found).to(place)
-
-
-def read_config(path: str | os.PathLike[str]) -> ModelConfig:
-    """The config of the model that `load_model` would give, or of a TOML file."""
-    if Path(path).suffix == ".toml":
-        model = configuration.read_toml(Path(path)).get("model", {})
-        return configuration.build(ModelConfig, model, "model.")
-    if is_hf_folder(path):
-        return read_hf_config(path)
-    found = find_checkpoint(path)
-    return config_from(read_settings(found), found)
-
-
-class Loaded(NamedTuple):
-    """A model, its tokenizer, and the ids that end a text and that come before one."""
-
-    model: Transformer
-    tokenizer: BPETokenizer
-    end_ids: list[int]
-    start_ids: list[int]
-
-
-def load_with_tokenizer(
-    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
-) -> Loaded:
-    """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
-    the same. ValueError where there is none."""
-    model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
-    if tokenizer is None:
-        raise ValueError(f"the model has no tokenizer ({path}); give --tokenizer_path FILE")
-    return Loaded(model, tokenizer, ends, starts)
-
-
-def load_parts(
-    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
-) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
-    """The fields of `load_with_tokenizer`, also where there is no tokenizer."""
-    if is_hf_folder(path):
-        model = from_hf(path)
-        own, vocab_size = read_tokenizer(path), model.config.vocab_size
-        tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
-        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
-        ends, starts = read_end_ids(path, known), read_start_ids(path, known)
-    else:
-        name = find_checkpoint(path)
-        payload = read_checkpoint(name)
-        model = model_from(payload, name)
-        own, vocab_size = _own_tokenizer(payload, name), model.config.vocab_size
-        tokenizer = _agreeing(own, tokenizer_path, vocab_size, name)
-        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
-        ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
-        ends = known_ids(ends, known, "end_ids", name)
-        check_start_ids(starts, known, name)
-    if tokenizer is not None:
-        ends = ends or default_end_ids(tokenizer)
-    return model, tokenizer, ends, starts
-
-
-def _ids(payload: Payload, key: str, path: Path) -> list[int]:
-    ids = payload.get(key) or []
-    if not isinstance(ids, list) or not all(type(each) is int and each >= 0 for each in ids):
-        raise FileFormatError(f"{key} are no ids ({path}: {ids!r:.40}); save it again")
-    return ids
-
-
-def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
-    """The Transformer that a checkpoint's content describes, in its dtype and evaluation mode."""
-    config, weights = config_from(payload, path), payload["model"]
-    if config.num_layers > len(weights):  # before they are built in vain
-        raise FileFormatError(
-            f"the checkpoint has fewer layers than its config says ({path}: {config.num_layers}, "
-            f"in all {len(weights)} tensors); save it again"
-        )
-    try:
-        with torch.device("meta"):
-            model = Transformer(config)
-        weights = fitted(weights, model, path)
-        dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
-        if dtype in _WEIGHT_DTYPES:
-            model = model.to(dtype)
-    except (OverflowError, RuntimeError, TypeError):  # of sizes that no tensor can have
-        raise FileFormatError(
-            f"the checkpoint's model config is of no model ({path}); save it again"
-        ) from None
-    check_shapes(model, weights, str(path))  # before memory is taken, which a config may not ask
-    _check_table(config, weights, path)
-    model.allocate("cpu")
-    restore({**payload, "model": weights}, model, None, name=str(path))
-    return model.eval()
-
-
-def _check_table(
-    config: ModelConfig, weights: dict[str, Tensor], path: str | os.PathLike[str]
-) -> None:
-    """The length of the rotary table is the one size that is in no weight's shape."""
-    size = 8 * config.context_length * config.d_head if config.position == "rope" else 0
-    if size > _TABLE_LIMIT + sum(weight.nbytes for weight in weights.values()):
-        raise FileFormatError(
-            f"the context_length is out of proportion to the model ({path}: "
-            f"{config.context_length}); correct the config, and save it again"
-        )
-
-
-def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
-    """The config of a checkpoint's model; FileFormatError where there is none, or not ours."""
-    config = payload.get("config")
-    if not isinstance(config, dict):
-        raise FileFormatError(
-            f"the checkpoint has no model config ({path}); build the model yourself and use "
-            "load_checkpoint, or save it again with save_checkpoint(..., config={...})"
-        )
-    try:
-        return configuration.build(ModelConfig, config)
-    except (OverflowError, ValueError) as error:
-        raise FileFormatError(
-            f"the checkpoint's model config is not ours ({path}: {error}); "
-            "save it again with this version"
-        ) from None
-
-
-def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
-    """The tokenizer that lies with the model that `load_model` would give; None where none does."""
-    if is_hf_folder(path):
-        return read_tokenizer(path)
-    found = find_checkpoint(path)
-    return _own_tokenizer(read_settings(found), found)
-
-
-def _own_tokenizer(payload: Payload, path: str | os.PathLike[str]) -> BPETokenizer | None:
-    stored = payload.get("tokenizer")
-    if isinstance(stored, str | None):
-        return None if stored is None else BPETokenizer.from_json(stored, path)
-    raise FileFormatError(f"the checkpoint's tokenizer is no text ({path}); save it again")
-
-
-def _agreeing(
-    own: BPETokenizer | None,
-    given: str | os.PathLike[str] | None,
-    vocab_size: int | None,
-    path: str | os.PathLike[str],
-) -> BPETokenizer | None:
-    """The model's own tokenizer, or the file `given`, which must be the same one."""
-    tokenizer = own if given is None else BPETokenizer.load(given)
-    if tokenizer is None:
-        return None
-    if own is not None and own.hash != tokenizer.hash:
-        raise FileFormatError(
-            f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
-            "the checkpoint has its own"
-        )
-    if vocab_size is not None and len(tokenizer) > vocab_size:
-        raise FileFormatError(
-            f"the tokenizer is of another model ({given or path}: {len(tokenizer)} ids, the model "
-            f"knows {vocab_size}); give the one it was trained with"
-        )
-    return tokenizer
 
 
 def restore(

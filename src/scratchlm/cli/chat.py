@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
     # Imported here so that --help answers at once.
     from scratchlm.chat.conversation import Conversation
+    from scratchlm.chat.running_text import find_template
     from scratchlm.cli.chat_session import Session, greeting
     from scratchlm.cli.chat_settings import Settings
     from scratchlm.cli.chat_terminal import Terminal
     from scratchlm.generation.generator import TextGenerator
     from scratchlm.generation.text_stream import check_stop
-    from scratchlm.tokenizer.chat_template import find_template
 
     check_model(args.model_path)
     settings = Settings()

@@ -19,9 +19,10 @@ from scratchlm.cli.command import Once, Parser, command
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # Imported here so that --help answers at once.
-    from scratchlm.checkpoint.save_and_load import load_parts, save_checkpoint
+    from scratchlm.checkpoint.models import is_hf_folder, load_parts
+    from scratchlm.checkpoint.save_and_load import save_checkpoint
     from scratchlm.convert.hf_config import hub_architecture
-    from scratchlm.convert.hf_folder import is_hf_folder, to_hf
+    from scratchlm.convert.hf_folder import to_hf
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
 

@@ -20,7 +20,7 @@ from scratchlm.cli.recipes import check_model, find_config, is_recipe
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
     # Imported here so that --help answers at once.
-    from scratchlm.checkpoint.save_and_load import read_config
+    from scratchlm.checkpoint.models import read_config
     from scratchlm.cli import generate_output as output
     from scratchlm.costs.model_costs import generation_report
     from scratchlm.generation.generator import TextGenerator

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     changes = _changes(args.set)
     # Imported here so that --help answers at once.
     from scratchlm.checkpoint.edit import changes_text, set_config
+    from scratchlm.checkpoint.models import is_hf_folder
+    from scratchlm.checkpoint.pointers import find_checkpoint
     from scratchlm.checkpoint.report import as_json, describe, report
-    from scratchlm.checkpoint.save_and_load import find_checkpoint
-    from scratchlm.convert.hf_folder import is_hf_folder
 
     if not changes:
         found = describe(args.path)

@@ -7,6 +7,8 @@ import importlib.resources
 import shlex
 from pathlib import Path
 
+from scratchlm.files.file_kinds import check_downloaded
+
 
 def find_config(word: str) -> Path:
     """The TOML file that `--config` means: a file by its path, or else a recipe by its name, in
@@ -16,6 +18,7 @@ def find_config(word: str) -> Path:
     """
     path, names, hyphened = Path(word), _recipes(), word.replace("_", "-")
     if path.is_file():
+        check_downloaded(path)
         return path
     if hyphened in names:
         return names[hyphened]

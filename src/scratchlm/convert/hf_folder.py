@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.checkpoint.directory import MANIFEST
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_config import (
     architecture_of,
@@ -58,11 +57,6 @@ def from_hf(folder: StrPath) -> Transformer:
         model = Transformer(config)
     model.adopt(weights)
     return model.eval()
-
-
-def is_hf_folder(path: StrPath) -> bool:
-    """Whether a folder has a config.json, and is no checkpoint of ours."""
-    return (Path(path) / "config.json").is_file() and not (Path(path) / MANIFEST).exists()
 
 
 def read_hf_config(folder: StrPath) -> ModelConfig:

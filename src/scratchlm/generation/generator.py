@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm import tqdm
 
-from scratchlm.checkpoint.save_and_load import load_with_tokenizer
+from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.devices.runtime import resolve_device

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint.save_and_load import load_model, read_own_tokenizer, restore
+from scratchlm.checkpoint.models import load_model, read_own_tokenizer
+from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.data.batches import EvalBatches, TrainBatches

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm import config as configuration
-from scratchlm.checkpoint.pointers import naming_an_earlier, whole_checkpoints
-from scratchlm.checkpoint.save_and_load import find_checkpoint, read_config, read_settings
-from scratchlm.convert.hf_folder import is_hf_folder
+from scratchlm.checkpoint.models import is_hf_folder, read_config
+from scratchlm.checkpoint.pointers import find_checkpoint, naming_an_earlier, whole_checkpoints
+from scratchlm.checkpoint.save_and_load import read_settings
 from scratchlm.costs.model_costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
