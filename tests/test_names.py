@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import scratchlm
-import tiny
-from pages import quoted, rows
+from helpers import tiny
+from helpers.pages import quoted, rows
 from scratchlm import config
 from scratchlm.cli import train_flags
 from scratchlm.convert import hf_config

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import scratchlm
-import tiny
+from helpers import tiny
 from scratchlm import BPETokenizer, ModelConfig, Transformer, generate
 
 IDS = [3, 1, 4, 1, 5]

@@ -123,7 +123,7 @@ def test_the_commands_lead_to_functions():
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
-    import tiny
+    from helpers import tiny
     from scratchlm import save_checkpoint
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import exact_runs as exactness
+from helpers import exact_runs as exactness
 
 # Ends the process where the first step is done.
 FIRST_STEP = """

@@ -1,0 +1,185 @@
+"""What a model costs: known models, arithmetic by hand, and the memory a step really takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from scratchlm import AdamW, ModelConfig, Transformer
+from scratchlm import config as configuration
+from scratchlm.cli.generate import main as generate
+from scratchlm.cli.train import main as train
+from scratchlm.costs import model_costs
+from scratchlm.model.config import MoEConfig
+from scratchlm.optim.config import OptimConfig
+from scratchlm.optim.recipe import build_optimizer
+from scratchlm.training.objective import Objective
+from scratchlm.training.trainer import Trainer, TrainerConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def from_file(name: str) -> ModelConfig:
+    tree = configuration.read_toml(CONFIGS / f"{name}.toml")
+    return configuration.build(ModelConfig, tree["model"])
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gpt2-124m", 124_439_808 + 47 * 768),  # the hub's, and the rows that pad the vocabulary
+        ("gpt2-350m", 354_823_168 + 47 * 1024),
+        ("gpt2-774m", 774_030_080 + 47 * 1280),
+        ("gpt2-1.5b", 1_557_611_200 + 47 * 1600),
+        ("llama2-7b", 6_738_415_616),
+        ("llama3-1b", 1_235_814_400),
+        ("llama3-8b", 8_030_261_248),
+        ("llama3-70b", 70_553_706_496),
+        ("qwen3-0.6b", 596_049_920),
+    ],
+)
+def test_known_models_have_their_number_of_parameters(name: str, count: int) -> None:
+    assert model_costs.count_parameters(from_file(name)).total == count
+
+
+def test_parameters_by_part_and_those_that_a_token_meets() -> None:
+    config = ModelConfig(100, 8, 16, 2, 4, d_ff=32, moe=MoEConfig(4, 2))
+    counts = model_costs.count_parameters(config)
+    experts = 2 * 4 * 3 * 16 * 32
+    assert counts.embedding == counts.head == 100 * 16
+    assert counts.attention == 2 * 4 * 16 * 16
+    assert counts.feed_forward == experts + 2 * 4 * 16
+    assert counts.norms == 5 * 16
+    assert counts.total == Transformer(config).num_parameters()
+    assert counts.active == counts.total - experts // 2
+
+
+def test_flops_by_hand() -> None:
+    config = ModelConfig(100, 8, 16, 2, 4, d_ff=32, tie_embeddings=True)
+    matrices = 2 * (4 * 16 * 16 + 3 * 16 * 32) + 16 * 100
+    assert model_costs.flops_per_token(config) == 2 * matrices + 2 * 4 * 4 * 4 * 4
+
+
+def test_the_cache_is_as_large_as_it_is_said_to_be() -> None:
+    config = ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2)
+    cache = Transformer(config).new_cache(5, 40)
+    real = cache.keys.nbytes + cache.values.nbytes
+    assert model_costs.cache_bytes(config, 40, 5, 4) == real
+
+
+class OneBatch:
+    def __init__(self, ids: torch.Tensor) -> None:
+        self.ids = ids
+
+    def batch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.ids, self.ids
+
+
+def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) -> int:
+    """Bytes of tensors at the highest point of a trainer's third step: what is resident before it,
+    and the most that the profiler sees allocated on top."""
+    torch.manual_seed(0)
+    model = Transformer(config)
+    steps = build_optimizer(OptimConfig(optimizer=optimizer), model)  # type: ignore[arg-type]
+    ids = torch.randint(config.vocab_size, (batch, config.context_length))
+    settings = TrainerConfig(iterations=3, accumulate=accumulate, batch_size=batch)
+    trainer = Trainer(model, steps, OneBatch(ids), settings)
+    state: list[Any] = []
+    for step in range(3):
+        steps.zero_grad(set_to_none=True)
+        state = [value for one in steps.state.values() for value in one.values()]
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=step == 2) as profiled:
+            trainer.train_step()
+    kept = [*model.parameters(), *(value for value in state if isinstance(value, torch.Tensor))]
+    assert profiled.profiler is not None
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak + sum(tensor.nbytes for tensor in kept)
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "optimizer", "accumulate"),
+    [
+        (ModelConfig(1024, 128, 128, 4, 4), 8, "adamw", 1),
+        (ModelConfig(2048, 128, 128, 4, 4, norm="layernorm", position="learned", ffn="gelu",
+                     bias=True, tie_embeddings=True, init="gpt2", dropout=0.1), 8, "adamw", 1),
+        (ModelConfig(512, 128, 256, 4, 8, num_kv_heads=2, qk_norm=True,
+                     gated_attention="elementwise"), 4, "adamw", 1),
+        (ModelConfig(512, 128, 128, 4, 4, d_ff=192, moe=MoEConfig(8, 2)), 8, "adamw", 1),
+        (ModelConfig(8192, 32, 256, 2, 4), 2, "adamw", 1),  # most of it weights
+        (ModelConfig(8192, 32, 256, 2, 4), 4, "adamw", 4),
+        (ModelConfig(2048, 32, 256, 4, 4), 4, "muon", 1),
+        (ModelConfig(2048, 32, 256, 4, 4), 4, "sgd", 2),
+        (ModelConfig(5000, 128, 64, 2, 4, vocab_multiple=64), 4, "adamw", 1),
+        (from_file("pile-13m"), 4, "adamw", 1),  # most of it logits
+    ],
+    ids=["llama", "gpt2", "gated", "moe", "weights", "accumulated", "muon", "sgd", "padded",
+         "pile-13m"],
+)  # fmt: skip
+def test_memory_is_within_15_percent_of_what_a_step_takes(
+    config: ModelConfig, batch: int, optimizer: Any, accumulate: int
+) -> None:
+    estimate = model_costs.training_memory(config, batch, optimizer, accumulate=accumulate).peak
+    real = real_peak(config, batch, optimizer, accumulate)
+    assert estimate == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.gpu
+def test_memory_is_within_15_percent_on_a_gpu() -> None:
+    config = from_file("gpt2-124m")
+    model = Transformer(config).cuda()
+    optimizer = AdamW(model.parameters(), lr=1e-3)
+    ids = torch.randint(config.vocab_size, (4, config.context_length)).cuda()
+    for _ in range(3):
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss, _, _ = Objective(model)(ids, ids)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    estimate = model_costs.training_memory(config, 4, half=True).peak
+    assert estimate == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.0 KiB"),
+        (1536, "1.5 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (100 << 20, "100.0 MiB"),
+        (3 << 29, "1.50 GiB"),
+        (3 << 40, "3,072.00 GiB"),
+    ],
+)
+def test_a_size_has_the_unit_that_leaves_something_of_it(size: int, text: str) -> None:
+    assert model_costs.size_text(size) == text
+
+
+def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from scratchlm import save_checkpoint
+
+    arguments = ["--config", str(CONFIGS / "gpt2-124m.toml"), "--dry_run", "--device", "cuda"]
+    assert train(arguments) == 0
+    out = capsys.readouterr().out
+    assert "124,475,904: embedding 39,419,904" in out
+    assert "memory to train 16 sequences of 1024 at once, bf16 autocast" in out
+    assert "a step: 16 sequences of 1024, 32 times" in out
+    assert "T4 (16)" in out
+    assert "8.38 GiB" in out
+    assert train(["--dry_run"]) == 2
+    assert "give --vocab_size N" in capsys.readouterr().err
+
+    model = Transformer(ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2))
+    save_checkpoint(tmp_path / "checkpoint", model, None, 0)
+    assert generate(["--model_path", str(tmp_path / "checkpoint"), "--dry_run"]) == 0
+    assert "cache 64 x 16" in capsys.readouterr().out
+    assert generate(["--model_path", str(CONFIGS / "llama3-8b.toml"), "--dry_run"]) == 0
+    assert "8,030,261,248" in capsys.readouterr().out
