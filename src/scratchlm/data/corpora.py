@@ -106,10 +106,7 @@ def encode_corpus(
                 stream.abandon()
         if not train.documents + val.documents:
             raise ValueError(f"the files have no document ({files[0]} …); give files with text")
-        if inputs != _described(files):
-            raise FileFormatError(
-                f"a file changed while it was read ({files[0]} …); encode into another folder"
-            )
+        _check_unchanged(files, inputs)
         return folder.finish(train, val)
 
 
@@ -137,6 +134,13 @@ def _described(files: list[Path]) -> list[dict[str, Any]]:
             {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
         )
     return described
+
+
+def _check_unchanged(files: list[Path], inputs: list[dict[str, Any]]) -> None:
+    if inputs != _described(files):
+        raise FileFormatError(
+            f"a file changed while it was read ({files[0]} …); encode into another folder"
+        )
 
 
 def _items(

@@ -72,7 +72,7 @@ class ChatTemplate:
                 f"the tokenizer has no {missing[0]}, which the template is written with ({name}); "
                 "use plain"
             )
-        self.end_ids = [tokenizer.token_to_id(marker) for marker in markers]
+        self.end_ids = [tokenizer.token_to_id(marker) for marker in markers(self.form)]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """All messages, and the beginning of a reply."""

@@ -53,10 +53,7 @@ class BatchMerger:
         size = len(data)
         places = np.arange(size + 1)
         ids = np.append(self._byte_ids[data], self._nothing)
-        keys = np.full(size + 1, _NO_PAIR)
-        keys[:-2] = self._byte_pair_keys[data[:-1].astype(np.int64) << 8 | data[1:]]
-        keys[starts[1:] - 1] = _NO_PAIR  # no pair reaches into the next word
-        keys |= places
+        keys = self._keys_of_bytes(data, starts) | places
         begins = np.zeros(size + 1, bool)
         begins[starts] = begins[size] = True
         merged, origin = ids.copy(), places
@@ -106,6 +103,13 @@ class BatchMerger:
             keys[preceding] = ranks[len(left) :][has_previous] | preceding
         merged[origin] = ids
         return merged[:-1]
+
+    def _keys_of_bytes(self, data: npt.NDArray[np.uint8], starts: Ids) -> Ids:
+        """The rank of the pair of bytes that begins at each place, without the place."""
+        keys = np.full(len(data) + 1, _NO_PAIR)
+        keys[:-2] = self._byte_pair_keys[data[:-1].astype(np.int64) << 8 | data[1:]]
+        keys[starts[1:] - 1] = _NO_PAIR  # no pair reaches into the next word
+        return keys
 
 
 def _of_words(words: Ids, begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

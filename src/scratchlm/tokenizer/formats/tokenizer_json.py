@@ -115,19 +115,7 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     only(path, content, "truncation", None)
     only(path, content, "padding", None)
 
-    model = field(path, content, "model", dict)
-    if model.get("type", "BPE") != "BPE":
-        what = f"the model must be BPE ({shown(model['type'])})"
-        refuse(path, what, "use a byte-level BPE file")
-    only(path, model, "dropout", None, 0, 0.0)
-    only(path, model, "continuing_subword_prefix", None, "")
-    only(path, model, "end_of_word_suffix", None, "")
-    only(path, model, "byte_fallback", None, False)
-    only(path, model, "ignore_merges", None, False, True)
-    only(path, model, "fuse_unk", None, False, True)
-    if model.get("unk_token") is not None:
-        field(path, model, "unk_token", str)
-
+    model = _model_of(path, content)
     normalization = _normalization_of(path, content.get("normalizer"))
     pattern = read_pre_tokenizer(path, content.get("pre_tokenizer"))
     _check_post_processor(path, content.get("post_processor"))
@@ -171,6 +159,23 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
         what, remedy = str(error).rsplit("; ", 1)
         refuse(path, what, remedy)
     return parts
+
+
+def _model_of(path: StrPath, content: dict[str, Any]) -> dict[str, Any]:
+    """The section `model`, if it is a byte-level BPE without what changes ids."""
+    model = field(path, content, "model", dict)
+    if model.get("type", "BPE") != "BPE":
+        what = f"the model must be BPE ({shown(model['type'])})"
+        refuse(path, what, "use a byte-level BPE file")
+    only(path, model, "dropout", None, 0, 0.0)
+    only(path, model, "continuing_subword_prefix", None, "")
+    only(path, model, "end_of_word_suffix", None, "")
+    only(path, model, "byte_fallback", None, False)
+    only(path, model, "ignore_merges", None, False, True)
+    only(path, model, "fuse_unk", None, False, True)
+    if model.get("unk_token") is not None:
+        field(path, model, "unk_token", str)
+    return model
 
 
 def _merges_one_by_one(path: StrPath, pairs: Sequence[Any]) -> list[tuple[bytes, bytes]]:
