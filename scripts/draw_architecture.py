@@ -1,0 +1,81 @@
+"""Draw the folders of the package and their imports: `python scripts/draw_architecture.py`.
+
+It writes the Mermaid drawing in docs/architecture.md. An arrow from A to B says that A imports B.
+The drawing leaves out an arrow where a longer way leads to the same folder. A test compares the
+drawing with the imports.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "scratchlm"
+PAGE = ROOT / "docs" / "architecture.md"
+_BLOCK = re.compile(r"```mermaid\n.*?```\n", re.DOTALL)
+
+Graph = dict[str, set[str]]
+
+
+def folder_of(module: str) -> str:
+    """`scratchlm.model.rope` -> `model`."""
+    return module.split(".")[1]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The scratchlm modules that a file imports, wherever the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "scratchlm":
+            found |= {f"scratchlm.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name for name in found if name.startswith("scratchlm.")} - {"scratchlm.__version__"}
+
+
+def imports_of_folders() -> Graph:
+    """Each folder (or file of the root), and the others that it imports."""
+    graph: Graph = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if not own.startswith("__"):
+            others = {folder_of(module) for module in imported_modules(path)}
+            graph.setdefault(own, set()).update(others - {own})
+    return graph
+
+
+def without_shortcuts(graph: Graph) -> Graph:
+    """The arrows that no longer way replaces."""
+
+    def reachable(start: str) -> set[str]:
+        found: set[str] = set()
+        for other in graph[start]:
+            found |= {other} | reachable(other)
+        return found
+
+    return {
+        name: others - set().union(*(reachable(other) for other in others), set())
+        for name, others in graph.items()
+    }
+
+
+def drawing() -> str:
+    """The Mermaid text of the folders, the highest at the top."""
+    lines = ["```mermaid", "flowchart TD"]
+    for name, others in sorted(without_shortcuts(imports_of_folders()).items()):
+        lines += [f"    {name} --> {other}" for other in sorted(others)]
+    return "\n".join([*lines, "```", ""])
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_BLOCK.sub(lambda match: drawing(), text, count=1), encoding="utf-8")
+    print(f"drawn: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
