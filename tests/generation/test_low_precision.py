@@ -43,7 +43,7 @@ def ids_of(rows: int) -> torch.Tensor:
 def test_fp32_logits_are_the_models(
     model: Transformer, rows: int, intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "_multiplies_by_its_own_mkl", lambda: intel)
+    monkeypatch.setattr(low_precision, "_multiplies_by_its_own_mkl", lambda: intel)
     ids = ids_of(rows)
     expected = model(ids)
     tolerance = 1e-5 * float(expected.abs().max())

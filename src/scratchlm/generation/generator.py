@@ -80,7 +80,7 @@ class TextGenerator:
 
     model: moves to the device. The generator holds a packed twin: make another one after training.
     device: by default the model's. end_ids end a text (`<|endoftext|>`), start_ids begin a prompt.
-    weights: "stored", or "int8", a quarter of fp32's bytes (`model.packing`).
+    weights: "stored", or "int8", a quarter of fp32's bytes (`generation.low_precision`).
     compile: "auto" is for CUDA, from 1,000 tokens on; on a CPU it was never worth it.
     draft_model: a smaller one with the same tokenizer, which guesses `num_draft` tokens at a time.
 

@@ -93,10 +93,8 @@ class BatchMerger:
             no_next, no_previous = begins[following], begins[left]
             next_ids = np.where(no_next, self._nothing, ids[following])
             previous_ids = np.where(no_previous, self._nothing, ids[preceding])
-            ranks = self._rank_of(
-                np.concatenate([new, previous_ids]), np.concatenate([next_ids, new])
-            )
-            ranks <<= _PLACE_BITS
+            pairs = np.concatenate([new, previous_ids]), np.concatenate([next_ids, new])
+            ranks = self._rank_of(*pairs) << _PLACE_BITS
             keys[left] = ranks[: len(left)] | left
             has_previous = np.flatnonzero(~no_previous)
             preceding = preceding[has_previous]
