@@ -217,7 +217,7 @@ def test_a_resumed_run_does_not_begin_from_other_weights(tmp_path, flags):
     again = {"train.out": str(tmp_path / "other"), "train.init_from": flags["train.out"]}
     said: list[str] = []
     config, checkpoint = run_config.resolve(None, again, "auto", say=said.append)
-    assert said == [f"the run has begun, and goes on from {checkpoint}: not anew from "
+    assert said == [f"the run continues from {checkpoint} and ignores --init_from "
                     f"{flags['train.out']}"]  # fmt: skip
     begun_from = Path(flags["train.out"]) / "checkpoints" / "step-00000002"
     assert config.train.init_from == str(begun_from)

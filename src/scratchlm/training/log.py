@@ -1,5 +1,4 @@
-"""What a run measures: one JSON object a step in `log.jsonl`, the same for TensorBoard, a loss made
-smooth, bits per byte, and the peak of memory."""
+"""The figures of a run: `log.jsonl`, TensorBoard, the smoothed loss, bits per byte, peak memory."""
 
 from __future__ import annotations
 
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class JsonlLog:
-    """A log of one JSON object a line, each complete on the disk's side of the process at once.
+    """A log with one JSON object a line. The process hands each line to the system at once.
 
-    A number that is not finite is null, as JSON has none. `resume_at`: a resumed run takes the
-    steps past it again, and their lines move to `log.dropped.jsonl`.
+    JSON has no infinity and no NaN, so such a number becomes null. A resumed run repeats the steps
+    after `resume_at`: their old lines move to `log.dropped.jsonl`.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -56,22 +55,24 @@ class JsonlLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with naming(self._file.name):  # a line that found no room is tried once more
+        with naming(self._file.name):  # close retries a line that the full disk refused
             self._file.close()
 
 
 def _step(line: bytes) -> float:
-    """The step of a log line; infinite for one that is no step's, as one that a kill cut."""
+    """Return the step of a log line, or infinity if the line has none (a kill may cut a line)."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
-    return step if type(step) is int else math.inf  # true is none
+    return step if type(step) is int else math.inf  # a bool is an int in Python
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a `log.jsonl`, without a last one that was cut by a kill; FileFormatError for
-    any other that is not a step's."""
+    """Yield the lines of a `log.jsonl`; skip a last line that a kill cut.
+
+    FileFormatError for any other line that does not hold a step.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -82,18 +83,17 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
                 values = None
             if not isinstance(values, dict) or type(values.get("step")) is not int:
                 raise FileFormatError(
-                    f"a line of the log is no step's ({path}, line {number}: {line[:40]!r}); "
+                    f"a line of the log holds no step ({path}, line {number}: {line[:40]!r}); "
                     "delete that line, or take another log"
                 )
             yield values
 
 
 class TensorBoardLog:
-    """What `JsonlLog` takes, as event files in `folder` for `tensorboard --logdir`; needs the extra
-    `viz`.
+    """The same log as event files in `folder`, for `tensorboard --logdir`; needs the extra `viz`.
 
-    Numbers become scalars by their names, text is shown as it is; null and lists are left out.
-    `resume_at` hides the steps past it, which a resumed run takes again.
+    Numbers become scalars, text stays text, and the log skips null and lists. A resumed run repeats
+    the steps after `resume_at`, so TensorBoard hides the old ones.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0) -> None:
@@ -101,7 +101,7 @@ class TensorBoardLog:
             raise ValueError(
                 "a TensorBoard log needs tensorboard (not installed); pip install 'scratchlm[viz]'"
             )
-        from torch.utils.tensorboard import SummaryWriter  # seconds, for those who use it
+        from torch.utils.tensorboard import SummaryWriter  # the import takes seconds
 
         self._writer = SummaryWriter(folder, purge_step=resume_at + 1, flush_secs=10)
 
@@ -109,7 +109,7 @@ class TensorBoardLog:
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, step)
-            elif isinstance(value, str):  # indented, it is code to Markdown: every line stays
+            elif isinstance(value, str):  # Markdown keeps the lines of indented code
                 self._writer.add_text(name, textwrap.indent(value, "    "), step)
 
     def __enter__(self) -> TensorBoardLog:
@@ -129,8 +129,8 @@ class Smoothed:
 
         x̄_t = Σᵢ βᵗ⁻ⁱ xᵢ / Σᵢ βᵗ⁻ⁱ = m_t / (1 - βᵗ),   m_t = β m_{t-1} + (1 - β) x_t,   m_0 = 0
 
-    the correction of Adam (arXiv 1412.6980, section 3). It looks back over about 1 / (1 - β)
-    values. `state()` is for a checkpoint: `Smoothed(beta, state)` goes on from there.
+    This is Adam's bias correction (arXiv 1412.6980, section 3). The average covers about
+    1 / (1 - β) values. A checkpoint stores `state()`, and `Smoothed(beta, state)` continues.
     """
 
     def __init__(self, beta: float = 0.98, state: dict[str, float] | None = None) -> None:
@@ -140,7 +140,7 @@ class Smoothed:
         self.total, self.weight = (0.0, 0.0) if state is None else (state["total"], state["weight"])
 
     def update(self, value: float) -> float:
-        """The average with `value` in it."""
+        """Add `value` to the average and return it."""
         self.total = self.beta * self.total + value
         self.weight = self.beta * self.weight + 1
         return self.total / self.weight
@@ -150,8 +150,11 @@ class Smoothed:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes, at most so far: of tensors on a CUDA device, since `torch.cuda` last reset its
-    statistics; of the whole process for a CPU; None where nobody keeps a peak (MPS, Windows)."""
+    """Return the peak memory so far in bytes; None if the system keeps no peak (MPS, Windows).
+
+    CUDA: of all tensors on the device since `torch.cuda` last reset its statistics. CPU: of the
+    whole process.
+    """
     if device.type == "cuda":
         import torch
 
@@ -161,12 +164,12 @@ def peak_memory(device: torch.device) -> int | None:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB on Linux
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS: bytes, Linux: KiB
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """Loss per byte of text in bits: comparable between tokenizers, as a loss per token is not.
+    """Return the loss in bits per byte of text: loss / ln 2 / bytes_per_token.
 
-    loss / ln 2 is bits per token; a token stands for `bytes_per_token` bytes of text.
+    It compares models with different tokenizers; a loss per token does not.
     """
     return nats_per_token / math.log(2) / bytes_per_token

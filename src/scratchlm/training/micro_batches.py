@@ -1,4 +1,4 @@
-"""The micro-batches of a step: which of them, and which of their rows, are one rank's."""
+"""The micro-batches of a step, and the rows of them that one rank computes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from scratchlm.training.trainer_config import TrainerConfig
 
 
 class Batches(Protocol):
-    """A pure function of the micro-step: (inputs, targets), both (batch, seq), -100 not counted."""
+    """A pure function: micro-step -> inputs, targets (batch, seq). The loss ignores target -100."""
 
     def batch(self, step: int) -> Batch: ...
 
 
 class StepBatches(NamedTuple):
-    """One rank's share of a step. `num_targets` are those of `micro`, `num_forward` the forward
-    passes of all ranks."""
+    """One rank's share of a step.
+
+    `micro` holds `num_targets` targets. All ranks together do `num_forward` forward passes.
+    """
 
     micro: list[Batch]
     num_targets: int
@@ -26,9 +28,9 @@ class StepBatches(NamedTuple):
 
 
 class MicroBatches:
-    """A stream of micro-batches, cut into steps as `config` says and shared by the ranks.
+    """A stream of micro-batches. `config` cuts it into steps, and the ranks share each step.
 
-    Pinned where a CUDA device will fetch them.
+    pinned: the batches lie in pinned memory, because a CUDA device copies from it asynchronously.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class MicroBatches:
         self.batches, self.config, self.ranks, self.pinned = batches, config, ranks, pinned
 
     def of(self, step: int) -> StepBatches:
-        """Those of a step, counted from 0; a pure function, so that a thread may load ahead."""
+        """Return the batches of a step, counted from 0. It is pure, so a thread can load ahead."""
         number = self.config.micro_batches(step)
         share = Share.of(self.ranks, number, self.config.batch_size)
         indices = share.indices(self.config.first_micro_batch(step), number)
@@ -50,5 +52,5 @@ class MicroBatches:
         return StepBatches(micro, num_targets, number * share.parts)
 
     def cursor(self, steps: int) -> dict[str, int]:
-        """Where the stream stands after so many steps, for a checkpoint."""
+        """Return the position of the stream after `steps` steps, for a checkpoint."""
         return {"seed": self.config.seed, "micro_batch": self.config.first_micro_batch(steps)}

@@ -1,4 +1,4 @@
-"""What is minimised, as a module: the trainer's loss, to be compiled and sharded as one."""
+"""The trainer's loss as a module, so that torch compiles and shards it as one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from scratchlm.model.transformer import Transformer
 class Objective(nn.Module):
     """inputs, targets (batch, seq) -> loss, nats, routers' loss: three 0-dim tensors.
 
-    `loss` is the sum, over the targets that are not -100, of the cross-entropy and of z_loss times
-    the square of the logits' logsumexp: micro-batches and ranks add up to one large batch. `nats`
-    is the cross-entropy alone, for the log and without a gradient; the routers' loss is a mean over
-    the layers, 0 without experts. For a `Transformer` the head and the loss are fused, and no more
-    than a chunk of the logits exists at once; any other module gives logits (batch, seq, vocab).
+    loss = Σ over targets other than -100 of (cross-entropy + z_loss · logsumexp(logits)²)
+
+    The loss is a sum, so micro-batches and ranks add up to one large batch. `nats` is the
+    cross-entropy alone, without a gradient, for the log. The routers' loss is a mean over the
+    layers, and 0 without experts. A `Transformer` uses a kernel that fuses the head with the loss:
+    only a chunk of the logits exists at once. Any other module returns logits (batch, seq, vocab).
     """
 
     def __init__(self, model: nn.Module, z_loss: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Looked at before training begins: can the run be written, and does it fit?"""
+"""Checks before training begins: can the run write its folder, and does it fit?"""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def check_room(
     shards: int = 1,
     beside: int = 1,
 ) -> None:
-    """half: products in 16 bits. shards: ranks that share the weights and what goes with them.
-    beside: ranks on this machine, which share a CPU's memory.
+    """Check the disk and the memory of a run; `say` warns if one of them may become tight.
 
-    OSError where the run's folder cannot be written, or holds not even two checkpoints (one is
-    written while the last is still there); MemoryError where weights, gradients and optimizer alone
-    do not fit. What may become tight is said."""
+    half: matrix products use 16 bits. shards: ranks that share weights, gradients and optimizer.
+    beside: ranks on this machine, which share a CPU's memory. OSError if the run cannot write its
+    folder, or if two checkpoints do not fit there (the run keeps the last one while it writes the
+    next). MemoryError if weights, gradients and optimizer alone do not fit.
+    """
     needed = training_memory(
         model, train.batch_size, optimizer, half=half, accumulate=train.accumulate
     )
@@ -63,11 +64,11 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
             f"no space left for two checkpoints of {size_text(size)} ({size_text(free)} are free)",
             str(out),
         )
-    wanted = (kept + 2) * size  # the best, and the one being written
+    wanted = (kept + 2) * size  # 2: the best, and the one that the run is writing
     if free < wanted:
         say(
-            f"checkpoints may come to {size_text(wanted)}, and {size_text(free)} are free in "
-            f"{out}: lower train.keep_last, or save less often"
+            f"the disk may become full: checkpoints need up to {size_text(wanted)}, and {out} has "
+            f"{size_text(free)} free; lower train.keep_last, or save less often"
         )
 
 
@@ -93,13 +94,16 @@ def _check_memory(
     peak = fixed + needed.peak - shards * fixed
     if peak > have:
         say(
-            f"memory may not suffice: about {size_text(peak)}, and {device} has "
+            f"memory may run out: a step needs about {size_text(peak)}, and {device} has "
             f"{size_text(have)}; lower --batch_size and raise --accumulate"
         )
 
 
 def _memory(device: torch.device) -> int | None:
-    """Bytes, of which other processes may hold some; None where the system does not tell."""
+    """Return the bytes of memory, or None if the system does not tell them.
+
+    Other processes may use some of them.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if sys.platform == "win32":
@@ -114,8 +118,10 @@ def _memory(device: torch.device) -> int | None:
 def _limits(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[int]:
-    """Bytes that the control groups around this process allow it, as containers and SLURM set them:
-    of both versions, each group and those above it (cgroups(7))."""
+    """Return the memory limits in bytes of this process's control groups (cgroups(7)).
+
+    Containers and SLURM set them. The list has both cgroup versions, each group and its parents.
+    """
     found = []
     with contextlib.suppress(OSError):
         for line in own.read_text(encoding="utf-8").splitlines():
@@ -127,13 +133,13 @@ def _limits(
             )
             place = top / group.strip("/")
             for each in [place, *place.parents][: len(place.parts) - len(top.parts) + 1]:
-                with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+                with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
                     found.append(int((each / name).read_text(encoding="utf-8")))
     return found
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """Return the path, or its nearest parent that exists."""
     while not path.exists():
         path = path.parent
     return path

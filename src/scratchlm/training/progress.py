@@ -1,7 +1,6 @@
-"""What a run says while it works: the bar, a line now and then, the logs.
+"""The output of a run: the progress bar, status lines and the logs.
 
-A step's figures may still be on an accelerator when they are noted; `read` waits for the device
-once, for all of them.
+`note` takes figures that may still be on the GPU. `read` synchronizes once for all of them.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ Record = dict[str, Any]
 
 
 class Progress:
-    """From step `start` to `total`; silent, and without logs, unless `speaks` (rank 0).
+    """The progress from step `start` to `total`. Only rank 0 `speaks`: it prints and logs.
 
-    tokens: those trained on before. out: the folder of `log.jsonl`, and of `tensorboard/` where
-    that is wanted. flops_per_token and peak (FLOP/s of all devices together, None where unknown)
-    give the model's FLOP utilisation.
+    tokens: the number of tokens before `start`. out: the folder of `log.jsonl` and `tensorboard/`.
+    flops_per_token and peak (FLOP/s of all devices together, None if unknown) give the MFU.
     """
 
     def __init__(
@@ -59,17 +57,17 @@ class Progress:
                 self._logs.append(self._stack.enter_context(board))
         self._bar = tqdm(total=total, initial=start, unit="step", disable=None if speaks else True)
         self._stack.enter_context(self._bar)
-        # Where there is no bar, twenty lines tell that it lives.
+        # Without a bar, twenty lines show that the run is alive.
         self._sign_of_life = max(1, total // 20) if speaks and self._bar.disable else 0
         self.speaks = speaks
 
     def note(self, record: Record) -> None:
-        """A step's figures, some of them 0-dim tensors."""
+        """Take the figures of a step; some may be 0-dim tensors."""
         self._noted.append(record)
         self._bar.update()
 
     def read(self) -> list[Record]:
-        """What was noted since the last `write`, now that the device was waited for, as numbers."""
+        """Return the records since the last `write` as numbers. This synchronizes the device."""
         to_numbers(self._noted)
         seconds = time.perf_counter() - self._since
         speed = (self._noted[-1]["tokens"] - self._tokens) / seconds
@@ -81,8 +79,10 @@ class Progress:
         return self._noted
 
     def write(self, *, but: int = 0) -> None:
-        """Log what was read, and say the last of it; the clock of the throughput starts anew.
-        but: keep so many of the last for later, and say nothing yet."""
+        """Log the records, print the last one and restart the throughput clock.
+
+        but: keep the last `but` records for later, and print nothing yet.
+        """
         number = len(self._noted) - but
         for record in self._noted[:number]:
             for log in self._logs:
@@ -97,14 +97,14 @@ class Progress:
         self.restart_clock()
 
     def set_total(self, total: int) -> None:
-        """Let the run end at step `total`, because its pace is not the one that was planned."""
+        """Let the run end at step `total`, because its pace differs from the plan."""
         if self.speaks:
             why = "fewer" if total < self.total else "more"
             tqdm.write(f"{why} steps fit into the time: {self.total} -> {total} iterations")
         self.total = self._bar.total = total
 
     def restart_clock(self) -> None:
-        """What was done since the last `write` is no training: a checkpoint."""
+        """Leave the time since the last `write` out of the throughput: it was no training."""
         self._since = time.perf_counter()
 
     def _say(self, record: Record) -> None:
@@ -119,7 +119,7 @@ class Progress:
             tqdm.write(f"--- a sample at step {step}\n{record['sample']}\n---")
 
     def _time(self, step: int) -> str:
-        """The time since the start and the time to the end, such as `01:10, 09:40 left`."""
+        """Return the elapsed and the remaining time, such as `01:10, 09:40 left`."""
         seconds = time.monotonic() - self._began
         left = seconds / (step - self._start) * (self.total - step)
         return f"{tqdm.format_interval(seconds)}, {tqdm.format_interval(left)} left"
@@ -137,7 +137,7 @@ class Progress:
 
 
 def line_of(record: Record, total: int) -> str:
-    """A step in one line for a person."""
+    """Return the line of a step that a person reads."""
     parts = [f"step {record['step']}/{total}", f"loss {record['loss']:.4f}"]
     if "val_loss" in record:
         parts.append(f"val_loss {record['val_loss']:.4f}")
@@ -150,7 +150,7 @@ def line_of(record: Record, total: int) -> str:
 
 
 def to_numbers(records: list[Record]) -> None:
-    """Every 0-dim tensor becomes a float, in one transfer."""
+    """Turn every 0-dim tensor into a float, with one transfer from the device."""
     places = [
         (record, key)
         for record in records

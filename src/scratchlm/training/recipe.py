@@ -1,4 +1,4 @@
-"""Where the parts meet: `build(config) -> Trainer`."""
+"""`build(config) -> Trainer`: put the parts of a run together."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def build(
     typed: Container[str] = ("optim.warmup_steps", "optim.decay_steps"),
     began: float | None = None,
 ) -> Trainer:
-    """The trainer of a configuration, in its run's folder, with config.toml and tokenizer.json;
-    at the step of the checkpoint `resume`, where one is given.
+    """Build the trainer of a configuration, and write config.toml and tokenizer.json to its folder.
 
-    typed: the keys that a short run may not change. began: when the process began, as
-    `time.monotonic()` says it, for `train.minutes`; None is now.
+    resume: the checkpoint whose step the trainer continues from. typed: the keys that the user set,
+    which a short run does not adapt. began: the start of the process in `time.monotonic()`, for
+    `train.minutes`; None is now.
     """
     began = time.monotonic() if began is None else began
     assert config.train.out is not None
@@ -108,7 +108,7 @@ def build(
             _initialize(model, config.train.init_from)
         sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
-    seed_everything(config.train.seed + ranks.rank)  # dropout: each rank its own
+    seed_everything(config.train.seed + ranks.rank)  # each rank drops other units
     extra: dict[str, Any] = {}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
@@ -143,7 +143,7 @@ def build(
         say(configuration.to_toml(config))
         for line in trainer.resume(resume) if resume is not None else ():
             say(line)
-    # The run's folder changes only once all of the above has been found to fit.
+    # Change the run's folder only after everything above has succeeded.
     if ranks.first and trainer.step < trainer.iterations:
         out.mkdir(parents=True, exist_ok=True)
         if "tokenizer" in extra:
@@ -157,29 +157,29 @@ def build(
 def _tell_repetition(
     train: TrainerConfig, batches: TrainBatches, say: Callable[[str], None]
 ) -> None:
-    """Say so where the sequences of one step are more than the data has."""
+    """Tell the user if one step reads more sequences than the data has."""
     step, epoch = train.batch_size * train.accumulate, batches.windows_per_epoch
     if step > epoch:
         say(
-            f"a step reads {step} sequences, and the data has only {epoch} of "
-            f"{batches.context_length} tokens, so each step repeats them; "
-            f"--batch_size {max(1, epoch // train.accumulate)} or less does not"
+            f"a step reads {step} sequences, but the data has only {epoch} of "
+            f"{batches.context_length} tokens, so each step repeats some; "
+            f"give --batch_size {max(1, epoch // train.accumulate)} or less"
         )
 
 
 def _own_tokenizer(
     config: TrainConfig, resume: Path | None, say: Callable[[str], None]
 ) -> BPETokenizer | None:
-    """The tokenizer of the weights that training begins with, where it is known."""
+    """Return the tokenizer of the weights that training begins with, or None if none is known."""
     weights = resume or config.train.init_from
     if weights is None:
         return None
     try:
         return read_own_tokenizer(weights)
-    except FileFormatError as error:  # a folder of the hub may have one of another kind
+    except FileFormatError as error:  # a Hugging Face folder may have another kind
         if resume is not None or config.data.tokenizer is None:
             raise
-        say(f"the weights' own tokenizer is left aside ({error})")
+        say(f"the run does not use the weights' own tokenizer ({error})")
         return None
 
 
@@ -190,8 +190,10 @@ def _prepared(
     ranks: Ranks,
     say: Callable[[str], None],
 ) -> tuple[TrainConfig, PreparedData]:
-    """The data, and the configuration with the context that it allows. The first rank makes what
-    is not there yet, and the others find it."""
+    """Return the configuration, with the context length that the data allows, and the data.
+
+    Rank 0 prepares the data first; then the other ranks find it on the disk.
+    """
     model = config.model
     with agreed(ranks):
         own = _own_tokenizer(config, resume, say)
@@ -206,12 +208,14 @@ def _prepared(
 def _resolved(
     config: TrainConfig, steps: int | None, device: torch.device, ranks: Ranks
 ) -> tuple[TrainConfig, str]:
-    """The configuration with the choices of the machine filled in, and why it is compiled, or is
-    not. A resumed run keeps to it, or it would not be the same."""
+    """Replace each "auto" by this machine's choice; also return why the run compiles, or does not.
+
+    A resumed run keeps these choices, because other ones would change its numbers.
+    """
     train, runtime = config.train, config.runtime
     if _is_sharded(config, ranks):
         _check_sharded(config)
-    until = 1 + (train.ramp_steps or 0)  # from then on the number stays
+    until = 1 + (train.ramp_steps or 0)  # after the ramp the number is constant
     for number in sorted({train.micro_batches(step) for step in range(min(steps or until, until))}):
         Share.of(ranks, number, train.batch_size)
     if runtime.dtype == "auto":
@@ -236,7 +240,7 @@ def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
 
 
 def _check_sharded(config: TrainConfig) -> None:
-    """ValueError for what a model that is spread over the ranks cannot do."""
+    """Raise a ValueError for a setting that a sharded model does not support."""
     if config.runtime.dtype == "float16":
         raise ValueError(
             "float16 is not for sharded models (runtime.parallel fsdp): each rank would scale its "
@@ -255,7 +259,7 @@ def _check_sharded(config: TrainConfig) -> None:
 
 
 def _initialize(model: Transformer, path: str) -> None:
-    """Begin with the weights of a checkpoint, a run, or a folder of the hub."""
+    """Load the weights of a checkpoint, a run or a Hugging Face folder into the model."""
     weights = load_model(path, "cpu").state_dict()
     restore({"model": weights}, model, None, name=path)
 
@@ -263,8 +267,10 @@ def _initialize(model: Transformer, path: str) -> None:
 def _spread(
     model: Transformer, config: TrainConfig, device: torch.device, ranks: Ranks
 ) -> tuple[Transformer, nn.Module]:
-    """The model on its device or devices, and what is minimised: recomputed, then compiled, then
-    wrapped, in this order."""
+    """Return the model on its devices, and its objective.
+
+    The order matters: first activation checkpointing, then compilation, then DDP or FSDP.
+    """
     runtime, sharded = config.runtime, _is_sharded(config, ranks)
     if not sharded:
         model = model.to(device)
@@ -282,13 +288,13 @@ def _spread(
 
 
 def _batches_id(train: TrainerConfig, context_length: int) -> dict[str, Any]:
-    """Which batches are drawn from the data."""
+    """Return the settings that decide which batches the run draws from the data."""
     names = ("batch_size", "accumulate", "ramp_from", "ramp_steps", "seed")
     return {name: getattr(train, name) for name in names} | {"context_length": context_length}
 
 
 def _peak(dtype: str, device: torch.device, ranks: Ranks) -> float | None:
-    """FLOP/s of all devices together, where the device's are known."""
+    """Return the FLOP/s of all devices together, or None if the device is unknown."""
     if device.type != "cuda":
         return None
     peak = peak_flops(torch.cuda.get_device_name(device), dtype)
@@ -298,7 +304,10 @@ def _peak(dtype: str, device: torch.device, ranks: Ranks) -> float | None:
 def _sampler(
     config: TrainConfig, tokenizer: BPETokenizer | None
 ) -> Callable[[nn.Module], str] | None:
-    """model -> a text, always from the same random numbers, and from none that training draws."""
+    """Return a function model -> text, or None if the run writes no samples.
+
+    Each sample uses the same random numbers, from a generator that training does not use.
+    """
     if config.train.sample_every == 0:
         return None
     if tokenizer is None:
@@ -310,7 +319,7 @@ def _sampler(
     length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
     if not prompt or length < 1:
         raise ValueError(
-            "a sample's prompt has from 1 token to what the context leaves "
+            "a sample's prompt needs at least 1 token, and fewer than the context "
             f"({len(prompt)}, context {config.model.context_length}); change --sample_prompt"
         )
 
@@ -319,7 +328,7 @@ def _sampler(
         generator = torch.Generator().manual_seed(config.train.seed)
         model.eval()
         with contextlib.ExitStack() as stack:
-            if config.runtime.compile == "on":  # which is for the one shape of training
+            if config.runtime.compile == "on":  # compiled for the shape of training only
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             ids = generate(model, prompt, length, temperature=0.8, generator=generator)
         return tokenizer.decode(prompt + ids)

@@ -1,7 +1,7 @@
-"""What a run's checkpoint holds beside weights and optimizer, and whether it fits on resume.
+"""The state of a run in a checkpoint beside weights and optimizer, and its checks on resume.
 
-Two kinds: what training continues with (random states, scaler, best loss, smoothed loss, tokens),
-and what says that it would continue as it was: which data, which batches of it, which machine.
+One part continues the training: random states, scaler, best loss, smoothed loss, tokens. The other
+part shows that the run continues unchanged: its data, the batches of it, the machine.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumula
 
 
 def state_of(run: Trainer, pending: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and optimizer. pending: the step's line of the log,
-    where the checkpoint is written before the step is validated."""
+    """Return what a checkpoint holds beside weights and optimizer.
+
+    pending: the log line of the step, if the run saves before it validates the step.
+    """
     return {
         "best_val_loss": run.best_val_loss,
         "best_step": run.best_step,
@@ -56,7 +58,7 @@ def state_of(run: Trainer, pending: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
-    """Let `run` stand where it stood when the checkpoint was written, and return what to say."""
+    """Put `run` into the state of the checkpoint, and return the lines to print."""
     check(payload, path, data_id=run.data_id, cursor=run.micro_batches.cursor,
           optimizer_name=type(run.optimizer).__name__)  # fmt: skip
     restore_keeping_settings(payload, run.model, run.optimizer, str(path))
@@ -72,7 +74,7 @@ def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
     if changed := changes(payload.get("recipe", {}), run.extra.get("recipe", {})):
         run.history = [*run.history, {"step": run.step, "changed": changed}]
     if otherwise := validated_otherwise(payload, run.extra):
-        run.best_val_loss = math.inf  # the checkpoint called best is kept until there is another
+        run.best_val_loss = math.inf  # `best` stays until a new best replaces it
     run.best_before = run.best_val_loss, run.best_step
     news = news_of(changed, otherwise, payload["environment"], run.environment)
     return [f"resumed at step {run.step}: {path}", *news]
@@ -81,8 +83,10 @@ def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
 def environment(
     model: nn.Module, dtype: torch.dtype, compiled: bool, recomputed: bool, ranks: Ranks
 ) -> dict[str, Any]:
-    """What must be the same for a resumed run to be equal to the bit. recomputed: by activation
-    checkpointing, which changes nothing but what the compiler makes of it."""
+    """Return what must stay the same so that a resumed run is bit-exact.
+
+    recomputed: activation checkpointing; it changes the numbers only in compiled code.
+    """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
     tf32 = cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
@@ -100,7 +104,7 @@ def environment(
 
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """In words, such as `threads 2 -> 1`; none where a resumed run is equal to the bit."""
+    """Return the differences, such as `threads 2 -> 1`; "" if a resumed run is bit-exact."""
     return ", ".join(
         f"{key} {saved.get(key)} -> {here.get(key)}"
         for key in {**saved, **here}
@@ -109,8 +113,11 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted key: [was, is]} of two configurations. Where a run writes is none of its settings,
-    nor where its tokenizer lies, of which `data_id` has the hash."""
+    """Return {dotted key: [was, is]} of two configurations.
+
+    It skips the folder of the run and the path of the tokenizer: `data_id` holds the tokenizer's
+    hash.
+    """
     found: dict[str, Any] = {}
     for key in {**before, **now}:
         was, new, name = before.get(key), now.get(key), f"{prefix}{key}"
@@ -129,8 +136,10 @@ def check(
     cursor: Callable[[int], Mapping[str, int]],
     optimizer_name: str,
 ) -> None:
-    """FileFormatError for a checkpoint that this run cannot go on from. cursor: step -> where this
-    run's stream of batches stands after it."""
+    """Raise a FileFormatError for a checkpoint that this run cannot continue from.
+
+    cursor: step -> the position of this run's stream of batches after that step.
+    """
     for key, kind in KEYS.items():
         if key not in payload or not isinstance(payload[key], kind):
             raise FileFormatError(
@@ -139,11 +148,12 @@ def check(
             )
     if not (isinstance(payload.get("recipe", {}), dict) and _is_average(payload["smoothed"])):
         raise FileFormatError(
-            f"the checkpoint's recipe or smoothed loss is none ({path}); resume from an earlier one"
+            f"the checkpoint's recipe or smoothed loss is not valid ({path}); resume from an "
+            "earlier one"
         )
     if not isinstance(payload.get("pending"), dict | None):
         raise FileFormatError(
-            f"the checkpoint's line of the log is none ({path}); resume from an earlier one"
+            f"the checkpoint's line of the log is not valid ({path}); resume from an earlier one"
         )
     _check_rng(payload["rng"], path)
     here = {**data_id, **cursor(payload["step"])}
@@ -166,8 +176,10 @@ def check(
 def restore_keeping_settings(
     payload: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, name: str
 ) -> None:
-    """Weights and moments are the checkpoint's, learning rate and decay those of the optimizer at
-    hand: equal to the saved ones unless the user changed them."""
+    """Restore weights and moments; keep the learning rate and weight decay of `optimizer`.
+
+    These settings equal the saved ones unless the user changed them.
+    """
     chosen = [
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
@@ -193,14 +205,14 @@ def _is_average(state: Mapping[str, Any] | None) -> bool:
 
 
 def _check_rng(states: list[Any], path: str | Path) -> None:
-    """Each state is set, to see whether it can be; without those of GPUs, which may be others."""
+    """Check the states by setting each of them. It skips GPU states: the GPUs may have changed."""
     here = rng_state()
     try:
         for state in states:
             set_rng_state({key: state[key] for key in ("python", "numpy", "torch")})
-    except Exception:  # Python's, numpy's and torch's fail in a dozen ways on what is none
+    except Exception:  # a bad state raises many kinds of errors
         raise FileFormatError(
-            f"the checkpoint's random state is none ({path}); resume from an earlier one"
+            f"the checkpoint's random state is not valid ({path}); resume from an earlier one"
         ) from None
     finally:
         set_rng_state(here)
@@ -212,25 +224,31 @@ def news_of(
     there: Mapping[str, Any],
     here: Mapping[str, Any],
 ) -> list[str]:
-    """What is to be said of a run that goes on from a checkpoint, a line each: `changes` of its
-    settings, whether it is validated otherwise, and its environments."""
+    """Return the lines to print when a run continues from a checkpoint.
+
+    changed: the `changes` of its settings. otherwise: whether its validation data changed. there,
+    here: the environments of the checkpoint and of this run.
+    """
     lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
     if otherwise:
         lines.append("other validation data: the best loss so far does not count")
     if differs := differences(there, here):
-        lines.append(f"not equal to the bit: {differs}")
+        lines.append(f"the run is not bit-exact: {differs}")
     return lines
 
 
 def validated_otherwise(payload: Mapping[str, Any], extra: Mapping[str, Any]) -> bool:
-    """Whether the losses of the checkpoint and of the run at hand are of different data."""
+    """Return whether the checkpoint and this run have different validation data."""
     there, here = payload.get("validation"), extra.get("validation")
     return there is not None and here is not None and there != here
 
 
 def how_to_go_on(error: Exception, saved: Path, out: Path, optimizer: torch.optim.Optimizer) -> str:
-    """For a run in `out` that was ended by `error`, and whose last checkpoint may be that of
-    another run, which it began from. A loss that is not finite would be so again."""
+    """Return the command that resumes the run in `out` after `error`.
+
+    The last checkpoint `saved` may belong to another run that this one began from. After a loss
+    that is not finite the command halves the learning rate, because the error would come back.
+    """
     again = f"scratchlm-train --resume {shlex.quote(str(out))}"
     if saved.parent.resolve() != (out / "checkpoints").resolve():
         again = f"scratchlm-train --resume {shlex.quote(str(saved))} --out {shlex.quote(str(out))}"
@@ -240,12 +258,12 @@ def how_to_go_on(error: Exception, saved: Path, out: Path, optimizer: torch.opti
 
 
 def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:
-    """Every rank's."""
+    """Return the random states of all ranks, in rank order."""
     return ranks.gather(rng_state())
 
 
 def set_own_rng_state(states: list[dict[str, Any]], ranks: Ranks, seed: int) -> None:
-    """This rank's of those saved; on another number of ranks each begins anew, by `seed`."""
+    """Set this rank's saved state. If the number of ranks changed, seed each rank by `seed`."""
     if len(states) == ranks.size:
         set_rng_state(states[ranks.rank])
     else:

@@ -1,4 +1,4 @@
-"""How a run's `TrainConfig` comes from a file, a resumed run, and flags."""
+"""Make a run's `TrainConfig` from a file, a resumed run and flags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scratchlm.optim.config import OptimConfig
 from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.training.trainer_config import TrainerConfig
 
-# What has another form in a run that has begun, or was done by then.
+# A run that has begun has used these keys up, or has turned them into other ones.
 _NOT_KEPT = {"train.epochs", "train.minutes", "train.init_from", "data.tokenizer"}
 _EXCLUDES = {"train.epochs": ["train.iterations"], "train.minutes": ["train.iterations"],
              "optim.decay_steps": ["optim.decay_fraction"],
@@ -42,12 +42,12 @@ def resolve(
     *,
     say: Callable[[str], None] = print,
 ) -> tuple[TrainConfig, Path | None]:
-    """The configuration, and the checkpoint to go on from.
+    """Return the configuration, and the checkpoint to resume from (None for a new run).
 
     Defaults < `file` (TOML) < the recipe in the checkpoint < `flags` ({dotted key: value}).
-    resume: "auto" goes on with the run in `train.out` (by default the newest under runs/) where
-    there is one; a path names a run's folder or a checkpoint. What the file, or the config.toml of
-    the run, says otherwise is said, a line each, and where no `last` names the last checkpoint.
+    resume: "auto" continues the run in `train.out` (by default the newest under runs/) if it
+    exists; a path names a run's folder or a checkpoint. `say` gets a line for each setting of the
+    file, or of the run's config.toml, that the recipe overrules, and a line if `last` is missing.
     """
     from_file = {} if file is None else _with_absolute_paths(configuration.read_toml(file))
     layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
@@ -61,18 +61,18 @@ def resolve(
     init_from = flags.get("train.init_from")
     run, recipe = None, {}
     if checkpoint is not None:
-        if checkpoint.name in ("", ".."):  # as named from within
+        if checkpoint.name in ("", ".."):  # "." and ".." do not name it
             checkpoint = Path(os.path.abspath(checkpoint))
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
         begun_from = recipe.get("train", {}).get("init_from")
-        # Its tokenizer is in the checkpoint, wherever the file lay that it was read from.
+        # The checkpoint holds the tokenizer, so its old path does not matter.
         layers += [recipe, {"data": {"tokenizer": None}, "train": {"init_from": begun_from}}]
         out = out or (_new_run() if run is None else str(run))
         if init_from is not None:
             flags = _without_weights(flags, resume, checkpoint, say)
     elif init_from := init_from or from_file.get("train", {}).get("init_from"):
         if not is_hf_folder(init_from):
-            init_from = find_checkpoint(init_from)  # the step, whichever is the best later
+            init_from = find_checkpoint(init_from)  # fix the step: `best` may move
         init_from = os.path.abspath(init_from)
         recipe = _of_weights(init_from)
         layers.append(recipe)
@@ -108,9 +108,9 @@ def resolve(
     elif init_from is not None:
         _say_kept(from_file, file, recipe, "the weights'", flags, say)
     saved = Path(train["out"]) / "config.toml"
-    if own and saved.is_file():  # of a start that ended before it saved, or edited
+    if own and saved.is_file():  # a failed start, or the user, may have changed it
         last_start = configuration.read_toml(saved)
-        last_start.get("train", {}).pop("out", None)  # as named from elsewhere
+        last_start.get("train", {}).pop("out", None)  # relative to another directory
         _say_kept(last_start, saved, recipe, "the run's", flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
 
@@ -118,19 +118,22 @@ def resolve(
 def _without_weights(
     flags: Mapping[str, Any], resume: str | None, checkpoint: Path, say: Callable[[str], None]
 ) -> Mapping[str, Any]:
-    """The flags of a resumed run without `train.init_from`: it has weights of its own."""
+    """Drop `train.init_from` from the flags of a resumed run, because the run has its own weights.
+
+    ValueError unless `resume` is "auto": the user then asks for two sets of weights.
+    """
     weights = flags["train.init_from"]
     if resume != "auto":
         raise ValueError(
             f"a resumed run has its own weights (--resume {resume}, --init_from {weights}); "
             "give one of the two"
         )
-    say(f"the run has begun, and goes on from {checkpoint}: not anew from {weights}")
+    say(f"the run continues from {checkpoint} and ignores --init_from {weights}")
     return {key: value for key, value in flags.items() if key != "train.init_from"}
 
 
 def _with_absolute_paths(layer: Tree) -> Tree:
-    """The data is named so that a run can be resumed from any directory."""
+    """Make the paths of the data absolute, so that a run resumes from any directory."""
     data = {
         key: os.path.abspath(path)
         for key, path in layer.get("data", {}).items()
@@ -140,7 +143,7 @@ def _with_absolute_paths(layer: Tree) -> Tree:
 
 
 def _check_still_there(data: Layer, flags: Layer) -> None:
-    """A run's data is named by where it lay when the run began."""
+    """Check that a resumed run's data still exists at its old path."""
     for name in ("train", "val"):
         path = data.get(name)
         if isinstance(path, str) and f"data.{name}" not in flags and not is_there(path):
@@ -151,13 +154,13 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
 
 
 def _of_weights(path: str) -> dict[str, Any]:
-    """The model that weights are of, as a layer of the configuration."""
+    """Return the model config of the weights as a layer of the configuration."""
     model = dataclasses.asdict(read_config(path))
     return {"model": {key: value for key, value in model.items() if value is not None}}
 
 
 def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
-    """What a step of this configuration takes, in lines; it needs no data."""
+    """Return the report of what a training step costs. It needs no data."""
     from_file = {} if file is None else configuration.read_toml(file)
     tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
     if "vocab_size" not in tree["model"]:
@@ -169,7 +172,7 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
     )
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
-    # The dtype of the GPU that one would buy, where it is left to be chosen.
+    # "auto" assumes a GPU that computes in bfloat16, even if this machine has none.
     half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
     return training_report(
         configuration.build(ModelConfig, tree["model"], "model."),
@@ -189,7 +192,7 @@ def _say_kept(
     flags: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    """A line for each key of `layer`, which is in `file`, that has another value in `kept`."""
+    """Print a line for each key of `layer` (read from `file`) whose value differs in `kept`."""
     given = {*flags, *(other for key in flags for other in _EXCLUDES.get(key, ()))}
     for key, value, own in _overruled(layer, kept):
         if key not in given and key not in _NOT_KEPT:
@@ -197,7 +200,7 @@ def _say_kept(
 
 
 def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, value, the value that won) of each key of a layer that `tree` has otherwise."""
+    """Yield (key, value in `layer`, value in `tree`) for each key whose values differ."""
     for key, value in layer.items():
         won = tree.get(key)
         if key not in tree:
@@ -209,21 +212,23 @@ def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[st
 
 
 def _run_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in; None for one that was taken out of it."""
+    """Return the run's folder that holds a checkpoint, or None if no run holds it."""
     folder = checkpoint.parent if checkpoint.parent.name else checkpoint.absolute().parent
     return folder.parent if folder.name == "checkpoints" else None
 
 
 def _recipe_in(checkpoint: Path) -> dict[str, Any]:
-    """What the run was asked for when the checkpoint was written, which its config.toml need not
-    be: that is of the last start, even one that went wrong before it saved."""
+    """Return the settings that the run had when it wrote the checkpoint.
+
+    config.toml may differ: the last start writes it, even one that fails before it saves.
+    """
     with naming_an_earlier(checkpoint):
         recipe = read_settings(checkpoint).get("recipe") or {}
         if not isinstance(recipe, dict) or not all(
             isinstance(each, dict) for each in recipe.values()
         ):
             raise FileFormatError(
-                f"the checkpoint's recipe is none ({checkpoint}); resume from an earlier one"
+                f"the checkpoint's recipe is not valid ({checkpoint}); resume from an earlier one"
             )
     return recipe
 
@@ -231,7 +236,10 @@ def _recipe_in(checkpoint: Path) -> dict[str, Any]:
 def _checkpoint_to_resume(
     resume: str | None, out: str | None, say: Callable[[str], None]
 ) -> Path | None:
-    """None for a new run: without `resume`, and for "auto" where there is no checkpoint."""
+    """Return the checkpoint to resume from, or None for a new run.
+
+    A run is new without `resume`, or if "auto" finds no checkpoint.
+    """
     if resume is None:
         return None
     if resume == "auto":
@@ -243,21 +251,24 @@ def _checkpoint_to_resume(
     if not lasts:
         return None if resume == "auto" else find_checkpoint(resume, "last")
     last = max(lasts, key=lambda path: path.lstat().st_mtime)
-    if last.name != "last":  # killed before the first was named, or the name was lost
+    if last.name != "last":  # a kill came before `last`, or `last` was lost
         say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
     with naming_an_earlier(last):
         return find_checkpoint(last)
 
 
 def _last_of(folder: Path) -> Path | None:
-    """What names the last checkpoint of a run's folder `checkpoints`; without it, the newest."""
+    """Return the path `last` in a run's folder `checkpoints`, or the newest checkpoint there."""
     if os.path.lexists(folder / "last"):
         return folder / "last"
     return next(reversed(whole_checkpoints(folder)), None)
 
 
 def _keep_the_last(section: str, names: set[str], tree: Tree, layers: list[Layer]) -> bool:
-    """Of keys that exclude each other, what the last layer gives stays. Whether any does."""
+    """Keep only what the last layer gives of the keys `names`, which exclude each other.
+
+    Return whether any layer gives one.
+    """
     for layer in reversed(layers):
         given = names & layer.get(section, {}).keys()
         if given:

@@ -1,4 +1,4 @@
-"""How long a run is: steps that are given, passes over the data, or what fits into a time."""
+"""The length of a run: a number of steps, passes over the data, or a time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scratchlm.training.trainer_config import TrainerConfig
 
 
 def given_steps(train: TrainerConfig, batches: TrainBatches) -> int | None:
-    """How many steps the run has; None if its time decides."""
+    """Return the number of steps of the run, or None if its time limit decides."""
     if train.iterations is not None or train.minutes is not None:
         return train.iterations
     if train.epochs is None:
@@ -32,7 +32,7 @@ def of_length(
     typed: Container[str],
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainConfig:
-    """The configuration of a run of so many steps. typed: the keys that may not change for it."""
+    """Return the configuration of a run of `steps` steps. The keys in `typed` do not change."""
     train = dataclasses.replace(config.train, iterations=steps, epochs=None, minutes=None)
     optim = fitting(config.optim, steps, typed)
     for name in ("warmup_steps", "decay_steps"):
@@ -43,7 +43,7 @@ def of_length(
 
 
 def counted(train: TrainerConfig) -> TrainerConfig:
-    """The same with a number of steps, for parts that need one before it is known."""
+    """Return the config with 1 iteration if the number is not known yet: some parts need one."""
     if train.iterations is not None:
         return train
     return dataclasses.replace(train, iterations=1, minutes=None)
@@ -52,7 +52,7 @@ def counted(train: TrainerConfig) -> TrainerConfig:
 def steps_in_time(
     trainer: Trainer, limit: TimeLimit, resume: Path | None, say: Callable[[str], None]
 ) -> int:
-    """The number of the last step that ends in time. A resumed run has the whole time again."""
+    """Return the number of the last step that ends in time. A resumed run gets the whole time."""
     say(f"timing the first steps, to end within {limit.seconds / 60:g} minutes")
     steps = steps_that_fit(trainer, limit)
     seconds = limit.costs.step + limit.costs.beside
@@ -69,12 +69,12 @@ def set_length(trainer: Trainer, config: TrainConfig) -> None:
 
 
 def let_it_be_replanned(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
-    """Let a run whose pace changes record its new length and follow the schedule of that length."""
+    """Let a run whose pace changes record its new length and follow that length's schedule."""
 
     def replanned(steps: int) -> bool:
         new = of_length(config, steps, ())
         schedule = build_schedule(new.optim, steps)
-        # A longer run must have taken the same steps so far: a decay has not begun.
+        # A longer run must have had the same learning rates so far: the decay has not begun.
         if steps > trainer.iterations and schedule(trainer.step) != trainer.schedule(trainer.step):
             return False
         set_length(trainer, new)

@@ -1,10 +1,10 @@
-"""A run that ends within a given time: how many steps fit, and what happens if they turn out slow.
+"""A run that ends within a given time: how many steps fit, and what happens if the pace changes.
 
-`steps_that_fit` times a few steps at learning rate 0 and then wipes their traces. So a run of
-`minutes` takes the very steps of a run of as many `iterations`, and is resumed like one. If the
-machine becomes slower later, `TimeLimit` lowers the number of steps while the run is under way. If
-the machine was only busy while the steps were timed, `TimeLimit` raises the number, as long as the
-learning rate of a longer run is still the same.
+`steps_that_fit` times a few steps at learning rate 0 and then removes their traces. So a run of
+`minutes` takes the same steps as a run of as many `iterations`, and resumes like one. If the
+machine becomes slower later, `TimeLimit` lowers the number of steps during the run. If the machine
+was only busy during the timing, `TimeLimit` raises the number, but only while a longer run would
+still have the same learning rate.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ if TYPE_CHECKING:
     from scratchlm.training.progress import Progress
     from scratchlm.training.trainer import Trainer
 
-_TIMED = 0.02  # the part of the time that the timed steps take
-_SETTLED = 0.05  # the part of the time after which the pace of a run is believed
+_TIMED = 0.02  # the timed steps take this fraction of the time
+_SETTLED = 0.05  # the pace of a run is reliable after this fraction of the time
 _EARLY = 0.01  # the same for a pace that allows a longer run
-_LONGER = 1.1  # how much longer it must be at least
-_UNSURE = 0.06  # the part of the time left by which a run may be late before it is shortened
-_WRITTEN = 2e8  # bytes a second that a disk takes, with their checksum
+_LONGER = 1.1  # a run becomes longer only by at least this factor
+_UNSURE = 0.06  # a run may be late by this fraction of the time left, and keep its length
+_WRITTEN = 2e8  # bytes a second that a disk writes, with their checksum
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of a step, of what validation, saving and samples add to a step, and of the last
-    validation and checkpoint."""
+    """Seconds that parts of a run take.
+
+    beside: what validation, saving and samples add to a step, on average. end: the last validation,
+    checkpoint and sample.
+    """
 
     step: float
     beside: float
@@ -45,10 +48,10 @@ class Costs:
 
 
 class TimeLimit:
-    """seconds: of the whole process, which began at `began` (of `time.monotonic`).
+    """The time limit of a process that began at `began` (`time.monotonic`) and lasts `seconds`.
 
-    The plan leaves `margin` seconds. A third of it may be used up before the number of steps is
-    lowered.
+    The plan keeps `margin` seconds free. If less than a third of them would remain, the run takes
+    fewer steps.
     """
 
     def __init__(self, seconds: float, began: float) -> None:
@@ -64,14 +67,16 @@ class TimeLimit:
         return self.end - time.monotonic()
 
     def restart_clock(self, step: int) -> None:
-        """Training goes on from here: what came before was validation, or a checkpoint."""
+        """Restart the clock after validation or a checkpoint: the pace does not count them."""
         self._since = time.monotonic()
         if len(self._steps) == 1:
             self._steps[0] = step
 
     def total(self, step: int, iterations: int) -> int:
-        """How many steps end in time, now that `step` are done: `iterations`, fewer, or clearly
-        more. The pace of as many steps as are left predicts them."""
+        """Return the number of steps that end in time: `iterations`, fewer, or clearly more.
+
+        step: the steps that are done. The last n of them predict the pace of the n that remain.
+        """
         now = time.monotonic()
         if step > self._steps[-1]:
             self._trained.append(self._trained[-1] + now - self._since)
@@ -88,7 +93,7 @@ class TimeLimit:
             return step + int(room / pace)
         if self._trained[-1] < _SETTLED * self.seconds:
             return iterations
-        # Less is sure of what is far away: it may be a burst of other work that ends.
+        # A far end is less sure: other work may slow the run only for a while.
         doubt = self.margin / 3 - _UNSURE * rest * pace
         if now + rest * pace + self.costs.end <= self.end - doubt:
             return iterations
@@ -97,9 +102,10 @@ class TimeLimit:
 
 
 def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
-    """How many steps from now on end in time, and `limit.costs`; ValueError if not even one does.
+    """Return how many steps from now on end in time, and set `limit.costs`.
 
-    run: a trainer that has not begun, and that is afterwards as it was. All ranks get one number.
+    run: a trainer that has not begun; its state does not change. All ranks get the same number.
+    ValueError if no step ends in time.
     """
     limit.costs = costs = _measured(run, limit)
     room = limit.left() - limit.margin - costs.end
@@ -110,7 +116,7 @@ def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
             f"have passed; a step takes {costs.step:.2g}, the end {costs.end + limit.margin:.2g}); "
             "give more --minutes, or --iterations"
         )
-    # As micro-batches, because the first steps of a ramp hold fewer.
+    # We count in micro-batches, because the first steps of a ramp hold fewer.
     return run.config.steps_for(steps * run.config.accumulate)
 
 
@@ -133,10 +139,10 @@ def _measured(run: Trainer, limit: TimeLimit) -> Costs:
 
     def seconds_of_a_step() -> float:
         began = time.monotonic()
-        float(run.train_step(batches)["loss"])  # waits for the device
+        float(run.train_step(batches)["loss"])  # synchronizes the device
         return time.monotonic() - began
 
-    seconds_of_a_step()  # and of the compilation
+    seconds_of_a_step()  # it compiles, so it does not count
     timed = [seconds_of_a_step() for _ in range(2)]
     while run.ranks.any(sum(timed) < _TIMED * limit.seconds, run.device):
         timed.append(seconds_of_a_step())
@@ -153,7 +159,7 @@ def _measured(run: Trainer, limit: TimeLimit) -> Costs:
 def _costs(run: Trainer, step: float) -> Costs:
     config = run.config
     validation = _seconds_of_validation(run) if run.val_batches else 0.0
-    # Weights and two averages of the optimizer.
+    # A checkpoint holds the weights and two averages of the optimizer.
     size = 3 * sum(param.numel() * param.element_size() for param in run.params)
     saving = size / _WRITTEN
     sample = 0.0
@@ -174,7 +180,7 @@ def _costs(run: Trainer, step: float) -> Costs:
 
 @torch.no_grad()
 def _seconds_of_validation(run: Trainer) -> float:
-    """Of the whole, from a few batches; the first compiles."""
+    """Estimate the seconds of a whole validation from a few batches. The first one compiles."""
     run.objective.eval()
     size = run.ranks.size
     number = -(-len(cast(Sized, run.val_batches)) // size)

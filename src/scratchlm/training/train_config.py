@@ -1,6 +1,6 @@
-"""`TrainConfig`: all that a run is, in five sections, and the defaults, without torch.
+"""`TrainConfig`: the five sections of a run's settings, with their defaults.
 
-So `scratchlm-train --help` can show every key with its default at once.
+This module does not import torch, so `scratchlm-train --help` shows every key at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ class TrainConfig:
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
 
 
-# A model that a laptop trains in minutes; `vocab_size` comes from the tokenizer.
+# A laptop trains this model in minutes. Its `vocab_size` comes from the tokenizer.
 DEFAULT_MODEL = {"context_length": 256, "d_model": 256, "num_layers": 4, "num_heads": 8}
 DEFAULT_ITERATIONS = 1000

@@ -3,9 +3,9 @@
     micro-batches(step) ─> objective.backward(), accumulated ─> clip ─> lr(step) ─> optimizer.step()
                                    every N steps: validate, sample, save
 
-Everything a step draws on is a function of the seed and the step, or is in the checkpoint, so a
-resumed run takes the very steps that the uninterrupted one would have taken. Compilation, DDP and
-FSDP wrap the `objective` from outside; nothing here asks which.
+Everything that a step uses is a function of seed and step, or is in the checkpoint. So a resumed
+run takes the same steps as an uninterrupted run. Compilation, DDP and FSDP wrap the `objective`
+from outside, and the loop does not know which.
 """
 
 from __future__ import annotations
@@ -47,16 +47,15 @@ __all__ = ["Trainer", "TrainerConfig"]
 
 @takes_synonyms()
 class Trainer:
-    """Trains `model` in place; `fit` runs until `config.iterations` steps are done.
+    """A trainer changes `model` in place. `fit` trains until step `config.iterations`.
 
-    schedule: step (from 1) -> factor on every parameter group's learning rate.
-    val_batches: the fixed batches of validation. bytes_of: (vocab,) bytes of text of each id, for
-    bits per byte. With `config.out` a folder, the log and checkpoints go there; without one nothing
-    is written. `extra` is stored in each checkpoint (the recipe, the tokenizer's text, which data
-    it is validated on); `data_id` says in plain values which batches are drawn, and a checkpoint
-    with another is not resumed.
-    objective: `Objective(model)`, where it is compiled or spread over `ranks`. sample: model ->
-    text, for `config.sample_every`. peak: FLOP/s of all devices, for the log's MFU.
+    schedule: step (from 1) -> factor on every parameter group's learning rate. val_batches: the
+    fixed validation batches. bytes_of: (vocab,) bytes of each id's text, for bits per byte.
+    config.out: the folder of the log and the checkpoints; None writes nothing. extra: more content
+    for each checkpoint (recipe, tokenizer, identity of the validation data). data_id: plain values
+    that identify the batches; a checkpoint with another `data_id` does not resume. objective:
+    `Objective(model)`, compiled or spread over `ranks`. sample: model -> text, for
+    `config.sample_every`. peak: FLOP/s of all devices, for the MFU.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Trainer:
         self.flops_per_token, self.peak = flops_per_token, peak
         self.micro_batches = MicroBatches(batches, config, ranks, pinned=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        # A gradient that is too large for fp16 is no error: that step is skipped, and scaled less.
+        # A gradient too large for fp16 is no error: the scaler skips the step and scales less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         self.compiling = compiling if compiled else nullcontext
         self.environment = environment(model, dtype, compiled, recomputed, ranks)
@@ -105,20 +104,22 @@ class Trainer:
             self.folder = CheckpointFolder(folder, config.save_format, config.keep_last, ranks)
         self.step, self.tokens = 0, 0
         self.limit: TimeLimit | None = None
-        # Before: as of the last save that is known to be whole.
+        # best_before: the best at the last save that is known to be complete.
         self.best_val_loss, self.best_step = self.best_before = (math.inf, 0)
         self.smoothed: dict[str, float] | None = None
-        self.pending: Record | None = None  # of a step that is still to be validated
+        self.pending: Record | None = None  # a step that waits for its validation
         self.history: list[dict[str, Any]] = []
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        # Waiting for an accelerator costs; a CPU's figures are there, and a step can be refused.
+        # A GPU's synchronization takes time. On a CPU we check each loss before the weights change.
         self.look_every = 1 if self.device.type == "cpu" else config.log_every
 
     def fit(self) -> None:
-        """Train to the last step. Raises Interrupted after a signal, NumericalError for a loss or
-        gradient that is not finite. Whatever ends it, the last good checkpoint stays, and is named
-        in a note of the exception."""
+        """Train to the last step.
+
+        Interrupted after a signal; NumericalError if a loss or gradient is not finite. A note of
+        the exception names the last good checkpoint, which stays on the disk.
+        """
         if self.step >= self.iterations and self.pending is None:
             if self.folder:
                 self.folder.go_on_from(self.saved, self.best_step, back=False)
@@ -164,7 +165,7 @@ class Trainer:
                 for each in progress.read():
                     check_finite(each, *self.finite)
             except NumericalError:
-                progress.write()  # the steps that led to it
+                progress.write()  # the log keeps the steps before the error
                 raise
             keep_within(self, progress)
             last = self.step == self.iterations
@@ -177,12 +178,15 @@ class Trainer:
             if stop and not last:
                 if self.folder:
                     self.folder.wait()
-                number = stopped_by[0] if stopped_by else signal.SIGTERM  # another rank's
+                number = stopped_by[0] if stopped_by else signal.SIGTERM  # else another rank got it
                 raise Interrupted(number, f"stopped at step {self.step} of {self.iterations}")
 
     def _validate_and_save(self, progress: Progress, record: Record, save: bool) -> None:
-        """Write a due checkpoint before validation and sampling, which may take long, and let
-        `best` name it after them. Log the step."""
+        """Validate, sample, save and log a step, each if it is due.
+
+        The checkpoint comes first, because validation and sampling may take long. `best` names it
+        after them.
+        """
         save |= self._lost_a_save(wait=save)
         lost, before, early = False, self.saved, False
         if self._validation_is_due() or self._sample_is_due():
@@ -200,14 +204,14 @@ class Trainer:
         improved = self._note_best(record)
         progress.write()
         if self.folder and early:
-            if improved and not lost:  # what is lost is saved at the next step
+            if improved and not lost:  # the next step saves what was lost
                 self.folder.name_best()
         elif self.folder and (save or lost or improved):
             self.save(best=improved)
         progress.restart_clock()
 
     def _finish_step(self, progress: Progress) -> None:
-        """Do what was still to do when the checkpoint of this step was written."""
+        """Do what this step still had to do when its checkpoint was written."""
         assert self.pending is not None
         progress.note(self.pending)
         self._evaluate(self.pending)
@@ -217,14 +221,14 @@ class Trainer:
         self.pending = None
 
     def _evaluate(self, record: Record) -> None:
-        """Put the validation loss and the sample that are due into the step's line of the log."""
+        """Add the validation loss and the sample, if they are due, to the step's log line."""
         if self._validation_is_due():
             record |= self.validate()
         if self.sample is not None and self._sample_is_due() and self.ranks.first:
             record["sample"] = self.sample(self.model)
 
     def _note_best(self, record: Record) -> bool:
-        """Whether the validation loss of this step is the best so far."""
+        """Record this step's validation loss if it is the best so far; return whether it is."""
         if improved := record.get("val_loss", math.inf) < self.best_val_loss:
             self.best_val_loss, self.best_step = record["val_loss"], self.step
         return improved
@@ -237,20 +241,22 @@ class Trainer:
         return self.sample is not None and _due(self.step, self.config.sample_every)
 
     def train_step(self, batches: StepBatches | None = None) -> Record:
-        """One optimizer step, on the batches of its number, which may have been loaded before.
-        Returns its line of the log, in which figures may still be tensors."""
+        """Take one optimizer step and return its log line. Some figures may still be tensors.
+
+        batches: the batches of this step, if they are already loaded.
+        """
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
         micro, own_targets, num_forward = batches or self.micro_batches.of(self.step)
         num_targets = self.ranks.total(own_targets, self.device)
         loss = torch.zeros((), device=self.device)
         for i, (inputs, targets) in enumerate(micro):
-            # Sums over all micro-batches and ranks / all targets: equal to one large batch, even
-            # where the micro-batches hold different numbers of targets.
+            # We divide the sum over all micro-batches and ranks by the number of all targets. The
+            # result equals one large batch, even if micro-batches hold unequal numbers of targets.
             with self.compiling(), reducing(self.objective, now=i == len(micro) - 1):
                 total, nats, routers = self._losses(inputs, targets)
                 mean = total / num_targets + routers / num_forward
-                self.scaler.scale(mean * self.ranks.size).backward()  # ranks are averaged
+                self.scaler.scale(mean * self.ranks.size).backward()  # DDP, FSDP: mean over ranks
             loss += nats / num_targets
         self.ranks.sum(loss)
         self.scaler.unscale_(self.optimizer)
@@ -262,26 +268,26 @@ class Trainer:
                   "grad_norm": grad_norm}  # fmt: skip
         if _due(step, self.look_every):
             if isinstance(self.model, Transformer) and (load := self.model.expert_load()):
-                record["expert_load"] = load  # shares of the last micro-batch, layer by layer
+                record["expert_load"] = load  # (layer, expert), last micro-batch
             if self.scaler.is_enabled():
                 record["loss_scale"] = self.scaler.get_scale()
         if self.look_every == 1:
             to_numbers([record])
-            check_finite(record, *self.finite)  # before the step does harm
+            check_finite(record, *self.finite)  # before the step damages the weights
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step = step
         return record
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """inputs, targets (batch, seq) -> what `Objective` gives: loss, nats, routers' loss."""
+        """inputs, targets (batch, seq) -> loss, nats, routers' loss of `Objective`."""
         inputs = inputs.to(self.device, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
             return self.objective(inputs, targets)
 
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the loss over all targets of a batch."""
+        """inputs, targets (batch, seq) -> the sum of the cross-entropy over all targets, 0-dim."""
         with self.compiling():
             return self._losses(inputs, targets)[1]
 
@@ -292,7 +298,7 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def validate(self) -> dict[str, float]:
-        """Mean loss over the fixed validation batches, and bits per byte where bytes are known."""
+        """Return the mean validation loss, and bits per byte if `bytes_of` is set."""
         self.objective.eval()
         found = mean_loss(self.nats, self.val_batches, self.ranks, self.bytes_of)
         check_finite({"step": self.step, **found}, "val_loss")
@@ -301,7 +307,10 @@ class Trainer:
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _lost_a_save(self, wait: bool) -> bool:
-        """Whether the last write failed, on any rank. If the best was in it, the one before is."""
+        """Return whether the last write failed on any rank. If so, undo the best since then.
+
+        wait: wait for the end of the write first.
+        """
         failed = self.folder is not None and self.folder.failed(wait)
         if lost := self.ranks.any(failed, self.device):
             self.best_val_loss, self.best_step = self.best_before
@@ -310,23 +319,27 @@ class Trainer:
         return lost
 
     def save(self, *, best: bool = False, pending: Record | None = None) -> None:
-        """Take the state of this step; a thread writes it, and lets `last` (and `best`) name it.
-        pending: the step's line of the log, where its validation comes after."""
+        """Copy the state of this step. A thread writes it and points `last` (and `best`) at it.
+
+        pending: the step's log line, if its validation comes later.
+        """
         assert self.folder is not None
         state = resume.state_of(self, pending)
         self.folder.save(self.model, self.optimizer, self.step, best=best, **state, **self.extra)
 
     def resume(self, path: str | Path) -> list[str]:
-        """Go on from a checkpoint: weights, optimizer, step, random states. Return what there is to
-        say: what was changed, and why the run may not be equal to the bit to one uninterrupted.
-        Learning rate, decay and betas are those of the optimizer at hand."""
+        """Resume from a checkpoint: weights, optimizer, step, random states.
+
+        Return the lines to print: changed settings, and why the run may not be bit-exact. The
+        current optimizer keeps its learning rate, weight decay and betas.
+        """
         with naming_an_earlier(Path(path)):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
         return resume.resume(self, payload, Path(path))
 
     @property
     def saved(self) -> Path | None:
-        """The last checkpoint that is whole."""
+        """The last complete checkpoint."""
         return self.folder.saved if self.folder else None
 
 

@@ -1,4 +1,4 @@
-"""`TrainerConfig`: how long a run is, what a step of it holds, and what it writes when."""
+"""`TrainerConfig`: the length of a run, the size of a step, and when the run writes what."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from scratchlm.config import takes_synonyms
 @takes_synonyms()
 @dataclass(frozen=True)
 class TrainerConfig:
-    """`batch_size`: sequences a micro-batch; `accumulate`: micro-batches a step, of all ranks
-    together. With `ramp_steps` they grow to that number from `ramp_from` (arXiv 2005.14165,
-    table 2.1). The run has `iterations` steps, or `epochs` passes over the data, or the steps
-    that the whole process does in `minutes`. Validation and saving also happen at the last step; 0
-    is only then. `eval_batches` 0 is the whole set. `keep_last`:
-    checkpoints kept beside the best (0 keeps all). `log_every`: an accelerator works through so
-    many steps before it is waited for; a CPU's losses are read at each. `z_loss` times the square
-    of the logits' logsumexp is added to the loss (2204.02311). A sample of `sample_tokens` is
-    written every `sample_every` steps. `init_from`: weights that a new run begins with."""
+    """The settings of the section `train`.
+
+    iterations, epochs, minutes: the length of the run in steps, in passes over the data, or in the
+    time of the whole process. batch_size: sequences in a micro-batch. accumulate: micro-batches in
+    a step, on all ranks together. They grow from `ramp_from` to `accumulate` in the first
+    `ramp_steps` steps (arXiv 2005.14165, table 2.1). z_loss: the loss adds z_loss · logsumexp² of
+    the logits (2204.02311). eval_every, save_every: 0 means only at the last step, which always
+    validates and saves. eval_batches: 0 means the whole validation set. keep_last: checkpoints that
+    the run keeps beside the best; 0 means all. log_every: the GPU is synchronized only every
+    `log_every` steps, a CPU at each step. sample_every: the run writes a sample of `sample_tokens`
+    tokens every so many steps. init_from: the weights of a new run.
+    """
 
     out: str | None = None
     init_from: str | None = None
@@ -89,20 +92,20 @@ class TrainerConfig:
             )
 
     def micro_batches(self, step: int) -> int:
-        """How many a step holds, counted from step 0."""
+        """Return the number of micro-batches in a step, counted from 0."""
         if self.ramp_from is None or self.ramp_steps is None or step >= self.ramp_steps:
             return self.accumulate
         return self.ramp_from + (self.accumulate - self.ramp_from) * step // self.ramp_steps
 
     def first_micro_batch(self, step: int) -> int:
-        """How many all steps before `step` held: the cursor in the stream of micro-batches."""
+        """Return the number of micro-batches before `step`: the cursor in their stream."""
         if self.ramp_steps is None:
             return step * self.accumulate
         before = _sums(self)
         return before[min(step, self.ramp_steps)] + self.accumulate * max(0, step - self.ramp_steps)
 
     def steps_for(self, micro_batches: float) -> int:
-        """The least number of steps, at least 1, that hold so many."""
+        """Return the fewest steps, at least 1, that hold so many micro-batches."""
         before = _sums(self)
         if micro_batches <= before[-1]:
             return max(1, bisect.bisect_left(before, micro_batches))
@@ -111,6 +114,6 @@ class TrainerConfig:
 
 @functools.lru_cache(maxsize=4)
 def _sums(config: TrainerConfig) -> list[int]:
-    """How many micro-batches lie before each step of the ramp, and before the first after it."""
+    """Return how many micro-batches lie before each step of the ramp, and before the step after."""
     steps = range(config.ramp_steps or 0)
     return list(itertools.accumulate((config.micro_batches(s) for s in steps), initial=0))

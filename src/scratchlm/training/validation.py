@@ -1,5 +1,4 @@
-"""The loss on data that a run is not trained on, the same on any number of ranks; and whether a
-figure can be believed."""
+"""The validation loss, the same on any number of ranks, and a check for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ _NAMES = {"loss": "loss", "grad_norm": "gradient norm", "val_loss": "validation 
 
 
 def check_finite(record: Mapping[str, Any], *keys: str) -> None:
-    """NumericalError, with its step, for a figure that is infinite or not a number."""
+    """Raise a NumericalError, with the step, if a figure is infinite or not a number."""
     for key in keys:
         if not math.isfinite(record[key]):
             raise NumericalError(
@@ -36,10 +35,10 @@ def mean_loss(
     ranks: Ranks,
     bytes_of: Tensor | None = None,
 ) -> dict[str, float]:
-    """`val_loss`, nats a target, and `val_bits_per_byte` where bytes_of (vocab,) is known.
+    """Return `val_loss` in nats per target, and `val_bits_per_byte` if bytes_of is given.
 
-    nats_of: inputs, targets (batch, seq) -> the sum over the targets. Every target weighs the same,
-    whatever batch it is in. The device is waited for once.
+    nats_of: inputs, targets (batch, seq) -> the sum over the targets. bytes_of: (vocab,) bytes of
+    each id's text. Every target has the same weight, in any batch. The GPU is synchronized once.
     """
     sums: list[Tensor] = []
     count, text_bytes = 0, 0
