@@ -307,7 +307,7 @@ class Trainer:
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _lost_a_save(self, wait: bool) -> bool:
-        """Return whether the last write failed on any rank. If so, undo the best since then.
+        """Return whether the last write failed on any rank. If so, restore `best_before`.
 
         wait: wait for the end of the write first.
         """
