@@ -81,7 +81,7 @@ CASES = [
     ("convert", "--from plain --to hub", 2, "something has this name already (hub)"),
     ("convert", "--from hub --to hub", 2, "something has this name already (hub)"),
     ("convert", "--from plain --to corpus.txt", 2, "something has this name already (corpus.txt)"),
-    ("convert", "--from gated --to new", 2, "no architecture of the hub is this model"),
+    ("convert", "--from gated --to new", 2, "no architecture of the hub fits this model"),
     ("convert", "--from mamba --to new", 3, "model_type 'mamba'"),
     ("convert", "--from deeper --to new", 3, "weights are missing (deeper: model.layers.1."),
     ("convert", "--from shallower --to new", 3, "num_layers must be a positive integer (0)"),

@@ -159,7 +159,7 @@ def change(folder: Path, **values: Any) -> None:
             {"rope_parameters": {"rope_type": "yarn"}},
             r"^these rotary positions .*rope_type 'yarn'\); known are default, linear, llama3$",
         ),
-        ({"num_attention_heads": 5}, r"makes no model .*multiple of num_kv_heads"),
+        ({"num_attention_heads": 5}, r"describes no valid model .*multiple of num_kv_heads"),
         ({"intermediate_size": 40}, r"another shape .*gate_proj\.weight makes \(48, 32\)"),
         ({"num_hidden_layers": 1}, r"no place in the model .*model\.layers\.1\."),
         ({"num_hidden_layers": 3}, r"weights are missing .*model\.layers\.2\."),
@@ -169,15 +169,15 @@ def change(folder: Path, **values: Any) -> None:
         ({"intermediate_size": None}, r"intermediate_size is null"),
         ({"layer_types": ["sliding_attention"] * 2}, r"layer_types are full_attention only"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, r"rope_scaling .* disagree"),
-        ({"num_hidden_layers": 10**30}, r"config.json makes no model"),
-        ({"vocab_size": 10**30}, r"config.json makes no model"),
+        ({"num_hidden_layers": 10**30}, r"config.json describes no valid model"),
+        ({"vocab_size": 10**30}, r"config.json describes no valid model"),
         ({"model_type": ["llama"]}, r"model_type \['llama'\]"),
-        ({"hidden_size": "wide"}, r"config.json makes no model"),
-        ({"num_attention_heads": 0}, r"config.json makes no model"),
-        ({"num_attention_heads": None}, r"config.json makes no model"),
-        ({"rope_parameters": 3}, r"config.json makes no model"),
+        ({"hidden_size": "wide"}, r"config.json describes no valid model"),
+        ({"num_attention_heads": 0}, r"config.json describes no valid model"),
+        ({"num_attention_heads": None}, r"config.json describes no valid model"),
+        ({"rope_parameters": 3}, r"config.json describes no valid model"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"has no 'low_freq_factor'"),
-        ({"rope_parameters": {"rope_theta": [1]}}, r"config.json makes no model"),
+        ({"rope_parameters": {"rope_theta": [1]}}, r"config.json describes no valid model"),
     ],
 )
 def test_what_cannot_be_read_whole_is_refused(
@@ -303,7 +303,7 @@ def test_the_ids_that_end_a_text_go_there_and_back(tmp_path: Path) -> None:
         there, here = ((tmp_path / folder / name).read_bytes() for folder in ("hub", "back"))
         assert there == here, name
     change(tmp_path / "back", eos_token_id="<|end|>")
-    with pytest.raises(FileFormatError, match=r"eos_token_id is no id .*'<\|end\|>'"):
+    with pytest.raises(FileFormatError, match=r"eos_token_id is not an id .*'<\|end\|>'"):
         load_with_tokenizer(tmp_path / "back")
 
 

@@ -1,1 +1,1 @@
-"""Models of other projects, both ways."""
+"""Convert models from and to other projects."""

@@ -1,7 +1,8 @@
-"""A hub's config.json and our `ModelConfig`: one table an architecture, read both ways.
+"""Convert a hub's config.json to our `ModelConfig` and back. Each architecture has one table.
 
-What a table does not name is either known to say nothing of the model (training, generation) or has
-to have the one value that we can do; anything else is an error that names it. Nothing is guessed.
+A key outside the table is allowed if it does not change the model (training, generation), or if it
+has a value that our model supports. Any other key raises an error that names it. Nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _NAMES = {
     "qwen3": _LLAMA,
     "mixtral": _LLAMA,
 }
-# What an architecture of the hub always is, in our words.
+# The fields that an architecture of the hub fixes, under our names.
 _FIXED: dict[str, Json] = {
     "gpt2": {"norm": "layernorm", "position": "learned", "ffn": "gelu", "bias": True},
     "llama": {},
@@ -58,7 +59,7 @@ _FIXED: dict[str, Json] = {
     "qwen3": {"qk_norm": True},
     "mixtral": {},
 }
-# What the hub's own classes take where config.json is silent.
+# The defaults of the hub's classes for keys that config.json lacks.
 _DEFAULTS: dict[str, Json] = {
     "gpt2": {
         "n_inner": None,
@@ -72,7 +73,7 @@ _DEFAULTS: dict[str, Json] = {
     "mixtral": {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
 }
 _COMMON_DEFAULTS = {"tie_word_embeddings": False, "num_key_value_heads": None, "head_dim": None}
-# Keys with the only values that our model can do.
+# Keys with the only values that our model supports.
 _REQUIRED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "hidden_act": ("silu",),
@@ -86,8 +87,8 @@ _REQUIRED = {
     "activation": ("swiglu",),
     "partial_rotary_factor": (1.0,),
 }
-# Keys that say nothing of what a model computes once it is trained; what is neither here nor above
-# is refused, unless it is off: null, false, 0 or empty.
+# These keys do not change what a trained model computes. A key that is neither here nor above
+# raises an error, unless it is off: null, false, 0 or empty.
 _SILENT = {
     "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "bos_token_id",
     "chunk_size_feed_forward", "dtype", "embd_pdrop", "eos_token_id", "gradient_checkpointing",
@@ -97,7 +98,8 @@ _SILENT = {
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
-# Keys that programs add for themselves, and how to generate, which generation_config.json says now.
+# Programs add these keys for themselves, or they are generation settings, which moved to
+# generation_config.json.
 _SILENT |= {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
     "_num_labels", "attn_implementation", "auto_map", "cache_implementation", "finetuning_task",
@@ -123,14 +125,14 @@ _SILENT |= {
     "speculation_type", "stop_strings", "suppress_tokens", "target_lookbehind", "temperature",
     "token_healing", "top_h", "top_k", "top_p", "typical_p", "use_mtp", "watermarking_config",
 }  # fmt: skip
-# Keys that are read below, beside the tables.
+# The functions below read these keys, beside the tables.
 _READ = {
     "layer_types", "num_experts_per_tok", "num_local_experts", "rope_parameters", "rope_scaling",
     "rope_theta", "router_aux_loss_coef", "router_jitter_noise", "sliding_window",
 }  # fmt: skip
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
-# No variant of ours that is away from its default may be lost on the way to the hub.
+# The export raises an error if the hub cannot express a non-default value of these fields.
 _VARIANTS = (
     *("norm", "position", "ffn", "bias", "qkv_bias", "qk_norm", "qk_norm_gain"),
     *("gated_attention", "rope_interleaved"),
@@ -138,7 +140,7 @@ _VARIANTS = (
 
 
 def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The model that a config.json describes; FileFormatError for one that ours cannot be."""
+    """Return the model config of a config.json; FileFormatError if we do not support it."""
     architecture = architecture_of(hub, path)
     for key, possible in _REQUIRED.items():
         if key in hub and hub[key] not in possible:
@@ -150,7 +152,7 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
         if hub[key]:
             raise FileFormatError(
                 f"config.json has a key that is not known here ({path}: {key} {hub[key]!r}); "
-                "take it out if it says nothing of what the model computes"
+                "remove it if it does not change what the model computes"
             )
     try:
         return _model_config(architecture, hub, path)
@@ -160,7 +162,7 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
         raise FileFormatError(f"config.json has no {error} ({path}); download it again") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise FileFormatError(
-            f"config.json makes no model ({path}: {error}); download it again"
+            f"config.json describes no valid model ({path}: {error}); download it again"
         ) from None
 
 
@@ -182,7 +184,7 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
         values["d_ff"] = values["d_ff"] or 4 * values["d_model"]
     else:
         values |= _rope_from(known, path)
-        # Mistral's windows; Qwen has the key as well, for a window that `use_sliding_window` opens.
+        # Mixtral's window. Qwen has this key too, but it applies only with `use_sliding_window`.
         if architecture == "mixtral":
             values["window"] = known.get("sliding_window")
     if architecture == "mixtral":
@@ -199,7 +201,7 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
 
 
 def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
-    """The `model_type` of a config.json, one that we know."""
+    """Return the `model_type` of a config.json; FileFormatError if it is unknown."""
     architecture = hub.get("model_type")
     if not isinstance(architecture, str) or architecture not in _NAMES:
         raise FileFormatError(
@@ -210,13 +212,13 @@ def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
 
 
 def is_base_model(hub: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that the folder has the layers only, without a head."""
+    """Return whether a config.json describes a base model, which has no head."""
     base = re.sub("(LMHead|ForCausalLM)(Model)?", "Model", _CLASSES[hub["model_type"]])
     return bool(hub.get("architectures") == [base])
 
 
 def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
-    """`rope_parameters`, or `rope_theta` and `rope_scaling` as it was before transformers 5."""
+    """Read `rope_parameters`, or `rope_theta` and `rope_scaling` from before transformers 5."""
     rope, scaling = hub.get("rope_parameters") or {}, dict(hub.get("rope_scaling") or {})
     scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
     if rope and hub.get("rope_scaling") and scaling.items() - rope.items():
@@ -245,7 +247,7 @@ def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
 
 
 def config_to_hub(config: ModelConfig) -> Json:
-    """The config.json of a model; ValueError where no architecture of the hub has what it has."""
+    """Return the config.json of a model; ValueError if no architecture of the hub fits it."""
     architecture = hub_architecture(config)
     hub: Json = {"model_type": architecture, "architectures": [_CLASSES[architecture]]}
     for ours, theirs in _NAMES[architecture].items():
@@ -280,19 +282,19 @@ _CLASSES = {
 
 
 def hub_architecture(config: ModelConfig) -> str:
-    """Which architecture of the hub a model is; ValueError with what the nearest one lacks."""
+    """Return the hub's architecture of a model. ValueError names what the nearest one lacks."""
     kin = [name for name in _FIXED if (name == "mixtral") == (config.moe is not None)]
-    nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # the first of equals
+    nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # of equals the first
     if lacking := _lacking(nearest, config):
         raise ValueError(
-            f"no architecture of the hub is this model (nearest is {nearest}, without "
-            f"{', '.join(lacking)}); train one without, or keep it as a checkpoint"
+            f"no architecture of the hub fits this model (the nearest is {nearest}, without "
+            f"{', '.join(lacking)}); train a model without this, or keep it as a checkpoint"
         )
     return nearest
 
 
 def _lacking(architecture: str, config: ModelConfig) -> list[str]:
-    """What a model has that the hub's architecture has not, in our words: `name value`."""
+    """Return the settings of a model that the hub's architecture lacks, as `name value`."""
     plain = {field.name: field.default for field in fields(ModelConfig)}
     wanted = {name: plain[name] for name in _VARIANTS} | _FIXED[architecture]
     found = [f"{n} {getattr(config, n)}" for n in wanted if getattr(config, n) != wanted[n]]
@@ -308,7 +310,7 @@ def _lacking(architecture: str, config: ModelConfig) -> list[str]:
 
 
 def _rope_to(config: ModelConfig) -> Json:
-    """For transformers 5, and for what came before it."""
+    """Return the rotary settings for transformers 5 and for earlier versions."""
     rope: Json = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -327,7 +329,7 @@ def _rope_to(config: ModelConfig) -> Json:
 
 
 def read_json(path: Path) -> Json:
-    """The object in a JSON file of a hub folder."""
+    """Return the object in a JSON file of a hub folder."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Models of the Hugging Face hub, both ways: a folder with config.json and *.safetensors.
+"""Read and write model folders of the Hugging Face hub: config.json and *.safetensors.
 
     model = from_hf("Qwen3-0.6B")                  GPT-2, Llama, Qwen 2 and 3 (dense), Mixtral
     to_hf(model, "for-transformers", tokenizer)    AutoModelForCausalLM.from_pretrained reads it
 
-Weights keep their dtype and every bit: there and back gives the same bytes.
+Weights keep their dtype and every bit. Converting to the hub and back gives the same bytes.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 
 StrPath = str | os.PathLike[str]
 
-# Tensors in some files that are no weights: causal masks, rotary tables.
+# Some files also store tensors that are not weights: causal masks, rotary tables.
 _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 
 @takes_synonyms()
 def from_hf(folder: StrPath) -> Transformer:
-    """The model in a folder of the hub, in evaluation mode; its weights are mapped from the files,
-    and change in memory only. GPT-2's transposed matrices and stacked experts are copies. Where the
-    files mix dtypes, all are cast to the one that config.json names.
+    """Return the model of a hub folder, in evaluation mode.
 
-    FileFormatError for an unknown architecture, a missing or a leftover weight, naming it.
+    The weights are mapped from the files; a change stays in memory. GPT-2's transposed matrices and
+    stacked experts are copies. If the files mix dtypes, all weights get the dtype in config.json.
+
+    FileFormatError for an unknown architecture, a missing weight or a leftover weight; it names
+    the weight.
     """
     config, weights = read_weights(Path(folder))
     with torch.device("meta"):
@@ -60,13 +62,13 @@ def from_hf(folder: StrPath) -> Transformer:
 
 
 def read_hf_config(folder: StrPath) -> ModelConfig:
-    """The model that a folder's config.json describes."""
+    """Return the model config that a folder's config.json describes."""
     path = Path(folder) / "config.json"
     return config_from_hub(read_json(path), path)
 
 
 def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The config, and the weights under our names, mapped from the files."""
+    """Return the config, and the weights under our names, mapped from the files."""
     path = folder / "config.json"
     hub = read_json(path)
     config = config_from_hub(hub, path)
@@ -92,9 +94,9 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if leftover := sorted(theirs.keys() - set(wanted)):
         raise FileFormatError(
             f"a weight has no place in the model ({folder}: {', '.join(leftover[:3])}); "
-            "this architecture is not wholly known here"
+            "give a model of a known architecture"
         )
-    if len({weight.dtype for weight in ours.values()}) > 1:  # as transformers, which casts all
+    if len({weight.dtype for weight in ours.values()}) > 1:  # transformers casts all, too
         dtype = getattr(torch, str(hub.get("dtype") or hub.get("torch_dtype")), torch.float32)
         ours = {name: weight.to(dtype) for name, weight in ours.items()}
     return config, ours
@@ -103,8 +105,11 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 def _under_full_names(
     theirs: dict[str, Tensor], wanted: set[str], architecture: str, folder: Path
 ) -> dict[str, Tensor]:
-    """Names as the full model has them: a base model lacks its own prefix (`h.0` for
-    `transformer.h.0`), and a module around the model adds one (`model.transformer.h.0`)."""
+    """Rename the weights to the names of the full model.
+
+    A base model lacks its prefix (`h.0` instead of `transformer.h.0`). A module around the model
+    adds one (`model.transformer.h.0`).
+    """
     base = EMBEDDINGS[architecture].split(".")[0]
     full: dict[str, Tensor] = {}
     for name, tensor in theirs.items():
@@ -118,18 +123,18 @@ def _under_full_names(
 
 
 def _take_tied_head(theirs: dict[str, Tensor], embedding: str, folder: Path) -> None:
-    """Leave the embedding alone of a tied pair; files hold it under either name, or under both."""
+    """Keep only the embedding of a tied pair. Files store it under either name, or under both."""
     if HEAD in theirs and embedding not in theirs:
         theirs[embedding] = theirs.pop(HEAD)
     elif HEAD in theirs and not _same(theirs.pop(HEAD), theirs[embedding]):
         raise FileFormatError(
-            f"lm_head.weight is not the embedding that config.json says it is ({folder}); set "
-            "tie_word_embeddings to false there"
+            f"lm_head.weight is not the embedding, but config.json ties them ({folder}); set "
+            "tie_word_embeddings to false in it"
         )
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two matrices are equal in the narrower of their dtypes; NaN is equal to NaN."""
+    """Return whether two matrices are equal in the narrower of their dtypes. NaN equals NaN."""
     dtype = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
     if one.shape != other.shape:
         return False
@@ -137,7 +142,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _new_head(embedding: Tensor, folder: Path) -> Tensor:
-    """A head for a base model: random as transformers', and the same at each load."""
+    """Return a random head for a base model, as transformers does, but the same at each load."""
     warnings.warn(
         f"a base model has no head ({folder}); lm_head.weight starts from random numbers, so train "
         "it before you generate text",
@@ -151,7 +156,7 @@ def _new_head(embedding: Tensor, folder: Path) -> Tensor:
 def _as_ours(
     table: list[Rule], theirs: dict[str, Tensor], config: ModelConfig, folder: Path
 ) -> dict[str, Tensor]:
-    """The weights under our names, each of the shape that the config gives it."""
+    """Return the weights under our names. Check that each has the shape of the config."""
     with torch.device("meta"):
         empty = Transformer(config).state_dict()
     ours: dict[str, Tensor] = {}
@@ -160,7 +165,7 @@ def _as_ours(
         wanted = [tuple(empty[name].shape) for name in rule.ours]
         try:
             found = rule.to_ours(parts)
-        except (IndexError, RuntimeError):  # of too few axes, or experts of several shapes
+        except (IndexError, RuntimeError):  # too few axes, or experts of different shapes
             found = []
         if (shapes := [tuple(each.shape) for each in found or parts]) != wanted:
             raise FileFormatError(
@@ -171,7 +176,7 @@ def _as_ours(
         for name, weight in zip(rule.ours, found, strict=True):
             if not weight.is_floating_point():
                 raise FileFormatError(
-                    f"a weight is of whole numbers ({folder}: {', '.join(rule.theirs)} has "
+                    f"a weight has whole numbers ({folder}: {', '.join(rule.theirs)} has "
                     f"{weight.dtype}); download it again, not quantized"
                 )
             ours[name] = weight
@@ -186,12 +191,13 @@ def to_hf(
     end_ids: Sequence[int] = (),
     start_ids: Sequence[int] = (),
 ) -> None:
-    """Write a folder that `transformers` loads, whole or not at all. `end_ids` end a text; by
-    default <|endoftext|> does, where the tokenizer has it. `start_ids` are put before one. A model
-    inside torch.compile or DDP is written as the plain one.
+    """Write a folder that `transformers` loads. After an error or a kill there is no folder.
 
-    ValueError for a model that no architecture of the hub is, and for a folder with something in
-    it. Rows that pad the vocabulary are left out.
+    `end_ids` end a text; the default is <|endoftext|> if the tokenizer has it. `start_ids` come
+    before a text. A model inside torch.compile or DDP is written as the plain model. Rows that pad
+    the vocabulary are left out.
+
+    ValueError if no architecture of the hub fits the model, or if the folder is not empty.
     """
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):
@@ -212,10 +218,10 @@ def to_hf(
         theirs.update(zip(rule.theirs, found, strict=True))
     separator = [] if tokenizer is None else default_end_ids(tokenizer)
     ends = list(end_ids) or separator
-    # Said even where there is none: what config.json leaves out, transformers makes up.
+    # Write null if there is none, because transformers invents ids that config.json lacks.
     hub["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     starts = list(start_ids)
-    hub["bos_token_id"] = next(iter(starts + separator), None)  # what stands between texts
+    hub["bos_token_id"] = next(iter(starts + separator), None)  # else the id between texts
     texts: dict[str, Any] = {"config.json": hub}
     if tokenizer is not None:
         texts["tokenizer.json"] = json.loads(tokenizer.to_json())
@@ -235,7 +241,7 @@ def to_hf(
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: of one file, or of those that an index names."""
+    """Return all tensors of a folder, from one file or from the files that an index names."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         places = read_json(index).get("weight_map")

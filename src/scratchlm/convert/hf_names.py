@@ -1,14 +1,14 @@
-"""Names and layouts of weights, ours and the hub's: one table an architecture, read both ways.
+"""Map names and layouts of our weights to the hub's, and back. Each architecture has one table.
 
-A rule says that some of our tensors hold the same numbers as some of the hub's:
+A rule says which of our tensors hold the same numbers as which of the hub's:
 
     same        ours = theirs
     transposed  ours = theirsᵀ                       GPT-2 keeps matrices as (in, out)
-    fused       ours 1, 2, 3 = rows of theirsᵀ       … and query, key and value as one
-    stacked     ours[e] = theirs e                   each expert is a tensor of its own there
+    fused       ours 1, 2, 3 = rows of theirsᵀ       and query, key, value as one
+    stacked     ours[e] = theirs e                   the hub has one tensor per expert
 
-Every result is contiguous. A transposed view holds the same numbers, but a matrix is multiplied
-row by row: torch's int8 product refuses such a view, and its bf16 product takes five times as long.
+Every result is contiguous, because a matrix is multiplied row by row. With a transposed view,
+torch's int8 product raises an error, and its bf16 product takes five times as long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from scratchlm.model.config import ModelConfig
 
 HEAD = "lm_head.weight"
-EMBEDDINGS = {  # what HEAD is tied to; its first word is the prefix that a base model lacks
+EMBEDDINGS = {  # HEAD is tied to these; a base model lacks the first word
     "gpt2": "transformer.wte.weight",
     **dict.fromkeys(("llama", "qwen2", "qwen3", "mixtral"), "model.embed_tokens.weight"),
 }
@@ -43,8 +43,8 @@ class Rule:
             case "same":
                 return tensors
             case "transposed":
-                return [tensors[0].mT.contiguous()]  # an error where there is one axis
-            case "fused":  # a bias has one axis only, and .mT wants two
+                return [tensors[0].mT.contiguous()]  # raises an error on one axis
+            case "fused":  # a bias has one axis, .mT needs two
                 return [each.contiguous() for each in tensors[0].movedim(-1, 0).chunk(3)]
             case "stacked":
                 return [torch.stack(tensors)]
@@ -62,7 +62,7 @@ class Rule:
 
 
 def rules(architecture: str, config: ModelConfig) -> list[Rule]:
-    """Every tensor of a model, each once."""
+    """Return rules that cover every tensor of a model once."""
     make = _gpt2_layer if architecture == "gpt2" else _llama_layer
     found = list(_outside_layers(architecture, config))
     for layer in range(config.num_layers):
@@ -71,9 +71,11 @@ def rules(architecture: str, config: ModelConfig) -> list[Rule]:
 
 
 def split_experts(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A Mixtral's weights as the hub has them, each expert's on its own. transformers 5 keeps the
-    experts of a layer in one tensor, gate_up_proj (expert, 2 · d_ff, d_model) and down_proj, and a
-    file that holds its state_dict does too."""
+    """Return a Mixtral's weights with one tensor per expert, as on the hub.
+
+    transformers 5 and files of its state_dict stack the experts of a layer: gate_up_proj
+    (expert, 2 · d_ff, d_model) and down_proj (expert, d_model, d_ff).
+    """
     found: dict[str, Tensor] = {}
     for name, tensor in theirs.items():
         layer, _, kind = name.partition(".mlp.experts.")

@@ -1,4 +1,4 @@
-"""The tokenizer of a hub folder, and the ids that begin and end its texts, both ways."""
+"""Read and write the tokenizer of a hub folder, and the ids that begin and end its texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEPARATOR = "<|endoftext|>"
 
 
 def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
-    """The tokenizer.json in a folder, or vocab.json and merges.txt, or None."""
+    """Return the tokenizer from tokenizer.json, or from vocab.json and merges.txt, or None."""
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
         return BPETokenizer.load(folder / "tokenizer.json")
@@ -27,11 +27,11 @@ def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
 
 
 def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
-    """The ids that end a text, of the first file that names some; empty where none does.
+    """Return the ids that end a text, from the first file with known ids, or an empty list.
 
-    vocabulary: the ids that both the model and the tokenizer have. Another id ends no text. It is
-    dropped with a Notice, because a config often keeps GPT-2's 50256 beside a smaller vocabulary,
-    and transformers loads such folders.
+    vocabulary: the ids that both the model and the tokenizer have. Other ids are dropped with a
+    Notice, because a config often keeps GPT-2's 50256 beside a smaller vocabulary, and transformers
+    loads such folders.
     """
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
@@ -40,7 +40,9 @@ def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
             continue
         ends = named if isinstance(named, list) else [named]
         if not all(type(end) is int for end in ends):
-            raise FileFormatError(f"eos_token_id is no id ({path}: {named!r}); download it again")
+            raise FileFormatError(
+                f"eos_token_id is not an id ({path}: {named!r}); download it again"
+            )
         if known := known_ids(ends, vocabulary, "eos_token_id", path):
             return known
     return []
@@ -49,7 +51,7 @@ def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
 def known_ids(
     ids: Sequence[int], vocabulary: Collection[int], key: str, path: StrPath
 ) -> list[int]:
-    """Those of `ids` that are in the vocabulary; a Notice names the others."""
+    """Return the `ids` that are in the vocabulary. A Notice names the others."""
     unknown = [id for id in ids if id not in vocabulary]
     if unknown:
         warnings.warn(
@@ -62,7 +64,7 @@ def known_ids(
 
 
 def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
-    """The ids that the folder's tokenizer puts before a text, as Llama's does; mostly none."""
+    """Return the ids that the folder's tokenizer puts before a text: Llama's does, most do not."""
     path = Path(folder) / "tokenizer.json"
     processor = (read_json(path).get("post_processor") if path.exists() else None) or {}
     ids: list[int] = []
@@ -83,7 +85,7 @@ def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
 
 
 def check_start_ids(ids: Sequence[int], vocabulary: Collection[int], path: StrPath) -> None:
-    """Raise FileFormatError unless every id that is put before a text is in the vocabulary."""
+    """Raise FileFormatError unless the vocabulary has every id that comes before a text."""
     if not all(type(id) is int and id in vocabulary for id in ids):
         raise FileFormatError(
             f"the ids before a text are not all in the vocabulary ({os.fspath(path)}: {ids!r:.40}, "
@@ -92,7 +94,7 @@ def check_start_ids(ids: Sequence[int], vocabulary: Collection[int], path: StrPa
 
 
 def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
-    """The id of <|endoftext|>, where the tokenizer has it."""
+    """Return the id of <|endoftext|> in a list, empty if the tokenizer lacks it."""
     return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
 
 
@@ -103,7 +105,7 @@ def check_ids(
     vocab_size: int,
     name: str = "model",
 ) -> None:
-    """Raise ValueError for a tokenizer, or for ids, that a model of `vocab_size` does not know."""
+    """Raise ValueError if the tokenizer or an id does not fit a model of `vocab_size`."""
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
@@ -124,7 +126,7 @@ def check_ids(
 def tokenizer_config(
     tokenizer: BPETokenizer, ends: list[int], start: int | None, context_length: int
 ) -> dict[str, Any]:
-    """The content of tokenizer_config.json. An id without a token has no name in it."""
+    """Return the content of tokenizer_config.json. It leaves out an id without a token."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
@@ -138,7 +140,7 @@ def tokenizer_config(
 
 
 def template(tokenizer: BPETokenizer, starts: list[int]) -> dict[str, Any]:
-    """The post_processor that puts these tokens before a text."""
+    """Return the post_processor that puts the tokens `starts` before a text."""
     names = [tokenizer.vocab[start].decode("utf-8", "replace") for start in starts]
     before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
     first, second = ({"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB"))
