@@ -85,7 +85,7 @@ def test_a_part_of_another_number_or_twice_is_refused(folder):
     first, second = (f"model-0000{k}-of-00003.safetensors" for k in (1, 2))
     (folder / second).write_bytes((folder / first).read_bytes())
     _rewrite(folder, lambda files: files.update({second: files[first]}))
-    with pytest.raises(FileFormatError, match="is there twice"):
+    with pytest.raises(FileFormatError, match="is stored twice"):
         read_checkpoint(folder)
     last = "model-00003-of-00003.safetensors"
     (folder / last).rename(folder / "model-00003-of-00004.safetensors")

@@ -350,8 +350,8 @@ def test_the_manifest_states_sizes_and_hashes(tmp_path):
         (3.0, {}, r"step is an int \(3\.0\)"),
         (1, {"tokenizer": {"a": 1}}, r"tokenizer is a str \(dict\)"),
         (1, {"config": "big"}, r"config is a dict \(str\)"),
-        (1, {"config": {"x": torch.ones(1)}}, "config is for JSON"),
-        (1, {"config": {"x": float("nan")}}, "config is for JSON"),
+        (1, {"config": {"x": torch.ones(1)}}, "config must fit into JSON"),
+        (1, {"config": {"x": float("nan")}}, "config must fit into JSON"),
         (-1, {}, r"step is 0 or more \(-1\)"),
     ],
 )
@@ -366,7 +366,7 @@ def test_only_a_checkpoint_is_replaced_by_one(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("mine too")
     for name in ("mine", "file"):
-        with pytest.raises(ValueError, match="only a checkpoint is replaced"):
+        with pytest.raises(ValueError, match="a checkpoint replaces only a checkpoint"):
             save_checkpoint(tmp_path / name, tiny.model(), None, 1)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     (tmp_path / "empty").mkdir()

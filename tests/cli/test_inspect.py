@@ -169,7 +169,7 @@ def test_every_dtype_and_what_is_not_finite(
     text = capsys.readouterr().out
     assert ", norm nan, 3 not finite" in text
     assert "in 1 tensors, 8 bytes, norm nan, 1 not finite" in text
-    assert "of a kind that was not saved" in text
+    assert "its name was not saved" in text
 
 
 def test_the_text_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,12 +419,12 @@ CASES = [
     ("plain --jsn", 2, "did you mean --json"),
     ("missing", 2, "no such checkpoint (missing)"),
     ("text.txt", 3, "text.txt"),
-    (".", 3, "no checkpoint in this folder"),
+    (".", 3, "this folder has no checkpoint"),
     ("hub --set window=4", 2, "scratchlm-convert"),
     ("damaged", 3, "damaged/model.safetensors"),
     ("damaged --set window=4", 3, "damaged/model.safetensors"),
     ("numbers.pt", 3, "not all tensors"),
-    ("optimizer.pt", 3, "no state_dict of torch's (optimizer.pt)"),
+    ("optimizer.pt", 3, "not a state_dict of torch (optimizer.pt)"),
     ("foreign.pt --set window=4", 3, "no model config (foreign.pt)"),
     ("plain --set", 2, "--set"),
     ("plain --set window", 2, "KEY=VALUE (window)"),

@@ -1,1 +1,1 @@
-"""A run's state on disk."""
+"""Write and read the state of a run on disk."""

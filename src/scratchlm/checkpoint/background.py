@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: copied before the next step, written by a thread."""
+"""Write checkpoints in a thread while training continues. The thread writes a copy of the state."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of plain data with its tensors on the CPU; one storage, one copy.
+    """Return a copy of plain data with its tensors on the CPU.
 
-    Tied weights stay tied, and copies from an accelerator wait for each other only at the end.
+    Tied weights share one copy, so they stay tied. Copies from a GPU are asynchronous; the
+    function synchronizes the GPU once, at the end.
     """
     copies: dict[tuple[Any, ...], Tensor] = {}
 
@@ -45,14 +46,14 @@ def _to_cpu(tensor: Tensor) -> Tensor:
 
 
 class CheckpointWriter:
-    """One write at a time, in a thread; `wait` raises what it raised, `failure` returns it."""
+    """Run one write at a time in a thread. `wait` raises its error, `failure` returns it."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
 
     def submit(self, write: Callable[[], None]) -> None:
-        assert self._under_way is None, "wait for the last one, and hear how it ended"
+        assert self._under_way is None, "call wait or failure before the next submit"
         self._under_way = self._thread.submit(write)
 
     def wait(self) -> None:
@@ -61,7 +62,7 @@ class CheckpointWriter:
             done.result()
 
     def failure(self) -> Exception | None:
-        """What the last write raised, once it has ended; it is told once."""
+        """Wait for the last write and return its error or None. A second call returns None."""
         try:
             self.wait()
         except Exception as error:
@@ -69,10 +70,10 @@ class CheckpointWriter:
         return None
 
     def failed(self, wait: bool) -> bool:
-        """Whether the last write failed: in the end, or already."""
+        """Return whether the last write failed. wait: wait for its end first."""
         write = self._under_way
         return write is not None and (wait or write.done()) and write.exception() is not None
 
     def finish(self) -> None:
-        """Wait without asking how it ended, and take no more."""
+        """Wait for the last write, ignore its error, and accept no more writes."""
         self._thread.shutdown()

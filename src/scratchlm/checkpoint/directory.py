@@ -1,9 +1,9 @@
-"""The two forms of a checkpoint on disk: a verified directory, and one `.pt` file.
+"""A checkpoint on disk has two forms: a verified directory, or one `.pt` file.
 
-write_payload                      either, by the name's ending
-write_directory, read_directory    model.safetensors, state.*, manifest.json (see checkpoint.py)
+write_payload                      write either form; the suffix of the path decides
+write_directory, read_directory    model.safetensors, state.*, manifest.json (see save_and_load.py)
 
-A `.pt` is read in `single_file`.
+`single_file` reads a `.pt`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
 
 
 def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
-    """Write plain data (a `plain_values.checked` dict with `model`), in place of a checkpoint
-    that is there: a kill at any moment leaves that one or the new one."""
+    """Write plain data (a `plain_values.checked` dict with the key `model`).
+
+    It replaces an existing checkpoint. A kill at any moment leaves the old one or the new one.
+    """
     if not isinstance(path_or_file, str | os.PathLike):
         _save(payload, path_or_file)
     elif is_single_file(path_or_file):
@@ -50,7 +52,7 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
         check_folder_name(path, "a checkpoint is a folder, or one .pt file")
         if is_taken(path) and not (path / MANIFEST).is_file():
             raise ValueError(
-                f"something else has this name ({path}); only a checkpoint is replaced by one"
+                f"something else has this name ({path}); a checkpoint replaces only a checkpoint"
             )
         with replacing_directory(path) as folder:
             write_directory(folder, payload)
@@ -59,14 +61,14 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
 def _save(payload: Payload, file: IO[bytes]) -> None:
     try:
         torch.save(payload, file)
-    except RuntimeError as error:  # of an archive cut short, by an error that says why
+    except RuntimeError as error:  # the archive is cut short; the context has the cause
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def write_directory(folder: Path, payload: Payload) -> None:
-    """Write the same into an empty folder, synced."""
+    """Write a payload into an empty folder and sync each file."""
     write_manifest(folder, write_files(folder, contents(payload)))
 
 
@@ -75,8 +77,11 @@ Entries = dict[str, dict[str, Any]]  # {name: {"size": bytes, "sha256": hex}}
 
 
 def contents(payload: Payload, part: tuple[int, int] = (1, 1)) -> Files:
-    """The files of a payload. part: (k, N), of whose tensors those on the meta device are in the
-    files of others; what is not a tensor is in the first's."""
+    """Return the files of a payload.
+
+    part: (k, N) for part k of N. Tensors on the meta device belong to the files of other parts.
+    Only the first part has the JSON files.
+    """
     weights, shared = without_duplicates(payload["model"])
     tensors: dict[str, Tensor] = {}
     values = {
@@ -102,7 +107,7 @@ def contents(payload: Payload, part: tuple[int, int] = (1, 1)) -> Files:
 
 
 def write_files(folder: Path, files: Files) -> Entries:
-    """Write them, synced; gives their entries of the manifest."""
+    """Write the files, sync each, and return their entries for the manifest."""
     entries: Entries = {}
     for name, content in files.items():
         with (folder / name).open("wb") as file:
@@ -117,7 +122,7 @@ def write_files(folder: Path, files: Files) -> Entries:
 
 
 def write_manifest(folder: Path, entries: Entries) -> None:
-    """The last file: with it the folder is a checkpoint."""
+    """Write the manifest. It comes last and makes the folder a checkpoint."""
     with (folder / MANIFEST).open("wb") as file:
         manifest = {"format": _FORMAT, "files": entries}
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
@@ -125,8 +130,10 @@ def write_manifest(folder: Path, entries: Entries) -> None:
 
 
 def read_directory(path: Path, *, mapped: bool = False) -> Payload:
-    """What `write_directory` was given, every byte checked against the manifest first. mapped: the
-    tensors are read when looked at."""
+    """Check every byte against the manifest, then return what `write_directory` wrote.
+
+    mapped: map the tensors, so that the disk is read only when a tensor is used.
+    """
     path = _present(path)
     names = _verified(path)
     read = map_tensors if mapped else read_tensors
@@ -137,14 +144,16 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
         weights = _united([read(path / name) for name in model_names])
         for alias, name in state["shared"].items():
             if alias in weights:
-                raise ValueError(f"{alias} is there twice")
+                raise ValueError(f"{alias} is stored twice")
             weights[alias] = weights[name]
         return state["values"] | {"model": weights} | _texts(path, names)
 
 
 def read_directory_settings(path: Path) -> Payload:
-    """Its `step`, and its `recipe`, `config` and `tokenizer` if it has them. Only the files that
-    hold no tensors are checked and read."""
+    """Return `step`, and `recipe`, `config` and `tokenizer` if the checkpoint has them.
+
+    It checks and reads only the files without tensors.
+    """
     path = _present(path)
     names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
     with _fitting(path):
@@ -154,7 +163,7 @@ def read_directory_settings(path: Path) -> Payload:
 
 
 def _present(path: Path) -> Path:
-    """The directory, or the one that a replacement stopped between its two renames has left."""
+    """Return `path`, or the previous directory if a replacement stopped between its two renames."""
     return previous(path) if not path.exists() and previous(path).exists() else path
 
 
@@ -172,7 +181,7 @@ def _fitting(path: Path) -> Iterator[None]:
 
 
 def _texts(path: Path, names: list[str]) -> Payload:
-    """The model's config and the tokenizer, where they are there."""
+    """Return the model's config and the tokenizer if the checkpoint has them."""
     found: Payload = {}
     if "config.json" in names:
         found["config"] = _read_json(path / "config.json")
@@ -182,7 +191,7 @@ def _texts(path: Path, names: list[str]) -> Payload:
 
 
 def _parts(names: list[str], kind: str, path: Path) -> list[str]:
-    """`model.safetensors`, or the `model-00001-of-00004.safetensors` and so on of several ranks."""
+    """Return `model.safetensors`, or `model-00001-of-00004.safetensors` etc. of several ranks."""
     whole = f"{kind}.safetensors"
     if whole in names:
         return [whole]
@@ -201,13 +210,13 @@ def _united(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     united: dict[str, Tensor] = {}
     for part in parts:
         for name in united.keys() & part.keys():
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is stored twice")
         united |= part
     return united
 
 
 def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
-    """The names in the manifest; each file, or `only` these, has the size and SHA-256 it states."""
+    """Check the size and SHA-256 of all files, or of `only`; return the names in the manifest."""
     if not (path / MANIFEST).is_file():
         raise FileFormatError(
             f"not a checkpoint: no {MANIFEST} ({path}); give a checkpoint's "
@@ -226,7 +235,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
         ) from None
     if not known:
         raise FileFormatError(
-            f"a checkpoint of another format ({path}: {manifest['format']!r:.40}); "
+            f"the checkpoint has another format ({path}: {manifest['format']!r:.40}); "
             f"this version reads format {_FORMAT}"
         )
     if "state.json" not in files:
@@ -245,13 +254,13 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
     for file in sorted(path.iterdir()):
         if file.suffix in (".json", ".safetensors") and file.name not in {MANIFEST, *files}:
             raise FileFormatError(
-                f"the manifest does not list a file that is there ({file}); use another checkpoint"
+                f"the manifest does not list a file of the folder ({file}); use another checkpoint"
             )
     return list(files)
 
 
 def _is_plain_file(path: Path) -> bool:
-    """No link, directory, pipe (which would be waited for) or device, nor a name that none has."""
+    """Return whether `path` is a regular file, not a link or a pipe, which blocks."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
@@ -263,12 +272,12 @@ def _read_json(path: Path) -> Any:
         return plain_values.parse_json(path.read_bytes())
     except ValueError as error:
         raise FileFormatError(
-            f"not the JSON of a checkpoint ({path}: {error}); use an earlier one"
+            f"a checkpoint's file is not valid JSON ({path}: {error}); use an earlier one"
         ) from None
 
 
 def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tied weights once: the tensors to keep, and {other name: the name it is written under}."""
+    """Return the tensors with tied weights once, and {other name: the name that is kept}."""
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():
@@ -280,7 +289,7 @@ def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
 
 class _Hashing:
-    """A file that counts and hashes what goes through it."""
+    """A file that counts and hashes the bytes written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.size, self.digest = file, 0, hashlib.sha256()

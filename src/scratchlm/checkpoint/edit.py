@@ -1,7 +1,7 @@
-"""The model config in a checkpoint, changed where the weights allow it.
+"""Change the model config in a checkpoint, where the weights allow it.
 
-A rotary base, a context length, a window, dropout: such values are in no weight, and a checkpoint
-with other ones is the same model told to run otherwise.
+The weights do not depend on the rotary base, the context length, the window or dropout. New values
+change how the model runs, and keep its weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
 
-# In no weight's shape, yet what the weights were trained to be: with another they compute nonsense.
+# These settings change no weight's shape, but the weights compute nonsense with another value.
 _FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}
 
 
@@ -37,11 +37,12 @@ def set_config(
 ) -> dict[str, tuple[Any, Any]]:
     """Put `changes` ({dotted key: value as typed}) into the config of the checkpoint `path`.
 
-    Returns {key: (old value, new value)}, and writes nothing where that is empty. The weights stay
-    as they are, bit for bit; the `model` of a recipe follows. A kill at any moment leaves the old
-    checkpoint or the new one. ValueError for an unknown key, a wrong value, and a config whose
-    weights would have other names or shapes than those that are there, or another meaning; and
-    where the checkpoint is of a run that is at work.
+    Return {key: (old value, new value)}. If nothing changes, nothing is written. The weights stay
+    the same, bit for bit. The `model` of a recipe gets the same changes. A kill at any moment
+    leaves the old checkpoint or the new one.
+
+    ValueError for an unknown key or a wrong value; for a config that needs weights with other
+    names, shapes or another meaning; and for a checkpoint of a run that is training now.
     """
     path = find_checkpoint(path)
     with _run_locked(path.resolve()):
@@ -49,7 +50,7 @@ def set_config(
 
 
 def _run_locked(path: Path) -> contextlib.AbstractContextManager[None]:
-    """The lock of the run whose checkpoint this is."""
+    """Return the lock of the run that this checkpoint belongs to."""
     if path.parent.name == "checkpoints":
         return locked(path.parent.parent)
     return contextlib.nullcontext()
@@ -81,14 +82,14 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
     recipe = payload.get("recipe")
     if isinstance(recipe, dict) and "model" in recipe:
         recipe["model"] = new
-    write_payload(path.resolve(), payload)  # what a link names is replaced, not the link
+    write_payload(path.resolve(), payload)  # replace the target of a link, not the link
     return changed
 
 
 def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:
-    if config.num_layers > len(weights):  # before they are built in vain
+    if config.num_layers > len(weights):  # check this before building the layers
         raise ValueError(
-            f"the checkpoint has fewer layers ({config.num_layers} by the config, in all "
+            f"the checkpoint has fewer layers ({config.num_layers} in the config, only "
             f"{len(weights)} tensors); leave num_layers as it is"
         )
     with torch.device("meta"):
@@ -101,7 +102,7 @@ def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) 
         if here != there:
             raise ValueError(
                 f"the weights do not fit this config ({name} is {there} in the checkpoint, {here} "
-                "by the config); change only what no weight's shape depends on"
+                "by the config); change only settings that fix no weight's shape"
             )
     if config.tie_embeddings and not torch.equal(
         weights["lm_head.weight"], weights["embedding.weight"]
@@ -121,7 +122,7 @@ def _check_vocabulary(config: ModelConfig, tokenizer: BPETokenizer) -> None:
 
 
 def changes_text(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """What `set_config` did to the checkpoint `path`, a line each."""
+    """Return the changes of `set_config` to the checkpoint `path` as text, one a line."""
     if not changed:
         return f"{path} has these values already"
     width = max(map(len, changed))

@@ -1,4 +1,4 @@
-"""A model, its tokenizer and its config, from whatever a path names."""
+"""Load a model, its tokenizer and its config from a path of any kind."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_TABLE_LIMIT = 1 << 30  # bytes of a rotary table that any model may have
+_TABLE_LIMIT = 1 << 30  # bytes; a model of any size may have a rotary table this large
 
 
 def is_hf_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a folder with a config.json that is not a checkpoint of scratchlm."""
+    """Return whether `path` is a folder with a config.json, but not a checkpoint of scratchlm."""
     return (Path(path) / "config.json").is_file() and not (Path(path) / MANIFEST).exists()
 
 
 @takes_synonyms()
 def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
-    """The Transformer in a checkpoint, a `.pt`, a run's folder (its best, else its last), or a
-    folder of the Hugging Face hub."""
+    """Return the Transformer of a checkpoint, a `.pt`, a run's folder or a Hugging Face hub folder.
+
+    A run's folder gives its best checkpoint, or else its last.
+    """
     place = resolve_device(device)
     if is_hf_folder(path):
         return from_hf(path).to(place)
@@ -51,7 +53,7 @@ def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transforme
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
-    """The config of the model that `load_model` would give, or of a TOML file."""
+    """Return the config of the model at `path` (see `load_model`), or of a TOML file."""
     if Path(path).suffix == ".toml":
         check_downloaded(path)
         model = configuration.read_toml(Path(path)).get("model", {})
@@ -63,7 +65,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
 
 
 class Loaded(NamedTuple):
-    """A model, its tokenizer, and the ids that end a text and that come before one."""
+    """A model, its tokenizer, the ids that end a text, and the ids before a text."""
 
     model: Transformer
     tokenizer: BPETokenizer
@@ -74,8 +76,10 @@ class Loaded(NamedTuple):
 def load_with_tokenizer(
     path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
 ) -> Loaded:
-    """`load_model` on the CPU, with the tokenizer that lies there, or the one given, which must be
-    the same. ValueError where there is none."""
+    """Load a model on the CPU, with its own tokenizer or the given one.
+
+    ValueError if the two tokenizers differ, or if there is none.
+    """
     model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
     if tokenizer is None:
         raise ValueError(f"the model has no tokenizer ({path}); give --tokenizer_path FILE")
@@ -85,7 +89,7 @@ def load_with_tokenizer(
 def load_parts(
     path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
 ) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
-    """The fields of `load_with_tokenizer`, also where there is no tokenizer."""
+    """Return the fields of `load_with_tokenizer`. The tokenizer is None if there is none."""
     if is_hf_folder(path):
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
@@ -110,17 +114,17 @@ def load_parts(
 def _ids(payload: Payload, key: str, path: Path) -> list[int]:
     ids = payload.get(key) or []
     if not isinstance(ids, list) or not all(type(each) is int and each >= 0 for each in ids):
-        raise FileFormatError(f"{key} are no ids ({path}: {ids!r:.40}); save it again")
+        raise FileFormatError(f"{key} is not a list of ids ({path}: {ids!r:.40}); save it again")
     return ids
 
 
 def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
-    """The Transformer that a checkpoint's content describes, in its dtype and evaluation mode."""
+    """Build the Transformer of a checkpoint in the dtype of its weights, in evaluation mode."""
     config, weights = config_from(payload, path), payload["model"]
-    if config.num_layers > len(weights):  # before they are built in vain
+    if config.num_layers > len(weights):  # check this before building the layers
         raise FileFormatError(
             f"the checkpoint has fewer layers than its config says ({path}: {config.num_layers}, "
-            f"in all {len(weights)} tensors); save it again"
+            f"only {len(weights)} tensors); save it again"
         )
     try:
         with torch.device("meta"):
@@ -129,11 +133,11 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
         dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
         if dtype in _WEIGHT_DTYPES:
             model = model.to(dtype)
-    except (OverflowError, RuntimeError, TypeError):  # of sizes that no tensor can have
+    except (OverflowError, RuntimeError, TypeError):  # no tensor can have these sizes
         raise FileFormatError(
-            f"the checkpoint's model config is of no model ({path}); save it again"
+            f"the checkpoint's model config has impossible sizes ({path}); save it again"
         ) from None
-    check_shapes(model, weights, str(path))  # before memory is taken, which a config may not ask
+    check_shapes(model, weights, str(path))  # before a wrong config allocates memory
     _check_table(config, weights, path)
     model.allocate("cpu")
     restore({**payload, "model": weights}, model, None, name=str(path))
@@ -143,17 +147,17 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
 def _check_table(
     config: ModelConfig, weights: dict[str, Tensor], path: str | os.PathLike[str]
 ) -> None:
-    """The length of the rotary table is the one size that is in no weight's shape."""
+    """Check the size of the rotary table, because no weight's shape limits it."""
     size = 8 * config.context_length * config.d_head if config.position == "rope" else 0
     if size > _TABLE_LIMIT + sum(weight.nbytes for weight in weights.values()):
         raise FileFormatError(
-            f"the context_length is out of proportion to the model ({path}: "
+            f"the context_length is too large for the model ({path}: "
             f"{config.context_length}); correct the config, and save it again"
         )
 
 
 def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
-    """The config of a checkpoint's model; FileFormatError where there is none, or not ours."""
+    """Return the model config of a checkpoint; FileFormatError if it is missing or unknown."""
     config = payload.get("config")
     if not isinstance(config, dict):
         raise FileFormatError(
@@ -164,13 +168,13 @@ def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
         return configuration.build(ModelConfig, config)
     except (OverflowError, ValueError) as error:
         raise FileFormatError(
-            f"the checkpoint's model config is not ours ({path}: {error}); "
+            f"the checkpoint's model config is unknown here ({path}: {error}); "
             "save it again with this version"
         ) from None
 
 
 def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
-    """The tokenizer that lies with the model that `load_model` would give; None where none does."""
+    """Return the tokenizer stored with the model at `path` (see `load_model`), or None."""
     if is_hf_folder(path):
         return read_tokenizer(path)
     found = find_checkpoint(path)
@@ -181,7 +185,7 @@ def _own_tokenizer(payload: Payload, path: str | os.PathLike[str]) -> BPETokeniz
     stored = payload.get("tokenizer")
     if isinstance(stored, str | None):
         return None if stored is None else BPETokenizer.from_json(stored, path)
-    raise FileFormatError(f"the checkpoint's tokenizer is no text ({path}); save it again")
+    raise FileFormatError(f"the checkpoint's tokenizer is not text ({path}); save it again")
 
 
 def _agreeing(
@@ -190,7 +194,7 @@ def _agreeing(
     vocab_size: int | None,
     path: str | os.PathLike[str],
 ) -> BPETokenizer | None:
-    """The model's own tokenizer, or the file `given`, which must be the same one."""
+    """Return the model's own tokenizer or the one in `given`; check that both are the same."""
     tokenizer = own if given is None else BPETokenizer.load(given)
     if tokenizer is None:
         return None

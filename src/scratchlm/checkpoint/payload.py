@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in either form: checked before it is written, and once it is read."""
+"""Check the content of a checkpoint of either form, before writing and after reading."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from scratchlm.files import plain_values
 
 
 def check_order(path_or_file: object, model: object, call: str) -> None:
-    """ValueError for arguments in another order than that of `call`."""
+    """Raise ValueError if the arguments are not in the order of `call`."""
     if isinstance(path_or_file, nn.Module) or not isinstance(model, nn.Module):
         kinds = f"{type(path_or_file).__name__}, {type(model).__name__}"
         raise ValueError(f"the path comes first, and the model next ({kinds}); write {call}")
 
 
 def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
-    """The payload with its containers copied; ValueError for what no checkpoint holds. elsewhere:
-    as for `plain_values.checked`."""
+    """Return the payload with its containers copied.
+
+    elsewhere: see `plain_values.checked`. ValueError for content that no checkpoint may have.
+    """
     payload = {
         key: plain_values.checked(value, str(key), elsewhere=elsewhere)
         for key, value in payload.items()
@@ -48,7 +50,7 @@ def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
         json.dumps(payload.get("config"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"config is for JSON ({error}); leave tensors, NaN and infinity out of it"
+            f"config must fit into JSON ({error}); leave tensors, NaN and infinity out of it"
         ) from None
     return payload
 
@@ -56,10 +58,10 @@ def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
 def best_with_its_own(
     payload: Mapping[str, Any], path: Path
 ) -> tuple[Any, Any, dict[str, Any] | None]:
-    """The best validation loss of a run up to a checkpoint in `path`, its step, and the step's
-    `pending` line of the log if that step is still to be validated.
+    """Return the best validation loss of a run up to a checkpoint, its step, and `pending`.
 
-    A checkpoint is written before its step is validated. The loss is in the run's log after that.
+    A checkpoint is written before its step is validated. Later the run's log has the loss of that
+    step. Until then, the third value is the step's `pending` line of the log, otherwise None.
     """
     best, best_step, pending = map(payload.get, ("best_val_loss", "best_step", "pending"))
     if not (isinstance(pending, dict) and pending and isinstance(best, float)):

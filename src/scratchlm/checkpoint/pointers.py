@@ -1,7 +1,7 @@
-"""Where a checkpoint is: named itself, by a pointer file, or as the best or last of a run's folder.
+"""Find a checkpoint by its own path, by a pointer file, or in a run's folder.
 
-A pointer (`last`, `best`) is a text file that holds the name of a checkpoint beside it. `left`
-names those that a run left behind when it went back to an earlier step.
+A pointer (`last`, `best`) is a text file with the name of a checkpoint in the same folder. The file
+`left` lists abandoned checkpoints: the run went back to an earlier step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LONGEST = 100  # bytes of a checkpoint's name
 
 
 def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
-    """The checkpoint that `path` names: itself, a pointer file, or one of a run's folder.
+    """Return the checkpoint that `path` names: itself, by a pointer file, or in a run's folder.
 
-    `prefer` is "best" or "last", for a folder that has both.
+    prefer: "best" or "last", if a folder has both.
     """
     path = Path(path)
     if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
@@ -47,14 +47,16 @@ def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
             "is missing); give one of that folder, or start a new run"
         )
     raise FileFormatError(
-        f"no checkpoint in this folder, nor a config.json of the hub ({path}); give a checkpoint, "
+        f"this folder has no checkpoint and no config.json of the hub ({path}); give a checkpoint, "
         "a run's folder, or one of the hub"
     )
 
 
 def checkpoints_in(folder: Path) -> dict[Path, int]:
-    """{path: step} of a run's folder `checkpoints`: those left behind first, then by step; not by
-    time, for a copy has other times."""
+    """Return {path: step} of a run's folder `checkpoints`, abandoned ones first, then by step.
+
+    The order does not use file times, because a copy has other times.
+    """
     found, left = {}, left_in(folder)
     for path in folder.glob("step-*"):
         if match := _STEP.fullmatch(path.name):
@@ -65,14 +67,14 @@ def checkpoints_in(folder: Path) -> dict[Path, int]:
 
 
 def left_in(folder: Path) -> set[str]:
-    """The names of the checkpoints that no longer are of the run's one line of training."""
+    """Return the names of the abandoned checkpoints."""
     with contextlib.suppress(OSError):
         return set((folder / "left").read_text(errors="replace").split())
     return set()
 
 
 def write_left(folder: Path, names: set[str]) -> None:
-    """What `left_in` gives from now on: those of `names` that are there."""
+    """Mark the existing checkpoints of `names` as abandoned, and no others."""
     names = {name for name in names if os.path.lexists(folder / name)}
     if not names:
         (folder / "left").unlink(missing_ok=True)
@@ -82,7 +84,7 @@ def write_left(folder: Path, names: set[str]) -> None:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """Those of `checkpoints_in` that were written to the end."""
+    """Return the complete checkpoints of `checkpoints_in`."""
     return [
         path for path in checkpoints_in(folder)
         if (path.is_file() if is_single_file(path) else (path / MANIFEST).is_file())
@@ -91,8 +93,10 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
-    """A FileFormatError within, where a checkpoint of a run is read, is given a note with the
-    command that goes on from the one before it, if one is there."""
+    """Add a note to a FileFormatError that reading `checkpoint` raises.
+
+    The note is the command that resumes from the checkpoint before it, if one exists.
+    """
     try:
         yield
     except FileFormatError as error:
@@ -106,15 +110,15 @@ def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
 
 
 def write_pointer(path: str | os.PathLike[str], name: str) -> None:
-    """Let the text file `path` name a sibling, replacing it atomically."""
+    """Write the name of a sibling into the text file `path`, atomically."""
     with replacing_file(Path(path)) as file:
         file.write(f"{name}\n".encode())
 
 
 def _follow(pointer: Path) -> Path:
-    """The sibling that a pointer names: one step, and never out of its folder."""
+    """Return the sibling that a pointer names. It is in the same folder, and no pointer."""
     name, content = "", b""
-    if pointer.is_file():  # no pipe, which would be waited for
+    if pointer.is_file():  # reading a pipe would block
         with pointer.open("rb") as file:
             content = file.read(_LONGEST + 2).strip()
     with contextlib.suppress(UnicodeDecodeError):
@@ -130,6 +134,6 @@ def _follow(pointer: Path) -> Path:
         previous(target).is_dir()
     ):
         raise FileFormatError(
-            f"a pointer leads to no checkpoint ({pointer}: {name!r}); give another"
+            f"the pointer names no checkpoint ({pointer}: {name!r}); give another"
         )
     return target

@@ -1,12 +1,12 @@
-"""Checkpoints of a model that is spread over ranks: whole tensors, each written by one of them.
+"""Write checkpoints of a model that is sharded over ranks. One rank writes each tensor, whole.
 
     step-00000100/
-      model-00001-of-00004.safetensors   a quarter of the weights, by bytes; whole ones
-      state-00001-of-00004.safetensors   and of the moments
+      model-00001-of-00004.safetensors   a quarter of the weights, by bytes
+      state-00001-of-00004.safetensors   a quarter of the moments
       …
-      state.json, config.json, manifest.json   as ever, by the first rank
+      state.json, config.json, manifest.json   the first rank writes them
 
-So a checkpoint does not know how many ranks it came from, and any number goes on from it.
+The tensors do not depend on the number of ranks, so any number of ranks can resume.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def whole(state: Any, ranks: Ranks) -> Any:
-    """Plain data with its tensors whole and copied to the CPU, each on the rank that will write it;
-    on the others it is on the meta device. All ranks call this at once, and hold no more than their
-    share and one tensor."""
+    """Return a copy of plain data with whole tensors.
+
+    A tensor is on the CPU of the rank that will write it, and on the meta device elsewhere. All
+    ranks call this at the same time. A rank holds at most its share and one tensor.
+    """
     held = [0] * ranks.size
     taken: dict[tuple[Any, ...], Tensor] = {}
 
     def take(each: Any) -> Any:
         if isinstance(each, Tensor):
-            # Tied weights are one storage: on a rank whose part is empty, too.
+            # Tied weights share one storage, also on a rank whose part is empty.
             own = local(each)
             storage = own.untyped_storage()._cdata
             place = (storage, own.storage_offset(), own.stride(), each.shape, each.dtype)
@@ -67,10 +69,12 @@ def whole(state: Any, ranks: Ranks) -> Any:
 
 
 def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
-    """Write what `whole` gave, from a thread of each rank, on a file system that all of them see.
-    What goes wrong for one is raised by all, and leaves nothing."""
+    """Write the data of `whole`. A thread of each rank calls this; all ranks share the file system.
+
+    If one rank fails, all ranks raise an error, and no files remain.
+    """
     with naming(path), contextlib.ExitStack() as stack:
-        # None but on the first rank, whose folder it is to make and to name.
+        # Only the first rank makes and renames the folder. The others have None here.
         made = _all_or_none(
             ranks,
             lambda: stack.enter_context(replacing_directory(path)) if ranks.first else None,
@@ -83,18 +87,18 @@ def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
         with agreed(ranks):
             if ranks.first:
                 write_manifest(folder, {name: one for own in entries for name, one in own.items()})
-                stack.close()  # takes its name
+                stack.close()  # rename the folder
 
 
 def _all_or_none(ranks: Ranks, work: Callable[[], T]) -> list[T]:
-    """What each rank's work gave; the first error of any."""
+    """Return the results of `work` on all ranks. If one rank fails, all raise an error."""
     with agreed(ranks):
         result = work()
     return ranks.gather(result, aside=True)
 
 
 def spread_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A state_dict whose moments are whole, as `optimizer` holds them."""
+    """Return an optimizer's state_dict with its whole moments sharded as in `optimizer`."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if not any(map(is_shard, params)) or not isinstance(state.get("state"), dict):
         return state

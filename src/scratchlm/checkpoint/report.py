@@ -1,6 +1,6 @@
-"""What a checkpoint or a hub folder holds, as plain values and as text.
+"""Describe a checkpoint or a hub folder, as plain values and as text.
 
-found = describe("runs/shakespeare")   # a run, a pointer, a checkpoint, a .pt, a hub folder
+found = describe("runs/shakespeare")   # or a pointer, a checkpoint, a .pt, a hub folder
 print(report(found))                   # for people
 print(as_json(found))                  # for scripts
 """
@@ -32,24 +32,24 @@ from scratchlm.files.atomic import previous
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
 
-WIDTH = 100  # characters of a line of text, where words allow it
-_CHUNK = 1 << 18  # numbers looked at together: 2 MiB in float64, which a cache holds
+WIDTH = 100  # characters in a line of text, if its words are not longer
+_CHUNK = 1 << 18  # numbers per step: 2 MiB in float64, which fit in a cache
 _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "best_step",
               "config", "recipe", "data_id", "validation", "cursor", "environment", "history",
               "tokenizer", "pending"}  # fmt: skip
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checkpoint that `path` names, with every byte of a directory checked first. A folder of
-    the hub is described in the same words, with its tensors under the hub's names.
+    """Return a description of the checkpoint or hub folder that `path` names.
 
-    `parameters` are all tensors of the model's state, those tied to another counted once. Norms
-    are Euclidean, in float64; `nonfinite` counts NaN and infinities. None stands for what is not
-    there; `also` names what else was saved.
+    Every byte of a checkpoint directory is checked first. A hub folder has the same keys; its
+    tensors keep the hub's names. `parameters` are all tensors of the model's state; tied tensors
+    count once. Norms are Euclidean, in float64. `nonfinite` counts NaN and infinities. A missing
+    value is None. `also` names the other saved values.
     """
     if is_hf_folder(path):
         path = Path(path)
-        config, _ = read_weights(path)  # refuses what no model can be made of
+        config, _ = read_weights(path)  # raises an error if no model fits the folder
         payload: Payload = {"step": None, "optimizer": None, "model": read_tensors(path)}
         payload["config"] = dataclasses.asdict(config)
         tokenizer, verified = read_tokenizer(path), False
@@ -99,7 +99,7 @@ def _parameters(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _numbered(name: str) -> str:
-    """For sorting: layer 10 behind layer 9."""
+    """Return a sort key that puts layer 10 after layer 9."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
@@ -118,11 +118,11 @@ def _optimizer(payload: Payload, path: Path) -> dict[str, Any] | None:
         moments: dict[str, list[Tensor]] = {}
         for of_one in state["state"].values():
             for name, value in of_one.items():
-                if name != "step":  # a count, which torch keeps as a tensor
+                if name != "step":  # a count; torch stores it as a tensor
                     moments.setdefault(str(name), []).extend(_tensors(value))
     except (KeyError, TypeError, AttributeError):
         raise FileFormatError(
-            f"the optimizer's state is no state_dict of torch's ({path}); save it again with "
+            f"the optimizer's state is not a state_dict of torch ({path}); save it again with "
             "save_checkpoint"
         ) from None
     return {
@@ -139,13 +139,13 @@ def _optimizer(payload: Payload, path: Path) -> dict[str, Any] | None:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, list | tuple):  # LBFGS keeps lists of them
+    elif isinstance(value, list | tuple):  # LBFGS keeps lists of tensors
         for each in value:
             yield from _tensors(each)
 
 
 def _plain(value: Any) -> Any:
-    """A setting without its tensors."""
+    """Return a setting with its tensors as numbers or text."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else f"tensor {tuple(value.shape)}"
     return value
@@ -162,8 +162,10 @@ def _totals(tensors: list[Tensor], statistics: list[dict[str, Any]]) -> dict[str
 
 
 def _statistics(tensor: Tensor) -> dict[str, Any]:
-    """norm, min, max, nonfinite of a tensor of any dtype; a part at a time, so that float64 takes
-    little memory."""
+    """Return norm, min, max, nonfinite of a tensor of any dtype.
+
+    It converts one chunk at a time to float64, which takes little memory.
+    """
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     squares, nonfinite = 0.0, 0
@@ -184,7 +186,7 @@ def _statistics(tensor: Tensor) -> dict[str, Any]:
 
 
 def as_json(found: Mapping[str, Any]) -> str:
-    """One line of JSON; a number that is not finite, which JSON lacks, is null."""
+    """Return one line of JSON. NaN and infinities become null, because JSON lacks them."""
     return json.dumps(_finite(found), allow_nan=False, default=str)
 
 
@@ -199,7 +201,7 @@ def _finite(value: Any) -> Any:
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """What `describe` gave, as text for a terminal."""
+    """Return the result of `describe` as text for a terminal."""
     sections = [_files_text(found), _parameters_text(found["parameters"])]
     if found["optimizer"] is not None:
         sections.append(_optimizer_text(found["optimizer"]))
@@ -248,7 +250,7 @@ def _parameters_text(parameters: Mapping[str, Any]) -> str:
 
 
 def _optimizer_text(optimizer: Mapping[str, Any]) -> str:
-    lines = [_row("optimizer", optimizer["name"] or "of a kind that was not saved")]
+    lines = [_row("optimizer", optimizer["name"] or "its name was not saved")]
     for i, group in enumerate(optimizer["groups"]):
         settings = settings_text(group["settings"])
         lines.append(_row(f"  group {i}", f"{group['num_tensors']} tensors: {settings}"))
@@ -277,7 +279,7 @@ def _training_text(found: Mapping[str, Any]) -> str:
 
 
 def _changed_text(changed: Mapping[Any, Any]) -> str:
-    """`{"optim.lr": [0.02, 0.001]}` -> `optim.lr 0.02 -> 0.001`."""
+    """Turn `{"optim.lr": [0.02, 0.001]}` into `optim.lr 0.02 -> 0.001`."""
     return ", ".join(
         f"{key} {' -> '.join(map(str, pair)) if isinstance(pair, list | tuple) else pair}"
         for key, pair in changed.items()
@@ -291,12 +293,12 @@ def _totals_text(totals: Mapping[str, Any]) -> str:
 
 
 def settings_text(tree: Mapping[Any, Any]) -> str:
-    """`{"lr": 1e-3, "moe": {"num_active": 2}}` -> `lr 0.001, moe.num_active 2`; without None."""
+    """Turn `{"lr": 1e-3, "moe": {"top": 2}}` into `lr 0.001, moe.top 2`. None is left out."""
     return ", ".join(f"{key} {value}" for key, value in flat(tree).items() if value is not None)
 
 
 def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `config.nest`."""
+    """Return a nested dict with dotted keys, the inverse of `config.nest`."""
     values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

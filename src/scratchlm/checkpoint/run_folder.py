@@ -1,7 +1,8 @@
-"""A run's checkpoints: `step-00000100` and so on, and which of them is the last and the best.
+"""Write a run's checkpoints (`step-00000100` etc.), and name the last and the best.
 
-`last` and `best` are text files that name one, replaced atomically after it is whole. Saving copies
-the state and returns; a thread writes, one checkpoint at a time.
+The text files `last` and `best` each name one checkpoint. They are replaced atomically after that
+checkpoint is complete. `save` copies the state and returns. A thread writes one checkpoint at a
+time.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from scratchlm.files.atomic import finish_removals, remove_directory
 
 
 class CheckpointFolder:
-    """Writes checkpoints into `path`, keeping the newest `keep_last` (0: all) and the best.
+    """Write checkpoints into `path`. Keep the newest `keep_last` (0: all) and the best.
 
-    `saved` is the last one that is whole. As a context, it ends when the last is written.
+    `saved` is the last complete checkpoint. The end of the context waits for the last write.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class CheckpointFolder:
         best: bool,
         **more: Any,
     ) -> None:
-        """Save as `save_checkpoint` does, then let `last`, and `best` if it is, name it.
+        """Save as `save_checkpoint` does. Then point `last`, and `best` if `best`, at it.
 
-        Where the write before this one failed, this one is waited for: what made it fail may have
-        passed (a full disk), and a state is never given up for the failure of an earlier one.
+        If the previous write failed, wait for this one. It is tried because the cause (a full disk)
+        may be gone, and an earlier failure must not lose this state.
         """
         failure = self._writer.failure()
         path = self.path / f"step-{step:08d}{self.suffix}"
@@ -76,7 +77,7 @@ class CheckpointFolder:
             payload = snapshot(checked_payload(state))
             write = functools.partial(write_payload, path, payload)
         else:
-            self.saved = None  # the first rank alone knows
+            self.saved = None  # only the first rank knows it
             return
         self._writer.submit(functools.partial(self._write, path, write, best))
         if failure is not None:
@@ -85,11 +86,11 @@ class CheckpointFolder:
                 tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
 
     def failed(self, wait: bool) -> bool:
-        """Whether the last write failed, in the end (wait) or already; the next `save` tells."""
+        """Return whether the last write failed. wait: wait for its end. `save` prints the error."""
         return self._writer.failed(wait)
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole; raises what kept it from being so."""
+        """Wait until the last checkpoint is complete. Raise the error of its write."""
         self._writer.wait()
 
     def _write(self, path: Path, write: Callable[[], None], best: bool) -> None:
@@ -104,7 +105,7 @@ class CheckpointFolder:
             self._prune()
 
     def name_best(self) -> None:
-        """Let `best` name the last checkpoint, once it is whole: its validation came after it."""
+        """Point `best` at the last checkpoint when it is complete, after its validation."""
         self.wait()
         if self.ranks.first and self.saved is not None:
             self._writer.submit(functools.partial(self._name_best, self.saved))
@@ -114,8 +115,8 @@ class CheckpointFolder:
         self._prune()
 
     def withdraw(self, before: Path | None) -> None:
-        """Remove the last checkpoint, whose weights proved bad. `last` names the one before."""
-        with contextlib.suppress(OSError):  # then there is none to remove
+        """Remove the last checkpoint, because its weights are bad. Point `last` at `before`."""
+        with contextlib.suppress(OSError):  # then there is no checkpoint to remove
             self.wait()
         bad, self.saved = self.saved, before
         if not self.ranks.first or bad is None or bad == before:
@@ -127,9 +128,11 @@ class CheckpointFolder:
         bad.unlink() if bad.is_file() else remove_directory(bad)
 
     def go_on_from(self, checkpoint: Path | None, best_step: int, *, back: bool = True) -> None:
-        """`last` names the checkpoint of this folder that a run goes on from, and `best` that of
-        `best_step`. Those past it are of a branch that is left. Without `back`, one that is not the
-        latest changes nothing."""
+        """Point `last` at `checkpoint` and `best` at the checkpoint of `best_step`.
+
+        Mark later checkpoints as abandoned. Without `back`, do nothing if `checkpoint` is not the
+        latest.
+        """
         if not self.ranks.first:
             return
         if checkpoint is not None and checkpoint.parent.resolve() == self.path.resolve():
@@ -147,7 +150,7 @@ class CheckpointFolder:
             (self.path / "best").unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        """Never in the way of training: somebody may move, link or delete checkpoints meanwhile."""
+        """Delete old checkpoints. Users may delete them too, so an error is only printed."""
         named = set()
         for name in ("last", "best"):
             with contextlib.suppress(FileNotFoundError, FileFormatError):

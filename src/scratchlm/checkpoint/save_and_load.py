@@ -1,17 +1,17 @@
-"""Checkpoints: atomic, verified, exact.
+"""Save and load checkpoints: atomic, verified, exact.
 
     step-00000100/
       model.safetensors   the weights, under the model's own names
       state.safetensors   every other tensor: optimizer moments, random states
-      state.json          every other value, with a reference where a tensor stood
-      config.json         the model's configuration   (where it has one)
-      tokenizer.json      the tokenizer               (where one was given)
+      state.json          every other value, with a reference in place of a tensor
+      config.json         the model's configuration   (if it has one)
+      tokenizer.json      the tokenizer               (if one was given)
       manifest.json       size and SHA-256 of each file above; written last
 
-The directory is written beside its final name, synced, and renamed: at every moment the name
-holds a whole checkpoint or nothing. A path that ends in `.pt` or `.pth`, or an open file, takes the
-same content as one `torch.save` file, read with `weights_only=True` and nothing else, its checksums
-compared first. Whatever is read, from either, is what `save_checkpoint` takes, or is refused.
+The directory is written under a temporary name, synced, and renamed. So its name holds a complete
+checkpoint or nothing at every moment. A path that ends in `.pt` or `.pth`, or an open file, gets
+the same content as one `torch.save` file. Reading it compares the checksums first, and always uses
+`weights_only=True`. Reading either form refuses any content that `save_checkpoint` would refuse.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def save_checkpoint(
 ) -> None:
     """Save any module and optimizer, the step, and `more` (tensors and plain Python values).
 
-    A scratchlm `Transformer` has its config stored as a dict under `config`; `tokenizer` is the
-    text of a tokenizer.json. A value outside tensors and plain types is a ValueError that names
-    its key, before anything is written.
+    The config of a scratchlm `Transformer` is stored as a dict under `config`. `tokenizer` is the
+    text of a tokenizer.json. ValueError for a value that is no tensor or plain type; it names the
+    key, and nothing is written.
     """
     check_order(path_or_file, model, "save_checkpoint(path, model, optimizer, step)")
     write_payload(path_or_file, checked_payload(state_of(model, optimizer, step, **more)))
@@ -63,7 +63,7 @@ def save_checkpoint(
 def state_of(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int, **more: Any
 ) -> Payload:
-    """What `save_checkpoint` writes; its tensors are the model's own, not copies."""
+    """Return the content that `save_checkpoint` writes. The tensors are not copies."""
     inner = unwrapped(model)
     if isinstance(inner, Transformer):
         more.setdefault("config", dataclasses.asdict(inner.config))
@@ -79,7 +79,7 @@ def state_of(
 def load_checkpoint(
     path_or_file: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> int:
-    """Put a checkpoint's state into `model` and `optimizer`; returns its step."""
+    """Load a checkpoint into `model` and `optimizer`, and return its step."""
     check_order(path_or_file, model, "load_checkpoint(path, model, optimizer)")
     payload = read_checkpoint(path_or_file)
     restore(payload, model, optimizer, name=str(path_or_file))
@@ -93,9 +93,12 @@ def restore(
     *,
     name: str,
 ) -> None:
-    """Load what `read_checkpoint` gave. A state of other names, shapes or kinds is a
-    FileFormatError, and changes nothing. A sharded model takes its shards of it. Wrappers around
-    the model, then or now, change nothing, and one name of a tied weight is enough."""
+    """Load the result of `read_checkpoint` into `model` and `optimizer`.
+
+    FileFormatError for other names, shapes or kinds; then nothing changes. A sharded model takes
+    its shards. Wrappers around the saved or the present model do not matter. A tied weight needs
+    only one of its names.
+    """
     weights = fitted(payload["model"], model, name)
     check_shapes(model, weights, name)
     check_tied(weights, model, name)
@@ -114,10 +117,10 @@ def restore(
 
 
 def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payload:
-    """All that was saved: `model`, `optimizer`, `step`, and the further keys; on the CPU.
+    """Return all saved values on the CPU: `model`, `optimizer`, `step`, and the further keys.
 
-    Every byte of a directory is checked against its manifest first; FileFormatError names the file.
-    mapped: a directory's tensors are read when looked at, for a rank needs but a part of each.
+    Every byte of a directory is checked against its manifest first. FileFormatError names the file.
+    mapped: map a directory's tensors, because a rank needs only a part of each.
     """
     if isinstance(path_or_file, str | os.PathLike):
         path = Path(path_or_file)
@@ -142,6 +145,8 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
 
 
 def read_settings(path: Path) -> Payload:
-    """The `step`, `recipe`, `config` and `tokenizer` in a checkpoint. The tensors of a directory
-    are not read."""
+    """Return `step`, `recipe`, `config` and `tokenizer` of a checkpoint.
+
+    The tensors of a directory are not read.
+    """
     return read_checkpoint(path) if is_single_file(path) else read_directory_settings(path)

@@ -1,8 +1,8 @@
-"""One `.pt` file: what `torch.save` writes, its checksums compared before anything is made of it.
+"""Read one `.pt` file of `torch.save`, after a check of its checksums.
 
-`torch.load` takes a weight with a flipped bit as it is: the CRC-32 that the zip archive has of each
-of its entries is not looked at. Here it is, which costs half a millisecond a megabyte, about what
-`torch.load` takes. It guards against damage; against malice `weights_only=True` does, which runs no
+`torch.load` accepts a weight with a flipped bit, because it ignores the CRC-32 of each entry of the
+zip archive. `read_single` compares it. That costs half a millisecond a megabyte, about as much as
+`torch.load` itself. The CRC-32 finds damage. `weights_only=True` stops malice, because it runs no
 code.
 """
 
@@ -20,12 +20,15 @@ from scratchlm.files.file_kinds import check_downloaded
 
 
 def read_single(file: Path | IO[bytes], name: object) -> Any:
-    """The content of a `.pt` file; FileFormatError for one that is damaged, inflates, is of the
-    format without checksums that torch had before 1.6, or that only running code could read."""
+    """Return the content of a `.pt` file.
+
+    FileFormatError if the file is damaged, expands far beyond its size, needs code to run, or has
+    torch's format before 1.6, which has no checksums.
+    """
     if isinstance(file, Path):
         if file.is_dir():
             raise IsADirectoryError(f"a .pt checkpoint is a file ({file}); this is a directory")
-        if file.exists() and not file.is_file():  # a pipe would be waited for, a device has no end
+        if file.exists() and not file.is_file():  # a pipe blocks, a device has no end
             raise FileFormatError(f"a .pt checkpoint is a file ({file}); this is a pipe or device")
     start = 0 if isinstance(file, Path) else file.tell()
     num_bytes = _verified(file, name)
@@ -33,24 +36,24 @@ def read_single(file: Path | IO[bytes], name: object) -> Any:
         file.seek(start)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a foreign pickle; it loads or is refused
+            warnings.simplefilter("ignore")  # on a foreign pickle, which loads or raises
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # torch.load fails in a dozen ways on what it does not trust
+    except Exception:  # torch.load raises many kinds of error here
         raise FileFormatError(
             f"not a .pt file of tensors and plain values ({name}); it is damaged, or holds objects "
-            "that only an unsafe load would run: save it again with save_checkpoint"
+            "that run code when loaded: save it again with save_checkpoint"
         ) from None
     if not _within(content, num_bytes):
         raise FileFormatError(
-            f"a .pt file repeats itself without end ({name}); save it again with save_checkpoint"
+            f"a .pt file repeats its values too often ({name}); save it again with save_checkpoint"
         )
     return content
 
 
 def _verified(file: Path | IO[bytes], name: object) -> int:
-    """The bytes of its pickles, each entry being stored as it is, and as its CRC-32 says."""
+    """Check that each entry is uncompressed and has its CRC-32; return the bytes of the pickles."""
     damaged: str | None = "it is not a zip archive"
     try:
         with zipfile.ZipFile(file) as archive:
@@ -60,14 +63,14 @@ def _verified(file: Path | IO[bytes], name: object) -> int:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 damaged = "it is compressed"
             elif sum(entry.file_size for entry in entries) > size:
-                damaged = "its entries say that they are larger than the file"
+                damaged = "its entries claim more bytes than the file has"
             elif (bad := archive.testzip()) is not None:
-                damaged = f"{bad} has another checksum"
+                damaged = f"{bad} does not match its checksum"
             else:
                 return sum(each.file_size for each in entries if each.filename.endswith(".pkl"))
     except OSError:
         raise
-    except Exception:  # zipfile too: BadZipFile, RuntimeError, NotImplementedError, struct.error, …
+    except Exception:  # BadZipFile, RuntimeError, NotImplementedError, struct.error, …
         pass
     if isinstance(file, Path):
         check_downloaded(file)
@@ -78,8 +81,11 @@ def _verified(file: Path | IO[bytes], name: object) -> int:
 
 
 def _within(content: Any, most: int) -> bool:
-    """Whether no more than `most` values are in here: a value takes a byte of a pickle or more,
-    but a list may hold ten times another that holds ten times another, or hold itself."""
+    """Return whether `content` has at most `most` values.
+
+    Each value takes at least one byte of a pickle. But a list can hold the same list many times, at
+    many levels, or hold itself. Such a file would expand without limit.
+    """
     pending = [content]
     while pending:
         value = pending.pop()
