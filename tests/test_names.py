@@ -211,4 +211,4 @@ def test_what_is_typed_is_what_help_shows():
     assert list(inspect.signature(scratchlm.get_batch).parameters) == [
         "tokens", "batch_size", "context_length", "device", "generator",
     ]  # fmt: skip
-    assert scratchlm.generate.__doc__.startswith("The ids that follow")
+    assert scratchlm.generate.__doc__.startswith("Return the ids that follow")

@@ -322,8 +322,8 @@ def test_a_stream_is_refused_before_it_is_read(writer: TextGenerator, ask: Calla
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"overflow": "slide"}, r"ends where the context does \(overflow slide\); leave out"),
-        ({"beams": Beams(2)}, r"beams need no guesses \(a draft model\); leave it out"),
+        ({"overflow": "slide"}, r"cannot slide the context \(overflow slide\); leave out"),
+        ({"beams": Beams(2)}, r"beam search takes no draft model \(draft_model\); leave it out"),
     ],
 )
 def test_what_speculation_does_not_do_is_refused(

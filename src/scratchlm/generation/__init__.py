@@ -1,1 +1,1 @@
-"""Logits to text."""
+"""Generate text from a model's logits."""

@@ -1,14 +1,15 @@
-"""Beam search: the likeliest whole texts, not the likeliest next token.
+"""Beam search looks for the likeliest whole texts, not for the likeliest next token.
 
-The rules are those of Hugging Face `generate`. Of all one-token continuations of the running beams,
-the max(2, 1 + number of stop ids) · num_beams with the highest sums of log-probabilities are
-candidates: enough that num_beams of them go on even if all others end. A candidate that ends, by a
-stop id or at max_tokens, is finished if it is among the first num_beams; the best of the others run
-on. The score of a finished text is
+It follows the rules of Hugging Face `generate`. Each step extends every running beam by every
+token. The max(2, 1 + number of stop ids) · num_beams extensions with the highest sums of
+log-probabilities are the candidates: if all others end, num_beams of them still continue. A
+candidate ends at a stop id or at max_tokens. It is kept as a finished text if it ranks among the
+first num_beams. The best candidates that did not end become the running beams. The score of a
+finished text is
 
     (sum of log-probabilities) / (number of new ids, the stop id included) ^ length_penalty
 
-A search for a text: Graves 2012 (arXiv 1211.3711); the penalty: Wu et al. 2016 (arXiv 1609.08144).
+The search is by Graves 2012 (arXiv 1211.3711), the penalty by Wu et al. 2016 (arXiv 1609.08144).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from scratchlm.generation.strategies import Strategy
 @takes_synonyms()
 @dataclass(frozen=True)
 class Beams:
-    """How wide to search, and when to end; ValueError for a value out of its range.
+    """The settings of a beam search. It raises ValueError for a value out of its range.
 
-    early_stopping: True ends with num_beams finished texts. False ends when the best running beam,
-    scored at its present length, is below the worst of them. "never" scores it at the length most
-    in its favour: max_tokens, if length_penalty is positive.
+    early_stopping: True ends the search at num_beams finished texts. False ends it when the best
+    running beam, scored at its present length, is no better than the worst of these texts. "never"
+    scores this beam at the length that is best for it: max_tokens if length_penalty is positive.
     """
 
     num_beams: int = 4
@@ -46,7 +47,7 @@ class Beams:
         if not -20 <= self.length_penalty <= 20:
             raise ValueError(
                 f"length_penalty is from -20 to 20 ({self.length_penalty}); 1 compares "
-                "means, more favours long texts, less short ones"
+                "means, a larger value favours long texts, a smaller one short texts"
             )
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
@@ -54,22 +55,25 @@ class Beams:
             )
 
     def check(self, strategy: Strategy, num_return: int) -> None:
-        """ValueError for what beams do not do: to sample, or to give more texts than they are."""
+        """Raise ValueError if `strategy` samples, or if `num_return` is not in 1..num_beams."""
         if strategy.samples:
             name, value = strategy.samples
             raise ValueError(
-                f"beams search and do not sample ({name} {value}); leave it out, or num_beams"
+                f"beam search does not sample ({name} {value}); leave it out, or num_beams"
             )
         if not 1 <= num_return <= self.num_beams:
             raise ValueError(
-                f"beams give from 1 to num_beams texts ({num_return} of {self.num_beams}); raise "
-                "num_beams"
+                f"beam search returns 1 to num_beams texts ({num_return} of {self.num_beams}); "
+                "raise num_beams"
             )
 
 
 class _Beam(NamedTuple):
-    """A running beam: its sum of log-probabilities, penalties included, its new ids, and their
-    log-probabilities as the model gave them."""
+    """A running beam.
+
+    total: the sum of log-probabilities after the penalties. ids: the new ids. logprobs: their
+    log-probabilities before the penalties.
+    """
 
     total: float
     ids: list[int]
@@ -93,10 +97,10 @@ def beam_search(
 ) -> Iterator[list[Continuation]]:
     """Yield once: the `num_return` best texts, best first, with their scores.
 
-    What `strategy` does before the temperature acts on log-probabilities, which are not normalized
-    again. The cache follows the beams: it is reordered, never computed again.
+    It yields because callers use it in place of `sampling.decode`.
 
-    An iterator of one, so that it stands where `sampling.decode` does.
+    The parts of `strategy` that precede the temperature change the log-probabilities, which are
+    not normalized again. The cache is reordered with the beams and never computed again.
     """
     room, at_room = room_behind(prompt, decoder)
     if room <= 0:
@@ -105,14 +109,14 @@ def beam_search(
 
     width = beams.num_beams
     running = [_Beam(0.0, [], [])]
-    finished: list[tuple[float, Continuation]] = []  # with their scores, best first
+    finished: list[tuple[float, Continuation]] = []  # (score, text), best first
     logits = decoder.prefill([prompt])
     for length in range(1, room + 1):
         plain = log_p = logits[:, :vocab_size].float().log_softmax(-1)
         if strategy.looks_back:
             each = zip(log_p, running, strict=True)
             log_p = torch.stack([strategy.penalize(x, prompt, b.ids, stop) for x, b in each])
-        require_finite(log_p.flatten())  # a beam may have no way on, but not all of them
+        require_finite(log_p.flatten())  # at least one beam must have an allowed token
         sums = torch.tensor([beam.total for beam in running], device=log_p.device)
         totals = (log_p + sums[:, None]).flatten()
         count = min(max(2, 1 + len(stop)) * width, len(totals))
@@ -142,15 +146,17 @@ def beam_search(
         logits = decoder.step([beam.ids[-1] for beam in running])
     if len(finished) < num_return:
         raise ValueError(
-            f"the beams found fewer texts than are asked for ({len(finished)} of {num_return}); "
-            "ask for fewer, or ban fewer ids"
+            f"beam search found too few texts ({len(finished)} of {num_return}); ask for fewer, "
+            "or ban fewer ids"
         )
     yield [text for _, text in finished[:num_return]]
 
 
 def _settled(beams: Beams, scores: list[float], best: float, length: int, room: int) -> bool:
-    """Whether the search ends, with finished texts of these scores, best first, and running beams
-    whose largest sum is `best`."""
+    """Tell whether the search may end.
+
+    scores: of the finished texts, best first. best: the largest sum of a running beam.
+    """
     if len(scores) < beams.num_beams:
         return False
     if beams.early_stopping is True:

@@ -1,14 +1,15 @@
-"""The engine: sequences that grow together, one forward pass a step, over one KV cache.
+"""`Decoder` grows several sequences together: one forward pass a step, with one KV cache.
 
     decoder = Decoder(model, max_tokens=100)
     logits = decoder.prefill([[5, 6, 7], [8]])      # (2, vocab)
     logits = decoder.step([1, 2])                   # (2, vocab)
 
-Sampling, beams, speculation and chat all stand on these calls. The forward pass is the model's own.
+Sampling, beam search, speculative decoding and chat use these calls. The forward pass is the
+model's own.
 
-Prompts of different lengths are aligned at their ends: the shorter ones begin with padding, which
-no query attends and no position counts, so that every sequence is computed as if it were alone,
-and all write at the same place of the cache:
+Prompts of different lengths are aligned at their ends: the shorter ones start with padding (`.`).
+No query attends to padding, and positions do not count it. So each sequence gets the result that
+it would get alone, and all sequences write at the same place of the cache:
 
     . . a b c        positions  0 0 0 1 2
     d e f g h        positions  0 1 2 3 4
@@ -30,24 +31,23 @@ from scratchlm.model.kv_cache import ConstantShapes, KVCache
 from scratchlm.model.transformer import Transformer
 
 Overflow = Literal["stop", "slide"]
-CHUNK = 512  # tokens of a prompt in one pass: bounds the memory of a long one
-KEPT = 4  # caches of a compiled step that wait for the next prompt
-SHAPES = 256  # that it is compiled for; torch's own limit is 8, and then it is slow without a word
+CHUNK = 512  # prompt tokens in one pass: this bounds the memory that a long prompt needs
+KEPT = 4  # free caches that a compiled step keeps for the next prompt
+SHAPES = 256  # compiled shapes; torch's own limit is 8, and beyond it torch silently gets slow
 
 
 @takes_synonyms()
 class Decoder:
-    """A model and the sequences it is continuing.
+    """A model and the sequences that it continues.
 
-    model: in evaluation mode. max_tokens: how many are to be added, which bounds the cache's
-    memory. chunk: how many tokens of a prompt go through the model at once.
+    model: in evaluation mode. max_tokens: how many tokens the caller will add; this bounds the
+    cache's memory. chunk: how many tokens of a prompt go through the model at once.
 
-    overflow: what `step` does with a sequence that fills the model's context. "stop": it raises
-    ValueError, so whoever drives it stops before. "slide": the last half of the context is read
-    anew as if it were a prompt, and the sequence goes on from there; so it is with a prompt that is
-    too long.
+    overflow: what `step` does when a sequence fills the model's context. "stop" raises ValueError,
+    so the caller stops before. "slide" reads the last half of the context again, as a prompt, and
+    continues from there. It does the same with a prompt that is too long.
 
-    compiled: a `CompiledStep` of the model, for a step of constant shapes.
+    compiled: a `CompiledStep` of the model, which runs each step with constant shapes.
     """
 
     def __init__(
@@ -66,16 +66,18 @@ class Decoder:
         self.compiled = compiled
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
-        # A processor that does not multiply bf16 attends three times as fast in fp32.
+        # On a processor without bf16 arithmetic, attention is three times as fast in fp32.
         stored, native = model.embedding.weight.dtype, resolve_dtype("auto", self.device)
         self.cache_dtype = native if stored == torch.bfloat16 else stored
-        self.ids: list[list[int]] = []  # every sequence, its prompt included
-        self.lengths: list[int] = []  # how many of its last ids are in the cache
+        self.ids: list[list[int]] = []  # all ids of each sequence, the prompt included
+        self.lengths: list[int] = []  # the cache holds the last `lengths[i]` ids of sequence i
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Begin anew with these prompts, each of at least one id -> logits (batch, vocab) after
-        their last ids."""
+        """prompts, each of at least one id -> logits (batch, vocab) after their last ids.
+
+        The prompts replace the sequences of before.
+        """
         self.ids = [list(prompt) for prompt in prompts]
         seen = [ids if self._fits(ids) else ids[-self._half :] for ids in self.ids]
         self.lengths = [len(ids) for ids in seen]
@@ -86,22 +88,22 @@ class Decoder:
         return self.model.logits(self._read(padded, self.cache, self._offsets(longest))[:, -1])
 
     def step(self, ids: Sequence[int]) -> Tensor:
-        """One more id for every sequence -> logits (batch, vocab) of the next."""
+        """ids (batch,), one for each sequence -> logits (batch, vocab) of the next id."""
         return self.extend([[i] for i in ids])[:, -1]
 
     @torch.inference_mode()
     def extend(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """n more ids for every sequence -> logits (batch, n, vocab), after each of them.
+        """ids (batch, n), n for each sequence -> logits (batch, n, vocab) after each id.
 
-        Raises ValueError where a sequence would be longer than the context, unless it may slide,
-        which one id at a time may.
+        It raises ValueError if a sequence would exceed the context, unless `overflow` is "slide"
+        and n is 1.
         """
         count = len(ids[0])
         if max(self.lengths) + count > self.context_length:
             if self.overflow == "stop" or count > 1:
                 raise ValueError(
                     f"the context is full ({max(self.lengths)} of {self.context_length} tokens, "
-                    f"{count} to add); stop there, or let it slide"
+                    f"{count} to add); stop there, or set overflow to slide"
                 )
             self._slide()
         if self.cache.length + count > self.cache.context_length:
@@ -116,8 +118,10 @@ class Decoder:
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
-        """Sequence i becomes a copy of what sequence rows[i] was: beams are reordered, samples
-        multiplied, finished sequences dropped."""
+        """Replace sequence i by a copy of sequence rows[i].
+
+        This reorders beams, multiplies samples and drops finished sequences.
+        """
         if list(rows) == list(range(len(self.ids))):
             return
         places = torch.tensor(rows, device=self.device)
@@ -132,7 +136,7 @@ class Decoder:
         self._align()
 
     def rewind(self, count: int) -> None:
-        """Forget the last `count` ids of every sequence."""
+        """Remove the last `count` ids of every sequence."""
         if count:
             self.cache.length -= count
             self.ids = [ids[:-count] for ids in self.ids]
@@ -151,12 +155,17 @@ class Decoder:
         return len(ids) <= self.context_length or self.overflow == "stop"
 
     def _offsets(self, count: int = 0) -> list[int]:
-        """How much padding each sequence has, with `count` ids more than are in the cache."""
+        """Return how much padding each sequence has.
+
+        `count`: how many ids `lengths` already counts but the cache does not hold yet.
+        """
         return [self.cache.length + count - length for length in self.lengths]
 
     def _read(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
-        """ids (batch, seq), behind those in the cache -> what the last chunk's `hidden` is, or all
-        of it where it is short."""
+        """ids (batch, seq) that follow the cache -> `hidden` (batch, n, d_model) of the last chunk.
+
+        n is seq if the ids fit in one chunk.
+        """
         for chunk in ids.to(self.device).split(self.chunk, dim=1):
             start, end = cache.length, cache.length + chunk.shape[1]
             if not any(offsets):
@@ -173,13 +182,13 @@ class Decoder:
         return hidden
 
     def _align(self) -> None:
-        """Move the cache to its front by the padding that all sequences have."""
+        """Shift the cache to the front by the padding that all sequences share."""
         spare = min(self._offsets())
         if spare > 0:
             self.cache.forget_first(spare)
 
     def _slide(self) -> None:
-        """Read the last half of each full context anew, its keys and values in place of the old."""
+        """Read the last half of each full context again, and replace its keys and values."""
         kept = self._half
         full = [row for row, n in enumerate(self.lengths) if n == self.context_length]
         for row in full:
@@ -193,11 +202,11 @@ class Decoder:
 
 
 class CompiledStep:
-    """One token for every sequence as a graph of constant shapes, compiled at its first call.
+    """A graph of constant shapes that reads one token of every sequence.
 
-    `torch.compile` sees the whole cache, with a mask over what is filled, and so one graph serves
-    every step; on CUDA it replays it as a CUDA graph. ValueError for a model with windows, whose
-    attention cuts the keys by their number.
+    The first call compiles it. `torch.compile` sees the whole cache, and a mask hides the empty
+    part, so one graph serves every step. On CUDA it replays a CUDA graph. It raises ValueError for
+    a model with sliding windows, because their attention slices the keys by their number.
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
@@ -219,10 +228,11 @@ class CompiledStep:
     def lend_cache(
         self, borrower: object, batch_size: int, room: int, dtype: torch.dtype
     ) -> KVCache:
-        """An empty cache for at least `room` tokens, the borrower's until it is gone.
+        """Return an empty cache for at least `room` tokens, reserved until `borrower` is deleted.
 
-        Its length is a power of two, and it is lent again: the next prompt, though of another
-        length, finds the same shapes at the same place, and nothing is compiled anew.
+        Its length is a power of two (at most the context), and later borrowers get it again. So a
+        next prompt of another length has the same shapes and addresses, and torch does not
+        compile again.
         """
         room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
         del self._free[:-KEPT]
@@ -245,11 +255,11 @@ class CompiledStep:
     def __call__(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
         if self.view is None or self.view.keys is not cache.keys:
             self.view = ConstantShapes(cache)
-            for tensor in (cache.keys, cache.values):  # or a CUDA graph would copy them each time
+            for tensor in (cache.keys, cache.values):  # else a CUDA graph copies them at each step
                 torch._dynamo.mark_static_address(tensor, guard=False)
         self.view.index.fill_(cache.length)
         padding = torch.tensor(offsets, device=ids.device)[:, None]
         with compiling():
             logits = self.run(ids, padding, self.view)
         cache.advance(1)
-        return logits.clone()  # the graph's own memory is written again at the next step
+        return logits.clone()  # the next step overwrites the graph's own memory

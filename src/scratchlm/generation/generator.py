@@ -1,4 +1,4 @@
-"""Text in, text out: a model and its tokenizer, kept warm between prompts.
+"""`TextGenerator` continues texts: it holds a model and its tokenizer, ready for many prompts.
 
 writer = TextGenerator.load("runs/shakespeare")
 writer.generate("ROMEO:", max_tokens=50, temperature=0.8)
@@ -38,15 +38,16 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 Compile = Literal["auto", "on", "off"]
-COMPILE_FROM = 1_000  # tokens: for fewer, compiling takes longer than it saves
+COMPILE_FROM = 1_000  # tokens; for fewer, compiling takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written behind a prompt.
+    """The text that the model wrote after a prompt.
 
-    text ends before a stop string; ids are all that the model chose. logprobs: nats, before any
-    strategy, where asked for. score: of a beam. seconds: to the first token, and to the last.
+    text ends before a stop string; ids are all ids that the model chose. logprobs: in nats, before
+    any strategy, if the caller asked for them. score: of a beam, else None. seconds: until the last
+    token.
     """
 
     prompt: str
@@ -61,7 +62,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class _Job:
-    """What one call asks for; the fields are arguments of `TextGenerator.complete`."""
+    """The arguments of one call of `TextGenerator.complete`."""
 
     prompts: list[list[int]]
     max_tokens: int
@@ -76,15 +77,16 @@ class _Job:
 
 @takes_synonyms()
 class TextGenerator:
-    """A model made ready to write: on its device, its weights repacked once, its graph compiled.
+    """A model that is ready to generate: on its device, with repacked weights.
 
-    model: moves to the device. The generator holds a packed twin: make another one after training.
-    device: by default the model's. end_ids end a text (`<|endoftext|>`), start_ids begin a prompt.
-    weights: "stored", or "int8", a quarter of fp32's bytes (`generation.low_precision`).
-    compile: "auto" is for CUDA, from 1,000 tokens on; on a CPU it was never worth it.
-    draft_model: a smaller one with the same tokenizer, which guesses `num_draft` tokens at a time.
+    model: the generator moves it to the device and holds a packed copy. Make a new generator after
+    you change the weights. device: by default the model's. end_ids end a text (`<|endoftext|>`),
+    start_ids begin a prompt. weights: "stored", or "int8", which takes a quarter of the bytes of
+    fp32 (`generation.low_precision`). compile: "auto" compiles on CUDA from 1,000 tokens on; on a
+    CPU, compiling never saved time. draft_model: a smaller model with the same tokenizer, which
+    guesses `num_draft` tokens at a time.
 
-    ValueError, before the first token, for what cannot be done.
+    It raises ValueError for invalid arguments before the first token.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class TextGenerator:
             self.draft = packed(draft_model.to(place), weights)
         self.num_draft = num_draft
         self.tokenizer = tokenizer
-        # Ids that no token has: numbers that a tokenizer leaves out.
+        # A tokenizer may skip numbers: no token has these ids.
         self.holes = {i: -math.inf for i in range(len(tokenizer)) if i not in tokenizer.vocab}
         self.compile = compile
         self._compiled = CompiledStep(self.model) if compile == "on" else None
@@ -133,9 +135,10 @@ class TextGenerator:
         draft_path: str | os.PathLike[str] | None = None,
         **more: Any,
     ) -> TextGenerator:
-        """From a run, a checkpoint, a `.pt`, or a folder of the hub; dtype: by default as stored.
+        """Load a run, a checkpoint, a `.pt` file, or a Hugging Face folder.
 
-        more: arguments of the class. ValueError for a draft model with another tokenizer.
+        dtype: by default as stored. more: arguments of the class. It raises ValueError if the draft
+        model has another tokenizer.
         """
         place = resolve_device(device)
         loaded = load_with_tokenizer(path, tokenizer_path)
@@ -156,20 +159,26 @@ class TextGenerator:
         )
 
     def encode(self, prompt: str) -> list[int]:
-        """The ids of a prompt, whose special tokens count; an empty one starts a new document."""
+        """Return the ids of a prompt. Special tokens are encoded as such.
+
+        An empty prompt starts a new document.
+        """
         ids = self.start_ids + self.tokenizer.encode(prompt) or self.end_ids[:1]
         if not ids:
-            raise ValueError("the prompt is empty (''), and nothing marks a start; give a text")
+            raise ValueError("the prompt is empty (''), and there is no start token; give a text")
         return ids
 
     @takes_synonyms()
     def generate(self, prompt: str, max_tokens: int = 100, **how: Any) -> str:
-        """What follows the prompt, without it; the arguments are those of `complete`."""
+        """Return the text that follows the prompt. `how`: arguments of `complete`."""
         return self.complete([prompt], max_tokens, **how)[0].text
 
     @takes_synonyms()
     def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
-        """What follows the prompt, in pieces of whole characters; arguments as those of `steps`."""
+        """Yield the text that follows the prompt in pieces of whole characters.
+
+        `how`: arguments of `steps`.
+        """
         steps = self.steps(self.encode(prompt), max_tokens, **how)
         return (piece for piece, _ in steps if piece)
 
@@ -187,9 +196,10 @@ class TextGenerator:
         row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
-        """One text in the making: what each step adds (often half a character: nothing), and all.
+        """Yield after each step the piece of text that it adds, and the whole continuation.
 
-        row: with the same seed, the text is that of this row of a batch.
+        The piece is empty while a character is incomplete. row: with the same seed, the text is the
+        same as row `row` of a batch.
         """
         how, whole = self._strategy(strategy), [int(id) for id in ids]
         job = _Job([whole], max_tokens, 1, _listed(stop), overflow, logprobs, how, stop_ids, row)
@@ -212,11 +222,12 @@ class TextGenerator:
         progress: bool = False,
         **strategy: Any,
     ) -> list[Completion]:
-        """`num_samples` texts for each prompt, in order, all in one batch.
+        """Return `num_samples` texts for each prompt, in order, all from one batch.
 
-        strategy: fields of `Strategy`. stop, stop_ids: strings, and ids besides end_ids, that end a
-        text. beams: search instead of sampling, for the num_samples best texts. overflow: see
-        `Decoder`. generator: gives the seed, by default torch's own. progress: show a bar.
+        strategy: fields of `Strategy`. stop: strings that end a text. stop_ids: ids that end a
+        text, besides end_ids. beams: find the num_samples best texts by beam search instead of
+        sampling. overflow: see `Decoder`. generator: the source of the seed, by default torch's
+        own. progress: show a bar.
         """
         prompts, stop = _listed(prompts), _listed(stop)
         ids = [self.encode(prompt) for prompt in prompts]
@@ -237,7 +248,7 @@ class TextGenerator:
     def _batches(
         self, job: _Job, generator: torch.Generator | None
     ) -> list[Iterator[list[Continuation]]]:
-        """What is worked on together: everything, or with a draft model each text alone."""
+        """Return one batch for all texts, or with a draft model one batch for each text."""
         self._check(job)
         common: dict[str, Any] = {
             "stop": [*self.end_ids, *job.stop_ids],
@@ -251,7 +262,7 @@ class TextGenerator:
             return [decode(decoder, job.prompts, job.strategy, **how)]
         if job.overflow == "slide":
             raise ValueError(
-                "speculative decoding ends where the context does (overflow slide); leave out one"
+                "a draft model cannot slide the context (overflow slide); leave out one of the two"
             )
         each = [prompt for prompt in job.prompts for _ in range(job.num_samples)]
         large, small = self.model, self.draft
@@ -263,13 +274,13 @@ class TextGenerator:
         ]
 
     def _searches(self, job: _Job, beams: Beams) -> list[Iterator[list[Continuation]]]:
-        """One search for each prompt."""
+        """Return one search for each prompt."""
         self._check(job)
         beams.check(job.strategy, job.num_samples)
         if job.stop:
-            raise ValueError(f"beams end at end tokens alone (stop {job.stop[0]!r}); give ids")
+            raise ValueError(f"beam search takes no stop strings (stop {job.stop[0]!r}); give ids")
         if self.draft is not None:
-            raise ValueError("beams need no guesses (a draft model); leave it out, or the beams")
+            raise ValueError("beam search takes no draft model (draft_model); leave it out")
         how: dict[str, Any] = {"num_return": job.num_samples, "vocab_size": len(self.tokenizer)}
         how["stop"] = [*self.end_ids, *job.stop_ids]
         return [
@@ -302,7 +313,10 @@ class TextGenerator:
         max_tokens: int,
         progress: bool,
     ) -> list[tuple[str, Continuation, float, float]]:
-        """To the end: texts, continuations, and the seconds to the first token and to the last."""
+        """Run to the end, and return each text, its continuation, and two times.
+
+        The times are the seconds until the first and until the last token.
+        """
         start, first = time.perf_counter(), 0.0
         texts: list[str] = []
         rows: list[Continuation] = []
@@ -321,7 +335,7 @@ class TextGenerator:
 def stream(
     model: Transformer, tokenizer: BPETokenizer, prompt: str, max_tokens: int = 100, **how: Any
 ) -> Iterator[str]:
-    """`TextGenerator.stream` for one prompt: what a model writes behind it, in pieces of text."""
+    """Yield the text that a model writes after one prompt, by `TextGenerator.stream`."""
     return TextGenerator(model, tokenizer).stream(prompt, max_tokens, **how)
 
 

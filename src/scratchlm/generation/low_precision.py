@@ -1,10 +1,10 @@
-"""A twin of a model whose matrices lie in memory as a processor reads them fastest.
+"""`packed` makes a twin of a model, with matrices laid out so that a processor reads them fast.
 
-To write one token, every weight is read once and serves a handful of rows: the time is that of
-reading, and `F.linear` on a (out, in) matrix reads at a fraction of the memory's speed. The twin
-has the same forward pass, with other modules in the places of `Linear`. It is for generation: it
-holds copies of the matrices and shares the rest, so after a change of the model's weights, or for
-another device or dtype, make another.
+Each step of generation reads every weight once for a few rows. So reading takes most of the time,
+and `F.linear` reads an (out, in) matrix at a fraction of the memory's speed. The twin has the same
+forward pass, with other modules in place of `Linear`. It is for generation only: it holds copies
+of the matrices and shares the rest. Make a new twin after the model's weights change, and for
+another device or dtype.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from scratchlm.model.transformer import Transformer
 
 Weights = Literal["stored", "int8"]
 _DIRECT: dict[type[nn.Module], type[nn.Module]] = {}  # the classes that `_call_directly` makes
-INT8_STEP = 32  # numbers of a row; 16 is the step of torch's int8 product with AVX-512
-FEW = 16  # rows: for more, the arithmetic takes longer than the reading
+INT8_STEP = 32  # rows are padded to a multiple; torch's int8 product with AVX-512 needs 16
+FEW = 16  # rows; for more, the arithmetic takes longer than reading the weights
 
 
 def packed(
@@ -35,15 +35,16 @@ def packed(
     repack: bool = True,
     one_row: bool = False,
 ) -> Transformer:
-    """The twin, in evaluation mode; it shares with the model what is not repacked.
+    """Return the twin, in evaluation mode. It shares with the model what it does not repack.
 
-    "stored": the same numbers, repacked where the model is on a CPU that oneDNN knows. "int8":
-    `Int8Linear`; ValueError off the CPU, where torch has no such product. Modules with hooks, or
-    with a forward of their own, stay as they are, and run both.
+    weights: "stored" keeps the same numbers, and repacks them on a CPU that oneDNN supports. "int8"
+    uses `Int8Linear`, and raises ValueError on other devices, because torch has no such product
+    there. Modules with hooks or a forward of their own are not replaced, and these still run.
 
-    repack: False shares the stored matrices, too. That is for `torch.compile`, which lays them out
-    itself, and for a few tokens, which do not repay the work. one_row: one sequence, read once: the
-    copies for several rows, which take longest to make, are left out (`WidenedLinear`).
+    repack: False shares the stored matrices too. `torch.compile` needs that, because it lays out
+    the matrices itself; for a few tokens, repacking takes longer than it saves. one_row: the caller
+    generates one sequence. Then the twin leaves out the copies for several rows, which take longest
+    to make (`WidenedLinear`).
     """
     if weights not in get_args(Weights):
         raise ValueError(f"weights is stored or int8 ({weights!r}); give one of them")
@@ -61,9 +62,9 @@ def _twin(
     eager: bool,
     done: dict[nn.Module, nn.Module],
 ) -> Any:
-    # What torch.compile returns sets the attributes of the model in it: its copy would change both.
+    # A compiled module sets attributes on the module inside it, so a copy would change both.
     module = getattr(module, "_orig_mod", module)
-    if module in done:  # the rotary table stands in every layer
+    if module in done:  # every layer holds the same rotary table
         return done[module]
     changed = bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
     twin: nn.Module
@@ -89,8 +90,10 @@ def _twin(
 
 
 def _call_directly(twin: nn.Module) -> None:
-    """Without hooks, and with its parts where Python looks first: a hundred calls of modules are a
-    tenth of the time of a small model's token."""
+    """Make calls of `twin` skip the hooks, and put its parts where Python looks first.
+
+    The hundred module calls for one token take a tenth of a small model's time.
+    """
     kind = type(twin)
     if kind not in _DIRECT:
         _DIRECT[kind] = type(kind.__name__, (kind,), {"__call__": kind.forward})
@@ -100,7 +103,7 @@ def _call_directly(twin: nn.Module) -> None:
 
 
 def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bool) -> nn.Module:
-    weight = linear.weight.detach().contiguous()  # a user's may be another matrix, transposed
+    weight = linear.weight.detach().contiguous()  # a user's may be a transposed view
     bias = None if linear.bias is None else linear.bias.detach()
     if weights == "int8":
         return Int8Linear(weight, bias)
@@ -117,8 +120,10 @@ def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bo
 
 
 class OneKernelRMSNorm(nn.Module):
-    """`RMSNorm` by the kernel of layer norm, for torch has none of its own for a CPU, but eight
-    small ones: (x, -x) has the mean 0 and the variance mean(x²)."""
+    """`RMSNorm` with the kernel of layer norm, because (x, -x) has mean 0 and variance mean(x²).
+
+    On a CPU, torch has no kernel for RMSNorm and runs eight small ones.
+    """
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
@@ -136,11 +141,11 @@ class OneKernelRMSNorm(nn.Module):
 
 @cache
 def _multiplies_by_its_own_mkl() -> bool:
-    """Whether F.linear calls MKL, and that runs on a processor of its maker, Intel.
+    """Tell whether F.linear calls MKL on an Intel processor.
 
-    There it multiplies one row of fp32 a tenth to a third faster than oneDNN; on an EPYC of AMD it
-    took twice as long (docs/benchmarks.md). The name decides and not a clock, so that every process
-    computes the same.
+    There MKL multiplies one row of fp32 a tenth to a third faster than oneDNN. On an AMD EPYC it
+    took twice as long (docs/benchmarks.md). The processor's name decides, not a measured time, so
+    every process computes the same numbers.
     """
     told = Path("/proc/cpuinfo")
     name = told.read_text(encoding="utf-8") if told.exists() else platform.processor()
@@ -148,14 +153,14 @@ def _multiplies_by_its_own_mkl() -> bool:
 
 
 class OneDNNLinear(nn.Module):
-    """`Linear` on a matrix in oneDNN's blocked layout, chosen for a few rows.
+    """`Linear` with its matrix in oneDNN's blocked layout for a few rows.
 
-    but_one_row: it keeps the matrix as it is, too, and one row takes that.
+    but_one_row: keep the plain matrix too, and use it for one row.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, but_one_row: bool = False) -> None:
         super().__init__()
-        # For 8 rows: as fast for one as what it chooses for one, and faster for several.
+        # The layout for 8 rows is as fast for one row as the layout for 1, and faster for several.
         self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
         self.weight = weight if but_one_row else None
         self.bias = bias
@@ -167,11 +172,12 @@ class OneDNNLinear(nn.Module):
 
 
 class WidenedLinear(nn.Module):
-    """`Linear` in bf16 on a processor that does not multiply bf16.
+    """`Linear` in bf16 on a processor without bf16 arithmetic.
 
-    One row takes the matrix as it is. For several torch multiplies numbers one by one there, so
-    they take a copy and fp32 numbers: the same products, rounded to bf16 once. Making the copies of
-    a model takes as long as 70 tokens; without one (copied=False), each call widens the matrix.
+    One row uses the stored matrix. For several rows torch would multiply number by number on such a
+    processor, so they use a copy and fp32 arithmetic: the same products, rounded to bf16 once. The
+    copies of a model take as long to make as 70 tokens. With copied=False, each call widens the
+    matrix instead.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, copied: bool = True) -> None:
@@ -195,12 +201,15 @@ def _wide_copy(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 
 class HalfLinear(nn.Module):
-    """`Linear` of fp32 rows and a matrix in fp16, which FBGEMM widens as it multiplies: half the
-    bytes of fp32. A bf16 matrix loses nothing: it has 8 digits, and fp16 11."""
+    """`Linear` of fp32 rows with a matrix in fp16, which takes half the bytes of fp32.
+
+    FBGEMM widens the matrix as it multiplies. A bf16 matrix loses no digits: bf16 has 8 binary
+    digits, and fp16 has 11.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.nbytes = 2 * weight.numel()  # torch does not tell those of `packed`
+        self.nbytes = 2 * weight.numel()  # torch does not report the size of `self.packed`
         self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,20 +217,23 @@ class HalfLinear(nn.Module):
 
 
 def _fits_half(weight: Tensor) -> bool:
-    """weight (out, in): whether fp16 holds every row to 2^-12 of its norm, an eighth of what bf16
-    itself rounds off: it has more digits, but fewer sizes."""
+    """weight (out, in) -> whether fp16 changes each row by at most 2^-12 of its norm.
+
+    That is an eighth of bf16's own rounding. The check is needed because fp16 has more digits than
+    bf16, but a smaller range.
+    """
     wide = weight.float()
     lost = (wide.half().float() - wide).norm(dim=1)
     return bool((lost <= 2**-12 * wide.norm(dim=1)).all())
 
 
 class Int8Linear(nn.Module):
-    """`Linear` with W ≈ scale ⊙ q, where q is int8 and each row (output) has a scale.
+    """`Linear` with W ≈ scale ⊙ q, where q is int8 and each row (output) has one scale.
 
-    scale = max |row| / 127, q = round(row / scale): the plain symmetric rounding of arXiv
-    2208.07339, section 2.1, without its outliers. A few rows of x are multiplied in bf16 with q as
-    it is; for many, W is restored first. torch's product reads rows in whole steps of 16 and past
-    their ends, so rows of another length are padded with zeros.
+    scale = max |row| / 127, q = round(row / scale). This is the symmetric rounding of arXiv
+    2208.07339, section 2.1, without the treatment of outliers. A few rows of x multiply q in bf16;
+    for more rows, W is restored first. torch's product reads rows in steps of 16 and past their
+    ends, so rows of another length are padded with zeros.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -243,7 +255,8 @@ class Int8Linear(nn.Module):
             y = torch._weight_int8pack_mm(rows, self.quantized, self.scale)
             y = y.view(*x.shape[:-1], -1).to(x.dtype)
             return y if self.bias is None else y + self.bias
-        # In fp32 whatever x is: it costs a pass over W, and bf16 without its arithmetic far more.
+        # Multiply in fp32 for every dtype of x. It costs one pass over W; bf16 costs far more on a
+        # processor without bf16 arithmetic.
         restored = self.quantized[:, : x.shape[-1]] * self.scale.float()[:, None]
         y = F.linear(x.float(), restored, None if self.bias is None else self.bias.float())
         return y.to(x.dtype)

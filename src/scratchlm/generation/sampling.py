@@ -1,6 +1,6 @@
-"""Logits -> tokens: `decode` is the loop, `generate` the call.
+"""`decode` is the loop that turns logits into tokens, and `generate` calls it for one prompt.
 
-How a token is chosen is in `strategies.py`, the model and its cache are behind `decoder.py`.
+`strategies.py` chooses each token. `decoder.py` runs the model and its cache.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from scratchlm.generation.strategies import Strategy, draw
 from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
 from scratchlm.model.weight_names import unwrapped
 
-# Packing takes as long as 5 tokens, and then each is up to a fifth faster (124M, bf16).
+# Packing takes as long as 5 tokens. Then each token is up to a fifth faster (124M, bf16).
 PACK_FROM = 32
 FinishReason = Literal["stop", "length", "context"]
 
 
 class Uniforms:
-    """A row's random numbers: one a step, from a generator of its own.
+    """The random numbers of one row, from a generator of its own.
 
-    Seeded with (seed, row), so that a text does not depend on what is generated beside it. Numpy
-    mixes both into 128 bits; torch's generator takes 32, too few for 10,000 rows.
+    The seed is (seed, row), so a text does not depend on the other rows of its batch. Numpy mixes
+    both into 128 bits. torch's generator takes 32 bits, which are too few for 10,000 rows.
     """
 
     def __init__(self, seed: int, row: int) -> None:
         self.bits = np.random.PCG64([seed, row])
 
     def next(self) -> float:
-        """In [0, 1): 53 bits."""
+        """Return the next number in [0, 1), with 53 bits."""
         return int(self.bits.random_raw() >> 11) * 2.0**-53
 
 
 @dataclass
 class Continuation:
-    """One text in the making: the ids behind a prompt, without the one that stopped it.
+    """The ids that follow one prompt so far, without the id that stopped them.
 
-    logprobs: of each id, in nats, as the model gave it, before any strategy. finish_reason: "stop"
-    (a stop id or a stop string), "length" (max_tokens), "context" (no room), None while it grows.
+    logprobs: of each id, in nats, before any strategy. finish_reason: "stop" (a stop id or a stop
+    string), "length" (max_tokens), "context" (no room), or None while the text grows.
     """
 
     prompt: list[int]
@@ -69,11 +69,11 @@ def decode(
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
-    """Yield all continuations, before the first step and after each: `num_samples` of each prompt.
+    """Yield all continuations, `num_samples` of each prompt, before the first step and after each.
 
-    Whoever iterates may set a `finish_reason`: that one grows no more. What is finished leaves the
-    batch. The arguments are those of `generate`; the decoder says how many tokens, at most, and the
-    rows count from `first_row`.
+    The caller may set the `finish_reason` of a continuation to end it. Finished continuations leave
+    the batch. The arguments are those of `generate`, but `decoder.max_tokens` limits the length.
+    The number of the first row is `first_row`.
     """
     rows = [Continuation(list(prompt)) for prompt in prompts for _ in range(num_samples)]
     uniforms = [Uniforms(seed, first_row + i) for i in range(len(rows))]
@@ -86,7 +86,7 @@ def decode(
         which = [i // num_samples for i in range(len(rows))]
         decoder.select(which)
         logits = logits[which]
-    batch = list(range(len(rows)))  # which row each sequence of the decoder is
+    batch = list(range(len(rows)))  # sequence i of the decoder belongs to row batch[i]
     while True:
         logits = logits[:, :vocab_size].float()
         growing = [rows[i] for i in batch]
@@ -115,7 +115,11 @@ def decode(
 
 
 def _may_shrink(decoder: Decoder) -> bool:
-    """A compiled step is for one batch size: what is finished goes on unread, while it has room."""
+    """Tell whether finished rows may leave the batch.
+
+    A compiled step has a fixed batch size. So finished rows stay in it, ignored, while there is
+    room in the context.
+    """
     full = decoder.overflow == "stop" and max(decoder.lengths) >= decoder.context_length
     return decoder.compiled is None or full
 
@@ -128,7 +132,7 @@ def _finish(rows: Sequence[Continuation], decoder: Decoder) -> None:
 
 
 def room_behind(prompt: Sequence[int], decoder: Decoder) -> tuple[int, FinishReason]:
-    """How many ids may follow the prompt, and what is to blame that there are no more."""
+    """Return how many ids may follow the prompt, and which limit that is."""
     room = decoder.context_length - len(prompt)
     if decoder.overflow == "stop" and room < decoder.max_tokens:
         return room, "context"
@@ -154,7 +158,7 @@ def _draw(
 
 
 def require_finite(logits: Tensor) -> None:
-    """logits (..., vocab); NumericalError where nothing, or no number, is left to choose from."""
+    """logits (..., vocab). Raise NumericalError if a row's largest logit is not finite."""
     largest = logits.amax(-1)
     if not largest.isfinite().all():
         cause = "every token is banned" if largest.isneginf().any() else "the model diverged"
@@ -181,16 +185,17 @@ def generate(
     overflow: Overflow = "stop",
     **more: Any,
 ) -> list[int]:
-    """The ids that follow the prompt `ids`, one sequence of at least one id.
+    """Return the ids that follow the prompt `ids`, which is one sequence of at least one id.
 
-    It ends after `max_tokens`, before a `stop` id, or where the context is full, unless `overflow`
-    is "slide" (see `Decoder`). generator: gives the seed of the text, by default torch's own.
-    vocab_size: ids at or above it are never chosen (an embedding padded past its tokenizer). more:
-    further fields of `Strategy`.
+    The text ends after `max_tokens`, before a `stop` id, or at the end of the context. `overflow`
+    "slide" continues past the context (see `Decoder`). generator: the source of the seed, by
+    default torch's own. vocab_size: no id at or above it is chosen, if the embedding is larger than
+    the tokenizer. more: other fields of `Strategy`.
 
-    ValueError, before the first id, for a prompt that is empty, too long, or of other ids.
-    From `PACK_FROM` tokens on it packs the weights anew at each call, as `TextGenerator` does once.
-    `TextGenerator` takes and gives text; `generate_batch` takes several prompts.
+    It raises ValueError before the first id if the prompt is empty, is too long, or has an id that
+    is not in the vocabulary. Each call for `PACK_FROM` tokens or more repacks the weights;
+    `TextGenerator` repacks them once. `TextGenerator` works on text; `generate_batch` takes several
+    prompts.
     """
     prompt = _one_row(ids)
     if isinstance(stop, str | int):
@@ -205,7 +210,7 @@ def generate(
 
 
 def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
-    """A prompt (seq,) or (1, seq) as a list; ValueError for anything else."""
+    """ids (seq,) or (1, seq) -> a list of ids. It raises ValueError for anything else."""
     prompt = ids if isinstance(ids, Tensor) else as_ids(ids, torch.device("cpu"))
     if prompt.is_floating_point():
         raise ValueError(f"ids are whole numbers ({prompt.dtype}); give those of a tokenizer")
@@ -230,14 +235,15 @@ def generate_batch(
     vocab_size: int | None = None,
     overflow: Overflow = "stop",
 ) -> list[list[int]]:
-    """`generate` for prompts of any lengths together: the new ids of each, `num_samples` times.
+    """Return the new ids of `num_samples` texts for each prompt, all from one batch.
 
-    Each is what it would be alone, up to rounding; its random numbers depend on its place alone.
+    The prompts may have different lengths. A text does not depend on the others, up to rounding:
+    its random numbers depend only on its place in the batch.
     """
     model = transformer_of(model)
     check_prompts(prompts, max_tokens, model.config, overflow, vocab_size)
     strategy.check(vocab_size or model.config.vocab_size, max_tokens)
-    # A twin that lives no longer than the call: weights may change between two calls.
+    # The twin is made again at each call because the weights may change between two calls.
     alone = len(prompts) * num_samples == 1
     twin = packed(model, repack=max_tokens >= PACK_FROM, one_row=alone)
     *_, rows = decode(
@@ -248,7 +254,7 @@ def generate_batch(
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
-    """The next seed that a generator gives: another at every call, the same after `manual_seed`."""
+    """Return the generator's next seed: a new one at each call, the same after `manual_seed`."""
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(
             f"generator is a torch.Generator ({generator!r:.40}); give "
@@ -259,11 +265,14 @@ def draw_seed(generator: torch.Generator | None = None) -> int:
 
 
 def transformer_of(model: nn.Module) -> Transformer:
-    """The model inside `torch.compile`, DDP and the like, which decode no faster than it."""
+    """Return the model inside wrappers such as `torch.compile` and DDP.
+
+    The wrappers do not make decoding faster.
+    """
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):
         raise ValueError(
-            f"only a scratchlm Transformer generates here ({type(inner).__name__}); load one with "
+            f"the model is not a scratchlm Transformer ({type(inner).__name__}); load one with "
             "load_model"
         )
     return inner
@@ -276,12 +285,12 @@ def check_prompts(
     overflow: Overflow,
     vocab_size: int | None = None,
 ) -> None:
-    """ValueError for what no model of this shape can continue."""
+    """Raise ValueError if a model of this shape cannot continue the prompts."""
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     if not 1 <= vocab_size <= config.vocab_size:
         raise ValueError(
-            f"vocab_size is from 1 to the model's {config.vocab_size} ({vocab_size}); give that of "
-            "the tokenizer"
+            f"vocab_size is from 1 to the model's {config.vocab_size} ({vocab_size}); give the "
+            "tokenizer's"
         )
     if not isinstance(max_tokens, int):
         raise ValueError(f"max_tokens is a whole number ({max_tokens!r}); give one, like 100")

@@ -1,12 +1,12 @@
-"""Speculative decoding: a small model drafts a few tokens, the large one checks them in one pass.
+"""Speculative decoding: a small model drafts a few tokens, and the large model checks them at once.
 
-A drafted id x, drawn from the draft's distribution q, is kept with probability min(1, p(x) / q(x)),
-where p is the large model's; if it is not, the next is drawn from max(p - q, 0), normalized, and
-the rest of the draft is thrown away. What comes out is distributed as p, whatever the draft is: it
-only has to be right often to be fast.  Leviathan et al. 2022 (arXiv 2211.17192, algorithm 1)
+The draft draws an id x from its distribution q. The large model has the distribution p, and keeps x
+with probability min(1, p(x) / q(x)). If it rejects x, the next id is drawn from max(p - q, 0),
+normalized, and the rest of the draft is dropped. The result is distributed as p for every draft; a
+better draft only makes decoding faster.  Leviathan et al. 2022 (arXiv 2211.17192, algorithm 1)
 
-p and q are behind the strategy. Greedy decoding puts all mass on one id, and gives what the large
-model alone gives, up to the rounding of a pass over several tokens.
+The strategy is applied before p and q are formed. Greedy decoding puts all mass on one id. It gives
+the same text as the large model alone, up to the rounding of a pass over several tokens.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ def speculate(
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
-    """`sampling.decode` for one prompt, with the help of `draft`, whose ids mean the same.
+    """Yield what `sampling.decode` yields for one prompt, faster with `draft`.
 
-    num_draft: how many ids are guessed before each check. Neither decoder slides (`overflow`
-    "stop"); where the draft's context ends, the large model goes on alone.
+    draft: a smaller model with the same vocabulary. num_draft: how many ids it guesses before each
+    check. Neither decoder may slide (`overflow` "stop"). When the draft's context is full, the
+    large model continues alone.
     """
     text = Continuation(list(prompt))
     uniforms = Uniforms(seed, first_row)
 
     def distribution(logits: Tensor, drafted: Sequence[int]) -> Tensor:
-        """logits (vocab,) -> probabilities (vocab,), after the text and what is drafted."""
+        """logits (vocab,) after the text and `drafted` -> probabilities (vocab,)."""
         logits = logits[:vocab_size].float()
         logits = strategy.penalize(logits, text.prompt, [*text.ids, *drafted], stop)
         require_finite(logits)
@@ -65,7 +66,7 @@ def speculate(
             ahead = draft.extend([unread])[0, -1] if draft.ids else draft.prefill([unread])[0]
             guesses.append(distribution(ahead, drafted))
             drafted.append(_draw(guesses[-1], uniforms))
-        # One pass of the large model judges all of them, and gives one id more.
+        # One pass of the large model judges all drafted ids and gives one more id.
         if not decoder.ids:
             logits = decoder.prefill([whole])
             logits = torch.cat((logits, decoder.extend([drafted])[0])) if drafted else logits
@@ -99,15 +100,17 @@ def _judge(
     distribution: Callable[[Tensor, Sequence[int]], Tensor],
     uniforms: Uniforms,
 ) -> tuple[int, int]:
-    """logits (1 + drafted, vocab) -> how many drafted ids are kept, and the id behind them."""
+    """logits (1 + drafted, vocab) -> how many drafted ids are kept, and the id after them."""
     for place, (id, q) in enumerate(zip(drafted, guesses, strict=True)):
         p = distribution(logits[place], drafted[:place])
         if uniforms.next() * float(q[id]) >= float(p[id]):
             rest = (p - q).clamp(min=0)
-            return place, _draw(rest if rest.any() else p, uniforms)  # p = q but for rounding
+            return place, _draw(
+                rest if rest.any() else p, uniforms
+            )  # rest is 0 if p = q up to rounding
     return len(drafted), _draw(distribution(logits[len(drafted)], drafted), uniforms)
 
 
 def _draw(weights: Tensor, uniforms: Uniforms) -> int:
-    """weights (vocab,), not negative -> an id, with a probability in proportion to its weight."""
+    """weights (vocab,), none negative -> an id, drawn in proportion to its weight."""
     return int(draw(weights.log(), torch.tensor(uniforms.next(), dtype=torch.float64)))

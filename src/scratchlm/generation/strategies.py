@@ -1,8 +1,9 @@
-"""Each strategy for choosing the next token: a pure function on logits, with its formula.
+"""Each strategy for choosing the next token is a pure function on logits.
 
-logits (..., vocab) float -> (..., vocab): those that look back take one sequence and its ids
-instead, logits (vocab,) and ids (n,). What may not be drawn becomes -inf. `docs/sampling.md` shows
-what each does to a distribution; `Strategy` applies them, in the order they stand here.
+A strategy maps logits (..., vocab) float -> (..., vocab). A strategy that depends on earlier ids
+takes one sequence: logits (vocab,) and ids (n,). An id that must not be drawn gets -inf.
+`docs/sampling.md` shows what each strategy does to a distribution. `Strategy` applies them in the
+order of this file.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from scratchlm.config import takes_synonyms
 
-CANDIDATES = 256  # a nucleus is looked for among so many first
+CANDIDATES = 256  # the likeliest ids, among which a nucleus is searched first
 
 
 def bias_logits(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
-    """logits (..., vocab): l_i + bias_i for the ids that have one."""
+    """logits (..., vocab): l_i + bias_i for each id i in `bias`."""
     ids = torch.tensor(list(bias), device=logits.device)
     added = torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
     return logits.index_add(-1, ids, added.expand(*logits.shape[:-1], -1))
@@ -29,7 +30,8 @@ def bias_logits(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """logits (vocab,), seen ids (n,): l -> l / penalty where l > 0, l * penalty where l < 0.
 
-    `seen` is the prompt and what followed.  CTRL, Keskar et al. 2019 (arXiv 1909.05858, 4.1).
+    `seen`: the ids of the prompt and of the text after it.  CTRL, Keskar et al. 2019 (arXiv
+    1909.05858, 4.1).
     """
     chosen = logits[seen]
     return logits.scatter(0, seen, torch.where(chosen > 0, chosen / penalty, chosen * penalty))
@@ -38,7 +40,7 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def penalize_presence(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
     """logits (vocab,), new ids (n,) without the prompt: l - penalty for each id that occurs.
 
-    The formula, and that of `penalize_frequency`, is of OpenAI's API reference.
+    This formula and the one of `penalize_frequency` are from OpenAI's API reference.
     """
     return logits.index_put((new,), logits[new] - penalty)
 
@@ -51,8 +53,8 @@ def penalize_frequency(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
 def ban_repeated_ngrams(logits: Tensor, seen: Sequence[int], size: int) -> Tensor:
     """logits (vocab,), all ids so far: no run of `size` ids occurs twice.
 
-    An id is banned if it would complete a run that is there.  Paulus et al. 2017 (arXiv 1705.04304,
-    2.5).
+    It bans each id that would complete a run which occurred before.  Paulus et al. 2017 (arXiv
+    1705.04304, 2.5).
     """
     start = tuple(seen[len(seen) - size + 1 :]) if size > 1 else ()
     ends = [
@@ -64,7 +66,7 @@ def ban_repeated_ngrams(logits: Tensor, seen: Sequence[int], size: int) -> Tenso
 
 
 def ban(logits: Tensor, ids: Sequence[int]) -> Tensor:
-    """logits (..., vocab): these ids become -inf, as end tokens do before a minimum length."""
+    """logits (..., vocab): these ids become -inf."""
     return logits.index_fill(
         -1, torch.tensor(list(ids), dtype=torch.long).to(logits.device), -math.inf
     )
@@ -73,10 +75,10 @@ def ban(logits: Tensor, ids: Sequence[int]) -> Tensor:
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     """logits (..., vocab): l / T, which sharpens p to p^(1/T) for T below 1 and flattens it above.
 
-    Ackley, Hinton and Sejnowski 1985. The largest is taken off first, which changes no probability:
-    then no T, however small, overflows them all.
+    Ackley, Hinton and Sejnowski 1985. The largest logit is subtracted first. This changes no
+    probability, and the largest stays 0, so even a tiny T does not make all logits infinite.
     """
-    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 2**-149)  # fp32's smallest
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 2**-149)  # the smallest fp32
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -102,17 +104,17 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_top_p_quickly(logits: Tensor, p: float) -> Tensor:
-    """What `keep_top_p` gives, without sorting a whole vocabulary where the nucleus is small."""
+    """logits (..., vocab): the result of `keep_top_p`. A small nucleus needs no full sort."""
     vocab = logits.shape[-1]
     if vocab <= CANDIDATES:
         return keep_top_p(logits, p)
     ordered, ids = logits.topk(CANDIDATES)
     mass = logits.softmax(-1).gather(-1, ids).cumsum(-1)
-    last = (mass < p).sum(-1, keepdim=True)  # the place of the id that reaches p
+    last = (mass < p).sum(-1, keepdim=True)  # the rank of the id that reaches p
     if (last >= CANDIDATES - 1).any() or ((mass - p).abs() < 1e-6).any():  # rounding would decide
         return keep_top_p(logits, p)
     border = ordered.gather(-1, last)
-    if (ordered.gather(-1, last + 1) == border).any():  # which of equals stays, the sort decides
+    if (ordered.gather(-1, last + 1) == border).any():  # for equal logits the sort decides
         return keep_top_p(logits, p)
     return logits.masked_fill(logits < border, -math.inf)
 
@@ -128,8 +130,9 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 def keep_typical(logits: Tensor, p: float) -> Tensor:
     """logits (..., vocab): keep the ids whose surprise is nearest the mean surprise, up to mass p.
 
-    By | -log p_i - H |, least first, where H = -Σ p log p; the id that reaches p, and equals of
-    it, are kept.  Locally typical sampling, Meister et al. 2022 (arXiv 2202.00666)
+    It orders ids by | -log p_i - H |, least first, where H = -Σ p log p. It also keeps the id that
+    reaches p, and ids with an equal distance.  Locally typical sampling, Meister et al. 2022 (arXiv
+    2202.00666)
     """
     log_p = logits.log_softmax(-1)
     entropy = -(log_p.exp() * log_p).nansum(-1, keepdim=True)
@@ -143,31 +146,31 @@ def keep_typical(logits: Tensor, p: float) -> Tensor:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """logits (..., vocab), uniform (...) in [0, 1) -> ids (...): the inverse of the distribution.
+    """logits (..., vocab), uniform (...) in [0, 1) -> ids (...), by inverse transform sampling.
 
-    The first id whose cumulative probability is above the uniform number. In fp64, so that an id of
-    probability 1e-7 among 100,000 has its share.
+    It returns the first id whose cumulative probability exceeds the uniform number. It computes in
+    fp64, so that among 100,000 ids one of probability 1e-7 is drawn as often as it should be.
     """
-    if logits.device.type == "mps":  # has no fp64
+    if logits.device.type == "mps":  # MPS has no fp64
         logits = logits.cpu()
     mass = logits.double().softmax(-1).cumsum(-1)
     uniform = uniform.to(mass)
-    threshold = uniform.unsqueeze(-1) * mass[..., -1:]  # rounding may leave it below 1
+    threshold = uniform.unsqueeze(-1) * mass[..., -1:]  # rounding may leave the sum below 1
     return torch.searchsorted(mass, threshold, right=True).squeeze(-1)
 
 
 @takes_synonyms()
 @dataclass(frozen=True)
 class Strategy:
-    """How the next id is chosen; ValueError for a value out of its range.
+    """How to choose the next id. It raises ValueError for a value out of its range.
 
-    Temperature 0 is greedy, and top_p 0 keeps the likeliest. A field at its default is off; so are
-    top_k 0, top_p 1, typical_p 1 and min_p 0.
+    Temperature 0 is greedy, and top_p 0 keeps the likeliest id. A field at its default is off; so
+    are top_k 0, top_p 1, typical_p 1 and min_p 0.
 
-    They act in this order, which is that of Hugging Face `generate` (the presence and frequency
-    penalties are not there): logit_bias, repetition_penalty, presence_penalty, frequency_penalty,
+    The fields act in the order of Hugging Face `generate` (the presence and frequency penalties
+    are not there): logit_bias, repetition_penalty, presence_penalty, frequency_penalty,
     no_repeat_ngram_size, min_new_tokens; then, unless greedy, temperature, top_k, top_p, min_p,
-    typical_p. Those before the temperature change what greedy decoding and beams find too.
+    typical_p. The fields before the temperature also change greedy decoding and beam search.
     """
 
     temperature: float = 1.0
@@ -212,7 +215,7 @@ class Strategy:
         return self.temperature == 0
 
     def check(self, vocab_size: int, max_tokens: int) -> None:
-        """ValueError for what this vocabulary, or so many tokens, have no place for."""
+        """Raise ValueError if a field does not fit this vocabulary or `max_tokens`."""
         if self.min_new_tokens > max_tokens:
             raise ValueError(
                 f"min_new_tokens is more than max_tokens ({self.min_new_tokens} of {max_tokens}); "
@@ -225,15 +228,17 @@ class Strategy:
         for id in self.logit_bias:
             if not 0 <= id < vocab_size:
                 raise ValueError(
-                    f"logit_bias is for an id that is not in the vocabulary ({id} of "
-                    f"{vocab_size}); see scratchlm-tokenize --show"
+                    f"logit_bias has an id that is not in the vocabulary ({id} of {vocab_size}); "
+                    "see scratchlm-tokenize --show"
                 )
 
     def penalize(
         self, logits: Tensor, prompt: Sequence[int], new: Sequence[int], stop: Iterable[int] = ()
     ) -> Tensor:
-        """logits (vocab,) of one sequence, whose ids are `prompt` and then `new` -> (vocab,): what
-        acts on every way of decoding. `stop` are the ids that end a text."""
+        """logits (vocab,) after the ids of `prompt` and `new` -> (vocab,).
+
+        It applies the fields before the temperature. stop: the ids that end a text.
+        """
         if self.logit_bias:
             logits = bias_logits(logits, self.logit_bias)
         if self.repetition_penalty != 1:
@@ -251,7 +256,10 @@ class Strategy:
         return logits
 
     def filter(self, logits: Tensor) -> Tensor:
-        """logits (..., vocab) -> (..., vocab), whose softmax is the distribution drawn from."""
+        """logits (..., vocab) -> (..., vocab). The softmax is the distribution to draw from.
+
+        It applies the temperature and the fields after it.
+        """
         logits = scale_temperature(logits, self.temperature)
         if self.top_k:
             logits = keep_top_k(logits, self.top_k)
@@ -265,7 +273,7 @@ class Strategy:
 
     @property
     def samples(self) -> tuple[str, object] | None:
-        """The first field set that is for sampling alone, with its value."""
+        """Return the first field that is set and only affects sampling, with its value."""
         for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
             if (value := getattr(self, name)) != (1.0 if name == "temperature" else None):
                 return name, value
@@ -273,7 +281,7 @@ class Strategy:
 
     @property
     def looks_back(self) -> bool:
-        """Whether `penalize` does anything."""
+        """Tell whether `penalize` changes anything."""
         return bool(
             self.logit_bias
             or self.repetition_penalty != 1

@@ -1,4 +1,4 @@
-"""Ids -> text as it comes, in pieces that never cut a character or give away a stop string."""
+"""`TextStream` turns ids into pieces of text, without cut characters and without stop strings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 
 
 class TextStream:
-    """The text of one sequence of ids, given one at a time.
+    """The text of one sequence of ids, which come one at a time.
 
-    A token may end in the middle of a UTF-8 sequence, or of what may become a stop string: that
-    much waits for the next. What is left at the end, or is not UTF-8, becomes U+FFFD, as in
-    `tokenizer.decode`.
+    A token may end inside a UTF-8 sequence, or inside a possible stop string. The stream holds this
+    part back until the next ids. Bytes that are not UTF-8, or are incomplete at the end, become
+    U+FFFD, as in `tokenizer.decode`.
 
-    `stopped` is set at the first stop string to be complete; it and what follows are no part of the
-    text. `count` is how many ids have come. ValueError for a stop string that is empty.
+    The first complete stop string sets `stopped`. The text ends before it. `count`: how many ids
+    came. It raises ValueError for an empty stop string.
     """
 
     def __init__(self, tokenizer: BPETokenizer, stop: Sequence[str] = ()) -> None:
@@ -30,12 +30,12 @@ class TextStream:
         self._held = ""
 
     def push(self, id: int) -> str:
-        """The text that is certain now and was not before; often none."""
+        """Return the text that `id` completes. It is often empty."""
         self.count += 1
         return self._release(self._decoder.decode(self.tokenizer.decode_bytes([id])))
 
     def close(self) -> str:
-        """What was held back, when no more ids come."""
+        """Return the text that was held back, after the last id."""
         text = self._release(self._decoder.decode(b"", final=True))
         rest, self._held = self._held, ""
         return text if self.stopped else text + rest
@@ -47,7 +47,7 @@ class TextStream:
         found = [(at + len(each), at) for each in self.stop if (at := text.find(each)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            _, start = min(found)  # that which ends first, wherever tokens end
+            _, start = min(found)  # the one that ends first, so token boundaries do not matter
             return text[:start]
         kept = max((_overlap(text, each) for each in self.stop), default=0)
         self._held = text[len(text) - kept :]
@@ -55,7 +55,7 @@ class TextStream:
 
 
 def check_stop(stop: Sequence[str], ids: Sequence[int] = (), vocab_size: int = 0) -> None:
-    """ValueError for a stop string that would end every text, and an id that no text has."""
+    """Raise ValueError if a stop string is empty, or a stop id is not in the vocabulary."""
     if "" in stop:
         raise ValueError("a stop string is not empty (''); leave it out")
     for id in ids:
@@ -67,7 +67,7 @@ def check_stop(stop: Sequence[str], ids: Sequence[int] = (), vocab_size: int = 0
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the text's last characters are the first ones of `stop`."""
+    """Return the length of the longest end of `text` that is a proper prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
@@ -75,7 +75,7 @@ def _overlap(text: str, stop: str) -> int:
 def text_pieces(
     ids: Iterable[int], tokenizer: BPETokenizer, stop: Sequence[str] = ()
 ) -> Iterator[str]:
-    """The text of a stream of ids, by `TextStream`; it ends at the first stop string."""
+    """Yield the text of a stream of ids in pieces, up to the first stop string."""
     text = TextStream(tokenizer, stop)
     for each in ids:
         if piece := text.push(each):
@@ -89,7 +89,10 @@ def text_pieces(
 def with_text(
     steps: Iterable[list[Continuation]], tokenizer: BPETokenizer, stop: Sequence[str] = ()
 ) -> Iterator[tuple[list[str], list[Continuation]]]:
-    """The steps of `sampling.decode` with what each adds to the texts; a stop string ends one."""
+    """Yield the steps of `sampling.decode`, each with the text that it adds to every row.
+
+    A stop string ends a row.
+    """
     texts: list[TextStream] = []
     for rows in steps:
         texts = texts or [TextStream(tokenizer, stop) for _ in rows]
