@@ -241,7 +241,7 @@ def test_an_error_leaves_the_conversation_as_it_was(writer, monkeypatch):
 
 def test_retry_replaces_the_last_reply(writer):
     conversation = Conversation(writer, find_template("chatml", writer))
-    with pytest.raises(ValueError, match="nothing was said"):
+    with pytest.raises(ValueError, match="no message to answer again"):
         conversation.retry()
     list(conversation.reply("hi", 3, **always(writer, "a")))
     list(conversation.reply("more", 3, **always(writer, "a")))
@@ -525,7 +525,7 @@ REFUSED = [
     ("/set logit_bias 99999=1", "99999"),
     ("/set max_tokens 0", "(0)"),
     ("/set seed -3", "(-3)"),
-    ("/retry", "nothing was said"),
+    ("/retry", "no message to answer again"),
     ("/save", "write /save FILE"),
     ("/save no/folder.json", "no such folder (no)"),
     ("/save notes.txt", "something else has this name (notes.txt)"),

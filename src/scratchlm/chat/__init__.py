@@ -1,1 +1,1 @@
-"""Conversations with a model."""
+"""Hold conversations with a model."""

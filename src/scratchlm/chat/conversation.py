@@ -1,4 +1,4 @@
-"""Talking with a model: what was said, and its replies as they come.
+"""`Conversation` keeps the messages of a chat and streams the model's replies.
 
 writer = TextGenerator.load("Qwen3-0.6B")
 conversation = Conversation(writer, find_template("auto", writer), system="Be brief.")
@@ -19,16 +19,16 @@ from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import Continuation, FinishReason
 from scratchlm.tokenizer.chat_template import Message
 
-Pieces = Generator[str, None, None]  # which may be closed before its end
+Pieces = Generator[str, None, None]  # the caller may close it early
 
 
 class Conversation:
-    """What was said so far, in `messages` (a user's and the assistant's by turns), and the model
-    that replies.
+    """A chat: the model that replies, and the `messages` so far.
 
-    What no longer fits the context is still in `messages`, but the model does not read it: room for
-    the reply comes first, of max_tokens or half the context, whichever is less. Then `complete`
-    is False. `finish_reason`: why the last reply ended; None where it was interrupted.
+    `messages` alternate between the user and the assistant. The context keeps room for the reply:
+    max_tokens or half the context, whichever is less. Messages that no longer fit stay in
+    `messages`, but the model does not read them, and `complete` is False. `finish_reason`: why the
+    last reply ended; None if it was interrupted.
     """
 
     def __init__(
@@ -42,30 +42,30 @@ class Conversation:
         self.finish_reason: FinishReason | None = None
 
     def reply(self, text: str, max_tokens: int = 256, **how: Any) -> Pieces:
-        """What the model says to that, in pieces as they come; the arguments are those of
-        `TextGenerator.steps`.
+        """Yield the model's reply to `text` in pieces. `how`: arguments of `TextGenerator.steps`.
 
-        An iterator that is closed, or interrupted by Ctrl-C, leaves the reply as far as it came; an
-        error leaves the conversation as it was. ValueError for a message that is too long.
+        If the caller closes the iterator, or presses Ctrl-C, `messages` keep the partial reply. If
+        an error occurs, the conversation does not change. It raises ValueError for a message that
+        is too long.
         """
         return self._reply(self.messages, text, max_tokens, how)
 
     def retry(self, max_tokens: int = 256, **how: Any) -> Pieces:
-        """Another reply to the last message, in place of the one there is."""
+        """Yield another reply to the last message. It replaces the old reply."""
         if not self.messages:
-            raise ValueError("nothing was said that could be answered again; write a message")
+            raise ValueError("there is no message to answer again; write one")
         *before, said, _ = self.messages
         return self._reply(before, said["content"], max_tokens, how)
 
     def reset(self) -> None:
-        """Forget what was said; the system text stays."""
+        """Delete the messages and keep the system text."""
         self.messages = []
         self.complete = True
 
     def _reply(
         self, before: list[Message], text: str, max_tokens: int, how: dict[str, Any]
     ) -> Pieces:
-        # By itself first: where it cannot be encoded, the error tells the place in this text.
+        # Encode the text alone first, so that an error names the place in this text.
         self.writer.tokenizer.encode(text, allowed_special="none")
         said: Message = {"role": "user", "content": text}
         context_length = self.writer.model.config.context_length
@@ -92,7 +92,7 @@ class Conversation:
             raise
 
     def to_json(self) -> str:
-        """For a file."""
+        """Return the conversation as JSON text for a file."""
         content = {
             "template": self.template.name,
             "system": self.system,
@@ -108,10 +108,11 @@ class Conversation:
         name: str | os.PathLike[str] = "text",
         template: str | None = None,
     ) -> Conversation:
-        """What `to_json` gave, with the template it names or another.
+        """Read the text that `to_json` returned.
 
-        name: of the file, for errors: FileFormatError for what is no conversation, ValueError for a
-        template that is not the tokenizer's.
+        name: of the file, for errors. template: replaces the template that the text names. It
+        raises FileFormatError if the text is not a conversation, and ValueError if the template
+        does not fit the tokenizer.
         """
         content = _checked(text, name)
         found = find_template(template or content["template"], writer)
@@ -121,7 +122,7 @@ class Conversation:
 
 
 def is_conversation(text: bytes) -> bool:
-    """Whether `from_json` takes it."""
+    """Tell whether `from_json` accepts `text`."""
     try:
         _checked(text, "")
     except FileFormatError:
@@ -140,22 +141,24 @@ def _checked(text: str | bytes, name: str | os.PathLike[str]) -> dict[str, Any]:
     if template not in TEMPLATES[1:]:
         raise _broken(name, f"template is {template!r}")
     if system is not None and not _is_text(system):
-        raise _broken(name, "system is no text")
+        raise _broken(name, "system is not a text")
     if not isinstance(messages, list) or len(messages) % 2:
-        raise _broken(name, "messages are no list of a user's and the assistant's by turns")
+        raise _broken(name, "messages is not a list of user and assistant messages by turns")
     for i, message in enumerate(messages):
         role = ("user", "assistant")[i % 2]
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            raise _broken(name, f"message {i} is no role and content")
+            raise _broken(name, f"message {i} is not an object of role and content")
         if message["role"] != role or not _is_text(message["content"]):
-            raise _broken(name, f"message {i} is no text of the {role}")
+            raise _broken(name, f"message {i} is not a text of the {role}")
     return content
 
 
 def _is_text(value: object) -> bool:
-    """A string that can be encoded: without a lone surrogate."""
+    """Tell whether `value` is a string that UTF-8 can encode, without lone surrogates."""
     return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
 
 
 def _broken(name: str | os.PathLike[str], what: str) -> FileFormatError:
-    return FileFormatError(f"no conversation ({name}: {what}); give a file that /save wrote")
+    return FileFormatError(
+        f"the file is not a conversation ({name}: {what}); give a file that /save wrote"
+    )

@@ -1,4 +1,4 @@
-"""A conversation without turns: one running text. And the choice of a template for a model."""
+"""`RunningText` is a chat without turns, and `find_template` chooses a model's template."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from scratchlm.tokenizer.chat_template import (
 
 
 class RunningText:
-    """No turns: one text, which the user and a base model write by turns.
+    """One text without turn markers, which the user and a base model write together.
 
-    What the model reads is what stands on the screen: a user's text begins a line, and the model
-    continues it; an empty one lets it go on where it stopped. A system text is the first line.
+    The model reads exactly the text on the screen. A user's message starts a new line, and the
+    model continues it. After an empty message, the model continues where it stopped. A system text
+    is the first line.
     """
 
     name = "plain"
@@ -29,9 +30,9 @@ class RunningText:
         self.writer = writer
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
-        """The text in at most `room` ids: the oldest are left out, those of the system text never.
+        """Return the text in at most `room` ids: drop the oldest ids, but keep the system text.
 
-        ValueError where the last message alone does not fit, or there is no text at all.
+        It raises ValueError if the last message alone does not fit, or if there is no text.
         """
         head = list(self.writer.start_ids)
         if system is not None:
@@ -57,7 +58,10 @@ TEMPLATES = ("auto", RunningText.name, *FORMS)
 
 
 def find_template(name: str, writer: TextGenerator) -> Template:
-    """The template of this name; "auto" is the first whose markers the tokenizer has, or plain."""
+    """Return the template `name`.
+
+    "auto" takes the first template whose markers the tokenizer has, or else "plain".
+    """
     if name not in TEMPLATES:
         raise ValueError(f"no such template ({name!r}); give one of {', '.join(TEMPLATES)}")
     if name == "auto":
@@ -68,5 +72,5 @@ def find_template(name: str, writer: TextGenerator) -> Template:
 
 
 def _begun_line(text: str) -> str:
-    """With a line end after what there is."""
+    """Return `text` with a line end, unless it is empty or already has one."""
     return text if not text or text.endswith("\n") else text + "\n"
