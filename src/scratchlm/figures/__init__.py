@@ -1,1 +1,1 @@
-"""Logs and models as pictures; the extra `viz` draws them."""
+"""Draw figures of logs and models; drawing needs the extra `viz`."""

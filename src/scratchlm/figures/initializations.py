@@ -1,6 +1,6 @@
-"""Figures; to draw them needs the extra `viz`.
+"""`draw_init` compares the initializations of a model; drawing needs the extra `viz`.
 
-draw_init(init_runs(config, tokens), "init.png", "title")    how weights start, and what follows
+draw_init(init_runs(config, tokens), "init.png", "title")
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups
 
 BATCH_SIZE, LR = 8, 1e-3
-LARGEST = 100_000_000  # parameters: four runs of it take hours on a CPU
+LARGEST = 100_000_000  # parameters; four runs of this size take hours on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
 class InitRun:
-    """What one strategy gives. activations: the residual stream's root mean square behind the
-    embedding and each layer; gradients: the norm of each layer's, over that of its weights; losses:
-    of the first steps."""
+    """The measurements of one initialization.
+
+    activations: the root mean square of the residual stream after the embedding and after each
+    layer, at the first step. gradients: for each layer, the norm of its gradients divided by the
+    norm of its weights, at the first step. losses: of each step.
+    """
 
     activations: list[float]
     gradients: list[float]
@@ -43,7 +46,7 @@ class InitRun:
 
 
 def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Ids of a language with something to learn: each mostly calls for one of four others."""
+    """Return ids that a model can learn: 90 % of them are one of four followers of the last id."""
     rng = np.random.default_rng(seed)
     followers = rng.integers(vocab_size, size=(vocab_size, 4))
     choices, noise = rng.integers(4, size=count), rng.random(count) < 0.1
@@ -55,12 +58,12 @@ def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> np
 
 
 def check_size(config: ModelConfig) -> None:
-    """ValueError for a model that is too large to be trained four times for a figure."""
+    """Raise ValueError if the model is too large to train it four times for a figure."""
     size = count_parameters(config).total
     if size > LARGEST:
         raise ValueError(
-            f"the model is too large to be trained four times ({size:,} parameters); give one of "
-            f"{LARGEST:,} or less, such as --config shakespeare"
+            f"the model is too large to train it four times ({size:,} parameters); give one of at "
+            f"most {LARGEST:,}, such as --config shakespeare"
         )
 
 
@@ -72,7 +75,10 @@ def init_runs(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[Init, InitRun]:
-    """Every strategy on the same batches of `tokens` (a 1-D array of ids), AdamW at one rate."""
+    """Train with every initialization on the same batches, with AdamW at a constant rate.
+
+    tokens: a 1-D array of ids.
+    """
     runs: dict[Init, InitRun] = {}
     for init in get_args(Init):
         torch.manual_seed(seed)
@@ -115,7 +121,10 @@ def _relative_gradient(layer: nn.Module) -> float:
 
 
 def draw_init(runs: dict[Init, InitRun], path: str | os.PathLike[str], title: str) -> None:
-    """One PNG: signals forth and back by layer, and the first losses. Nothing half-written."""
+    """Write one PNG: activations and gradients by layer, and the first losses.
+
+    An interrupted write leaves no partial file.
+    """
     figure, axes = _figure(3, title)
     for name, run in runs.items():
         axes[0].plot(range(len(run.activations)), run.activations, marker="o", label=name)
@@ -138,13 +147,16 @@ def draw_init(runs: dict[Init, InitRun], path: str | os.PathLike[str], title: st
 
 
 def require_matplotlib() -> None:
-    """ValueError, with the remedy, where it is not installed."""
+    """Raise ValueError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("figures need matplotlib (not installed); pip install 'scratchlm[viz]'")
 
 
 def visible_text(text: str) -> str:
-    """Without line breaks, and what matplotlib's font has no glyph for as its code point."""
+    """Replace line breaks and tabs by signs, and characters without a glyph by their code points.
+
+    The glyphs are those of matplotlib's font.
+    """
     from matplotlib.font_manager import findfont, get_font
 
     glyphs = get_font(findfont("DejaVu Sans"))

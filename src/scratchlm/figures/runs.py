@@ -1,4 +1,4 @@
-"""Training runs beside each other, from their logs; to draw it needs the extra `viz`.
+"""`draw_runs` compares training runs by their logs; drawing needs the extra `viz`.
 
 draw_runs(read_runs(["runs/a", "runs/b"]), "run.png")
 """
@@ -29,27 +29,28 @@ PANELS = {
     "tokens_per_second": "tokens a second",
 }
 KEYS = (*PANELS, "val_loss", "mfu")
-PARTS = 30  # the average looks back over one of so many parts of the longest run
-EARLY = 0.05  # of a run: its steepest part, which would flatten the rest
-FEW = 10  # runs that a palette can tell apart, and a panel's legend can hold
+PARTS = 30  # the average looks back over 1/30 of the longest run
+EARLY = 0.05  # of a run; the loss axis ignores this steep part, which would flatten the rest
+FEW = 10  # runs; a palette has this many distinct colours, and a panel's legend this much room
 
 
 @dataclass(frozen=True)
 class Curve:
-    """x and y of the lines that have a finite value."""
+    """The x and y of the log lines that have a finite value."""
 
     x: list[float]
     y: list[float]
 
 
-Run = dict[str, Curve]  # by the keys of a line
+Run = dict[str, Curve]  # a curve for each of KEYS
 
 
 def read_runs(paths: Sequence[str], x: XAxis = "step") -> dict[str, Run]:
-    """By name: that of the run's folder, or all of the path where two folders have one name.
+    """Read each run, and return the runs by name.
 
-    A path is a run's folder, or its log. ValueError for one without a log, without a step in it, or
-    without what `x` asks for; FileFormatError for a damaged line.
+    A path is a run's folder or its log. The name is the folder's name, or the whole path if two
+    names are equal. It raises ValueError for a path without a log, a log without a step, and a log
+    without the numbers for `x`. It raises FileFormatError for a damaged line.
     """
     logs = [_find_log(path) for path in paths]
     if len(set(logs)) < len(logs):
@@ -79,8 +80,8 @@ def _read_run(log: Path, x: XAxis) -> Run:
         else:
             place = tokens = _needed(line, "tokens", log)
         if x == "time":
-            # Of training alone: without validations, checkpoints, and what is between two starts.
-            if tokens_before is None:  # a fork's first line counts what was trained before it
+            # Count only training: no validation, no checkpoints, no time between two starts.
+            if tokens_before is None:  # the first line of a fork counts the tokens before the fork
                 tokens_before = tokens - tokens / max(1, line["step"])
             seconds += (tokens - tokens_before) / _needed(line, "tokens_per_second", log)
             place, tokens_before = seconds, tokens
@@ -102,7 +103,7 @@ def _needed(line: dict[str, Any], key: str, log: Path) -> float:
 
 
 def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
-    """None for what is not there, null (an unknown MFU), or not finite."""
+    """Return the number, or None if it is missing, null (an unknown MFU) or not finite."""
     value = line.get(key)
     if value is None:
         return None
@@ -110,22 +111,23 @@ def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise FileFormatError(
-            f"{key} is no number ({log}, step {line['step']}: {value!r:.40}); delete that line"
+            f"{key} is not a number ({log}, step {line['step']}: {value!r:.40}); delete that line"
         ) from None
     return number if math.isfinite(number) else None
 
 
 def draw_runs(runs: dict[str, Run], path: str | os.PathLike[str], x: XAxis = "step") -> None:
-    """One PNG, of `new_figure`. Nothing half-written."""
+    """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(runs, x)
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120)
 
 
 def new_figure(runs: dict[str, Run], x: XAxis = "step") -> Any:
-    """A matplotlib figure: loss, learning rate, gradient norm and throughput, a colour a run.
+    """Return a matplotlib figure: loss, learning rate, gradient norm and throughput.
 
-    Faint is what was logged; over it its exponential moving average, with one beta for all runs.
+    Each run has one colour. A faint line shows the logged values. A strong line shows their
+    exponential moving average, with the same beta for all runs.
     """
     require_matplotlib()
     from matplotlib import colormaps
@@ -165,12 +167,12 @@ def _scale(axes: dict[str, Any], runs: Sequence[Run], window: int) -> None:
     axes["grad_norm"].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes["tokens_per_second"].yaxis.set_major_formatter("{x:,.0f}")
     speeds = [value for run in runs for value in run["tokens_per_second"].y]
-    if speeds:  # all of it from 0 on, but for a step that was much faster than the others
+    if speeds:  # show all values from 0 on, except rare steps that were much faster
         axes["tokens_per_second"].set_ylim(0, 1.2 * float(np.percentile(speeds, 98)))
 
 
 def _name_runs(figure: Any, throughput: Any, runs: dict[str, Run], colors: Sequence[Any]) -> None:
-    """Above the panels by name; beside the throughput by its median."""
+    """Write the runs' names above the panels, and their medians into the throughput panel."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=color) for color in colors]
@@ -190,7 +192,7 @@ def _draw_curve(axis: Any, curve: Curve, window: int, color: Any) -> None:
 
 
 def _medians(run: Run) -> str:
-    """The medians of tokens a second and of MFU, as far as they are known."""
+    """Return the medians of tokens a second and of MFU, if the log has them."""
     known = []
     if run["tokens_per_second"].y:
         known.append(f"{median(run['tokens_per_second'].y):,.0f}")
@@ -200,14 +202,17 @@ def _medians(run: Run) -> str:
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """`Smoothed` after each value, looking back over about `window` of them."""
+    """Return the moving average after each value, over about `window` values (`Smoothed`)."""
     average = Smoothed(1 - 1 / window)
     return [average.update(value) for value in values]
 
 
 def loss_limits(runs: Sequence[Run], window: int) -> tuple[float, float]:
-    """The range of the losses after the early part of each run, without their rarest spikes, and
-    with its last average."""
+    """Return the range of the loss axis.
+
+    It covers the losses after the early part of each run, without the rarest spikes, and the last
+    average of each run.
+    """
     ends: list[float] = []
     for run in runs:
         loss, validation = run["loss"], run["val_loss"]

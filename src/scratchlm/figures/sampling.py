@@ -1,4 +1,4 @@
-"""One distribution, before and after each strategy; to draw it needs the extra `viz`.
+"""`draw_sampling` shows one distribution before and after each strategy; it needs the extra `viz`.
 
 draw_sampling(made_up(), "sampling.png")    docs/sampling.png
 """
@@ -22,9 +22,9 @@ from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import check_prompts, require_finite
 from scratchlm.generation.strategies import Strategy, keep_top_p
 
-BARS = 16  # the likeliest tokens; the rest of the vocabulary is one bar more
+BARS = 16  # the likeliest tokens; one more bar shows the rest of the vocabulary
 WIDEST = 14  # characters of a label
-BEFORE, AFTER, CUT = "#c9ced6", "#0072b2", "#d55e00"  # the last two are of Okabe and Ito's palette
+BEFORE, AFTER, CUT = "#c9ced6", "#0072b2", "#d55e00"  # the last two: Okabe and Ito's palette
 DIM = "#5c6570"
 
 SAID = "the cat sat on the mat , the dog sat on the mat , and the bird sat on the"
@@ -38,8 +38,10 @@ PER_MILLE = {
 
 @dataclass(frozen=True)
 class NextToken:
-    """What a model says comes next. logits: (vocab,); text and its ids: what they follow; name: an
-    id as text."""
+    """The logits (vocab,) of the token that follows `text`.
+
+    ids: of `text`. name: returns an id as text.
+    """
 
     logits: Tensor
     text: str
@@ -48,7 +50,10 @@ class NextToken:
 
 
 def made_up() -> NextToken:
-    """A distribution in words, with a likeliest one that was said before, and a tail."""
+    """Return a made-up distribution over words.
+
+    It has a long tail, and the likeliest word already occurs in the text.
+    """
     words = list(PER_MILLE)
     logits = torch.tensor(list(PER_MILLE.values())).log()
     return NextToken(logits, SAID.replace(" ,", ","), list(map(words.index, SAID.split())),
@@ -56,7 +61,7 @@ def made_up() -> NextToken:
 
 
 def of_model(writer: TextGenerator, prompt: str) -> NextToken:
-    """What the model says of the token behind `prompt`; ValueError for one it cannot read."""
+    """Return the model's logits after `prompt`. Raise ValueError if the model cannot read it."""
     ids = writer.encode(prompt)
     check_prompts([ids], 1, writer.model.config, "stop")
     logits = Decoder(writer.model, 1).prefill([ids])[0, : len(writer.tokenizer)].float()
@@ -69,7 +74,7 @@ def of_model(writer: TextGenerator, prompt: str) -> NextToken:
 
 
 def examples(logits: Tensor) -> dict[str, Strategy]:
-    """A value for each strategy, and what its part of the figure is called."""
+    """Return an example of each strategy, by the title of its panel."""
     likeliest = logits.topk(5).indices.tolist()
     bias = {likeliest[0]: -math.inf, likeliest[4]: 2.0}
     return {
@@ -89,21 +94,24 @@ def examples(logits: Tensor) -> dict[str, Strategy]:
 
 
 def distribution_after(strategy: Strategy, next_token: NextToken) -> Tensor:
-    """The probabilities (vocab,) that are drawn from; all of the text counts as the model's own."""
+    """Return the probabilities (vocab,) after the strategy.
+
+    The whole text counts as generated, not as the prompt.
+    """
     logits = strategy.penalize(next_token.logits, [], next_token.ids)
-    # A temperature of 0 is argmax, as is a nucleus of 0.
+    # Temperature 0 is argmax, and top_p 0 is the same.
     return (keep_top_p(logits, 0) if strategy.greedy else strategy.filter(logits)).softmax(-1)
 
 
 def draw_sampling(next_token: NextToken, path: str | os.PathLike[str]) -> None:
-    """One PNG, of `new_figure`. Nothing half-written."""
+    """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(next_token)
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120, pil_kwargs={"optimize": True})
 
 
 def new_figure(next_token: NextToken) -> Any:
-    """A matplotlib figure: for each strategy the distribution before (outlines) and after."""
+    """Return a matplotlib figure: the distribution before (outlines) and after each strategy."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -112,7 +120,7 @@ def new_figure(next_token: NextToken) -> Any:
     order = before.argsort(descending=True, stable=True)
     labels = [_label(next_token.name(id)) for id in order[:BARS].tolist()]
     labels.append(f"{len(order) - BARS:,} others")
-    edge = min(2 * float(before.max()), 1.0)  # a bar that is longer has its value written on it
+    edge = min(2 * float(before.max()), 1.0)  # a longer bar gets its value as a label
 
     figure = Figure(figsize=(10, 12.8))
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)
@@ -136,7 +144,7 @@ def new_figure(next_token: NextToken) -> Any:
 
 
 def _summary(before: Tensor, after: Tensor) -> str:
-    """(vocab,) both -> how many tokens are left, what they held, and the entropy."""
+    """before, after (vocab,) -> how many tokens are left, their mass before, the entropy after."""
     kept = after > 0
     if kept.all():
         return f"all tokens · {_entropy(after):.2f} nats"
@@ -151,19 +159,19 @@ def _percent(share: float) -> str:
 
 
 def _bars(probabilities: Tensor) -> list[float]:
-    """(vocab,), likeliest first -> the first ones, and the sum of the others."""
+    """probabilities (vocab,), likeliest first -> the first `BARS`, and the sum of the others."""
     return [*probabilities[:BARS].tolist(), float(probabilities[BARS:].sum())]
 
 
 def _entropy(probabilities: Tensor) -> float:
-    """(vocab,) -> nats."""
+    """probabilities (vocab,) -> the entropy in nats."""
     return float(torch.special.entr(probabilities).sum())
 
 
 def _draw_bars(
     axis: Any, before: list[float], after: list[float], labels: list[str], edge: float
 ) -> None:
-    """The same rows twice: filled, and as outlines around them."""
+    """Draw `after` as filled bars and `before` as outlines."""
     from matplotlib.ticker import MaxNLocator
 
     rows = range(len(labels))
@@ -189,6 +197,6 @@ def _draw_bars(
 
 
 def _label(token: str) -> str:
-    """A token's text, short, with its spaces to be seen."""
+    """Return a token's text, shortened, with visible spaces."""
     text = visible_text(token).replace(" ", "␣")
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
