@@ -97,9 +97,9 @@ TOKENIZER_CALLS = {
     "tokenizer.decode(5)": r"one row of whole numbers \(5\)",
     "tokenizer.decode(torch.tensor([[1, 2]]))": "one row of whole numbers",
     "tokenizer.decode([1.0])": "one row of whole numbers",
-    "train_bpe('the cat sat\\non it', 300)": "train_bpe_from_texts takes texts in memory",
-    "train_bpe(['the cat sat', 'on it'], 300)": "texts are for train_bpe_from_texts",
-    "train_bpe('x' * 300, 300)": "texts are for train_bpe_from_texts",
+    "train_bpe('the cat sat\\non it', 300)": "pass texts to train_bpe_from_texts",
+    "train_bpe(['the cat sat', 'on it'], 300)": "pass texts in memory to train_bpe_from_texts",
+    "train_bpe('x' * 300, 300)": "pass texts in memory to train_bpe_from_texts",
     "train_bpe_from_texts(['a'], '300')": r"vocab_size is a whole number \('300'\)",
 }
 

@@ -25,7 +25,7 @@ special tokens  1
 pattern         gpt2
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-bytes a token, of tokens that are not special
+bytes per token, without special tokens
    1        7  ########################################
    2        2  ############
    3        1  ######
@@ -86,7 +86,7 @@ def test_what_is_not_the_default_is_named() -> None:
     report = inspect(tokenizer, word="the")
     for line in (
         "normalization   NFC",
-        "ignore_merges   a piece that is a token is that token",
+        "ignore_merges   a piece in the vocabulary is not merged",
         "special tokens  25",
         "  and 5 more",
         "pattern         qwen2",

@@ -1,1 +1,1 @@
-"""Byte-level BPE: cutting text into pieces, learning merges, encoding and decoding, files."""
+"""Byte-level BPE: cut text into pieces, learn merges, encode, decode, read and write files."""

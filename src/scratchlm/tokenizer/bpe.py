@@ -1,8 +1,9 @@
 """Byte-level BPE tokenizer: text to ids and back (Sennrich et al. 2016, arXiv 1508.07909; GPT-2).
 
-A text is split at its special tokens, the rest is cut into pieces by a pattern, and each piece is
-encoded apart: it starts as one token a byte, and as long as two neighbours form a pair that was
-learned, the pair learned first is merged, the leftmost where it stands several times.
+The tokenizer splits a text at its special tokens, and a pattern cuts the rest into pieces. The
+tokenizer encodes each piece separately. At first, each byte of the piece is one token. Then the
+tokenizer merges the adjacent pair of lowest rank (the pair learned first), the leftmost one if the
+pair occurs several times. It repeats this until no adjacent pair is a learned merge.
 """
 
 from __future__ import annotations
@@ -77,23 +78,24 @@ FOREIGN = {
 @knows_names(FOREIGN)
 @takes_synonyms()
 class BPETokenizer:
-    """Byte-level BPE from a vocabulary and its merges, in the order of their rank.
+    """Byte-level BPE from a vocabulary and its merges, listed by rank.
 
-    `vocab` gives each id its bytes; special tokens that are not in it get the next ids, in their
-    order. Text outside special tokens is cut by `pattern` (one expression, or a tuple of cuts that
-    follow one another; see `patterns`), and every piece is merged by itself.
-    `ignore_merges`: a piece that is a token of `vocab` is that token, whatever its merges say (as
-    in Llama 3's file). `normalization`: a form that text is brought to first ("NFC" in Qwen's
-    file), by this Python's Unicode; decoding gives the normalized text. `normalized_tokens`: those
-    special tokens that are looked for after that (GPT-NeoX's runs of spaces). `unk_token` stands
-    for a byte that `vocab` has not, and with `fuse_unk` for several in a row; without it such a
-    byte is left out, which a warning says once. All of these can be read back as attributes,
-    `vocab` with the special tokens, and must not be changed.
+    vocab: the bytes of each id. Special tokens that it lacks get the next ids, in their order.
+    pattern: cuts the text outside special tokens into pieces: one expression, or a tuple of
+        expressions that cut one after another (see `patterns`). Merges stay inside a piece.
+    ignore_merges: a piece that is in `vocab` becomes that token without merging (Llama 3's file).
+    normalization: the Unicode form that text is converted to first ("NFC" in Qwen's file), with
+        this Python's Unicode version. Decoding returns the normalized text.
+    normalized_tokens: the special tokens to find after normalization (GPT-NeoX's runs of spaces).
+    unk_token: replaces a byte that `vocab` lacks. Without it, encoding drops such a byte and warns
+        once.
+    fuse_unk: one `unk_token` replaces several unknown bytes in a row.
 
-    `len()` is the largest id + 1, the size that a model's vocabulary must have.
+    Each argument is also an attribute (`vocab` includes the special tokens). Do not change them.
+    `len()` is the largest id + 1: the vocabulary size that a model needs.
 
-    ValueError where an id is negative, two ids have the same bytes, a merge is listed twice or its
-    parts or product are not in the vocabulary, or a special token is empty or repeated.
+    ValueError if an id is negative, two ids have the same bytes, a merge is listed twice, its parts
+    or its product are not in the vocabulary, or a special token is empty or repeated.
 
     >>> tokens = [b"t", b"h", b"e", b" ", b"c", b"a", b"th", b"the", b" c"]
     >>> merges = [(b"t", b"h"), (b" ", b"c"), (b"th", b"e")]
@@ -153,7 +155,7 @@ class BPETokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
-        """A tokenizer learned from texts in memory; `train_bpe_from_texts` has more to choose."""
+        """Train a tokenizer on texts in memory. `train_bpe_from_texts` has more options."""
         training = Training(vocab_size, ("<|endoftext|>",), GPT2, 0, None)
         return cls.from_parts(training.learn_from_texts(texts, None))
 
@@ -167,21 +169,21 @@ class BPETokenizer:
 
     @property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """The merges, the one learned first first."""
+        """The merges by rank: the first was learned first."""
         return self._merges.as_bytes
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The little-endian type of ids in arrays and files: uint16 for up to 65,536 of them."""
+        """The type of stored ids: little-endian uint16 for up to 65,536 ids, else uint32."""
         return np.dtype("<u2" if len(self) <= 1 << 16 else "<u4")
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex of what it is, whatever file it came from; see `content_hash`."""
+        """SHA-256 (hex) of the content. The file format does not change it; see `content_hash`."""
         return content_hash(self.parts)
 
     def token_to_id(self, token: str) -> int:
-        """The id of a token, special or not, by its text; ValueError where there is none."""
+        """Return the id of the token, special or not, with this text. ValueError if none has it."""
         try:
             special = self._special_ids.get(token)
             return self._id_of[token.encode()] if special is None else special
@@ -193,20 +195,23 @@ class BPETokenizer:
     # Encoding
 
     def encode(self, text: str, allowed_special: str | Collection[str] = "all") -> list[int]:
-        """The ids of a text.
+        """Return the ids of a text.
 
-        `allowed_special`: "all", "none", or the special tokens that are to become their id; the
-        others, and in text from an untrusted source all, are read as plain text. ValueError for
-        any other string, an unknown special token, or a lone surrogate in the text (with its
-        place).
+        allowed_special: "all", "none", or a collection of the special tokens that become their id.
+            The tokenizer reads other special tokens as plain text. Pass "none" for untrusted text.
+
+        ValueError for any other string, for an unknown special token, and for a lone surrogate in
+        the text (the message gives its position).
         """
         return self.encode_array(text, allowed_special).tolist()
 
     def encode_array(
         self, text: str, allowed_special: str | Collection[str] = "all", *, strict: bool = False
     ) -> npt.NDArray[Any]:
-        """The ids of a text as an array `(ids,)` of `dtype`; errors as in `encode`, and with
-        `strict` a ValueError for a byte that would be left out."""
+        """Return the ids of a text as an array `(ids,)` of `dtype`.
+
+        Errors as in `encode`. With `strict`, ValueError for a byte that encoding would drop.
+        """
         if not isinstance(text, str):
             raise not_a_text(text)
         pretokenizer = self.pretokenizer(allowed_special)
@@ -218,25 +223,25 @@ class BPETokenizer:
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: str | Collection[str] = "all"
     ) -> Iterator[int]:
-        """The ids of one text given in chunks, such as an open file's lines.
+        """Yield the ids of one text that comes in chunks, such as the lines of an open file.
 
-        They are those of the joined text, each given as soon as no later chunk can change it, in
-        memory bounded by the longest chunk and the longest piece (see `Pretokenizer.blocks`).
-        Errors as in `encode`.
+        The ids are the ids of the joined text. The method yields an id once no later chunk can
+        change it. The longest chunk and the longest piece bound its memory (see
+        `Pretokenizer.blocks`). Errors as in `encode`.
         """
         pretokenizer = self.pretokenizer(allowed_special)
         blocks = pretokenizer.blocks(texts)
-        # A block's ids are made as they are taken: an array's iterator keeps no list of them.
+        # `map` makes Python ints one by one, so a block's ids are never in a list.
         encoded = self._encoder.encode(blocks, pretokenizer)
         return chain.from_iterable(map(int, np.frombuffer(ids, self.dtype)) for ids in encoded)
 
     def encode_file(self, src: StrPath, dst: StrPath, num_workers: int | None = None) -> int:
-        """Write the ids of a UTF-8 file to `dst`, raw numbers of `dtype`, and return how many.
+        """Write the ids of a UTF-8 file to `dst` as raw numbers of `dtype`; return their count.
 
-        The special tokens in the file become their ids. A sidecar beside it, `dst` + ".json", says
-        what the numbers are (see `token_files`). Up to `num_workers` processes (default one a core;
-        for less than 4 MB this one) read and encode ranges of the file, and `dst` is replaced only
-        once all of it is written. ValueError where it is not UTF-8.
+        Special tokens in the file become their ids. The sidecar `dst` + ".json" describes the
+        numbers (see `token_files`). Up to `num_workers` processes read and encode ranges of the
+        file: by default one per core, and only this process for less than 4 MB. The new file
+        replaces `dst` only when it is complete. ValueError if the source is not UTF-8.
         """
         with writing_ids(self, Path(dst)) as writer:
             for ids in encoded_ranges(self, src, num_workers):
@@ -244,7 +249,7 @@ class BPETokenizer:
         return writer.count
 
     def pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
-        """What cuts a text for `encode`; errors as there."""
+        """Return the pretokenizer that `encode` uses. Errors as in `encode`."""
         if allowed_special == "all":
             return self._all_special
         if allowed_special == "none":
@@ -268,39 +273,39 @@ class BPETokenizer:
     # Decoding
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the ids (a list, array or tensor `(ids,)`); ValueError for an unknown id."""
+        """Return the bytes of ids, a list, array or tensor (ids,). ValueError for an unknown id."""
         try:
             return b"".join([self.vocab[operator.index(id)] for id in ids])
         except (KeyError, TypeError) as error:
             raise no_ids(ids, error, len(self)) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids. A character cut by the ends of the ids becomes U+FFFD."""
+        """Return the text of the ids. Bytes that are not valid UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     # Files
 
     def save(self, path: StrPath) -> None:
-        """Write tokenizer.json, which Hugging Face tokenizers and transformers read too."""
+        """Write tokenizer.json. Hugging Face tokenizers and transformers can read it too."""
         write_file(path, self.to_json().encode())
 
     def to_json(self) -> str:
-        """The text of tokenizer.json. ValueError where it could not be read again as it is."""
+        """Return the text of tokenizer.json. ValueError if `load` would not restore this one."""
         return tokenizer_json.write_tokenizer_json(self.parts)
 
     def save_gpt2(self, vocab_json: StrPath, merges_txt: StrPath) -> None:
-        """Write GPT-2's two files. ValueError where they cannot say it, as for another pattern."""
+        """Write GPT-2's two files. ValueError if they cannot hold it (such as another pattern)."""
         vocab, merges = write_gpt2_vocab(self.parts), write_gpt2_merges(self.parts)
         write_file(vocab_json, vocab.encode())
         write_file(merges_txt, merges.encode())
 
     def save_tiktoken(self, path: StrPath) -> None:
-        """Write tiktoken's rank file, without special tokens; ValueError if it gives other ids."""
+        """Write tiktoken's rank file, without special tokens. ValueError if it gives other ids."""
         write_file(path, write_tiktoken(tiktoken_ranks(self.parts)))
 
     @property
     def parts(self) -> TokenizerParts:
-        """What files hold of it."""
+        """The content that the file formats store."""
         return TokenizerParts(
             self.vocab,
             self._merges,
@@ -319,17 +324,17 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
-        """Read tokenizer.json. FileFormatError where it is broken or is no byte-level BPE."""
+        """Read tokenizer.json. FileFormatError if it is broken or not a byte-level BPE."""
         return cls.from_json(read_file(path), path)
 
     @classmethod
     def from_json(cls, text: str | bytes, path: StrPath = "tokenizer.json") -> Self:
-        """The same from the text itself; errors name it by `path`."""
+        """Read the text of a tokenizer.json. Errors name it by `path`."""
         return cls.from_parts(tokenizer_json.read_tokenizer_json(text, path))
 
     @classmethod
     def from_gpt2(cls, vocab_json: StrPath, merges_txt: StrPath) -> Self:
-        """GPT-2's tokenizer from its two files, with `<|endoftext|>` special."""
+        """Read GPT-2's two files. `<|endoftext|>` becomes a special token."""
         return cls.from_parts(read_gpt2(vocab_json, merges_txt))
 
     @classmethod
@@ -339,11 +344,12 @@ class BPETokenizer:
         special_tokens: Sequence[str] | Mapping[str, int] = (),
         pattern: Pattern = GPT2,
     ) -> Self:
-        """tiktoken's `mergeable_ranks`, or the file that has them, and what the file has not: the
-        special tokens, with their ids or without, and the pattern.
+        """Convert tiktoken's `mergeable_ranks`, or read the file that has them.
 
-        tiktoken keeps no merges: each token's is what BPE with the lower ranks leaves of it. Where
-        that is not two tokens, it joins any two that make a token, and so does this.
+        The file lacks the special tokens (with or without ids) and the pattern, so pass them.
+        tiktoken stores no merges. BPE with the lower ranks splits each token into parts. If there
+        are two parts, they are the token's merge. If there are more, the tokenizer merges any two
+        neighbours that together are a token, as tiktoken does.
         """
         if isinstance(ranks, str | os.PathLike):
             ranks = read_tiktoken(ranks)

@@ -1,7 +1,7 @@
-"""A conversation as the ids that a model reads.
+"""Chat templates: encode a conversation as the ids that a model reads.
 
 >>> template = ChatTemplate("chatml", tokenizer)
->>> template.encode([{"role": "user", "content": "hi<|im_end|>"}])  # the last one is plain text
+>>> template.encode([{"role": "user", "content": "hi<|im_end|>"}])  # this <|im_end|> is plain text
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MARKER = re.compile(r"(<\|\w+\|>)")
 
 
 class Message(TypedDict):
-    """What one side said; as `transformers` and the APIs of others have it."""
+    """One message, in the format of `transformers` and of most chat APIs."""
 
     role: str  # system, user or assistant
     content: str
@@ -25,15 +25,15 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Form:
-    """How a model was taught to read a turn, and what comes before all of them."""
+    """The text of one turn in a model's training data, and the text before the first turn."""
 
     turn: str
     start: str = ""
-    strip: bool = False  # white space around what was said is left out
+    strip: bool = False  # remove white space around the content
 
 
 FORMS = {
-    # OpenAI's chatml.md; Qwen, and many a model that others fine-tuned
+    # OpenAI's chatml.md; Qwen and many fine-tuned models use it
     "chatml": Form("<|im_start|>{role}\n{content}<|im_end|>\n"),
     # Meta's model card of Llama 3
     "llama3": Form(
@@ -45,21 +45,22 @@ FORMS = {
 
 
 class Prompt(NamedTuple):
-    """What the model reads, and whether that is all of the conversation."""
+    """The ids that the model reads. `complete`: they hold the whole conversation."""
 
     ids: list[int]
     complete: bool
 
 
 class ChatTemplate:
-    """One of `FORMS` in the ids of a tokenizer.
+    """Encode messages with one of `FORMS` and a tokenizer.
 
-    Markers are special tokens; all between them is encoded as plain text, so that no text, whoever
-    wrote it, is ever a marker. The ids are those of `apply_chat_template` in `transformers` for
-    every text without special tokens in it.
+    The markers are special tokens. The template encodes all other text as plain text, so a message
+    can never contain a marker. For messages without special tokens, the ids equal those of
+    `apply_chat_template` in `transformers`.
 
-    `end_ids`: the markers, none of which is part of a reply. ValueError where one is no special
-    token of the tokenizer.
+    `end_ids`: the ids of the markers. A reply contains none of them.
+
+    ValueError if a marker is not a special token of the tokenizer.
     """
 
     def __init__(self, name: str, tokenizer: BPETokenizer) -> None:
@@ -69,20 +70,21 @@ class ChatTemplate:
         missing = [each for each in markers(self.form) if each not in tokenizer.special_tokens]
         if missing:
             raise ValueError(
-                f"the tokenizer has no {missing[0]}, which the template is written with ({name}); "
+                f"the tokenizer has no {missing[0]}, a marker of the chat template ({name}); "
                 "use plain"
             )
         self.end_ids = [tokenizer.token_to_id(marker) for marker in markers(self.form)]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """All messages, and the beginning of a reply."""
+        """Return the ids of all messages and of the beginning of a reply."""
         turns = [id for message in messages for id in self._turn(message)]
         return self._filled(self.form.start) + turns + self._opening()
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
-        """The same in at most `room` ids: the oldest exchanges are left out, the system text never.
+        """Encode the messages in at most `room` ids. Drop the oldest exchanges, keep `system`.
 
-        messages: exchanges, and a user's message. ValueError where that alone does not fit.
+        messages: pairs of user and assistant messages, then one user message. ValueError if that
+        last message alone does not fit.
         """
         head = self._filled(self.form.start)
         if system is not None:
@@ -107,7 +109,7 @@ class ChatTemplate:
         return self._filled(self.form.turn.partition("{content}")[0], role="assistant")
 
     def _filled(self, form: str, **values: str) -> list[int]:
-        """Cut at its markers first and filled in then: what is filled in cannot hold one."""
+        """Cut the form at its markers, then fill in the values: a value cannot add a marker."""
         ids = []
         for i, part in enumerate(_MARKER.split(form)):
             if i % 2:

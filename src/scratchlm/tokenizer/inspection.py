@@ -1,4 +1,4 @@
-"""What a tokenizer has learned, as plain text for a terminal.
+"""Show what a tokenizer learned, as plain text for a terminal.
 
 >>> from scratchlm.tokenizer.bpe import BPETokenizer
 >>> tokens = [b"t", b"h", b"e", b" ", b"th", b"the", b" the"]
@@ -23,17 +23,17 @@ from collections.abc import Iterable
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.pieces.patterns import PATTERNS, find_pieces
 
-BAR = 40  # characters of the longest bar
-LONGEST = 10  # how many of the longest tokens are shown
-SPECIALS = 20  # how many of the special tokens are shown
+BAR = 40  # length of the longest bar, in characters
+LONGEST = 10  # number of longest tokens to show
+SPECIALS = 20  # number of special tokens to show
 _NO_WAY_TO_PRINT = re.compile(
     r"[\x00-\x1f\x7f-\xa0\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of a terminal, but \t and \n
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # terminal controls, except \t and \n
 
 
 def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None = None) -> str:
-    """Size, lengths and longest tokens; how far it compresses a `sample`; how a `word` merges."""
+    """Report sizes and longest tokens, the compression of `sample` and the merges of `word`."""
     sections = [_size(tokenizer), _lengths(tokenizer), _longest(tokenizer)]
     if sample:
         sections.append(compression(tokenizer, sample))
@@ -43,13 +43,13 @@ def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None
 
 
 def compression(tokenizer: BPETokenizer, sample: str) -> str:
-    """Bytes and characters that a token of the sample stands for, in all and by kind of text.
+    """Report the bytes and characters per token of the sample, by kind of text and in total.
 
-    A piece counts for the kind that most of its characters are of; special tokens in the sample
-    are read as plain text.
+    The kind of a piece is the kind of most of its characters. The tokenizer reads special tokens in
+    the sample as plain text.
     """
     if not sample:
-        raise ValueError("the sample has no text (''); give a file that has")
+        raise ValueError("the sample has no text (''); give a file with text")
     pieces = Counter(find_pieces(tokenizer.pattern)(sample))
     rows: dict[str, list[int]] = {}
     for piece, count in pieces.items():
@@ -68,9 +68,9 @@ def compression(tokenizer: BPETokenizer, sample: str) -> str:
 
 
 def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
-    """How each piece of a word is put together: one line a merge, with its rank.
+    """Show how merges build each piece of a word: one line per merge, with its rank.
 
-    ValueError for a lone surrogate, or a byte that is left out.
+    ValueError for a lone surrogate, or a byte that encoding would drop.
     """
     tokenizer.encode_array(word, allowed_special="none", strict=True)
     ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
@@ -94,7 +94,7 @@ def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
 def merge_steps(
     data: bytes, ranks: dict[tuple[bytes, bytes], int]
 ) -> Iterable[tuple[list[bytes], int | None]]:
-    """The parts before any merge, and after each with its rank: the definition of BPE."""
+    """Yield the parts before any merge, then after each merge, with its rank: BPE's definition."""
     parts = [data[i : i + 1] for i in range(len(data))]
     yield parts[:], None
     while True:
@@ -109,13 +109,16 @@ def merge_steps(
 
 
 def shown_token(token: bytes) -> str:
-    """A token on one line: spaces as ␣, bytes that are no character of their own as \\x…"""
+    """Return a token on one line: spaces as ␣, bytes that are not valid UTF-8 as \\x…"""
     return printable(token.decode("utf-8", "backslashreplace").replace(" ", "␣"))
 
 
 def printable(text: str, unprintable: re.Pattern[str] = _NO_WAY_TO_PRINT) -> str:
-    """Text with its line ends, control characters and what else moves a cursor escaped; or only
-    what `CONTROLS` finds."""
+    """Escape the characters that `unprintable` finds.
+
+    The default finds line ends, control characters and all others that can move a cursor.
+    `CONTROLS` finds fewer.
+    """
     return unprintable.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
@@ -141,7 +144,7 @@ def _size(tokenizer: BPETokenizer) -> str:
     if tokenizer.normalization:
         lines.append(f"normalization   {tokenizer.normalization}")
     if tokenizer.ignore_merges:
-        lines.append("ignore_merges   a piece that is a token is that token")
+        lines.append("ignore_merges   a piece in the vocabulary is not merged")
     return "\n".join(lines)
 
 
@@ -151,10 +154,10 @@ def _ordinary(tokenizer: BPETokenizer) -> dict[int, bytes]:
 
 
 def _lengths(tokenizer: BPETokenizer) -> str:
-    """A histogram of bytes a token; what is longer than 16 bytes goes together."""
+    """Draw a histogram of bytes per token. Tokens longer than 16 bytes share one bar."""
     counts = Counter(min(len(token), 17) for token in _ordinary(tokenizer).values())
     most = max(counts.values(), default=1)
-    lines = ["bytes a token, of tokens that are not special"]
+    lines = ["bytes per token, without special tokens"]
     for length in range(1, max(counts, default=0) + 1):
         bar = "#" * -(-counts[length] * BAR // most)
         name = f"{length:>4}" if length < 17 else " >16"
@@ -172,7 +175,7 @@ def _longest(tokenizer: BPETokenizer) -> str:
 
 
 def _kind(piece: str) -> str:
-    """Script of most letters of a piece, or what it is instead of a word."""
+    """Return the most common kind of the characters: a script, digits, signs or space."""
     names = Counter(_character_kind(character) for character in piece if character != " ")
     return names.most_common(1)[0][0] if names else "space"
 
@@ -185,5 +188,5 @@ def _character_kind(character: str) -> str:
         return "digits"
     if category[0] not in "LM":
         return "signs"
-    # The first word of a letter's name is its script, but for names such as MODIFIER LETTER.
+    # The first word of a letter's name is its script, except in names such as MODIFIER LETTER.
     return unicodedata.name(character, "other").split()[0].lower()[:12]

@@ -1,9 +1,9 @@
-"""Token files: the ids of a text, and the sidecar that says what they are.
+"""Token files: the ids of a text, and a sidecar that describes them.
 
-    train.bin         little-endian uint16 (uint32 for a vocabulary past 65,536), no header
+    train.bin         little-endian uint16 (uint32 for a vocabulary above 65,536), no header
     train.bin.json    dtype, count, the tokenizer's hash, size, time, SHA-256
 
-Every writer of ids writes both, by `writing_ids`.
+Every writer of ids uses `writing_ids`, which writes both files.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }
-BLOCK = 1 << 24  # ids, or bytes, scanned at a time
+BLOCK = 1 << 24  # bytes to read at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardInfo:
-    """The sidecar. `text_bytes`: of the text that the ids stand for, special tokens for none."""
+    """The sidecar. `text_bytes`: the UTF-8 bytes of the ids' text, without special tokens."""
 
     dtype: str
     count: int
@@ -58,10 +58,10 @@ class ShardInfo:
 def encoded_ranges(
     tokenizer: BPETokenizer, src: StrPath, num_workers: int | None = None
 ) -> Iterator[npt.NDArray[Any]]:
-    """The ids of a text file, range by range, by several processes, with a bar.
+    """Encode a text file in several processes. Yield its ids, range by range, and show a bar.
 
-    Its special tokens become their ids. ValueError for what is not UTF-8 text, or has a
-    byte that would be left out.
+    Special tokens in the file become their ids. ValueError if the file is not UTF-8 text, or has a
+    byte that encoding would drop.
     """
     size = os.path.getsize(src)
     workers = workers_for(size, num_workers)
@@ -81,12 +81,14 @@ def _encode(tokenizer: BPETokenizer, item: Range | str) -> npt.NDArray[Any]:
 def writing_ids(
     tokenizer: BPETokenizer, path: Path, tokenizer_path: str | Path | None = None
 ) -> Iterator[IdWriter]:
-    """A file of the tokenizer's ids, which takes the name `path` and gets its sidecar when the
-    block ends without an error. The sidecar names the tokenizer's file where one is given."""
+    """Open a writer of ids. If the block ends without an error, write `path` and its sidecar.
+
+    The sidecar names the tokenizer's file if `tokenizer_path` is given.
+    """
     if ending_of(path) not in ("", ".bin"):
         raise ValueError(f"ids are written to a .bin file ({path}); name it {path.stem}.bin")
     if tokenizer_path is not None:
-        with contextlib.suppress(ValueError):  # on another drive of Windows
+        with contextlib.suppress(ValueError):  # Windows: none to another drive
             tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
         tokenizer_path = Path(tokenizer_path).as_posix()
     writer = IdWriter(path, Maker.of(tokenizer, tokenizer_path))
@@ -100,7 +102,7 @@ def writing_ids(
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-    """What a sidecar says of the tokenizer that made the ids; `bytes_of` as the function."""
+    """The tokenizer's part of a sidecar. `bytes_of`: the result of the function `bytes_of`."""
 
     dtype: np.dtype[Any]
     bytes_of: npt.NDArray[np.int64]
@@ -113,14 +115,14 @@ class Maker:
 
 
 class IdWriter:
-    """Ids written piece by piece, hashed and counted on the way, so that nothing is read twice.
+    """Write ids array by array. Hash and count them at once, so nothing has to be read again.
 
-    The file is there once `close` returns; until then, and after a kill, only its temporary is.
+    The file exists when `close` returns. Before that, and after a kill, only a temporary file does.
     """
 
     def __init__(self, path: Path, maker: Maker) -> None:
         self.path, self._maker = path, maker
-        self.info: ShardInfo | None = None  # once it is closed
+        self.info: ShardInfo | None = None  # set by `close`
         self.count = self._text_bytes = self._max_id = 0
         self._hash = hashlib.sha256()
         self._temporary = partial_path(path)
@@ -133,12 +135,12 @@ class IdWriter:
             self._file.write(data)
         self._hash.update(data)
         self.count += len(ids)
-        # Counted by the ids, these bytes are right wherever in a document a file begins.
+        # A sum over ids is right even if the file begins in the middle of a document.
         self._text_bytes += int(self._maker.bytes_of[ids].sum())
         self._max_id = max(self._max_id, int(ids.max(initial=0)))
 
     def close(self) -> ShardInfo:
-        """Give the file its name and its sidecar."""
+        """Write the sidecar, and give the file its final name."""
         with naming(self.path):
             sync(self._file)
         self._file.close()
@@ -155,22 +157,22 @@ class IdWriter:
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
         )
-        # The sidecar first. A kill between the two leaves ids that their sidecar does not
-        # describe, which readers refuse: the other order would leave ids of an unknown width.
+        # Write the sidecar first. A kill before the rename then leaves a sidecar that does not
+        # match the file, and readers refuse it. The other order would leave ids of unknown width.
         _write(self.path, self.info)
         self._temporary.replace(self.path)
         sync_directory(self.path.parent)
         return self.info
 
     def abandon(self) -> None:
-        """Leave nothing behind of a file that is not to be closed."""
-        with contextlib.suppress(OSError):  # of what found no room, and is tried once more
+        """Delete the temporary file, if the ids are not complete."""
+        with contextlib.suppress(OSError):  # `close` writes the rest; a full disk fails again
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
-    """(vocab,): the bytes of text each id stands for; none for a special token."""
+    """-> (vocab,): the number of text bytes of each id, 0 for a special token."""
     lengths = np.zeros(len(tokenizer), dtype=np.int64)
     for index, token in tokenizer.vocab.items():
         lengths[index] = len(token)
@@ -180,8 +182,8 @@ def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a shard lies while it is written."""
-    return path.with_name(f".{path.name}.partial")  # what a killed run left is written over
+    """Return the path of a shard that is still being written."""
+    return path.with_name(f".{path.name}.partial")  # a new run overwrites a killed run's file
 
 
 def write_sidecar(
@@ -193,10 +195,10 @@ def write_sidecar(
     tokenizer_hash: str,
     tokenizer: str | None,
 ) -> ShardInfo:
-    """Describe ids that are already there; count, largest id and SHA-256 are read from the file.
+    """Write the sidecar of an existing file. Read count, largest id and SHA-256 from the file.
 
-    ValueError if an id is not below `vocab_size`: then they are another tokenizer's, or `dtype` is
-    not theirs.
+    ValueError if an id is not below `vocab_size`. Then another tokenizer made the ids, or `dtype`
+    is wrong.
     """
     info = _describe(Path(path), dtype, text_bytes, vocab_size, tokenizer_hash, tokenizer)
     _write(Path(path), info)
@@ -214,7 +216,7 @@ def _describe(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be uint16 or uint32 ({dtype}); pass one of them")
     sha256, max_id = hashlib.sha256(), 0
-    with path.open("rb") as file:  # read, not mapped: a map of many GB counts as memory in use
+    with path.open("rb") as file:  # no memory map: many mapped GB count as used memory
         while data := file.read(BLOCK):
             sha256.update(data)
             max_id = max(max_id, int(np.frombuffer(data, DTYPES[dtype]).max()))
@@ -248,7 +250,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> ShardInfo | None:
-    """What is said of a shard, without opening it; None where nothing is, as for a `.npy`."""
+    """Read the sidecar of a shard. Return None if there is none, as for a `.npy` file."""
     path = Path(path)
     if path.suffix.lower() != ".bin":
         return None
@@ -261,7 +263,7 @@ def read_sidecar(path: str | Path) -> ShardInfo | None:
     except (ValueError, TypeError) as error:
         raise _bad_sidecar(sidecar, str(error)) from None
     for field in dataclasses.fields(ShardInfo):
-        kind = field.type.split(" | ")[0]  # an annotation is its text: "int", "str", "str | None"
+        kind = field.type.split(" | ")[0]  # annotations are strings: "int", "str | None"
         value = getattr(info, field.name)
         if type(value).__name__ != kind and not (value is None and "None" in field.type):
             raise _bad_sidecar(sidecar, f"{field.name} is {value!r}")

@@ -1,4 +1,4 @@
-"""Work on a long file by several processes, in order and in bounded memory."""
+"""Process a long file with several processes, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from scratchlm.errors import WorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SMALL_BYTES = 4_000_000  # below this, starting workers costs more than it gives
+SMALL_BYTES = 4_000_000  # below this, starting workers costs more time than it saves
 
-_function: Callable[[Any], Any]  # what a worker applies to its items, set as it starts
+_function: Callable[[Any], Any]  # each worker sets it when it starts
 
 
 def workers_for(size: int, num_workers: int | None) -> int:
-    """How many processes to use on `size` bytes: at most `num_workers`, one for a small file."""
+    """Return the number of processes for `size` bytes: `num_workers`, but 1 for a small file."""
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be at least 1 ({num_workers}); leave it out for all")
     if size < SMALL_BYTES:
         return 1
     if num_workers is not None:
         return num_workers
-    if hasattr(os, "sched_getaffinity"):  # the cores this process may use, where that is known
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -39,10 +39,10 @@ def workers_for(size: int, num_workers: int | None) -> int:
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Iterator[Result]:
-    """`map(function, items)` in order, by worker processes, with few items in flight at a time.
+    """Yield `map(function, items)` in order, from worker processes, with few items in flight.
 
-    Workers are forked on Linux: they import nothing, neither torch nor the caller's script, and
-    get `function` for free. On Windows and macOS they are spawned, and import the caller's script.
+    Linux forks the workers. They import nothing, neither torch nor the caller's script, and get
+    `function` at no cost. Windows and macOS spawn them, and they import the caller's script.
     A worker that dies raises WorkerError instead of hanging.
     """
     if num_workers == 1:
@@ -60,17 +60,17 @@ def parallel_map(
         while in_flight:
             yield in_flight.popleft().result()
     except BrokenProcessPool:
-        guard = "" if forked else ', and let a script work below `if __name__ == "__main__":` only'
+        guard = "" if forked else ', and keep a script below `if __name__ == "__main__":`'
         raise WorkerError(
-            f"a worker process died (one of {num_workers}), most often for want of memory; "
-            f"use fewer, with num_workers{guard}"
+            f"a worker process died (one of {num_workers}), most often because memory ran out; "
+            f"set a lower num_workers{guard}"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
-    # Ctrl-C reaches the whole group; the parent answers it and winds its workers up.
+    # Ctrl-C reaches the parent and all workers. Only the parent handles it and stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -79,7 +79,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent sends no word, and its workers would wait for ever."""
+    """Exit when the parent ends. A killed parent sends no signal; the worker would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,1 +1,1 @@
-"""Pieces to merges."""
+"""Learn merges from pieces."""

@@ -1,9 +1,9 @@
-"""How often each piece occurs in a corpus: all that training needs to know of it.
+"""Count how often each piece occurs in a corpus. Training needs only these counts.
 
-Texts go to the worker processes in batches, and each gives its counts back. The definition is one
-line, `Counter(pieces)`. It is fast by counting stretches first (see `stretches`), fifty times as
-many as there are distinct ones, and cutting only the distinct ones into pieces; and by counting
-byte strings of up to eight bytes, as most are, by sorting them as numbers.
+Worker processes get batches of texts and return counts. The definition is one line,
+`Counter(pieces)`. Two methods make it fast. It first counts stretches (see `stretches`), and cuts
+only the distinct ones into pieces; a distinct stretch occurs about fifty times. It counts byte
+strings of up to eight bytes, which most are, as numbers, with a sort.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scratchlm.tokenizer.pieces.stretches import SEPARATOR, has_stretches, stret
 from scratchlm.tokenizer.pieces.text_files import Range, texts_of
 from scratchlm.tokenizer.workers import parallel_map
 
-BATCH_CHARACTERS = 1 << 24  # of texts that a worker counts at a time
+BATCH_CHARACTERS = 1 << 24  # that a worker counts at a time
 
 Item = Range | str | list[str]
 
@@ -35,11 +35,10 @@ Item = Range | str | list[str]
 def count_pieces(
     items: Iterable[Item], pretokenizer: Pretokenizer, num_workers: int
 ) -> Counter[bytes]:
-    """How often each piece, as UTF-8, occurs in ranges of files, or in texts, each cut by itself;
-    special tokens are left out.
+    """Count the pieces (as UTF-8) of file ranges and texts, without special tokens.
 
-    The counts do not depend on the number of worker processes. UnicodeEncodeError for a lone
-    surrogate.
+    No piece crosses from one item or text to the next. The counts do not depend on the number of
+    worker processes. UnicodeEncodeError for a lone surrogate.
     """
     counts: Counter[bytes] = Counter()
     for found in parallel_map(PieceCounter(pretokenizer), items, num_workers):
@@ -48,7 +47,7 @@ def count_pieces(
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists of `BATCH_CHARACTERS` together, or of one that is longer."""
+    """Yield lists of texts. Each but the last has at least `BATCH_CHARACTERS` characters."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -62,7 +61,7 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 class PieceCounter:
-    """A range of a file, or some texts -> how often each piece occurs in them."""
+    """Count the pieces of an item: a range of a file, a text or several texts."""
 
     def __init__(self, pretokenizer: Pretokenizer) -> None:
         self._pretokenizer = pretokenizer
@@ -84,7 +83,7 @@ class PieceCounter:
         return counts
 
     def _pieces_of(self, stretches: list[bytes], times: Array) -> Counter[bytes]:
-        """The pieces of distinct stretches that occur so many times."""
+        """Count the pieces of distinct stretches, each of which occurs `times` times."""
         text = together(stretches)
         if not text:
             return Counter()
@@ -102,7 +101,7 @@ class PieceCounter:
 
 
 class _ByteStrings:
-    """Byte strings without zero bytes, counted: short ones as numbers, long ones in a dict."""
+    """Count byte strings without zero bytes: short ones as numbers, long ones in a dict."""
 
     def __init__(self) -> None:
         self._keys: list[Array] = []
@@ -110,7 +109,7 @@ class _ByteStrings:
         self._long: Counter[bytes] = Counter()
 
     def add(self, data: bytes, starts: Array, lengths: Array, times: Array | None = None) -> None:
-        """The strings at these places, each once or so many times."""
+        """Add the strings at these places, each once or `times` times."""
         short = lengths <= SHORT
         self._keys.append(numbers_of(data, starts[short], lengths[short]))
         strings = slices(data, starts[~short], lengths[~short])
@@ -122,7 +121,7 @@ class _ByteStrings:
                 self._long[string] += count
 
     def counted(self) -> tuple[list[bytes], Array]:
-        """The distinct strings, and how often each occurs."""
+        """Return the distinct strings and their counts."""
         keys = np.concatenate([*self._keys, np.empty(0, np.uint64)])
         order = np.argsort(keys) if self._times else None
         keys = np.sort(keys) if order is None else keys[order]

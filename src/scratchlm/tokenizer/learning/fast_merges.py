@@ -1,13 +1,14 @@
-"""Learning merges in numpy: the fast twin of `learning.learn_merges`, equal to it merge by merge.
+"""Learn merges with numpy: the fast twin of `merges.learn_merges`, with the same merges.
 
-All words lie one after another in one array of symbols, with links to the next and the previous
-one, so that merging a pair everywhere is a few vector operations on the places where it stands.
+One array of symbols holds all words, one after another. Links lead to the next and the previous
+symbol. So a few vector operations on the places of a pair merge it everywhere.
 
-What keeps it short: every occurrence of a pair comes into being with the younger of its two tokens.
-So a pair's count is never higher than at its birth, and falls from then on. Counts are therefore
-not kept up to date: a pair in the heap is counted again when it comes up, and goes back if it has
-fallen. And a pair born below some bound need not be known until all others have fallen below it
-too: the work goes in rounds, each with an eighth of the bound before, that count all pairs anew.
+Two ideas make it fast. Every occurrence of a pair appears together with the newer of its two
+tokens, so the count of a pair is highest when the pair appears, and then only falls.
+1. The heap may keep old counts. When a pair reaches the top, its places are counted again, and it
+   goes back into the heap if its count fell.
+2. A pair that appears below a bound can wait until all other pairs fall below the bound. So the
+   work goes in rounds. Each round counts all pairs anew, with an eighth of the last bound.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from tqdm import tqdm
 
 Ints = npt.NDArray[Any]
 
-FEW = 48  # places; below, plain Python is faster than numpy
-MANY = 4096  # places; from here on they are sifted before they are sorted
+FEW = 48  # places; for fewer, plain Python is faster than numpy
+MANY = 4096  # places; from here on, it drops rare pairs before it sorts
 _BUCKETS = 1 << 16
 _BORDER = -1  # between two words
-_GONE = -2  # was merged into the symbol before
+_GONE = -2  # merged into the previous symbol
 _COMPLEMENT = bytes(range(255, -1, -1))
 
 
@@ -36,7 +37,7 @@ def learn_merges_fast(
     min_frequency: int = 0,
     max_token_length: int | None = None,
 ) -> list[tuple[bytes, bytes]]:
-    """What `learning.learn_merges` gives; see there for arguments and order."""
+    """Return the result of `merges.learn_merges`, which documents arguments and order."""
     corpus = _Corpus(words, max_token_length)
     lowest = max(1, min_frequency)
     merges: list[tuple[bytes, bytes]] = []
@@ -69,23 +70,23 @@ class _Corpus:
         self._longest = max_token_length or 1 << 62
 
     def _lay_out(self, symbols: Ints, weights: Ints) -> None:
-        """Symbols one after another; every place has its word's count."""
+        """Store symbols one after another, with the count of its word at every place."""
         places = np.arange(len(symbols), dtype=np.int32)
         self._symbols, self._weights = symbols, weights
         self._next, self._previous = places + np.int32(1), places - np.int32(1)
-        # The same memory, from which Python reads single ints faster than from arrays.
+        # Views of the same memory: Python reads single ints from them faster than from arrays.
         arrays: tuple[Any, ...] = (symbols, weights, self._next, self._previous)
         self._few = [memoryview(array) for array in arrays]
 
     def highest_count(self) -> int:
-        """Not below the count of any pair, for the first round."""
+        """Return a count that no pair exceeds, for the first round."""
         symbols = self._symbols
         inside = np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0))
         pairs = symbols[inside] << 8 | symbols[inside + 1]
         return int(np.bincount(pairs, self._weights[inside]).max(initial=0))
 
     def start_round(self, bound: int) -> None:
-        """Count all pairs, and keep the places of those that reach the bound."""
+        """Count all pairs. Keep the places of the pairs that reach the bound."""
         self._bound = bound
         live = self._symbols != _GONE
         self._lay_out(self._symbols[live], self._weights[live])
@@ -99,9 +100,9 @@ class _Corpus:
         self._add(self._symbols[places], self._symbols[places + 1], places)
 
     def _add(self, first: Ints, second: Ints, places: Ints) -> None:
-        """Take in pairs by their places, which ascend; those below the bound are dropped."""
+        """Add the pairs at these places, in ascending order. Drop pairs below the bound."""
         if len(places) >= MANY:
-            # Sorting is what takes time: first leave out what falls into a bucket that is too low.
+            # Sorting is slow, so first drop the pairs of every bucket that is below the bound.
             buckets: Ints = np.bitwise_and(first * 31 + second * 1009, _BUCKETS - 1)
             totals = np.bincount(buckets, self._weights[places], _BUCKETS)
             high = np.flatnonzero((totals >= self._bound)[buckets])
@@ -127,7 +128,7 @@ class _Corpus:
             heapq.heappush(self._heap, (-count, self._keys[a], self._keys[b], (a, b)))
 
     def pop(self) -> tuple[int, int, Any] | None:
-        """The most frequent pair and its places; None where no pair reaches the bound."""
+        """Return the most frequent pair and its places, or None if no pair reaches the bound."""
         while self._heap:
             known, _, _, pair = self._heap[0]
             places, count = self._recount(*pair)
@@ -144,7 +145,7 @@ class _Corpus:
         return None
 
     def _recount(self, a: int, b: int) -> tuple[Any, int]:
-        """The places where a pair still stands, and its count."""
+        """Return the places where a pair still occurs, and its count."""
         places: Any = self._places[a, b]
         if len(places) < FEW:
             symbols, weights, after, _ = self._few
@@ -156,7 +157,7 @@ class _Corpus:
         return places, int(self._weights[places].sum())
 
     def merge(self, a: int, b: int, places: Any) -> tuple[bytes, bytes]:
-        """Make one token of the pair at its places, and take in the pairs that it forms."""
+        """Merge the pair at its places into a new token, and add the new pairs around it."""
         new = len(self.tokens)
         self.tokens.append(self.tokens[a] + self.tokens[b])
         self._keys.append(_descending(self.tokens[new]))
@@ -169,7 +170,7 @@ class _Corpus:
         return self.tokens[a], self.tokens[b]
 
     def _without_overlaps(self, places: Ints) -> Ints:
-        """Of a run `aaaa` the first, third, … pair: merging goes from left to right."""
+        """Keep the first, third, … pair of a run `aaaa`, because merging goes left to right."""
         index = np.arange(len(places))
         follows = np.append(False, self._next[places[:-1]] == places[1:])
         start_of_run = np.maximum.accumulate(np.where(follows, 0, index))
@@ -182,7 +183,7 @@ class _Corpus:
         self._next[places], self._previous[after] = after, places
         before = self._previous[places]
         left, right = self._symbols[before], self._symbols[after]
-        # Where the pair stood twice in a row, the two new tokens are a pair of the first's.
+        # If two new tokens are neighbours, only the left one adds their pair.
         has_left = np.flatnonzero((left >= 0) & (left != new))
         has_right = np.flatnonzero(right >= 0)
         left, right = left[has_left], right[has_right]
@@ -211,9 +212,9 @@ class _Corpus:
 
 
 def _descending(token: bytes) -> str:
-    """A key that sorts byte strings from the greatest down, for a heap that gives the least.
+    """Return a key that sorts byte strings in descending order, because a heap pops the least.
 
-    Complementing each byte turns the order round, but for a token that begins another: the end
-    mark, above every byte, puts the longer one first.
+    The complement of each byte reverses the order, except if one token is a prefix of another. The
+    end mark is above every byte, so it puts the longer token first.
     """
     return token.translate(_COMPLEMENT).decode("latin-1") + "\u0100"

@@ -1,17 +1,17 @@
-"""Learning byte-level BPE merges from text (Sennrich et al. 2016, arXiv 1508.07909; GPT-2).
+"""Learn byte-level BPE merges from text (Sennrich et al. 2016, arXiv 1508.07909; GPT-2).
 
-Count how often each word occurs, and in all words the pairs of neighbours. Merge the most frequent
-pair into a new token everywhere, and repeat. `learn_merges` is that, readable on one page; training
-uses `fast_learning.learn_merges_fast`, which gives the same merges.
+Count how often each word occurs, and count the adjacent pairs in all words. Merge the most frequent
+pair into a new token everywhere, and repeat. `learn_merges` does this on one readable page.
+Training uses `fast_merges.learn_merges_fast`, which gives the same merges.
 
-The worked example, `low` 5 times, `lower` 2, `widest` 3, `newest` 6, as `learn_merges` sees it.
-At first every byte is a token; the most frequent pairs are `e s` and `s t`, 9 times each, in
-widest and newest. A tie goes to the lexicographically greater pair, so `s t` becomes `st`:
+An example: `low` occurs 5 times, `lower` 2, `widest` 3, `newest` 6. At first every byte is a token.
+The most frequent pairs are `e s` and `s t`: each occurs 9 times, in widest and newest. In a tie,
+`learn_merges` takes the lexicographically greater pair, so `s t` becomes `st`:
 
-    l o w · l o w e r · w i d e st · n e w e st        e st is in 9 places now, e s in none
-    l o w · l o w e r · w i d est · n e w est          l o and o w in 7: ow is the greater
-    l ow · l ow e r · w i d est · n e w est            l ow in 7
-    low · low e r · w i d est · n e w est              n e, e w, w est in 6: w est is it
+    l o w · l o w e r · w i d e st · n e w e st        e st occurs 9 times now, e s never
+    l o w · l o w e r · w i d est · n e w est          l o and o w occur 7 times; o w is greater
+    l ow · l ow e r · w i d est · n e w est            l ow occurs 7 times
+    low · low e r · w i d est · n e w est              n e, e w, w est: 6 times; w est is greatest
     low · low e r · w i d est · n e west               n e, then ne west: newest is one token
 
 >>> words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}
@@ -45,10 +45,10 @@ def learn_merges(
     min_frequency: int = 0,
     max_token_length: int | None = None,
 ) -> list[tuple[bytes, bytes]]:
-    """Up to `num_merges` merges, most frequent pair first, from words and how often each occurs.
+    """Return up to `num_merges` merges, most frequent pair first, from words and their counts.
 
-    A tie goes to the greater pair of byte strings. Within a word a pair is merged from left to
-    right, so `aaa` becomes `aa a`. Fewer merges are given where no pair is left that occurs
+    In a tie, the greater pair of byte strings comes first. In a word, merging goes from left to
+    right, so `aaa` becomes `aa a`. Learning stops early when no pair is left that occurs at least
     `min_frequency` times and makes a token of at most `max_token_length` bytes.
     """
     tokens_of = {word: [bytes([byte]) for byte in word] for word in words}
@@ -83,7 +83,7 @@ def learn_merges(
 
 
 def _merge_pair(tokens: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    """`tokens` with every such pair of neighbours made one, from left to right."""
+    """Merge every occurrence of the pair in `tokens`, from left to right."""
     merged: list[bytes] = []
     for token in tokens:
         if merged and (merged[-1], token) == pair:
@@ -94,7 +94,7 @@ def _merge_pair(tokens: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[byte
 
 
 class Training:
-    """What is asked for, checked before any text is read; see `train_bpe` for the arguments."""
+    """The arguments of `train_bpe`, checked before any text is read."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Training:
         self.min_frequency, self.max_token_length = min_frequency, max_token_length
 
     def learn(self, items: Iterable[Item], num_workers: int) -> TokenizerParts:
-        """Count pieces by worker processes, see `count_pieces`, and learn merges."""
+        """Count pieces in worker processes (see `count_pieces`), then learn merges."""
         try:
             words = count_pieces(items, self.pretokenizer, num_workers)
         except UnicodeEncodeError as error:
@@ -146,7 +146,7 @@ class Training:
         return TokenizerParts(vocab, merges, self.specials, pattern)
 
     def learn_from_texts(self, texts: Iterable[str], num_workers: int | None) -> TokenizerParts:
-        """The same, with one process as long as the text is small."""
+        """Learn merges from texts. For a small corpus, use one process."""
         if isinstance(texts, str):
             raise ValueError(f"texts is one string ({texts[:20]!r}); put it in a list")
         bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, disable=None)
@@ -162,7 +162,7 @@ class Training:
 
 
 def _up_to(texts: Iterator[str], characters: int) -> Iterator[str]:
-    """The first texts, until that many characters are there."""
+    """Yield the first texts, until they have this many characters."""
     for text in texts:
         yield text
         characters -= len(text)

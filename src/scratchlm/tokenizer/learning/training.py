@@ -1,4 +1,4 @@
-"""Training a tokenizer, on files or on texts in memory."""
+"""Train a tokenizer on files or on texts in memory."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ def train_bpe(
     min_frequency: int = 0,
     max_token_length: int | None = None,
 ) -> BPETokenizer:
-    """A tokenizer learned from one UTF-8 text file or several.
+    """Train a tokenizer on one UTF-8 text file or several.
 
-    Its ids are the 256 bytes, then the merges in the order learned, then the special tokens;
-    `vocab_size` counts all of them. Special tokens split the text: nothing merges across them, nor
-    across files. A pair that occurs less than `min_frequency` times is not merged, nor one that
-    would make a token of more than `max_token_length` bytes. The result is the same for any
-    `num_workers` (processes that cut and count the text; default one a core, and a corpus below
-    4 MB stays in this process). A corpus that runs out of pairs gives a smaller tokenizer; its
-    `len()` tells.
+    Its ids are the 256 bytes, then the merges in the order learned, then the special tokens. If the
+    corpus runs out of pairs, the tokenizer is smaller; see its `len()`.
 
-    Errors: ValueError for a `vocab_size` below 256 and the special tokens, an empty corpus, text
-    that is not UTF-8, a pattern that is none, and special tokens that are empty, repeated, or a
-    single byte (which has an id already); OSError for a file that cannot be read.
+    vocab_size: the number of all these ids.
+    special_tokens: they split the text. No merge crosses a special token or the end of a file.
+    num_workers: processes that cut and count the text; by default one per core, and only this
+        process for a corpus below 4 MB. The result does not depend on it.
+    min_frequency: a pair that occurs fewer times is not merged.
+    max_token_length: a pair whose token would have more bytes is not merged.
+
+    ValueError for a `vocab_size` below 256 + the number of special tokens, an empty corpus, text
+    that is not UTF-8, an invalid pattern, and a special token that is empty, repeated, or a single
+    byte (which already has an id). OSError for a file that cannot be read.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
@@ -52,7 +54,7 @@ def train_bpe(
         names = ", ".join(map(str, files)) or "no file"
         raise ValueError(f"the corpus is empty ({names}); give text to learn from")
     with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
-        # Two ranges a worker keep all of them busy to the end; more would cost time.
+        # Two ranges per worker keep all workers busy to the end. More ranges would cost time.
         workers = workers_for(size, num_workers)
         step = min(size // (2 * workers) + 1, LARGEST_RANGE)
         items = (cut_file(path, training.pretokenizer, step, bar) for path in files)
@@ -63,13 +65,13 @@ def _size(path: StrPath) -> int:
     name = os.fspath(path)
     if "\n" in name or len(name) > 4096:
         raise ValueError(
-            f"a path is one line ({name!r:.40}…); train_bpe_from_texts takes texts in memory"
+            f"a text is not a path ({name!r:.40}…); pass texts to train_bpe_from_texts"
         )
     try:
         return os.path.getsize(name)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOENT and " " in name):
-            error.strerror = "no such file, and texts are for train_bpe_from_texts"
+            error.strerror = "no such file; pass texts in memory to train_bpe_from_texts"
         raise
 
 
@@ -84,10 +86,10 @@ def train_bpe_from_texts(
     min_frequency: int = 0,
     max_token_length: int | None = None,
 ) -> BPETokenizer:
-    """The same from texts in memory, or from an iterator over more than memory holds.
+    """Train a tokenizer on texts in memory, or on an iterator over more text than fits in memory.
 
-    Each is a text of its own: nothing merges across two of them. Arguments and errors as in
-    `train_bpe`, and ValueError for a lone surrogate.
+    No merge crosses from one text to the next. Arguments and errors as in `train_bpe`. ValueError
+    also for a lone surrogate.
     """
     training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
     return BPETokenizer.from_parts(training.learn_from_texts(texts, num_workers))

@@ -1,1 +1,1 @@
-"""Text to pieces: what BPE never merges across."""
+"""Cut text into pieces. BPE never merges across the border of a piece."""

@@ -1,6 +1,6 @@
-"""Many short byte strings at once: strings of up to eight bytes as numbers, which numpy can handle.
+"""Process many short byte strings with numpy: a string of up to eight bytes becomes a number.
 
-None may have a zero byte, for those fill a number up.
+No string may contain a zero byte, because zero bytes pad the numbers.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ _MASKS = np.array([(1 << 8 * length) - 1 for length in range(SHORT + 1)], np.uin
 
 
 def between_spaces(text: str) -> tuple[bytes, Array, Array]:
-    """The bytes of a text that begins with a space, or has none; where what follows each space
-    starts in them, and how long it is."""
+    """Return the bytes of a text, and the start and length of each string after a space.
+
+    The text begins with a space, or contains none.
+    """
     data = text.encode()
     spaces = np.flatnonzero(np.frombuffer(data + b" ", np.uint8) == ord(" "))
     return data, spaces[:-1] + 1, np.diff(spaces) - 1
 
 
 def numbers_of(data: bytes, starts: Array, lengths: Array) -> Array:
-    """The strings of up to eight bytes at these places as uint64."""
-    # Every eight bytes in a row as a number, of which those past the string are cleared.
+    """Return the strings at these places, each of up to eight bytes, as uint64."""
+    # Read eight bytes from every place as a number, then clear the bytes after the string.
     numbers: Array = np.ndarray(len(data) + 1, "<u8", data + bytes(SHORT), strides=(1,))
     return numbers[starts] & _MASKS[lengths]
 
 
 def strings_of(numbers: Array) -> list[bytes]:
-    """The strings again."""
-    strings: list[bytes] = numbers.astype("<u8").view(f"S{SHORT}").tolist()  # zero bytes end them
+    """Convert the numbers back to strings."""
+    strings: list[bytes] = numbers.astype("<u8").view(f"S{SHORT}").tolist()  # it drops zero bytes
     return strings
 
 
 def slices(data: bytes, starts: Array, lengths: Array) -> list[bytes]:
-    """The strings at these places."""
+    """Return the strings at these places."""
     ends = (starts + lengths).tolist()
     return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]

@@ -1,4 +1,4 @@
-r"""What the classes of a pattern mean: `\p{L}`, `\s`, `\d` written out as ranges of Unicode 16."""
+r"""Replace the classes of a pattern (`\p{L}`, `\s`, `\d`) by their ranges in Unicode 16."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import regex
 
 from scratchlm.tokenizer.pieces.unicode_table import RUNS
 
-# Unicode's White_Space, what `\s` means to tiktoken and `tokenizers` (Python's has U+001C-1F too).
+# Unicode's White_Space: `\s` in tiktoken and `tokenizers`. Python's `\s` also has U+001C-1F.
 WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 Ranges = list[tuple[int, int]]
 
 _PROPERTY = re.compile(r"[pP](?:\{(\^?)([^{}]+)\}|([A-Z]))")
-# Escapes of one ASCII character, or of a class or place that is the same for all beyond ASCII.
+# Escapes that mean one ASCII character.
 _ASCII_ESCAPES = frozenset("rntfva" + re.sub(r"\w", "", "".join(map(chr, range(32, 127)))))
 _SET_OPERATIONS = {"&&", "--", "~~"}
 _LAST = 0x10FFFF
@@ -24,18 +24,19 @@ LAST_OF_BMP = 0xFFFF
 
 
 def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
-    r"""The pattern with `\p{…}`, `\P{…}`, `\s`, `\S`, `\d`, `\D` written out as ranges up
-    to `last`, and whether it says nothing else of characters beyond ASCII.
+    r"""Replace `\p{…}`, `\P{…}`, `\s`, `\S`, `\d`, `\D` in the pattern by ranges up to `last`.
+
+    Also return whether the pattern distinguishes characters beyond ASCII only by these classes.
     """
     parts: list[str] = []
     by_category = pattern.isascii()
-    inside = False  # of a [class]
+    inside = False  # whether `i` is inside a [class]
     i = 0
     while i < len(pattern):
         character = pattern[i]
         length = 1
         if inside and pattern[i : i + 2] == "||":
-            pass  # once is enough; `regex` would read an operation
+            pass  # drop one of the two: `regex` reads || as an operation
         elif character == "\\":
             ranges, length = _escaped_class(pattern, i)
             if ranges is not None:
@@ -49,7 +50,7 @@ def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
                 by_category = False
             if character == "[":
                 inside = True
-                # A bracket that comes first is a member: []…] and [^]…].
+                # A leading ] is a member of the class: []…] and [^]…].
                 length = len(re.match(r"\[\^?\]?", pattern[i:])[0])  # type: ignore[index]
             elif character == "]":
                 inside = False
@@ -59,7 +60,7 @@ def translate(pattern: str, last: int = _LAST) -> tuple[str, bool]:
 
 
 def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
-    """The code points that the escape at `i` stands for, None for any other, and its length."""
+    """Return the code points of the class escape at `i` (None for other escapes) and its length."""
     kind = pattern[i + 1 : i + 2]
     if kind and kind in "sSdD":
         ranges = white_space() if kind in "sS" else category("Nd")
@@ -75,8 +76,7 @@ def _escaped_class(pattern: str, i: int) -> tuple[Ranges | None, int]:
 
 
 def _frozen(escape: str) -> str:
-    r"""An escape as `regex` reads it, `\w` and `\p{Han}` without the characters that it knows and
-    the table does not."""
+    r"""Return an escape for `regex`. `\w` and `\p{Han}` exclude characters newer than the table."""
     if not re.match(r"\\[wWpP]", escape) or not (newer := _written(_newer())):
         return escape
     kind = escape[1].lower()
@@ -87,7 +87,7 @@ def _frozen(escape: str) -> str:
 
 @functools.cache
 def _newer() -> Ranges:
-    """The code points that the installed `regex` knows and the table does not."""
+    """Return the code points that only the installed `regex` knows, not the table."""
     unassigned = "".join(chr(c) for a, b in category("Cn") for c in range(a, b + 1))
     points = map(ord, regex.findall(r"\P{Cn}", unassigned))
     runs = groupby(enumerate(points), lambda point: point[1] - point[0])
@@ -97,7 +97,7 @@ def _newer() -> Ranges:
 
 @functools.cache
 def category(name: str) -> Ranges:
-    """The code points of a general category, `Lu`, or of all that begin so, `L`."""
+    """Return the code points of a general category (`Lu`) or of a group of categories (`L`)."""
     ranges: Ranges = []
     for inside, runs in groupby(_runs(), lambda run: run[0].startswith(name)):
         if inside:
@@ -107,7 +107,7 @@ def category(name: str) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """All other code points."""
+    """Return all other code points."""
     starts = [0, *(last + 1 for _, last in ranges)]
     ends = [*(first - 1 for first, _ in ranges), 0x10FFFF]
     return [(a, b) for a, b in zip(starts, ends, strict=True) if a <= b]
@@ -115,7 +115,7 @@ def complement(ranges: Ranges) -> Ranges:
 
 @functools.cache
 def white_space() -> Ranges:
-    """The code points of Unicode's White_Space."""
+    """Return the code points of Unicode's White_Space."""
     return [
         (ord(first), ord(last or first))
         for first, last in re.findall(r"(.)(?:-(.))?", WHITE_SPACE, re.DOTALL)
@@ -124,7 +124,7 @@ def white_space() -> Ranges:
 
 @functools.cache
 def _runs() -> list[tuple[str, int, int]]:
-    """Category, first and last code point."""
+    """Return the category, the first and the last code point of each run."""
     runs = []
     start = 0
     for name, length in re.findall(r"([A-Z][a-z])(\d*)", RUNS):
@@ -146,13 +146,12 @@ def _category_names() -> frozenset[str]:
 
 
 def _written(ranges: Ranges) -> str:
-    """Ranges as they stand between brackets."""
+    """Write ranges as the text of a [class]."""
     return "".join(
         f"{_character(a)}-{_character(b)}" if a < b else _character(a) for a, b in ranges
     )
 
 
 def _character(code_point: int) -> str:
-    """A character as it stands between brackets. One beyond Latin-1 means itself there, and is read
-    faster than an escape."""
+    """Write a character for a [class]. Beyond Latin-1, itself: it parses faster than an escape."""
     return chr(code_point) if code_point > 0xFF else f"\\x{code_point:02x}"

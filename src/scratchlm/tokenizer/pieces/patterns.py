@@ -1,13 +1,13 @@
 r"""The patterns that cut text into pieces.
 
-A pattern is written as its own tokenizer writes it. `\p{L}` in it means what tiktoken and
-`tokenizers` take for a letter, which is Unicode 16; Python's `re` knows no `\p`, and the installed
-`regex` some newer version, in which thousands of code points more are letters. So the classes are
-written out as ranges from a table, and `re`, the fastest of the three on them, does the matching.
+Each pattern has the form that its own tokenizer uses. `\p{L}` means a letter of Unicode 16, as in
+tiktoken and `tokenizers`. Python's `re` has no `\p`, and the installed `regex` may use a newer
+Unicode, which has thousands more letters. So `translate` replaces the classes by ranges from a
+table, and `re` does the matching: it is the fastest on such ranges.
 
-A pattern is one regular expression, of which every match is a piece (tiktoken's way), or a tuple of
-several, which cut the text one after another (the way of `tokenizers`): each cuts the pieces of the
-one before it into its matches and into what lies between two matches.
+A pattern is one regular expression or a tuple of several. With one expression, every match is a
+piece (as in tiktoken). The expressions of a tuple cut the text one after another (as in
+`tokenizers`): each cuts the previous pieces into its matches and the text between the matches.
 
 >>> find_pieces((r"[0-9]", r" ?[a-z]+"))("a1, bc")
 ['a', '1', ',', ' bc']
@@ -35,22 +35,22 @@ from scratchlm.tokenizer.pieces.character_classes import (
 
 Pattern = str | tuple[str, ...]
 
-# Radford et al. 2019, the encoder of openai/gpt-2: contractions, then words, numbers and other
-# signs with one space before them, then white space (its last character left to a word after it).
+# Radford et al. 2019, the encoder of openai/gpt-2: contractions; words, numbers and other signs,
+# each with an optional space before it; white space, without the last character if a word follows.
 GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
-# Llama 3: any sign may lead a word, digits stand in threes, and lines end with what stands before
-# them.
+# Llama 3: any sign may begin a word, a number has at most three digits, and line ends join the
+# signs or the white space before them.
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# tiktoken's cl100k_base (GPT-4): as Llama 3's, but that white space at the end of a text is one
-# piece. (?![\s\S]) is that end to every engine; `$` is every line's to some.
+# tiktoken's cl100k_base (GPT-4): Llama 3's, but white space at the end of a text is one piece.
+# (?![\s\S]) is the end of the text in every engine; `$` is the end of every line in some.
 CL100K = LLAMA3.replace(r"|\s*[\r\n]+", r"|\s+(?![\s\S])|\s*[\r\n]+")
 
-# tiktoken's o200k_base (GPT-4o): words are cut before a capital too, and keep their contraction.
+# tiktoken's o200k_base (GPT-4o): it also cuts words before a capital, and a word keeps its 's.
 O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -59,14 +59,14 @@ O200K = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Qwen 2, 2.5 and 3: as Llama 3's, but every digit stands alone, as in the first two Llamas.
+# Qwen 2, 2.5 and 3: Llama 3's, but every digit is one piece, as in Llama 1 and 2.
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
-# StarCoder, SmolLM, Granite, Command R: GPT-2's, after every digit was cut out. So white space
-# before a digit stands at the end of what is left, and is one piece.
+# StarCoder, SmolLM, Granite, Command R: they cut every digit out first, then use GPT-2's pattern.
+# So white space before a digit ends a text there, and is one piece.
 STARCODER = r"'s|'t|'re|'ve|'m|'ll|'d|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
-# Mistral's tekken (NeMo): as GPT-4o's, without contractions, and every digit stands alone.
+# Mistral's tekken (NeMo): GPT-4o's without contractions, and every digit is one piece.
 TEKKEN = O200K.replace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
 
 PATTERNS = {
@@ -81,8 +81,8 @@ PATTERNS = {
 
 _BLOOM = ".,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c"
 
-# How tiktoken writes two of them, and what stands for StarCoder's in its files. The pieces are the
-# same. The last is BLOOM's, in which engines read the brackets within brackets in several ways.
+# Other forms that give the same pieces: StarCoder's in its files, then tiktoken's GPT2 and CL100K,
+# then BLOOM's, because engines disagree on its brackets within brackets.
 _SAME_PIECES: dict[Pattern, str] = {
     (r"\p{N}", GPT2): STARCODER,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": GPT2,
@@ -91,22 +91,23 @@ _SAME_PIECES: dict[Pattern, str] = {
     rf" ?[^(\s|[{_BLOOM}])]+": rf" ?[^(\s|{_BLOOM})]+",
 }
 
-# (?i:…) over letters without another case beyond ASCII but ſ and the Kelvin sign, of which all
-# engines know; i has three to some, and to some a pair such as ss or st is a letter's other case.
+# (?i:…) that every engine reads alike. Beyond ASCII, its letters have no other case except ſ and
+# the Kelvin sign, which all engines know. In some engines i has three other cases, and a pair such
+# as ss or st is another case of one letter.
 _CASELESS = re.compile(r"\(\?i:(?:(?!(?i:ss|st|f[fl]))[A-HJ-Za-hj-z'\u2019|\[\]?])*\)")
 _CASELESS_FLAG = re.compile(r"\(\?[a-zA-Z]*i[a-zA-Z]*[:)-]")
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 
 
 def is_known(pattern: Pattern) -> bool:
-    """Whether it is one of the patterns above, of which more is proven than of any pattern."""
+    """Return whether it is one of `PATTERNS`, whose borders and coverage are proven."""
     return canonical(pattern) in PATTERNS.values()
 
 
 def canonical(pattern: Pattern) -> Pattern:
-    """The pattern, or the one above that has this name or gives the same pieces.
+    """Return the pattern of `PATTERNS` with this name or the same pieces, else `pattern` itself.
 
-    ValueError for any other single word: as an expression it would leave most text out.
+    ValueError for any other single word: as an expression it would not match most text.
     """
     if not isinstance(pattern, str):
         cuts = tuple(_canonical(cut) for cut in pattern)
@@ -126,17 +127,18 @@ def _canonical(pattern: str) -> str:
 
 
 class PieceFinder:
-    """The pieces of a text: `findall` of one expression.
+    """Find the pieces of a text: `findall` of one expression.
 
-    Python's `re` looks a character of the Basic Multilingual Plane up in a bitmap, but goes through
-    ranges beyond it one by one. So its ranges end there, and a character beyond is searched as
-    another of its category. What says more of characters beyond ASCII than their category, or what
-    `re` cannot read (scripts, set operations, `\\X`), is left to `regex`.
+    Python's `re` finds a character of the Basic Multilingual Plane (BMP) in a bitmap, but tries the
+    ranges beyond it one by one. So the ranges end with the BMP, and a BMP character of the same
+    category stands in for each character beyond it. `regex` handles patterns that distinguish
+    characters beyond ASCII by more than their category, and patterns that `re` cannot read
+    (scripts, set operations, `\\X`).
     """
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        # Of those above it is proven that they match every character.
+        # The known patterns are proven to match every character.
         self._known = is_known(pattern)
         if not self._known:
             _check(self._pattern)
@@ -151,14 +153,14 @@ class PieceFinder:
         self._find = self._expression.findall
 
     def __call__(self, text: str) -> list[str]:
-        """The pieces in order; ValueError for a pattern that does not match all of the text."""
+        """Return the pieces in order. ValueError if the pattern does not match all of the text."""
         pieces = self._covering(text)
         if pieces is None:
             raise self._leaves_out()
         return pieces
 
     def _covering(self, text: str) -> list[str] | None:
-        """The matches, if together they are all of the text."""
+        """Return the matches, or None if they do not cover the text."""
         searched = self._searched(text)
         found: list[str] = self._find(searched)
         if not self._known and sum(map(len, found)) != len(text):
@@ -169,7 +171,7 @@ class PieceFinder:
         return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
     def lengths(self, text: str) -> npt.NDArray[np.int64]:
-        """How many characters each piece has; errors as in the call."""
+        """Return the number of characters of each piece. Errors as in `__call__`."""
         found = self._find(self._searched(text))
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         if not self._known and lengths.sum() != len(text):
@@ -177,7 +179,7 @@ class PieceFinder:
         return lengths
 
     def cut(self, text: str) -> list[str]:
-        """The matches, and what lies between two of them, in order."""
+        """Return the matches and the text between them, in order."""
         pieces = self._covering(text)
         return list(self._matches_and_gaps(text)) if pieces is None else pieces
 
@@ -199,7 +201,7 @@ class PieceFinder:
         )
 
     def _searched(self, text: str) -> str:
-        """The text, with a stand-in for each character beyond the plane."""
+        """Return the text, with a stand-in for each character beyond the BMP."""
         if (
             not self._stands_in
             or text.isascii()
@@ -210,7 +212,7 @@ class PieceFinder:
 
 
 class Cuts:
-    """The pieces of a text that several expressions cut one after another."""
+    """Find the pieces of a text with several expressions, one after another."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         if not patterns:
@@ -218,27 +220,27 @@ class Cuts:
         self._finders = [PieceFinder(pattern) for pattern in patterns]
 
     def __call__(self, text: str) -> list[str]:
-        """The pieces in order."""
+        """Return the pieces in order."""
         pieces = [text] if text else []
         for finder in self._finders:
             pieces = [part for piece in pieces for part in finder.cut(piece)]
         return pieces
 
     def lengths(self, text: str) -> npt.NDArray[np.int64]:
-        """How many characters each piece has."""
+        """Return the number of characters of each piece."""
         pieces = self(text)
         return np.fromiter(map(len, pieces), np.int64, len(pieces))
 
 
 @functools.cache
 def find_pieces(pattern: Pattern) -> PieceFinder | Cuts:
-    """What finds the pieces of a text; ValueError for what is no pattern."""
+    """Return the finder of a pattern's pieces. ValueError if it is not a pattern."""
     pattern = canonical(pattern)
     return PieceFinder(pattern) if isinstance(pattern, str) else Cuts(pattern)
 
 
 def _check(pattern: str) -> None:
-    """ValueError for what is no regular expression, or one that engines read in several ways."""
+    """Raise ValueError for an invalid expression, and for one that engines read differently."""
     if _compiled(pattern).groups:
         raise ValueError(
             f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
@@ -252,8 +254,7 @@ def _check(pattern: str) -> None:
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
-    """As `regex` reads it: its V1 knows sets in sets and their operations (&&), as the oracles
-    do."""
+    """Compile with `regex`. Its V1 has nested sets and set operations (&&), as the oracles do."""
     try:
         return regex.compile(pattern, regex.V1)
     except regex.error as error:
@@ -272,8 +273,7 @@ def _stand_in(match: re.Match[str]) -> str:
 
 @functools.lru_cache(1 << 12)
 def _stand_in_of(code_point: int) -> str:
-    """A character of the Basic Multilingual Plane and of the same category, no case of an ASCII
-    letter."""
+    """Return a BMP character of the same category that is not another case of an ASCII letter."""
     names, firsts = run_starts()
     name = names[bisect.bisect(firsts, code_point) - 1]
     return chr(next(first for first, _ in category(name) if first > 0x17F))

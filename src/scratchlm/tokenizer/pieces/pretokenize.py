@@ -1,10 +1,9 @@
-"""Cutting text into the pieces that BPE never merges across.
+"""Cut text into pieces. BPE merges only inside a piece.
 
-Special tokens split the text first, leftmost first and the longest where several start together;
-what lies between them is cut by a pattern, GPT-2's unless another is given. Merges happen inside a
-piece only, so everything here that reads a long text block by block must cut it where the pieces
-stay what they were. `Pretokenizer.blocks` is the one place that does: training, streamed encoding
-and encoding a file all stand on it.
+Special tokens split the text first: the leftmost one, and the longest one if several start at the
+same place. A pattern (by default GPT-2's) cuts the text between them. Code that reads a long text
+in blocks must cut it at places that do not change the pieces. Training, streamed encoding and file
+encoding all use `Pretokenizer.blocks` for this.
 """
 
 from __future__ import annotations
@@ -22,20 +21,21 @@ import regex
 from scratchlm.tokenizer.pieces.character_classes import LAST_OF_BMP, translate
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces, is_known
 
-# Where a text may be cut in two without changing a piece of any known pattern: between two
-# characters of which the left is no white space and the right a space, or the left a letter or
-# number and the right of another class. The piece on the left must end there, for no alternative
-# goes on from such a character to such another. Nothing on the left changes when the rest is taken
-# away: only `(?!\S)` and an unfinished contraction look past their own end, the first from white
-# space, the second from an apostrophe to letters (so a letter before an apostrophe is no border
-# either, for GPT-4o's words end with their contraction). Nothing on the right does, for no
-# alternative looks back. And after a line feed that stands alone between two signs: it is a piece,
-# or ends one, and only GPT-4o's pieces go on behind it, with a slash.
+# A border: a place where a cut changes no piece of any known pattern. A border is
+# 1. between a character that is not white space and a space;
+# 2. between a letter or a number and a character of another class;
+# 3. after a single line feed between two characters that are not white space.
+# 1 and 2 are safe. A piece must end there, because no alternative matches across such a place.
+# The cut does not change the left part. Only two alternatives look past their end: `(?!\S)`, after
+# white space, and a contraction, from an apostrophe to letters. (GPT-4o's words end with their
+# contraction, so a letter before an apostrophe is no border.) The cut does not change the right
+# part, because no alternative looks back.
+# 3 is safe. The line feed is a piece or ends one. Only GPT-4o's pieces continue, with a slash.
 #
 #     So it's a|,|cut|(| at bars|)|!⏎|%%⏎⏎% and before spaces, not in it's, nor in two line feeds.
 #
-# Marks (accents) go with their letter, so that composing and decomposing too does the same on both
-# sides. NFKC and NFKD make letters of signs (™ is TM); then only a space is a border.
+# Marks (accents) stay with their letter, so composing and decomposing each side gives the same
+# text. NFKC and NFKD turn signs into letters (™ into TM), so there only a space is a border.
 _BORDER = (
     r"[^\s](?= )"
     r"|\p{L}(?=(?!')[\p{N}\p{P}\p{S}\p{Z}\p{C}])"
@@ -44,16 +44,16 @@ _BORDER = (
 )
 _BORDER_OF_K_FORMS = r"[^\s](?= )"
 
-BLOCK_CHARACTERS = 1 << 20  # a block handed to a worker: pieces of it take some 20 MB
+BLOCK_CHARACTERS = 1 << 20  # of a block; its pieces take about 20 MB
 
 
 class Pretokenizer:
     """Pieces of text under one pattern and one set of special tokens.
 
-    `pattern` (see `patterns`) must hold no capturing group, and one expression must match every
-    character of every text; ValueError otherwise, because text would be lost. The blocks of a text
-    may be brought to the Unicode form `normalization` afterwards. `normalized_tokens` are those of
-    the special tokens that are looked for in what the others leave, after it was normalized.
+    pattern: see `patterns`. ValueError if it has a capturing group. If it is one expression, it
+        must match every character; otherwise text would be lost, so `pieces` raises ValueError.
+    normalization: the Unicode form that a caller converts the blocks to.
+    normalized_tokens: special tokens to find later, in the normalized text between the others.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Pretokenizer:
         self._form: Any = normalization
 
     def split(self, text: str) -> list[str]:
-        """Ordinary text at the even places, special tokens at the odd ones."""
+        """Split a text: ordinary text at even indices, special tokens at odd indices."""
         parts = self._specials.split(text) if self._specials else [text]
         if not self._normalized:
             return parts
@@ -91,16 +91,16 @@ class Pretokenizer:
         return split
 
     def pieces(self, ordinary: str) -> list[str]:
-        """The pieces of text in which no special token is looked for."""
+        """Return the pieces of a text, without a search for special tokens."""
         return self.find(ordinary)
 
     def blocks(self, texts: Iterable[str]) -> Iterator[str]:
         """Cut one text, given in chunks, into blocks whose pieces are the pieces of the whole.
 
-        A block is given out as soon as it is safe. What is held back is what more text could still
-        change: the last piece, some characters around it, and as many as the longest special token
-        has. So memory is bounded by one chunk and the longest piece. Only known patterns have
-        borders proven safe; under any other the text is cut at special tokens alone.
+        The method yields a block as soon as it is safe. It keeps the text that later text can still
+        change: the last piece, a few characters around it, and the length of the longest special
+        token. So one chunk and the longest piece bound the memory. Only known patterns have proven
+        borders. With other patterns, the method cuts only at special tokens.
         """
         held: list[str] = []
         held_length = wanted = 0
@@ -116,16 +116,16 @@ class Pretokenizer:
                     yield text[:border]
                 held = [text[border:]]
                 held_length = len(text) - border
-                # Looking again only when the text has doubled keeps an endless word linear.
+                # Search again only when the text has doubled: a very long word stays linear.
                 wanted = 2 * held_length
         if held_length:
             yield "".join(held)
 
     def _last_border(self, text: str) -> int:
-        """The last place where `text`, whatever may follow it, can be cut; 0 where there is none.
+        """Return the last safe cut of `text`, whatever text follows; 0 if there is none.
 
-        A special token that starts at `limit` or before is seen whole, with all its rivals; one
-        that starts later may still be cut off or outgrown by a longer one.
+        A special token that starts at or before `limit` is complete, and so are all others that
+        start there. One that starts later may be incomplete, or a longer one may start there.
         """
         limit = len(text) - self.longest_special
         if limit < 0:
@@ -137,20 +137,19 @@ class Pretokenizer:
                     break
                 border = match.end()
         if self.known:
-            # The border may be limit + 1 at most; its right-hand character must be visible.
+            # The border is at most limit + 1, because `text` must contain the character after it.
             end = max(border, limit + 2)
             while end := self._last_match(text, border, end):
-                # All others were found above.
+                # The loop above already found the tokens that are not normalized.
                 if not self._normalized or not self._is_in_token(text, end):
                     return end
         return border
 
     def border_near(self, text: str, end: int) -> int:
-        """The last place up to `end` where a text can be cut that this is only a part of; 0 where
-        none is found. At least one character and a special token's length must follow `end`.
+        """Return the last safe cut up to `end` in a part of a longer text; 0 if there is none.
 
-        A border between characters is one whatever stands further away. It is none for a special
-        token that lies across it.
+        At least one character and the length of a special token must follow `end`. A border depends
+        only on the characters beside it, and it must not be inside a special token.
         """
         if not self.known:
             return 0
@@ -167,7 +166,7 @@ class Pretokenizer:
         )
 
     def _last_match(self, text: str, start: int, end: int) -> int:
-        """The last border between two characters of text[start:end], 0 where there is none."""
+        """Return the last border between two characters of text[start:end]; 0 if there is none."""
         reach = 64
         while True:
             first = max(start, end - reach)
@@ -179,23 +178,28 @@ class Pretokenizer:
 
 
 def _is_inert(token: str, normalization: str | None) -> bool:
-    """Whether normalizing makes the token only of itself, or it is white space, which lies across
-    no border. NFC makes ASCII of other characters in three cases: K, ; and `."""
+    """Return whether normalization can never create this token across a border.
+
+    White space never lies across a border. NFC turns other characters into ASCII in only three
+    cases: K, ; and `.
+    """
     if token.isspace() or normalization is None:
         return True
     return normalization == "NFC" and token.isascii() and not set("K;`").intersection(token)
 
 
 def _any_of(tokens: Sequence[str]) -> regex.Pattern[str] | None:
-    """What finds these tokens, the leftmost first and the longest of those that start together."""
+    """Compile an expression that finds the leftmost token, and the longest that starts there."""
     if not tokens:
         return None
     return regex.compile(f"({_tree(sorted(tokens))})")
 
 
 def _tree(tokens: Sequence[str], start: int = 0) -> str:
-    """An expression for one of these sorted tokens, from a character on: what they begin with alike
-    stands once. As a list of hundreds it would take long to compile."""
+    """Write an expression for any of these sorted tokens, from character `start` on.
+
+    A common prefix appears once. A plain list of hundreds of tokens would compile slowly.
+    """
     first, last = tokens[0], tokens[-1]
     end = start
     while end < len(first) and first[end] == last[end]:
@@ -215,7 +219,7 @@ def _border(pattern: str) -> re.Pattern[str]:
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
-    """The special tokens as a list; ValueError for a string, an empty token, a repeated one."""
+    """Return a list. ValueError for a string, and for an empty, broken or repeated token."""
     if isinstance(special_tokens, str):
         raise ValueError(
             f"special_tokens is one string ({special_tokens!r}); put it in a list: "

@@ -1,15 +1,15 @@
-r"""Text cut at its spaces, the quick half of cutting it into pieces.
+r"""Cut text at its spaces into stretches: the fast first step of cutting it into pieces.
 
-A stretch is a space and what follows it up to the next. " the" or " end." comes again and again:
-who counts or encodes a text needs the pieces of the distinct stretches only.
+A stretch is a space and the text up to the next space. Stretches such as " the" or " end." repeat
+often, so counting and encoding cut only the distinct stretches into pieces.
 
     to be  or not   to    ->    to · ␣be · ␣ · ␣or · ␣not · ␣* · ␣to
 
-In the known patterns a space is a border where a sign that is no white space stands beside it: no
-piece goes on from such a sign into a space, and a space before such a sign begins a piece. One of
-them (StarCoder's) keeps white space before a number together. So only a space after white space may
-be inside a piece, and only if white space or a number follows, or the text ends. A mark (* above)
-replaces it, which makes it part of the stretch that it stands in.
+In the known patterns, a space beside a character that is not white space is a border: no piece
+continues from such a character into a space, and a space before it begins a piece. StarCoder's
+pattern is an exception: it keeps white space before a number together. So a space can be inside a
+piece only after white space, and only before white space, a number or the end of the text. A mark
+(* above) replaces such a space, so it stays inside its stretch.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from scratchlm.tokenizer.pieces.character_classes import category, white_space
 _IS_WHITE = np.zeros(1 << 16, bool)
 for _first, _last in white_space():
     _IS_WHITE[_first : _last + 1] = True
-# By UTF-16 unit; half of a character beyond the Basic Multilingual Plane may be one of a number.
+# By UTF-16 unit. A surrogate may be half of a number beyond the Basic Multilingual Plane.
 _MAY_FOLLOW = _IS_WHITE.copy()
 _MAY_FOLLOW[0xD800:0xE000] = True
 for _first, _last in category("N"):
     _MAY_FOLLOW[_first : _last + 1] = True
 _MARK = "\x02"
-# Written after each stretch when many are searched at once: a piece of its own in every known
-# pattern, which ends white space before it as the next stretch did, for it too is a space and a
-# sign.
+# It follows each stretch when one search cuts many. It is one piece in every known pattern. It ends
+# white space before it as the next stretch does, because it too is a space and a sign.
 SEPARATOR = " \x01"
 _TAKEN = (_MARK, SEPARATOR[-1], "\0")
 
 
 def has_stretches(text: str) -> bool:
-    """Whether there are enough spaces (Chinese has few, and stretches that hardly come again), and
-    neither the mark, nor the separator's sign, nor a zero byte, which ends what `byte_strings`
-    holds."""
+    """Return whether it pays to cut a text into stretches, and is possible.
+
+    The text needs enough spaces: Chinese has few, and its stretches rarely repeat. It must not
+    contain the mark, the separator's sign, or a zero byte (padding in `byte_strings`).
+    """
     return text.count(" ") * 16 > len(text) and not any(sign in text for sign in _TAKEN)
 
 
 def stretches_of(text: str) -> tuple[str, str, str]:
-    """What stands before the first stretch; all stretches but the last, still marked; the last.
+    """Return the text before the first stretch, the middle stretches with marks, and the last one.
 
-    To be cut, all but the last get `SEPARATOR` after them, in place of the space that follows. The
-    last does not, for a pattern may cut white space that ends a text in another way.
+    Before a caller cuts them, `SEPARATOR` must follow all but the last, in place of the next space.
+    The last one gets none, because a pattern may treat white space at the end of a text specially.
     UnicodeEncodeError for a lone surrogate.
     """
     others, space, last = _marked(text).rpartition(" ")
@@ -56,11 +57,11 @@ def stretches_of(text: str) -> tuple[str, str, str]:
 
 
 def _marked(text: str) -> str:
-    """The text with a mark for every space that is no border; any other begins a stretch."""
+    """Replace every space that is not a border by a mark. Every other space begins a stretch."""
     units = np.frombuffer(text.encode("utf-16-le"), np.uint16)
     spaces = np.flatnonzero(units[1:] == ord(" ")) + 1
     spaces = spaces[_IS_WHITE[units[spaces - 1]]]
-    following = np.minimum(spaces + 1, len(units) - 1)  # the last has itself, a space
+    following = np.minimum(spaces + 1, len(units) - 1)  # a last space gets itself
     spaces = spaces[_MAY_FOLLOW[units[following]]]
     if not len(spaces):
         return text
@@ -70,12 +71,12 @@ def _marked(text: str) -> str:
 
 
 def together(stretches: Iterable[bytes]) -> str:
-    """All stretches in one text, `SEPARATOR` after each; none may have its sign."""
+    """Join stretches, with `SEPARATOR` after each. None may contain the separator's sign."""
     end = SEPARATOR.encode()
     joined = b"".join([b" %b%b" % (stretch, end) for stretch in stretches])
     return plain_text(joined.decode())
 
 
 def plain_text(stretch: str) -> str:
-    """A stretch, or other marked text, with its marks as the spaces they were."""
+    """Replace the marks in a text by spaces again."""
     return stretch.replace(_MARK, " ")

@@ -1,4 +1,4 @@
-"""Text files: read in bounded memory, and cut into ranges that worker processes read themselves."""
+"""Read text files in bounded memory, and cut them into ranges for worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 BYTE_ORDER_MARK = "\ufeff"
 
-_WINDOW = 1 << 16  # bytes in which a border is looked for
-_CONTINUING = bytes(range(0x80, 0xC0))  # not the first of a character
+_WINDOW = 1 << 16  # bytes to search for a border
+_CONTINUING = bytes(range(0x80, 0xC0))  # UTF-8 continuation bytes
 
 
 class Range(NamedTuple):
@@ -31,15 +31,15 @@ class Range(NamedTuple):
 def read_text(
     path: StrPath, bar: tqdm[Any] | None = None, start: int = 0, end: int | None = None
 ) -> Iterator[str]:
-    """The file's text, or the range of it, in chunks of up to 1 MiB; see `decoded`.
+    """Yield the text of a file, or of a range of it, in chunks of up to 1 MiB; see `decoded`.
 
-    `bar` is moved on by the bytes read. ValueError for a file that is not text, and with the offset
-    where a byte is not UTF-8.
+    `bar` advances by the bytes read. ValueError if the file is not text, or if a byte is not UTF-8
+    (the message gives its offset).
     """
     chunks = _bytes(path, bar, start, end)
     if start == 0 and end is None:
         chunks = checked(path, chunks)
-    elif start == 0:  # a range may be too short to show what the file is
+    elif start == 0:  # a short range may not show the kind of the file
         check_text(path, next(_bytes(path, None, 0, HEAD), b""))
     return decoded(path, chunks, start)
 
@@ -54,7 +54,7 @@ def _bytes(path: StrPath, bar: tqdm[Any] | None, start: int, end: int | None) ->
 
 
 def checked(path: StrPath, chunks: Iterable[bytes], *, html: bool = True) -> Iterator[bytes]:
-    """The chunks of a whole file, after `check_text` of its first bytes."""
+    """Call `check_text` with the first bytes of a whole file, then yield all its chunks."""
     chunks = iter(chunks)
     held: list[bytes] = []
     while sum(map(len, held)) < HEAD and (data := next(chunks, b"")):
@@ -64,22 +64,25 @@ def checked(path: StrPath, chunks: Iterable[bytes], *, html: bool = True) -> Ite
 
 
 def check_text(path: StrPath, head: bytes, *, html: bool = True) -> None:
-    """ValueError where a file's first bytes show that it is not text, such as a picture, or that it
-    is a Git LFS pointer, which is text but not the text. `html`: whether a web page will do."""
+    """Raise ValueError if the first bytes of a file show that it is not the text.
+
+    It may be a picture, for example, or a Git LFS pointer, which only names the real file. `html`:
+    accept a web page.
+    """
     kind = kind_of(head[:HEAD])
     if kind and not (kind.is_text and html):
         raise ValueError(f"{os.fspath(path)} looks like {kind.name}; {kind.remedy}")
 
 
 def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[str]:
-    """UTF-8 bytes, which begin at offset `start` of the file, as text.
+    """Decode UTF-8 bytes that begin at offset `start` of the file.
 
-    No newline is translated. A byte order mark at the start of the file is no part of its text.
+    Newlines stay as they are. A byte order mark at the start of the file is dropped.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, at_start = start, start == 0
     for data in itertools.chain(chunks, [b""]):
-        pending = len(decoder.getstate()[0])  # bytes of a character cut between two reads
+        pending = len(decoder.getstate()[0])  # bytes of an incomplete character
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
@@ -92,7 +95,7 @@ def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[
 
 
 def not_utf8(path: StrPath, error: UnicodeDecodeError, start: int) -> ValueError:
-    """The error of bytes that begin at offset `start` of the file."""
+    """Return the error for bytes that begin at offset `start` of the file."""
     return ValueError(
         f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
         f"{start + error.start}); convert the file to UTF-8"
@@ -102,10 +105,10 @@ def not_utf8(path: StrPath, error: UnicodeDecodeError, start: int) -> ValueError
 def cut_file(
     path: StrPath, pretokenizer: Pretokenizer, size: int, bar: tqdm[Any]
 ) -> Iterator[Range | str]:
-    """A file in ranges of about `size` bytes, for `texts_of` to read in another process.
+    """Cut a file into ranges of about `size` bytes. A worker reads a range with `texts_of`.
 
-    Where the pattern has no borders that can be seen from near by, the file is read here, and its
-    blocks are given instead. `bar` is moved on by what is given.
+    A pattern without proven borders needs the whole text before a cut. Then this process reads the
+    file and yields blocks of text. `bar` advances with every item.
     """
     if not pretokenizer.known:
         yield from pretokenizer.blocks(read_text(path, bar))
@@ -117,10 +120,10 @@ def cut_file(
             file.seek(max(start, end - _WINDOW))
             before = file.read(end - file.tell())
             before = before.lstrip(_CONTINUING) if end - start > _WINDOW else before
-            # What follows must show the next character, and a special token to its last byte.
+            # `after` must contain the next character and a complete special token.
             after = file.read(4 * pretokenizer.longest_special + 4)
             text = (before + after).decode("utf-8", "surrogateescape")
-            whole = len(before.decode("utf-8", "ignore"))  # no character that `end` cuts in two
+            whole = len(before.decode("utf-8", "ignore"))  # without a character that `end` cuts
             border = pretokenizer.border_near(text, whole)
             if border:
                 end += len(text[:border].encode("utf-8", "surrogateescape")) - len(before)
@@ -133,7 +136,7 @@ def cut_file(
 
 
 def texts_of(item: Range | str | list[str], pretokenizer: Pretokenizer) -> Iterable[str]:
-    """The blocks of a range; a text, and texts, are that already."""
+    """Return the blocks of an item: read a range; a text or a list of texts needs no reading."""
     if isinstance(item, Range):
         return pretokenizer.blocks(read_text(item.path, None, item.start, item.end))
     return [item] if isinstance(item, str) else item
