@@ -65,7 +65,7 @@ def test_commands_refuse_it(prepared, monkeypatch, capsys, main, words, names):
 def test_python_refuses_it(prepared, tmp_path):
     model = tiny.model()
     for name in ("a.safetensors", "a.bin", "a.ckpt", "a.PT"):
-        with pytest.raises(ValueError, match=rf"one \.pt file, not a .*{name}\); name it so"):
+        with pytest.raises(ValueError, match=rf"one \.pt file, not a .*{name}\); give it a name"):
             save_checkpoint(tmp_path / name, model, None, 1)
     tokenizer = tiny.tokenizer(prepared)
     for name in ("a.npy", "a.h5", "a.ids"):

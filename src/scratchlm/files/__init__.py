@@ -1,1 +1,1 @@
-"""Bytes on disk: a file is whole or not there."""
+"""Files on disk: a file is whole, or it does not exist."""

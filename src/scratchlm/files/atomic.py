@@ -1,7 +1,8 @@
 """Files and directories that appear whole or not at all.
 
-Written under a temporary name in the same directory, synced to the disk, renamed, and the directory
-synced: a kill or a power cut at any moment leaves the old content or the new, never a part.
+Each function writes under a temporary name in the same directory, syncs the content to the disk,
+renames it, and syncs the directory. A kill or a power cut leaves the old content or the new, never
+a part.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import IO
 
 _REMOVED = ".removed"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what only writing meets
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # only writing raises these
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """The error of a disk that is full, or of a file too large, names what was to be written: the
-    system's names a file only where it is opened."""
+    """Put `path` into the error of a full disk or of a file that is too large. The system names a
+    file only in an error of opening it."""
     try:
         yield
     except OSError as error:
@@ -34,7 +35,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` when the block ends without an error."""
+    """Yield a binary file, which takes the name `path` when the block ends without an error."""
     temporary = _temporary(path)
     try:
         with naming(path), temporary.open("wb") as file:
@@ -48,17 +49,18 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """The file has this content, or, if that fails, what it had before."""
+    """Write `content` to the file. If that fails, the file keeps its old content."""
     with replacing_file(Path(path)) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """The same for a directory; the files in it are the block's to sync.
+    """Yield a directory, which takes the name `path` when the block ends without an error.
 
-    A directory cannot be renamed over another: an old one is first moved to `previous(path)`, where
-    a reader finds it if the process dies between the two renames.
+    The block syncs the files in it. A directory cannot replace another by a rename. So the old
+    one first moves to `previous(path)`. A reader finds it there if the process dies between the two
+    renames.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -79,7 +81,10 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Nobody finds half of it under its name; `finish_removals` ends what a kill cut short."""
+    """Remove a directory; nobody finds half of it under its name.
+
+    If a kill interrupts the removal, `finish_removals` completes it.
+    """
     condemned = path.with_name(f".{path.name}{_REMOVED}")
     path.rename(condemned)
     shutil.rmtree(condemned)
@@ -91,7 +96,7 @@ def finish_removals(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """This process's temporary name for `path`; those of processes that were killed are removed."""
+    """Return this process's temporary name for `path`. Remove what killed processes left there."""
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     prefix = f".{path.name}.tmp-"
@@ -102,36 +107,36 @@ def _temporary(path: Path) -> Path:
 
 
 def _is_alive(pid: str) -> bool:
-    if sys.platform == "win32":  # there os.kill(pid, 0) does not ask, it interrupts
+    if sys.platform == "win32":  # os.kill(pid, 0) interrupts the process there
         return True
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         return True
     return int(pid) != os.getpid()
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something has this name; an empty folder is as good as none."""
+    """Return whether a file, or a folder that is not empty, has this name."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def previous(path: Path) -> Path:
-    """Where `replacing_directory` keeps the old directory during a replacement."""
+    """Return the path where `replacing_directory` keeps the old directory for a moment."""
     return path.with_name(f".{path.name}.previous")
 
 
 def sync(file: IO[bytes]) -> None:
-    """Wait until what was written to `file` is on the disk."""
+    """Wait until the content of `file` is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in the directory (files made, renamed) are on the disk."""
-    if sys.platform == "win32":  # it opens no directories, and writes their entries itself
+    """Wait until the directory's entries (new and renamed files) are on the disk."""
+    if sys.platform == "win32":  # it cannot open directories, and syncs their entries itself
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

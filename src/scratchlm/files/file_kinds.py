@@ -1,7 +1,7 @@
-"""What a file really is, whatever its name says: told from its first bytes.
+"""What a file really is: its first bytes tell it, whatever its name says.
 
-A Git LFS pointer stands where weights should be, a `.txt` is a picture, a text is UTF-16. Readers
-ask `kind_of` before they read, so that their error names the file and not what they stumbled over.
+A file of weights may be a Git LFS pointer, a `.txt` a picture, a text UTF-16. Readers call
+`kind_of` before they read, so that their error tells the kind of the file, not a parser's problem.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from scratchlm.errors import FileFormatError
 
-HEAD = 4096  # bytes from the start of a file that `kind_of` looks at
+HEAD = 4096  # bytes that `kind_of` reads from the start of a file
 
-_MANY_NULS = 8  # a text may hold a stray one
+_MANY_NULS = 8  # a text may hold a few
 
 
-# Of formats that hold text, numbers or weights in one file.
+# The endings of formats that hold text, numbers or weights in one file.
 FILE_ENDINGS = frozenset({
     ".7z", ".arrow", ".bin", ".ckpt", ".csv", ".feather", ".ggml", ".gguf", ".gz", ".h5", ".hdf5",
     ".json", ".jsonl", ".keras", ".md", ".model", ".msgpack", ".npy", ".npz", ".onnx", ".parquet",
@@ -28,7 +28,7 @@ FILE_ENDINGS = frozenset({
 
 
 class Kind(NamedTuple):
-    """What a file is, and what to do about it; `is_text` where its bytes can be read as text."""
+    """What a file is, and what to do about it. `is_text`: its bytes can be read as text."""
 
     name: str
     remedy: str
@@ -72,8 +72,8 @@ _STARTS: list[tuple[bytes, Kind]] = [  # regular expressions
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """The kind of the file that begins with these bytes (up to HEAD of them); None for UTF-8 text
-    and whatever is not known."""
+    """Return the kind of the file that begins with these bytes (up to HEAD of them), or None for
+    UTF-8 text and for an unknown kind."""
     for start, kind in _STARTS:
         if re.match(start, head):
             return kind
@@ -83,31 +83,31 @@ def kind_of(head: bytes) -> Kind | None:
     nuls = head.count(0)
     if nuls < _MANY_NULS or 10 * nuls < len(head):
         return None
-    # UTF-16 without a mark: every other byte of Latin text is 0.
+    # In UTF-16 without a mark, every other byte of Latin text is 0.
     return _UTF_16 if max(head[::2].count(0), head[1::2].count(0)) > 0.9 * nuls else _BINARY
 
 
 def ending_of(path: Path) -> str:
-    """The ending, in lower case, by which a name asks for a format: not that of run.v2 or 3.1."""
+    """Return the ending of a format, in lower case. Names such as run.v2 and 3.1 have none."""
     ending = path.suffix.lower()
     is_format = re.match(r"\.(?!v\d)[^\W\d_]", ending) or ending in FILE_ENDINGS
     return ending if is_format else ""
 
 
 def check_folder_name(path: str | os.PathLike[str], what: str) -> None:
-    """ValueError for a folder to be made whose name ends as a file's does: whoever writes `out.h5`
-    wants that format. `what` says what is written into a folder, and in which files it could be."""
+    """Raise ValueError if a new folder's name ends like a file's: a user who writes `out.h5` wants
+    that format. `what` begins the message: what is a folder, and which file it could be instead."""
     place = Path(path)
     if place.suffix.lower() in FILE_ENDINGS and not place.is_dir():
         raise ValueError(
-            f"{what}, not a {place.suffix} ({place}); name it so, such as {place.stem}"
+            f"{what}, not a {place.suffix} ({place}); give it a name such as {place.stem}"
         )
 
 
 def check_downloaded(path: str | os.PathLike[str]) -> None:
-    """Raise FileFormatError for a Git LFS pointer or an HTML page, which a clone or a browser left
-    in place of the file. Readers of other formats call this when a file does not parse."""
-    if not Path(path).is_file():  # a pipe would be waited for
+    """Raise FileFormatError for a Git LFS pointer or an HTML page, which a clone or a browser saved
+    instead of the file. Readers of other formats call this when a file does not parse."""
+    if not Path(path).is_file():  # reading a pipe would block
         return
     with Path(path).open("rb") as file:
         kind = kind_of(file.read(HEAD))

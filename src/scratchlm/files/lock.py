@@ -1,4 +1,4 @@
-"""One process a folder: a lock on a file, which the system drops when the process ends."""
+"""A lock that lets one process use a folder. The system drops it when the process ends."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ else:
     import fcntl
 
 _held: set[Path] = set()
-_files: set[TextIO] = set()  # that this process has locked
-_PLACE = 1 << 30  # the byte that is locked: on Windows nobody else can read a locked byte
+_files: set[TextIO] = set()  # the files that this process has locked
+_PLACE = 1 << 30  # the locked byte, past the text: on Windows nobody else can read a locked byte
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/lock` for a run; ValueError where another run holds it.
+    """Hold `folder/lock` for a run; ValueError if another run holds it.
 
-    The same process may hold it again within the block. If the folder was made for the lock, and
-    holds nothing else at the end, both are removed.
+    The same process may hold it again inside the block. At the end, remove the lock and its
+    folder if the folder was made for the lock and holds nothing else.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def locked(folder: Path) -> Iterator[None]:
 def lock_file(
     path: Path, what: str, remedy: str, remove: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
-    """Hold the file `path`, which says this process's id, and `remove` it at the end.
+    """Hold the file `path`, which holds this process's id. Delete it at the end if `remove()`.
 
-    Processes that are forked within the block do not hold it. ValueError with `what`, the holder's
-    id and `remedy` where another process holds it.
+    Processes forked inside the block do not hold it. ValueError with `what`, the holder's id and
+    `remedy` if another process holds it.
     """
     unwanted = False
     try:
@@ -74,16 +74,16 @@ def lock_file(
                     _files.remove(file)
                     unwanted = remove()
                     if unwanted and sys.platform != "win32":
-                        path.unlink()  # while it is held: nobody else can have it
+                        path.unlink()  # before unlocking, so that nobody else holds it
                     _give_back(file.fileno())
     finally:
         if unwanted and sys.platform == "win32":
-            with contextlib.suppress(OSError):  # an open file stays, so another's does
+            with contextlib.suppress(OSError):  # Windows keeps a file that another process has open
                 path.unlink()
 
 
 def _opened(path: Path, what: str, remedy: str) -> TextIO:
-    """The file, open and locked; ValueError where it is locked already."""
+    """Open and lock the file; ValueError if another process has locked it."""
     while True:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(path.open("a+", encoding="utf-8"))
@@ -91,7 +91,7 @@ def _opened(path: Path, what: str, remedy: str) -> TextIO:
                 file.seek(0)
                 holder = file.read().strip()
                 raise ValueError(f"{what} ({path.parent}, process {holder}); {remedy}")
-            # Its holder may have removed the file after we opened it: then it locks nothing.
+            # Its holder may have deleted the file after we opened it; then our lock is useless.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
@@ -99,7 +99,7 @@ def _opened(path: Path, what: str, remedy: str) -> TextIO:
 
 
 def _leave_to_parent() -> None:
-    """Close what a fork has copied, or the locks would outlive the process that took them."""
+    """Close the files that a fork copied, or the locks outlive the process that took them."""
     for file in _files:
         file.close()
     _files.clear()
@@ -110,9 +110,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def _take(descriptor: int) -> bool:
-    """Whether nobody else has the lock; then this descriptor has it.
+    """Take the lock if it is free, and return whether it was.
 
-    On Unix by `flock`: the locks of POSIX go when any descriptor of the file is closed.
+    Unix uses `flock`, because closing any descriptor of the file drops a POSIX lock.
     """
     try:
         if sys.platform == "win32":

@@ -1,14 +1,14 @@
-"""Plain data: tensors, None, bool, int, float, str, and the lists, tuples and dicts of them.
+"""Plain data: tensors, None, bool, int, float, str, and lists, tuples and dicts of them.
 
-What a checkpoint may hold. `checked` refuses anything else before a byte is written; `to_json` and
-`from_json` carry plain data through JSON exactly, with tags for what JSON lacks:
+A checkpoint holds only plain data. `checked` refuses any other value before a byte is written.
+`to_json` and `from_json` keep plain data exact through JSON, with tags for what JSON lacks:
 
     (1, 2)        {"__tuple__": [1, 2]}
     {0: "a"}      {"__dict__": [[0, "a"]]}
     inf, nan      {"__float__": "inf"}
     a tensor      {"__tensor__": its name in the tensor file}
 
-`parse_json` reads JSON as this library writes it, and nothing looser.
+`parse_json` reads strict JSON, as this library writes it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TAGS = {"__tensor__", "__float__", "__tuple__", "__dict__"}
 
 
 def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
-    """`value` with its containers copied; ValueError that names the key of what is not plain.
-    elsewhere: tensors may be on the meta device, for another process has their numbers.
+    """Return `value` with its containers copied. ValueError with the key of a value that is not
+    plain. elsewhere: accept tensors on the meta device, because another process has their numbers.
 
-    Types are compared exactly: `numpy.float64` is a float by inheritance, and yet a loader that
-    runs no code refuses it.
+    It compares types exactly. `numpy.float64` is a subclass of float, but a loader that runs no
+    code refuses it.
     """
     kind = type(value)
-    if kind in (Tensor, nn.Parameter):  # the safe loader refuses other kinds of tensor
+    if kind in (Tensor, nn.Parameter):  # the safe loader refuses other tensor classes
         if value.is_meta and elsewhere:
             return value
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
@@ -59,7 +59,7 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
             name: checked(each, f"{key}.{name}", elsewhere=elsewhere)
             for name, each in value.items()
         }
-    if hasattr(value, "full_tensor"):  # a part of FSDP's or of tensor parallelism
+    if hasattr(value, "full_tensor"):  # a shard of FSDP or of tensor parallelism
         raise ValueError(
             f"a checkpoint's tensors are whole ({key} is spread over ranks); gather them first, "
             "e.g. with .full_tensor() or torch's get_model_state_dict"
@@ -71,9 +71,9 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
 
 
 def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
-    """`value` for `json.dumps`; its tensors go into `tensors` under their dotted place."""
+    """Return `value` for `json.dumps`. Put its tensors into `tensors` under their dotted keys."""
     if isinstance(value, Tensor):
-        while key in tensors:  # a key with a dot in it can spell the place of another
+        while key in tensors:  # a key that contains a dot can equal another's dotted key
             key += "'"
         tensors[key] = value
         return {"__tensor__": key}
@@ -94,8 +94,8 @@ def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
 
 
 def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `to_json`; KeyError for a tensor that is not there, ValueError or TypeError
-    for what `to_json` does not write."""
+    """Invert `to_json`. KeyError for a missing tensor, ValueError or TypeError for data that
+    `to_json` does not write."""
     if isinstance(value, list):
         return [from_json(each, tensors) for each in value]
     if not isinstance(value, dict):
@@ -117,8 +117,8 @@ def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The content of JSON. ValueError for what is none, nests too deeply, or has an object with a
-    key twice (`json.loads` keeps the last), NaN or Infinity, which JSON does not have."""
+    """Return the content of JSON. ValueError if it is not JSON, nests too deeply, has a key twice
+    in an object (`json.loads` keeps the last), or has NaN or Infinity, which JSON lacks."""
     try:
         return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError:

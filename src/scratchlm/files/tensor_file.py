@@ -5,7 +5,7 @@
     rest     the tensors' bytes, row-major and little-endian, offsets counted from here
 
 A file cannot execute anything: it holds numbers and their names. The tensors fill the rest without
-gaps or overlaps, so that what is read is never larger than the file.
+gaps or overlaps, so a reader never takes more memory than the file's size.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 100_000_000  # bytes, as in the reference implementation
-_DIMENSIONS = 64  # more than any tensor has; the product of a million would take hours
+_DIMENSIONS = 64  # no tensor has more; the product of a million axes would take hours
 
 Place = tuple[torch.dtype, list[int], int, int]  # dtype, shape, begin and end in the file
 
 
 class Sink(Protocol):
-    """What `write_tensors` writes to: a file, or something that hashes on the way."""
+    """The target of `write_tensors`: a file, or an object that also hashes the bytes."""
 
     def write(self, data: Any, /) -> object: ...
 
@@ -53,10 +53,10 @@ class Sink(Protocol):
 def write_tensors(
     sink: Sink, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write `tensors` in the layout above; a dtype it does not know is a ValueError."""
+    """Write `tensors` in the layout above; ValueError for a dtype that the layout lacks."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
-    # Widest elements first: then every tensor starts at a multiple of its element's size.
+    # The widest elements come first, so every tensor starts at a multiple of its element's size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     for name in order:
         tensor = tensors[name]
@@ -79,7 +79,7 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU; FileFormatError for one that breaks the layout."""
+    """Read the tensors of a file, on the CPU; FileFormatError if the file breaks the layout."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -94,8 +94,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def map_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The same without reading: pages come from the file when looked at, and changes stay in
-    memory."""
+    """Map the tensors of a file. An access loads their pages from the file. Changes stay in memory;
+    they never reach the file."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -107,7 +107,7 @@ def map_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors[name] = torch.empty(shape, dtype=dtype)
             continue
         count = (end - begin) // dtype.itemsize
-        if begin % dtype.itemsize:  # written by others; torch wants aligned elements
+        if begin % dtype.itemsize:  # another program wrote it; torch needs aligned elements
             raw = bytearray(content[begin:end])
             tensors[name] = torch.frombuffer(raw, dtype=dtype).reshape(shape)
             continue
@@ -117,7 +117,7 @@ def map_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _places(file: BinaryIO, size: int, path: Path) -> dict[str, Place]:
-    """Each tensor's dtype, shape and place, all of the header checked."""
+    """Check the whole header, and return each tensor's dtype, shape and place."""
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else _HEADER_LIMIT
     if length > min(_HEADER_LIMIT, size - 8):
@@ -151,7 +151,7 @@ def _checked(name: str, entry: Any, start: int, size: int, path: Path) -> Place:
     try:
         dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in [*shape, begin, end])
-        # An axis of 0 hides the others from the product, and torch multiplies those for strides.
+        # An axis of 0 makes the product 0, but torch multiplies the other axes for its strides.
         fits = whole and type(shape) is list and len(shape) <= _DIMENSIONS
         fits = fits and math.prod(max(number, 1) for number in shape) < 1 << 60
         fits = fits and start + end <= size
