@@ -306,7 +306,7 @@ def test_float16_scales_its_loss_skips_what_overflows_and_resumes_equal(tmp_path
 @pytest.mark.parametrize(
     ("name", "flops", "compiler", "expected"),
     [
-        ("auto", 1e15, "/usr/bin/g++", (True, "on: it pays")),
+        ("auto", 1e15, "/usr/bin/g++", (True, "on: it saves time")),
         ("auto", 1e10, "/usr/bin/g++", (False, "off: it takes longer than it saves")),
         ("auto", 1e15, None, (False, "off: there is no C++ compiler")),
         ("on", 1.0, None, (True, "as configured")),

@@ -1,8 +1,8 @@
-"""What surrounds torch.compile: signals, damaged files in its cache, a compiler that fails.
+"""The problems around torch.compile: signals, damaged files in its cache, a failing compiler.
 
-torch starts a C++ compiler and worker processes, which write shared libraries straight to their
-place in a cache. All later runs of the user load them from there. So a compiler that is killed
-halfway leaves a file that breaks every later run.
+torch starts a C++ compiler and worker processes, which write shared libraries directly into a
+cache. All later runs of the user load them from there. So a killed compiler leaves half a file,
+which breaks every later run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from scratchlm.errors import WorkerError
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Wrap every call that torch may compile; it costs microseconds where nothing is compiled.
+    """Wrap every call that torch may compile; it costs microseconds if torch compiles nothing.
 
-    A signal waits until the call ends, and the compiler never gets it. Damaged libraries are
-    removed from torch's cache first, so that torch compiles them again. A compiler that fails is a
-    WorkerError.
+    First remove damaged libraries from torch's cache, so that torch compiles them again. A signal
+    waits until the call ends, and the compiler never gets it. WorkerError if the compiler fails.
     """
     _mend_cache_once()
     with _signals_held():
@@ -42,8 +41,8 @@ def compiling() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Raise SIGINT and SIGTERM again at the end. Processes that are started within have them
-    blocked: a terminal, a batch system or a container signals all processes at once."""
+    """Hold SIGINT and SIGTERM, and raise them again at the end. Processes started inside have them
+    blocked, because a terminal, a batch system or a container signals all processes at once."""
     if sys.platform == "win32":  # it has no signal masks
         yield
         return
@@ -54,14 +53,14 @@ def _signals_held() -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
 
-    # Another thread may take the signal, and its handler runs in the main thread all the same.
+    # Another thread may receive the signal; the handler still runs in the main thread.
     if threading.current_thread() is threading.main_thread():
         kept = {number: signal.signal(number, note) for number in numbers}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # runs `note` for those that waited
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # runs `note` for waiting signals
         for number, handler in kept.items():
             signal.signal(number, handler)
         for each in noted:
@@ -70,14 +69,14 @@ def _signals_held() -> Iterator[None]:
 
 @functools.cache
 def _mend_cache_once() -> None:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir  # slow, as compiling is
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # slow, like compiling
 
     mend_cache(Path(cache_dir()))
 
 
 def mend_cache(folder: Path) -> None:
-    """Remove damaged libraries from torch's cache. The dynamic linker crashes the process on some
-    of them, so they cannot be left for it to find."""
+    """Remove damaged libraries from torch's cache. Some of them make the dynamic linker crash
+    the process."""
     if sys.platform != "linux":
         return
     import fcntl  # not on Windows
@@ -93,8 +92,8 @@ def mend_cache(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a 64-bit ELF file is as long as it says: a linker puts the section table last, and
-    then writes the header."""
+    """Return whether a 64-bit ELF file is as long as its header says. A linker puts the section
+    table at the end, and writes the header last."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         header = file.read(64)
         if len(header) < 64 or header[:4] != b"\x7fELF":
@@ -102,7 +101,7 @@ def _is_whole(path: Path) -> bool:
         (start,) = struct.unpack_from("<Q", header, 40)
         size, count = struct.unpack_from("<HH", header, 58)
         return 0 < start + size * count <= path.stat().st_size
-    return True  # gone, or not ours to read
+    return True  # it is gone, or we may not read it
 
 
 def _of_the_compiler(error: Exception) -> bool:
@@ -113,16 +112,16 @@ def _of_the_compiler(error: Exception) -> bool:
 
 
 def _remedy(error: Exception) -> str:
-    if "precompiled header" in str(error):  # a run that was killed left half of it
+    if "precompiled header" in str(error):  # a killed run left half of it
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         headers = Path(default_cache_dir()) / "precompiled_headers"
         return f"remove the folder {headers}: torch makes it again"
-    return "see that g++ works and has memory, or go without: --compile off"
+    return "check that g++ works and has enough memory, or use --compile off"
 
 
 def _reason(error: Exception) -> str:
-    """The compiler's first complaint; without one, the first line that says more than a class."""
+    """Return the first line with "error:", else the second line: the first names only a class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     complaints = [line for line in lines if "error:" in line]
     return (complaints or lines[1:] or lines or [type(error).__name__])[0][:300]

@@ -1,6 +1,6 @@
-"""The ranks of a run that `torchrun` started, and what they tell each other.
+"""The ranks of a run that `torchrun` started, and their communication.
 
-One process is rank 0 of 1, and every call here is then free of communication: the trainer has one
+A single process is rank 0 of 1, and its calls here need no communication. So the trainer has one
 path for a laptop and for many nodes.
 """
 
@@ -24,7 +24,7 @@ from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
 
-_PATIENCE = timedelta(days=30)  # a rank that dies is noticed at once, however long the wait
+_PATIENCE = timedelta(days=30)  # the ranks notice a dead rank at once, however long this is
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -37,30 +37,31 @@ class Ranks:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    aside: Any = field(default=None, compare=False, repr=False)  # a group for a thread's own talk
+    aside: Any = field(default=None, compare=False, repr=False)  # a second process group
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that prints, logs and names checkpoints."""
+        """Return whether this rank prints, logs and names checkpoints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
+        """Sum the tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def total(self, mine: int, device: torch.device) -> int | Tensor:
-        """The sum of a number over all ranks; a tensor on the device where there are several."""
+        """Sum a number over all ranks; with several ranks, return a tensor on the device."""
         return mine if self.size == 1 else self.sum(torch.tensor(float(mine), device=device))
 
     def any(self, mine: bool, device: torch.device) -> bool:
-        """Whether it is true of one of the ranks; waits for the device."""
+        """Return whether `mine` is true on any rank. Wait for the device."""
         return bool(self.total(mine, device))
 
     def gather(self, mine: Any, *, aside: bool = False) -> list[Any]:
-        """What each rank gave, in the order of the ranks, on every rank. aside: beside what the
-        main thread says, from one other; and with no end to the wait for a rank at work."""
+        """Return what each rank gave, in the order of the ranks, on every rank. aside: use the
+        second group. One other thread may use it beside the main thread; it waits for a busy
+        rank."""
         if self.size == 1:
             return [mine]
         everyones = [None] * self.size
@@ -77,9 +78,10 @@ def started_by_torchrun() -> bool:
 
 @contextlib.contextmanager
 def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
-    """Join the ranks that torchrun started, leave at the end; alone where it did not start this
-    process. CUDA devices talk by NCCL, CPUs by gloo. timeout: of a step's talk; the wait for a text
-    to be tokenized, or a checkpoint written, is as long as that takes."""
+    """Join the ranks that torchrun started, and leave at the end. Yield ALONE if torchrun did not
+    start this process. CUDA devices communicate by NCCL, CPUs by gloo. timeout: the limit for the
+    communication of a step. Ranks wait without this limit while one tokenizes a text or writes a
+    checkpoint."""
     if not started_by_torchrun():
         yield ALONE
         return
@@ -96,13 +98,13 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def agreed(ranks: Ranks) -> Iterator[None]:
-    """What is raised within on any rank is raised on all, at its end: on the first of those that
-    raised it as it was, and on the others as an OtherRankError."""
+    """If any rank raises inside the block, all ranks raise at its end. The lowest rank that
+    failed raises its own error; the others raise it as an OtherRankError."""
     own = None
     try:
         yield
     except Interrupted:
-        raise  # a signal is each rank's own, and nobody waits for more
+        raise  # each rank gets its own signal, and no rank waits for another
     except Exception as caught:
         own = caught
     try:
@@ -115,21 +117,21 @@ def agreed(ranks: Ranks) -> Iterator[None]:
 
 
 def as_lost_rank(error: Exception, ranks: Ranks) -> Exception:
-    """A WorkerError where a collective failed because one of its ranks is gone, for which gloo and
-    NCCL have no class of their own; else the error itself."""
+    """Return a WorkerError if a collective failed because a rank is gone, else the error itself.
+    gloo and NCCL have no error class for a lost rank, so this reads the message."""
     signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
     lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     if ranks.size == 1 or not lost:
         return error
-    return WorkerError(f"a rank was lost, or its network ({error}); start all again")
+    return WorkerError(f"a rank was lost, or its network failed ({error}); start all ranks again")
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of a step's micro-batches, so that a step is the same on any number.
+    """One rank's share of a step's micro-batches. A step is the same on any number of ranks.
 
-    The ranks form as many groups as divide the micro-batches evenly; a group takes every so-many-th
-    micro-batch, and each of its `parts` ranks one part of the rows.
+    The ranks form `groups` groups, and `groups` divides the number of micro-batches. A group takes
+    every `groups`-th micro-batch, and each of its `parts` ranks takes one part of the rows.
     """
 
     group: int
@@ -139,7 +141,7 @@ class Share:
 
     @classmethod
     def of(cls, ranks: Ranks, micro_batches: int, batch_size: int) -> Share:
-        """ValueError where the rows of a micro-batch cannot be shared evenly."""
+        """Return this rank's share; ValueError if the rows of a micro-batch do not split evenly."""
         groups = gcd(ranks.size, micro_batches)
         parts = ranks.size // groups
         if batch_size % parts:
@@ -151,19 +153,20 @@ class Share:
         return cls(ranks.rank // parts, groups, ranks.rank % parts, parts)
 
     def indices(self, first: int, micro_batches: int) -> range:
-        """Which of the micro-batches `first`, `first` + 1, … are this rank's."""
+        """Return which of the micro-batches `first`, `first` + 1, … this rank takes."""
         return range(first + self.group, first + micro_batches, self.groups)
 
     def rows(self, batch: Batch) -> Batch:
-        """This rank's rows of a micro-batch: inputs, targets (batch, seq)."""
+        """Return this rank's rows of a micro-batch: inputs, targets (batch, seq)."""
         each = len(batch[0]) // self.parts
         mine = slice(self.part * each, (self.part + 1) * each)
         return batch[0][mine], batch[1][mine]
 
 
 def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
-    """Every size-th batch. All ranks get as many, since a sharded model computes on all at once:
-    what the last round lacks is the first batch again, with no target that counts."""
+    """Yield every `size`-th batch. All ranks get the same number, because all ranks compute with a
+    sharded model at once. A rank without a batch in the last round gets the first batch again, with
+    all targets ignored."""
     number, uncounted = 0, None
     for inputs, targets in batches:
         if uncounted is None:
@@ -176,10 +179,10 @@ def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """DDP: every rank holds the whole model, and gradients are averaged as backward makes them."""
+    """Wrap in DDP: every rank holds the whole model, and backward averages the gradients."""
     wrap = nn.parallel.DistributedDataParallel
     places = [device] if device.type == "cuda" else None
-    # Buffers are constants here, and not sent at each step; from torch 2.13 on, that flag is new.
+    # Our buffers are constant, so no step sends them. torch 2.13 has a new name for this flag.
     names = signature(wrap).parameters
     flag = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     constant: dict[str, Any] = {flag: False}
@@ -189,10 +192,10 @@ def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
 def fully_sharded(
     module: nn.Module, blocks: nn.ModuleList, ranks: Ranks, device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """FSDP2, in place: each rank keeps 1/size of every parameter, block by block (2304.11277).
+    """Shard by FSDP2, in place: each rank keeps 1/size of every parameter (arXiv 2304.11277).
 
-    Parameters stay float32; `dtype` is what they are gathered and multiplied in, and gradients are
-    summed in float32.
+    It shards block by block. Parameters stay float32. FSDP gathers and multiplies them in `dtype`,
+    and sums gradients in float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -207,8 +210,8 @@ def fully_sharded(
 
 
 def reducing(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[Any]:
-    """Whether the backward inside sums gradients over the ranks: DDP's, once a step. FSDP always
-    does, for a rank cannot hold the gradient of all that is sharded."""
+    """Return a context in which backward sums DDP's gradients over the ranks only if `now`: once a
+    step. FSDP always sums them, because a rank cannot hold all gradients of a sharded model."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
         return module.no_sync()
     return contextlib.nullcontext()

@@ -1,6 +1,6 @@
-"""Device, dtype, threads, random state and signals: what surrounds a model.
+"""Device, dtype, threads, random state and signals: the surroundings of a model.
 
-Nothing in `model/` knows of these; the trainer and the commands ask here once, at start.
+`model/` knows nothing of these. The trainer and the commands ask this module once, at start.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scratchlm.devices.runtime_config import Dtype
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device called `name`; "auto" picks CUDA, then MPS, then the CPU. local_rank: which of the
-    processes on this machine asks, and so which of its CUDA devices is meant."""
+    """Return the device called `name`; "auto" picks CUDA, then MPS, then the CPU. local_rank: this
+    process's number on the machine, which selects its CUDA device."""
     if local_rank is not None and torch.cuda.is_available() and name in ("auto", "cuda"):
         name = f"cuda:{local_rank}"
     if name == "auto":
@@ -55,7 +55,7 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products; "auto" is bfloat16 only where it is native, so never slower."""
+    """Return the dtype of matrix products. "auto" is never slower: bfloat16 only if native."""
     match name:
         case "auto":
             return torch.bfloat16 if _native_bfloat16(device) else torch.float32
@@ -75,7 +75,7 @@ def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 def resolve_compile(
     name: Literal["auto", "on", "off"], device: torch.device, flops: float
 ) -> tuple[bool, str]:
-    """Whether to compile, and why. flops: of the whole run, forward and backward."""
+    """Return whether to compile, and why. flops: of the whole run, forward and backward."""
     if name != "auto":
         return name == "on", "as configured"
     if device.type == "cuda":
@@ -83,20 +83,20 @@ def resolve_compile(
             return False, "off: Triton needs a GPU of compute capability 7.0"
         return True, "on: a CUDA device"
     if device.type != "cpu":
-        return False, f"off: not tried on {device.type}"
+        return False, f"off: nobody has tested it on {device.type}"
     compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++")
     if not any(map(shutil.which, (os.environ.get("CXX", compilers[0]), *compilers[1:]))):
         return False, f"off: there is no C++ compiler ({', '.join(compilers)})"
     if flops < _COMPILE_PAYS_FROM:
         return (
             False,
-            f"off: it takes longer than it saves in so short a run ({flops:.1e} FLOP)",
+            f"off: it takes longer than it saves in a run this short ({flops:.1e} FLOP)",
         )
-    return True, f"on: it pays in a run so long ({flops:.1e} FLOP)"
+    return True, f"on: it saves time in a run this long ({flops:.1e} FLOP)"
 
 
 CPU_SPEED = 1e11  # FLOP/s of two cores, roughly
-# Compiling takes half a minute there, and saves a fifth.
+# On two cores, compiling takes half a minute and saves a fifth of the time.
 _COMPILE_PAYS_FROM = 200 * CPU_SPEED
 
 
@@ -104,14 +104,14 @@ def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Public from torch 2.11; before it "auto" is float32 on a CPU, and bfloat16 is by request.
+        # torch 2.11 made this public. Before it, "auto" is float32 on a CPU.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
 
 def recompute_activations(blocks: Iterable[nn.Module]) -> None:
-    """Each block keeps its input alone, and computes the rest again in backward (1604.06174)."""
+    """Make each block keep only its input, and compute the rest again in backward (1604.06174)."""
     for block in blocks:
         block.forward = functools.partial(
             torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False
@@ -119,28 +119,28 @@ def recompute_activations(blocks: Iterable[nn.Module]) -> None:
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """By torch.compile, in place, for constant shapes. All blocks share one compilation; it happens
-    at the first call, and once more for evaluation."""
+    """Compile the blocks in place by torch.compile, for constant shapes. All blocks share one
+    compilation. It happens at the first call, and once more for evaluation."""
     for block in blocks:
         block.compile(dynamic=False)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in `dtype`; nothing at all for float32."""
+    """Return a context that computes matrix products in `dtype`; for float32 it does nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
 def seed_everything(seed: int) -> None:
-    """Every global random generator that `rng_state` sees begins anew."""
+    """Seed every global random generator that `rng_state` reads."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
-    """Every global random generator a training step may draw from, as tensors and plain values."""
+    """Return the global random state that training may use, as tensors and plain values."""
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -153,7 +153,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Back to what `rng_state` saw."""
+    """Restore what `rng_state` returned."""
     random.setstate(state["python"])
     keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
@@ -164,7 +164,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Sequence[int]]:
-    """SIGINT and SIGTERM are noted, for the loop to act on between steps; a second is not."""
+    """Note the first SIGINT or SIGTERM, so the loop acts between steps. A second acts at once."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread can handle signals

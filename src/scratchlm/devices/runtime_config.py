@@ -1,4 +1,4 @@
-"""`RuntimeConfig`: the machine's side of a run, without torch."""
+"""`RuntimeConfig`: the settings of the machine in a run. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Dtype = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 @dataclass(frozen=True)
 class RuntimeConfig:
     """`device`: auto, cpu, cuda, cuda:1, mps. `dtype` is the dtype of matrix products; weights stay
-    float32. auto takes bfloat16 where the hardware multiplies it natively; tf32 rounds float32's
-    factors on a CUDA device; float16 scales the loss. `compile` uses torch.compile; auto compiles
-    where that works and pays. `parallel`: how several ranks share the work; auto is ddp.
-    `activation_checkpointing` computes each block twice instead of storing its activations.
+    float32. auto takes bfloat16 if the hardware multiplies it natively. tf32 rounds the factors of
+    float32 products on a CUDA device. float16 scales the loss. `compile` uses torch.compile; auto
+    compiles if that works and saves time. `parallel`: how several ranks share the work; auto is
+    ddp. `activation_checkpointing` computes each block twice instead of storing its activations.
     `threads`: 0 lets torch choose."""
 
     device: str = "auto"

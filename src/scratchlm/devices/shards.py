@@ -1,7 +1,8 @@
-"""Parameters of which a rank holds a part: FSDP2's, torch's `DTensor`.
+"""Sharded parameters: a rank holds a part of each. FSDP2 makes them as torch's `DTensor`.
 
-An update by elements is computed on the parts; what needs a whole matrix assembles it. The class is
-not imported here before one is seen: that takes seconds, and most runs have none.
+An elementwise update works on the parts. An update that needs a whole matrix assembles it. The
+functions import `DTensor` only for a shard, because the import takes seconds and most runs have
+none.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ def is_shard(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, in the memory of the tensor; the tensor itself where it is whole."""
+    """Return this rank's part, which shares the tensor's memory; return a whole tensor itself."""
     return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def assembled(part: Tensor, like: Tensor) -> Tensor:
-    """The whole of which each rank gives its part, spread as `like`; all ranks call it at once."""
+    """Join the ranks' parts, spread as `like`, into the whole tensor. All ranks call it."""
     if not is_shard(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -32,7 +33,7 @@ def assembled(part: Tensor, like: Tensor) -> Tensor:
 
 
 def spread(whole: Tensor, like: Tensor) -> Tensor:
-    """The inverse, without communication: `whole`, which every rank has, spread as `like`."""
+    """Shard `whole`, which every rank has, as `like`: undo `assembled` without communication."""
     if not is_shard(like) or whole.shape != like.shape:
         return whole
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -44,7 +45,7 @@ def spread(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def summed_over_ranks(number: Tensor, like: Tensor) -> Tensor:
-    """The sum of the ranks' numbers, in place, where `like` is spread over them."""
+    """Sum the ranks' numbers in place, if `like` is spread over the ranks."""
     if is_shard(like):
         dist.all_reduce(number, group=like.device_mesh.get_group())  # type: ignore[attr-defined]
     return number
