@@ -1,1 +1,1 @@
-"""Fast twins of what `functional` defines, where torch has none that is as fast."""
+"""Fast twins of definitions in `functional`, where torch has no fast one."""

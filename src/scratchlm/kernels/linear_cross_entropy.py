@@ -1,10 +1,10 @@
-"""The head and the loss in one: the logits of a chunk of tokens at a time, never all of them.
+"""The head and the loss in one function, which holds the logits of one chunk of tokens at a time.
 
-The logits are the largest tensor of a training step: 2,048 tokens of a vocabulary of 50,000 are
-400 MB in fp32, and plain autograd holds three of that size. But the loss's gradient with respect to
-a token's logits, softmax − one-hot, needs no more than these logits. So the forward pass takes both
-gradients along, chunk by chunk in one buffer, and the backward pass only scales them (Liger-Kernel,
-arXiv 2410.10989, section 3.2).
+The logits are the largest tensor of a training step: 2,048 tokens and a vocabulary of 50,000 take
+400 MB in fp32, and plain autograd holds three such tensors. But the gradient of a token's logits,
+softmax − one-hot, needs only these logits. So the forward pass also computes both gradients, chunk
+by chunk in one buffer, and the backward pass only scales them (Liger-Kernel, arXiv 2410.10989,
+section 3.2).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
-    The fast twin of `functional.linear_cross_entropy`: sums over the targets that are not −100 of
-    the cross-entropy and `z_loss` · logsumexp², and of the cross-entropy alone, which is for the
-    log: it has no gradient. Under autocast the matrix products are in its dtype; exponentials and
-    sums are in at least fp32, the sum of the chunks' gradients of `weight` too.
+    The fast twin of `functional.linear_cross_entropy`. Both results sum over the targets that are
+    not −100. The loss is the cross-entropy + `z_loss` · logsumexp². The nats are the cross-entropy
+    alone, for the log; they have no gradient. Under autocast, matrix products use its dtype.
+    Exponentials and sums use at least fp32, also the sum of the chunks' gradients of `weight`.
 
-    chunk: tokens whose logits are held at a time. Fewer save memory, and cost time: their matrix
-    products are small, and each chunk passes over the whole gradient of `weight`.
+    chunk: the number of tokens whose logits it holds at a time. A smaller chunk saves memory and
+    costs time: its matrix products are small, and each chunk updates all of `weight`'s gradient.
 
-    It is differentiable once. ValueError for shapes that do not belong together.
+    It is differentiable once. ValueError for shapes that do not match.
     """
     if weight.ndim != 2 or hidden.shape != (*targets.shape, weight.shape[1]):
         raise ValueError(
@@ -46,7 +46,7 @@ def linear_cross_entropy(
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
-        # Equal without z_loss, which inductor sees: of both it makes one, without a gradient.
+        # Both are equal without z_loss. inductor would merge them into one without a gradient.
         return loss, nats if z_loss else loss.detach()
     return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
 
@@ -86,7 +86,7 @@ def _sum_over_chunks(
 ) -> tuple[Tensor, Tensor]:
     """hidden (tokens, d_model), targets (tokens,) -> loss, cross-entropy.
 
-    Fills grad_hidden and adds to grad_weight, where they are given.
+    Fill grad_hidden and add to grad_weight, if they are given.
     """
     device, dtype = hidden.device, weight.dtype
     if torch.is_autocast_enabled(device.type):
@@ -98,8 +98,8 @@ def _sum_over_chunks(
     cross_entropy = torch.zeros((), dtype=wide, device=device)
     squares = torch.zeros((), dtype=wide, device=device)
 
-    # The same buffers for all chunks: fresh pages from the system cost as much as a softmax. In
-    # fp32 they are one: log_softmax writes each element after it was read.
+    # All chunks share these buffers, because new memory pages cost as much as a softmax. In fp32
+    # one buffer serves for both: log_softmax reads each element before it writes it.
     tokens = hidden.shape[0]
     all_logits = torch.empty(min(chunk, tokens), weight.shape[0], dtype=dtype, device=device)
     all_probs = all_logits if dtype == wide else torch.empty_like(all_logits, dtype=wide)
@@ -107,7 +107,7 @@ def _sum_over_chunks(
         for start in range(0, tokens, chunk):
             part = slice(start, min(start + chunk, tokens))
             target, skipped = index[part], uncounted[part]
-            # What is not counted is a zero vector: no gradient of `weight` comes from it.
+            # An ignored token is a zero vector, so it adds nothing to the gradient of `weight`.
             x = hidden[part].masked_fill(skipped, 0)
             logits, probs = all_logits[: len(x)], all_probs[: len(x)]
             torch.mm(x, weight.T, out=logits)
