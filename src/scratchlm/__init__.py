@@ -1,6 +1,6 @@
-"""Language models from scratch: every part written here, readable, and proven.
+"""Language models from scratch: every part is written here, readable, and tested.
 
-The public names below are imported on first use, so that `import scratchlm` takes milliseconds
+Python imports the public names below at their first use, so `import scratchlm` takes milliseconds
 and `scratchlm-train --help` does not wait for torch.
 """
 
@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-# The one list of the public names: type checkers read it, and `_homes` reads it at run time.
+# The only list of the public names. Type checkers read it, and `_homes` reads it at run time.
 if TYPE_CHECKING:
     from scratchlm.checkpoint.models import load_model as load_model
     from scratchlm.checkpoint.save_and_load import load_checkpoint as load_checkpoint
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Names that people import from other projects, and our names. docs/names.md shows this table.
+# {a name in other projects: our name}. docs/names.md shows this table.
 FOREIGN = {
     "RmsNorm": "RMSNorm",
     "LlamaRMSNorm": "RMSNorm",
@@ -109,7 +109,7 @@ FOREIGN = {
 
 @functools.cache
 def _homes() -> dict[str, str]:
-    """{public name: the module that defines it}, from the imports above."""
+    """Return {public name: the module that defines it}, from the imports above."""
     import ast
     import pkgutil
 
@@ -126,7 +126,7 @@ def _homes() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return sorted(_homes())
-    if name.startswith("__"):  # `_homes` asks for some of these itself
+    if name.startswith("__"):  # `_homes` looks up some of these itself
         raise AttributeError(f"module 'scratchlm' has no attribute {name!r}")
     if name in _homes():
         value = getattr(importlib.import_module(_homes()[name]), name)
@@ -135,7 +135,7 @@ def __getattr__(name: str) -> Any:
     from scratchlm.errors import is_called
 
     message = f"module 'scratchlm' has no attribute {name!r}{is_called(name, FOREIGN)}"
-    # `from scratchlm import GPT` would drop the text of an AttributeError.
+    # `from scratchlm import GPT` drops the text of an AttributeError.
     if name in FOREIGN and sys._getframe(1).f_code.co_name == "_handle_fromlist":
         raise ImportError(message, name=name)
     raise AttributeError(message)

@@ -1,4 +1,4 @@
-"""python -m scratchlm: the commands, one phrase each."""
+"""python -m scratchlm: list the commands, one phrase each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scratchlm import __version__
 from scratchlm.cli.command import command
 
 COMMANDS = ("tokenize", "train", "generate", "chat", "convert", "inspect", "plot")
-# The modes of other projects' one command that are no command's name here.
+# {a mode of another project's single command: what to run here}.
 MODES = {
     "demo": "bash scripts/quickstart.sh in a checkout",
     "interactive": "scratchlm-chat",
@@ -21,18 +21,20 @@ MODES = {
 
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
-    """List the commands; ValueError for all other words, with the command to use instead."""
+    """List the commands. ValueError for any other words, with the command to use."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"scratchlm {__version__}")
     elif words and words not in (["--help"], ["-h"]):
-        raise ValueError(f"this runs no command ({' '.join(words)}); {_instead(words)}")
+        raise ValueError(
+            f"python -m scratchlm only lists commands ({' '.join(words)}); {_instead(words)}"
+        )
     else:
         print(_listing())
 
 
 def _listing() -> str:
-    """A phrase for each command, from the first line of its own help."""
+    """Return a phrase for each command, from the first line of its help."""
     lines = []
     for name in COMMANDS:
         module = importlib.import_module(f"scratchlm.cli.{name}")
@@ -42,7 +44,7 @@ def _listing() -> str:
 
 
 def _instead(words: Sequence[str]) -> str:
-    """`--mode train --epochs 1` and `train --epochs 1` -> `use scratchlm-train --epochs 1`."""
+    """Turn `--mode train --epochs 1` or `train --epochs 1` into `use scratchlm-train --epochs 1`"""
     name, *rest = words
     if name == "--mode" and rest:
         name, *rest = rest

@@ -1,11 +1,11 @@
 """Configuration: defaults < TOML file < flags -> frozen dataclasses.
 
-A configuration is a tree of frozen dataclasses; each lives beside what it configures, and this
-module knows none of them. Its three layers are plain nested dicts until the last moment:
+A configuration is a tree of frozen dataclasses. Each dataclass lives beside the code that it
+configures; this module knows none of them. The three layers are nested dicts until `build`:
 
     tree = merge(DEFAULTS, read_toml("configs/tiny.toml"), nest({"optim.lr": "3e-4"}))
-    config = build(TrainConfig, tree)      # types checked, unknown keys refused
-    print(to_toml(config))                 # what is echoed, and saved in the run's folder
+    config = build(TrainConfig, tree)      # checks types, refuses unknown keys
+    print(to_toml(config))                 # a run prints it and saves it in its folder
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Tree = dict[str, Any]
 
 
 def read_toml(path: str | Path) -> Tree:
-    """The sections in a TOML file; `ValueError` with the line for what is not TOML."""
+    """Return the sections of a TOML file; `ValueError` with the line if it is not TOML."""
     try:
-        # utf-8-sig: without the byte order mark that some editors write.
+        # utf-8-sig drops the byte order mark that some editors write.
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
@@ -44,7 +44,7 @@ def read_toml(path: str | Path) -> Tree:
 
 
 def nest(flat: Mapping[str, Any]) -> Tree:
-    """`{"optim.lr": 1}` -> `{"optim": {"lr": 1}}`."""
+    """Turn `{"optim.lr": 1}` into `{"optim": {"lr": 1}}`."""
     tree: Tree = {}
     for dotted, value in flat.items():
         *parents, leaf = dotted.split(".")
@@ -52,15 +52,17 @@ def nest(flat: Mapping[str, Any]) -> Tree:
         for parent in parents:
             branch = branch.setdefault(parent, {})
             if not isinstance(branch, dict):
-                raise ValueError(f"a value has no keys below it ({dotted}); give --{parent} once")
+                raise ValueError(
+                    f"a setting is a value or a section, not both ({parent} and {dotted}); give one"
+                )
         if isinstance(branch.get(leaf), dict):
-            raise ValueError(f"a section is not a value ({dotted} {value}); set one of its keys")
+            raise ValueError(f"{dotted} is a section ({value}); set one of its keys")
         branch[leaf] = value
     return tree
 
 
 def merge(*layers: Mapping[str, Any]) -> Tree:
-    """Later layers win, key by key and at every depth."""
+    """Merge the layers key by key, at every depth; later layers win."""
     merged: Tree = {}
     for layer in layers:
         for key, value in layer.items():
@@ -73,9 +75,9 @@ def merge(*layers: Mapping[str, Any]) -> Tree:
 
 
 def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
-    """The frozen dataclass `cls` from its tree; a flag's string is read as its field's type.
+    """Build the frozen dataclass `cls` from its tree; convert a flag's string to its field's type.
 
-    `ValueError` for an unknown key (with the valid ones), a missing one, or a wrong type.
+    `ValueError` for an unknown key (it lists the valid keys), a missing key, or a wrong type.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
@@ -90,7 +92,7 @@ def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
         if name in tree:
             values[name] = _convert(tree[name], hints[name], prefix + name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            if dataclasses.is_dataclass(hints[name]):  # a section of its own, left out
+            if dataclasses.is_dataclass(hints[name]):  # the user left out this section
                 values[name] = build(typing.cast(Any, hints[name]), {}, f"{prefix}{name}.")
                 continue
             raise ValueError(
@@ -100,13 +102,13 @@ def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint`, or a ValueError that names the key."""
+    """Convert `value` to the type `hint`, or raise a ValueError that names the key."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{name} is a section ({value!r}); set one of its keys")
         return build(typing.cast(Any, hint), value, name + ".")
-    if origin in (typing.Union, types.UnionType):  # only `X | None` is used
+    if origin in (typing.Union, types.UnionType):  # the only union that configs use is `X | None`
         (inner,) = (argument for argument in arguments if argument is not type(None))
         if value is None or (value == "none" and inner is not str):
             return None
@@ -143,7 +145,7 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
     kind = "a whole number" if hint is int else "a number"
     if hint is int and not isinstance(value, bool | float):
         with contextlib.suppress(TypeError, ValueError):
-            return int(value)  # exact, where a float has 53 bits
+            return int(value)  # exact; a float has only 53 bits
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -156,8 +158,8 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
 
 
 class Key(NamedTuple):
-    """One value that `build` takes: its dotted name, its type without None, and its default,
-    which is MISSING where a value must be given."""
+    """One value that `build` takes: its dotted name, its type without None, and its default. The
+    default is MISSING if the user must give a value."""
 
     name: str
     type: Any
@@ -165,7 +167,7 @@ class Key(NamedTuple):
 
 
 def keys(cls: Any, prefix: str = "") -> list[Key]:
-    """The keys of a dataclass and of its sections, in order."""
+    """Return the keys of a dataclass and of its sections, in order."""
     found: list[Key] = []
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -180,7 +182,7 @@ def keys(cls: Any, prefix: str = "") -> list[Key]:
 
 
 def to_tree(config: Any) -> Tree:
-    """A dataclass as nested dicts of plain values, without the fields that are None."""
+    """Turn a dataclass into nested dicts of plain values, without the fields that are None."""
     return _without_none(dataclasses.asdict(config))
 
 
@@ -193,7 +195,7 @@ def _without_none(tree: Tree) -> Tree:
 
 
 def to_toml(config: Any) -> str:
-    """The resolved configuration as TOML text: one section for each nested dataclass."""
+    """Write the resolved configuration as TOML text, one section for each nested dataclass."""
     lines: list[str] = []
 
     def write(tree: Tree, section: str) -> None:
@@ -214,13 +216,13 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
-    # JSON's strings, numbers, true and false are TOML's too, once DEL is escaped.
+    # TOML reads JSON's strings, numbers, true and false, except a DEL that is not escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 # --- the names of settings in other projects -----------------------------------------------------
 
-# Names of one setting: a callable that has one of them takes the others for it.
+# Each row holds the names of one setting. A callable that has one of them accepts the others.
 SETTINGS = (
     ("d_model", "n_embd", "emb_dim", "hidden_size", "dim"),
     ("num_layers", "n_layer", "n_layers", "num_hidden_layers"),
@@ -271,7 +273,7 @@ SETTINGS = (
     ("mask", "attn_mask"),
 )  # fmt: skip
 
-# What people guess for a name. It may mean another setting as well, so an error names ours.
+# {our name: wrong guesses}. A guess may mean two settings, so an error suggests our names.
 GUESSES = {
     "num_layers": ("n_blocks", "num_blocks", "layers", "depth"),
     "d_model": ("n_embed", "embed_dim", "embedding_dim", "hidden_dim", "model_dim", "width"),
@@ -296,7 +298,7 @@ GUESSES = {
     "num_beams": ("beam", "beams", "beam_size", "beam_width", "n_beams"),
 }  # fmt: skip
 
-# Keywords whose value has another form or place here: what to write in a call that takes the first.
+# {a keyword of other projects: (our keyword, what to write in a call that takes our keyword)}.
 INSTEAD = {
     "vocab_size": ("merges", "train_bpe(paths, vocab_size) makes a tokenizer"),
     "do_sample": ("temperature", "temperature=0 is greedy"),
@@ -312,7 +314,7 @@ for _group in SETTINGS:
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """The name in `known` that is another name of the setting `name`."""
+    """Return the name in `known` for the setting that others call `name`."""
     same = [each for group in _GROUPS.get(name, ()) for each in group if each in known]
     return same[0] if same else None
 
@@ -320,9 +322,9 @@ def meant(name: str, known: Collection[str]) -> str | None:
 def takes_synonyms(more: Callable[..., Any] | None = None) -> Callable[[Thing], Thing]:
     """Make a function or a class accept the names in `SETTINGS` for its own keywords.
 
-    more: what takes the function's `**keywords`. A function with `**keywords` and without `more`
-    hands on what it does not know. Otherwise an unknown keyword is a TypeError that names the
-    nearest. Two names of one setting with different values are a TypeError, too.
+    more: the callable that takes the function's `**keywords`. A function with `**keywords` and
+    without `more` passes on an unknown keyword. Any other function raises a TypeError that names
+    the nearest keyword. Two names of one setting with different values also raise a TypeError.
     """
 
     def decorate(thing: Thing) -> Thing:
@@ -376,7 +378,7 @@ def _translated(
 
 
 def _are_same(one: Any, other: Any) -> bool:
-    plain = bool | int | float | str  # tensors and arrays do not answer == with yes or no
+    plain = bool | int | float | str  # == of tensors and arrays is not True or False
     return one is other or (isinstance(one, plain) and isinstance(other, plain) and one == other)
 
 

@@ -1,8 +1,8 @@
 """The errors a user can meet, each with its exit code.
 
-A message is one line: `<what> (<value>); <what to do>`. Bad input and usage are plain `ValueError`
-(and the `OSError` of a missing or unreadable file), so that library code needs nothing from here
-for them; the classes below mark what deserves another exit code.
+A message is one line: `<what> (<value>); <what to do>`. Bad input and usage raise a plain
+`ValueError`, and a missing or unreadable file raises an `OSError`. The classes below mark errors
+with other exit codes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class NumericalError(ArithmeticError):
 
 
 class WorkerError(RuntimeError):
-    """A worker process died, most often for want of memory: exit code 5."""
+    """A worker process died, most often because memory ran out: exit code 5."""
 
 
 class OtherRankError(Exception):
-    """`error` was raised by another rank, which says it: this one ends as that does, in silence."""
+    """Another rank raised `error` and prints it. This rank ends silently with its exit code."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
 
 
-class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
+class Interrupted(Exception):  # noqa: N818 (not an error: the user asked for it)
     """A signal ended the work after it was saved: exit code 128 + signal (130, 143)."""
 
     def __init__(self, signum: int, message: str) -> None:
@@ -42,22 +42,22 @@ class Interrupted(Exception):  # noqa: N818 (no error: what was asked for)
 
 
 class Notice(UserWarning):
-    """One line that a user should know and that stops nothing, e.g. an id that was dropped.
+    """One line that a user should read, e.g. about a dropped id. It stops nothing.
 
-    Library code says it with `warnings.warn(text, Notice, stacklevel=2)`; a command prints it on
-    standard error as `scratchlm: text`.
+    Library code calls `warnings.warn(text, Notice, stacklevel=2)`. A command prints it on standard
+    error as `scratchlm: text`.
     """
 
 
 def is_called(name: str, table: Mapping[str, str]) -> str:
-    """The end of an error for an attribute that is not there: what it is called here, if known."""
+    """Return the end of a missing attribute's error: our name for `name`, if `table` has one."""
     return f"; it is {table[name]} here (docs/names.md)" if name in table else ""
 
 
 def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
-    """Make a class say what a missing attribute is called here.
+    """Make a class tell our name for a missing attribute.
 
-    A class method in `table` is missing in the class's objects: it would not change them.
+    The class's objects lose the class methods in `table`, because a call would not change them.
     """
 
     def decorate(cls: Any) -> Any:
@@ -83,5 +83,5 @@ def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
 class _ClassOnly(classmethod):  # type: ignore[type-arg]
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is not None:
-            raise AttributeError  # `missing` then says what to write
+            raise AttributeError  # then `missing` tells our name
         return super().__get__(instance, owner)

@@ -1,11 +1,11 @@
 """The definitions: each operation of a language model in a few readable lines.
 
-`scratchlm.model` holds the fast twins of what is here, and the tests hold the two equal. Axes are
-named with einx where they deserve a name: `einx.dot("query [d], key [d] -> query key", q, k)` sums
-over the axis in brackets, `...` stands for any further axes, and `einx.id("(head d) -> head d", x,
-head=4)` only rearranges. einx has no axis without elements.
-Sums and exponentials are taken in at least fp32 and rounded once, to the dtype of the input
-(`cross_entropy` excepted, which stays wide).
+`scratchlm.model` holds fast twins of these functions, and tests check that both are equal. einx
+names the axes: `einx.dot("query [d], key [d] -> query key", q, k)` sums over the axis in brackets,
+`...` stands for any further axes, and `einx.id("(head d) -> head d", x, head=4)` only rearranges.
+einx refuses an axis of length 0.
+The functions compute sums and exponentials in at least fp32, and round once to the input's dtype.
+Only the cross-entropies return the wide dtype.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scratchlm.config import takes_synonyms
 
 
 class _Einx:
-    """einx, imported when first used: that takes a second, and generating text needs none of it."""
+    """einx, imported at its first use: the import takes a second, and generation needs none."""
 
     def __getattr__(self, name: str) -> Any:
         import einx
@@ -30,11 +30,11 @@ class _Einx:
 
 einx = _Einx()
 
-IGNORED = -100  # a target that counts for nothing, as in torch
+IGNORED = -100  # the loss ignores this target, as in torch
 
 
 def _wide(x: Tensor) -> Tensor:
-    """`x` in at least fp32: sums and exponentials of halves lose digits or overflow."""
+    """Return `x` in at least fp32: 16-bit sums and exponentials lose digits or overflow."""
     if not x.is_floating_point():
         raise ValueError(f"values must be floating point ({x.dtype}); convert them with .float()")
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -45,8 +45,7 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
 
     softmax(x)_i = exp(x_i − max x) / Σ_j exp(x_j − max x)
 
-    The maximum cancels, and keeps exp from overflowing. A row of only −inf has no distribution:
-    it gives NaN, as torch's does.
+    The maximum cancels, and keeps exp from overflowing. A row of only −inf gives NaN, as in torch.
     """
     wide = _wide(x)
     exps = torch.exp(wide - wide.amax(dim, keepdim=True))
@@ -58,7 +57,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
 
     log_softmax(x)_i = x_i − max x − log Σ_j exp(x_j − max x)
 
-    Not log(softmax(x)): a probability below fp32's smallest number would become −inf.
+    log(softmax(x)) would give −inf for a probability below fp32's smallest number.
     """
     wide = _wide(x)
     shifted = wide - wide.amax(dim, keepdim=True)
@@ -70,8 +69,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     mean over the targets t ≠ −100 of  max x + log Σ_j exp(x_j − max x) − x_t
 
-    The result is at least fp32. No target that counts gives NaN (0/0), as torch's does; a target
-    outside the vocabulary raises, on a GPU as a device assertion.
+    The result is at least fp32. It is NaN (0/0) if every target is −100, as in torch. A target
+    outside the vocabulary raises; on a GPU, it raises a device assertion.
     """
     losses, _ = _target_losses(logits, targets)
     return losses.sum() / (targets != IGNORED).sum()
@@ -82,10 +81,11 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
-    The head and its loss, summed over the targets t ≠ −100, with the logits x = W h:
-    Σ (log Σ_j exp x_j − x_t) + z · Σ (log Σ_j exp x_j)²,  and the first sum alone, for the log.
+    With the logits x = W h, summed over the targets t ≠ −100:
+    nats = Σ (log Σ_j exp x_j − x_t),  loss = nats + z · Σ (log Σ_j exp x_j)²
 
-    The second term keeps the logits from drifting (PaLM, arXiv 2204.02311, section 5).
+    The nats are for the log and have no gradient. The second term of the loss keeps the logits
+    from drifting (PaLM, arXiv 2204.02311, section 5).
     """
     losses, log_sums = _target_losses(linear(hidden, weight), targets)
     cross_entropy = losses.sum()
@@ -94,7 +94,7 @@ def linear_cross_entropy(
 
 def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """logits (..., vocab), targets (...) -> cross-entropies (...) and logsumexps (...), in at least
-    fp32; both 0 where the target does not count."""
+    fp32. Both are 0 at an ignored target."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
             f"logits need the shape of the targets and a vocabulary axis "
@@ -104,7 +104,7 @@ def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"targets are ids ({targets.dtype}); convert them with .long()")
     wide = _wide(logits)
     counted = targets != IGNORED
-    # gather, for it refuses a target of −1 where indexing would read the vocabulary's last entry.
+    # gather refuses a target of −1; indexing would read the last entry of the vocabulary.
     index = targets.where(counted, 0).unsqueeze(-1)
     peak = wide.amax(-1, keepdim=True).detach()
     log_sum = (wide - peak).exp().sum(-1).log() + peak.squeeze(-1)
@@ -125,7 +125,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
-    """ids (...) in 0…vocab−1, weight (vocab, d_model) -> (..., d_model):  the rows named by ids."""
+    """ids (...) in 0…vocab−1, weight (vocab, d_model) -> (..., d_model):  weight[ids]."""
     return einx.get_at("[vocab] d_model, ... -> ... d_model", weight, ids)
 
 
@@ -173,8 +173,8 @@ def mixture_of_experts(
     """x (..., d_model), router (expert, d_model), gate and up (expert, d_ff, d_model),
     down (expert, d_model, d_ff) -> (..., d_model).
 
-    Σ_e w_e swiglu_e(x), with w = softmax(router x) where it is among the `num_active` largest and 0
-    elsewhere, divided by its sum.  arXiv 2401.04088, section 2.1
+    Σ_e w_e swiglu_e(x). w is softmax(router x) with all but the `num_active` largest entries set to
+    0, divided by its sum.  arXiv 2401.04088, section 2.1
     """
     weights = softmax(einx.dot("... [d_model], expert [d_model] -> ... expert", _wide(x), router))
     least = weights.topk(num_active, dim=-1).values[..., -1:]
@@ -219,13 +219,14 @@ def scaled_dot_product_attention(
 
     softmax(q kᵀ / √d_head) v over the keys a query may attend.  arXiv 1706.03762, section 3.2.1
 
-    mask: boolean, broadcast to (..., query, key), True where a query may attend. `causal` lets
-    query i attend keys j ≤ i + key − query: the last query is at the last key, as with a cache of
-    past keys. `window` lets it attend the last `window` of those only (arXiv 2310.06825). Together:
-    all must allow. A query that may attend nothing gets zeros.
+    mask: boolean, broadcast to (..., query, key), True where a query may attend.
+    causal: query i may attend keys j ≤ i + key − query. The last query is at the last key, as with
+    a cache of past keys.
+    window: query i may attend only the last `window` of these keys (arXiv 2310.06825).
+    A query attends a key only if all three allow it. A query that may attend no key gets zeros.
 
-    With fewer heads (axis −3) in k and v than in q, each serves a group of neighbouring heads of q.
-    arXiv 2305.13245
+    k and v may have fewer heads (axis −3) than q. Then each of their heads serves a group of
+    neighbouring heads of q.  arXiv 2305.13245
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
@@ -251,6 +252,6 @@ def scaled_dot_product_attention(
         allowed = allowed & einx.less_equal("key, query -> query key", keys, last)
         if window is not None:
             allowed = allowed & einx.greater("key, query -> query key", keys, last - window)
-    # The smallest number, not −inf: a row where nothing is allowed stays finite, and × makes it 0.
+    # The smallest number, not −inf, keeps a row without an allowed key finite; × makes it 0.
     weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)
