@@ -234,7 +234,7 @@ def test_paths_that_name_nothing(tree):
 
 BAD_LINES = [
     ('{"text": "a"}\n{"text": "b"', r"not a line of JSON \(.*a\.jsonl:2: .*\); correct"),
-    ('{"text": "a"}\n\n[1]', r"a line is a JSON object \(.*a\.jsonl:3: list\); write"),
+    ('{"text": "a"}\n\n[1]', r"a line must be an object or a string \(.*a\.jsonl:3: list\); write"),
     ('{"txt": "a", "id": 1}', r"no field 'text' \(.*a\.jsonl:1 has 'txt', 'id'\); name"),
     ("{}", r"no field 'text' \(.*a\.jsonl:1 has none\); name"),
     ('{"text": 3}', r"field 'text' is no string \(.*a\.jsonl:1: int\); name"),
@@ -299,7 +299,7 @@ def test_bad_gz(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", r"an item is a JSON object \(.*a\.json, item 0: int\); write"),
+        ("[1]", r"an item must be an object or a string \(.*a\.json, item 0: int\); write"),
         ('["a", {"txt": 1}]', r"no field 'text' \(.*a\.json, item 1 has 'txt'\); name"),
         ('["a", {"text": 1}]', r"field 'text' is no string \(.*item 1: int\); name"),
         ('["a\\ud800"]', r"a lone surrogate \(.*item 0: U\+D800 at character 1\); replace"),

@@ -89,7 +89,7 @@ def test_the_tokenizer_is_found_through_the_sidecar(tmp_path):
     (tmp_path / "t.json").unlink()
     data, said = run(tmp_path, train=tmp_path / "c.bin")
     assert data.tokenizer is None
-    assert any("is gone" in line for line in said)
+    assert any("is missing" in line for line in said)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -178,10 +178,16 @@ def test_json_that_is_learned_as_text_is_told_and_the_advice_works(name, tmp_pat
 
 PAGE = b"\n<!DOCTYPE html>\n<html><body>the cat sat</body></html>"
 AS_TEXT = {
-    "page.txt": (PAGE, "page.txt is an HTML page, learned with its tags"),
-    "page.html.gz": (gzip.compress(PAGE), "page.html.gz is an HTML page, learned with its tags"),
-    "a.csv": (b"id,text\n1,the cat sat\n", "a.csv is a table, learned with its commas"),
-    "A.TSV.gz": (gzip.compress(b"id\ttext\n"), "A.TSV.gz is a table, learned with its tabs"),
+    "page.txt": (PAGE, "page.txt is an HTML page, and its tags are read as text"),
+    "page.html.gz": (
+        gzip.compress(PAGE),
+        "page.html.gz is an HTML page, and its tags are read as text",
+    ),
+    "a.csv": (b"id,text\n1,the cat sat\n", "a.csv is a table, and its commas are read as text"),
+    "A.TSV.gz": (
+        gzip.compress(b"id\ttext\n"),
+        "A.TSV.gz is a table, and its tabs are read as text",
+    ),
 }
 
 
@@ -192,7 +198,7 @@ def test_pages_and_tables_are_told_once_a_kind(tmp_path, monkeypatch):
         assert [line.partition(";")[0] for line in read_as_text([Path(name)])] == [told]
     Path("2.txt").write_bytes(PAGE)
     [line] = read_as_text([Path("page.txt"), Path("2.txt"), Path("page.txt")])
-    assert line == "page.txt (and 1 more) is an HTML page, learned with its tags"
+    assert line == "page.txt (and 1 more) is an HTML page, and its tags are read as text"
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,11 @@ def test_weights_and_data_of_two_tokenizers_are_told_apart(tmp_path):
     for name in ("same", "other"):
         more = {"data.tokenizer": str(tmp_path / f"{name}.json"), "train.out": str(tmp_path / name)}
         trainer, said = run(given | more)
-        lines[name] = [line for line in said if "another tokenizer" in line]
+        lines[name] = [line for line in said if "not the tokenizer" in line]
     assert trainer.extra["tokenizer"] == other.to_json()
     assert lines["same"] == []
     assert lines["other"] == [
-        f"{tmp_path / 'other.json'} is another tokenizer than the weights were trained with"
+        f"{tmp_path / 'other.json'} is not the tokenizer that the weights were trained with"
     ]
     given |= {"data.train": str(tmp_path / "other.bin"), "train.out": str(tmp_path / "run")}
     with pytest.raises(FileFormatError, match=r"made with another tokenizer \(.*other\.bin"):

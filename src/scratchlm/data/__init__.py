@@ -1,1 +1,1 @@
-"""Token files and the batches read from them."""
+"""Token files and the batches that training and evaluation read from them."""

@@ -1,8 +1,8 @@
-"""Batches from a one-dimensional run of tokens: random, by epoch, and for evaluation.
+"""Batches from a one-dimensional array of tokens: random, by epoch, and for evaluation.
 
-All are int64 `inputs` and `targets`, (batch, seq), with targets the tokens one place after the
-inputs. Tokens may be a numpy array, a memory map, or a torch tensor on the CPU; only the windows
-asked for are read.
+A batch is int64 `inputs` and `targets`, (batch, seq). The targets are the tokens one place after
+the inputs. Tokens may be a numpy array, a memory map, or a torch tensor on the CPU. A batch reads
+only its own windows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def get_batch(
 ) -> Batch:
     """tokens: (n,) -> inputs, targets: (batch, seq) int64 on `device`.
 
-    Windows start anywhere with equal chance, overlaps allowed. ValueError for a corpus shorter
-    than context_length + 1; torch's own error for a device that is not there.
+    Windows start at uniformly random places and may overlap. Raise ValueError if the corpus is
+    shorter than context_length + 1 tokens. torch raises its own error for a missing device.
     """
     array = _as_array(tokens, batch_size, context_length)
     starts = torch.randint(len(array) - context_length, (batch_size,), generator=generator)
@@ -41,12 +41,12 @@ def get_batch(
 
 
 class TrainBatches:
-    """Batch `step` as a pure function of (seed, step): a resumed run reads what it would have.
+    """Compute batch `step` from (seed, step) alone, so a resumed run reads the same batches.
 
-    An epoch has n = max(1, (len − T)//T) windows of T + 1 tokens, T apart, so that no target is
-    seen twice. Each epoch shifts them by a new random offset, of all that fit, and visits every one
-    once, in a new order: numpy's PCG64 from SeedSequence([seed, epoch]). A batch may straddle
-    epochs.
+    An epoch has n = max(1, (len − T)//T) windows of T + 1 tokens. Windows start T tokens apart, so
+    an epoch uses no target twice. Each epoch shifts its windows by a random offset among all that
+    fit, and visits each window once in random order. numpy's PCG64 with SeedSequence([seed, epoch])
+    draws both. A batch may cross from one epoch into the next.
     """
 
     def __init__(self, tokens: Tokens, batch_size: int, context_length: int, seed: int) -> None:
@@ -61,11 +61,11 @@ class TrainBatches:
 
     @property
     def batches_per_epoch(self) -> float:
-        """Not rounded: N epochs are ceil(N * windows_per_epoch / batch_size) batches."""
+        """Return a fraction: N epochs are ceil(N * windows_per_epoch / batch_size) batches."""
         return self.windows_per_epoch / self.batch_size
 
     def batch(self, step: int) -> Batch:
-        """inputs, targets: (batch, seq) int64 on the CPU."""
+        """Return inputs, targets: (batch, seq) int64 on the CPU."""
         if step < 0:
             raise ValueError(f"step must be at least 0 ({step}); count steps from 0")
         index = step * self.batch_size + np.arange(self.batch_size)
@@ -76,9 +76,9 @@ class TrainBatches:
         return _split(_windows(self.tokens, starts, self.context_length + 1))
 
     def _epoch_starts(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Where each window of the epoch starts, in the order of visit."""
+        """Return the start of each window of the epoch, in the order of visits."""
         if epoch not in self._starts:
-            while len(self._starts) >= 2:  # a batch straddles two epochs; older ones are done with
+            while len(self._starts) >= 2:  # a batch may cross into the next epoch: keep two
                 del self._starts[next(iter(self._starts))]
             generator = np.random.Generator(
                 np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
@@ -91,18 +91,18 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Iterating yields the same windows each time, evenly spaced and without overlap.
+    """Yield the same windows at each iteration, evenly spaced and without overlap.
 
-    Windows are T apart and cover the set; `max_batches` takes that many batches of them, 0 all,
-    the partial one at the end included. Every batch has the same shape (a compiled model compiles
-    once): what the last one lacks is input 0 with target -100. Weigh a batch's mean loss by its
-    targets that are not -100.
+    Windows start T tokens apart and cover the set. `max_batches` limits the number of batches;
+    0 takes all windows, including the partial one at the end. All batches have the same shape, so a
+    compiled model compiles once. Input 0 with target -100 pads the last batch. Weight a batch's
+    mean loss by its number of targets that are not -100.
     """
 
     def __init__(
         self, tokens: Tokens, batch_size: int, context_length: int, max_batches: int = 0
     ) -> None:
-        # One prediction is enough to evaluate: a set shorter than a window is padded.
+        # Two tokens give one prediction to evaluate. Padding fills a set shorter than a window.
         self.tokens = _as_array(tokens, batch_size, context_length, shortest=2)
         if max_batches < 0:
             raise ValueError(
@@ -163,5 +163,5 @@ def _windows(array: npt.NDArray[np.integer], starts: npt.NDArray[np.int64], leng
 
 
 def _split(windows: Tensor) -> Batch:
-    """(batch, seq + 1) -> inputs, targets: (batch, seq), contiguous, since a loss flattens them."""
+    """(batch, seq + 1) -> contiguous inputs, targets: (batch, seq). A loss flattens them."""
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()

@@ -1,4 +1,4 @@
-"""`DataConfig`: what a run reads, without numpy."""
+"""`DataConfig`: the data that a run reads. This module does not import numpy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`train` and `val`: a token shard (.bin, .npy), or a file, a folder or a glob of text, JSON,
-    JSON lines or Parquet. `field` holds the text of a JSON or Parquet document, and `separator`
-    is the special token between documents. `tokenizer`: a tokenizer.json; where none is named, that
-    of the weights that training begins with or goes on from, else the one that a shard's sidecar
-    names, and for text one that is trained. `verify` hashes whole shards at start instead of
-    trusting an unchanged size and time. `dtype`: the ids' type in a .bin that has no sidecar.
-    `fit_context` shrinks the model's context to what a short text allows."""
+    """Name the data of a run and say how to read it.
+
+    `train` and `val` name a token shard (.bin, .npy), or a file, folder or glob of text, JSON,
+    JSON lines or Parquet. `field` holds the text of a JSON or Parquet document. `separator` is the
+    special token between documents. `tokenizer` names a tokenizer.json. Without it, a run uses the
+    tokenizer of its initial or resumed weights. If they have none, a shard's sidecar names the
+    tokenizer, and a text gets a newly trained one. `verify` hashes whole shards at start instead of
+    trusting an unchanged size and time. `dtype` is the type of the ids in a .bin without a sidecar.
+    `fit_context` shortens the model's context to fit a short text.
+    """
 
     train: str
     val: str | None = None

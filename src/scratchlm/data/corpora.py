@@ -1,13 +1,13 @@
-"""Many documents to many token shards: in bounded memory, by several processes, resumable.
+"""Encode many documents into many token shards: bounded memory, several processes, resumable.
 
-The shards of a split, one after another, are one stream: each document's ids, then the separator's.
-A shard is cut at exactly `shard_tokens`, wherever in a document that falls, so that one document of
-many gigabytes makes shards like all others.
+The shards of a split form one stream: the ids of each document, then the separator's id. A shard
+ends after exactly `shard_tokens` ids, even inside a document, so one document of many gigabytes
+makes shards of the usual size.
 
-The documents go into items of about a MB, each of one split, which depend on the documents and on
-nothing else: not on workers, nor on where a run was killed. So a place in a split's stream is the
-number of an item and of an id in it, and that is all a resumed run needs to know: it reads the
-items before that place, and encodes those after.
+The encoder groups documents into items of about 1 MB, each of one split. Items do not depend on
+the number of workers or on where a run was killed. A place in a split's stream is the number of an
+item and the position of an id in that item. A resumed run needs only this place: it reads the items
+before it without encoding them, and encodes the rest.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
 _ITEM = 1 << 20  # characters of text in an item
-_DOCUMENT = 100  # what a document takes beside them, so that items of tiny ones are bounded too
+_DOCUMENT = 100  # characters added for each document, to bound an item of tiny documents
 
 
 class _Item(NamedTuple):
     split: str
-    texts: list[tuple[str, bool]]  # and whether the document ends with it
+    texts: list[tuple[str, bool]]  # (text, whether the document ends with it)
 
 
 def encode_corpus(
@@ -64,14 +64,15 @@ def encode_corpus(
 ) -> CorpusInfo:
     """Encode the documents of `paths` (see `read_documents`) into shards in the folder `output`.
 
-    Special tokens in a document are plain text; the separator's id follows each. A document is
-    held out with chance `val_fraction`, by a hash of `seed` and its number. The output is the same
-    for any `num_workers`. A killed run leaves complete shards only, and `resume` goes on after
-    them, to the bytes that an uninterrupted one writes; on a finished corpus it only checks.
+    Special tokens inside a document are plain text. The separator's id follows each document. A
+    hash of `seed` and a document's number holds the document out with probability `val_fraction`.
+    The output is the same for any `num_workers`. A killed run leaves only complete shards. `resume`
+    continues after them and writes the same bytes as an uninterrupted run. It only checks a
+    finished corpus.
 
-    Errors: ValueError for a separator that is no special token, a folder that holds a corpus, a
-    `resume` with nothing to resume, and what `read_documents` refuses; FileFormatError for a
-    `resume` with other settings, tokenizer or inputs.
+    Raise ValueError if the separator is not a special token, if the folder already holds a corpus,
+    if `resume` finds nothing to resume, and for input that `read_documents` refuses. Raise
+    FileFormatError if `resume` gets other settings, another tokenizer or other inputs.
     """
     _check(tokenizer, separator, val_fraction, shard_tokens)
     files = find_files(paths)
@@ -162,7 +163,7 @@ def _items(
 
 
 def _chance(seed: int, document: int) -> float:
-    """From 0 to below 1, the same on every machine."""
+    """Return a number from 0 to below 1, the same on every machine."""
     digest = hashlib.sha256(f"{seed} {document}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
@@ -170,7 +171,7 @@ def _chance(seed: int, document: int) -> float:
 def _parts(
     first: Chunk, chunks: Iterator[Chunk], pretokenizer: Pretokenizer
 ) -> Iterator[tuple[str, bool]]:
-    """A document's text; a long one's in blocks whose ids together are the whole's."""
+    """Yield (text, last) of a document. Blocks of a long one encode to the ids of the whole."""
     if first.last and len(first.text) <= _ITEM:
         yield first.text, True
         return
@@ -195,26 +196,26 @@ def _encode(
 
 
 class _Stream:
-    """The ids of one split, in order, into its shards; from the folder's place for it on."""
+    """Write the ids of one split to its shards in order, from the folder's saved place on."""
 
     def __init__(self, folder: CorpusFolder, split: str) -> None:
         self._folder, self._split = folder, split
         self._infos = folder.shard_infos(split)
         place = folder.places[split]
-        self._first = self._next = place.item  # the first item to encode, the next to be added
-        self._skip = place.id  # ids at its beginning that lie in a shard already
+        self._first = self._next = place.item  # first item to encode, next item to add
+        self._skip = place.id  # ids of this item that are already in a shard
         self._documents = self._seen = 0
         self._maker = Maker.of(folder.tokenizer, TOKENIZER)
         self._shard: IdWriter | None = None
 
     def wants(self, item: _Item) -> bool:
-        """Whether the item is to be encoded; asked of every item of the split, in order."""
+        """Check whether to encode the item. Call this for every item of the split, in order."""
         self._documents += sum(last for _, last in item.texts)
         self._seen += 1
         return self._seen > self._first
 
     def add(self, ids: npt.NDArray[np.integer]) -> None:
-        """The ids of the next wanted item."""
+        """Write the ids of the next wanted item."""
         start, self._skip = self._skip, 0
         while start < len(ids):
             if self._shard is None:
@@ -235,7 +236,7 @@ class _Stream:
         self._folder.save(self._split, place)
 
     def end(self) -> SplitInfo:
-        """Close the last shard, and sum up."""
+        """Close the last shard and return the totals of the split."""
         if self._shard is not None:
             self._close(Place(len(self._infos) + 1, self._next))
         return SplitInfo(
@@ -246,6 +247,6 @@ class _Stream:
         )
 
     def abandon(self) -> None:
-        """Leave nothing of a shard that was not closed."""
+        """Remove the unfinished shard, if any."""
         if self._shard is not None:
             self._shard.abandon()

@@ -1,14 +1,14 @@
-"""The folder of a corpus: begun, gone on with and finished, whole at every moment.
+"""The folder of a corpus: begin, resume and finish it. A kill at any moment leaves it valid.
 
-    DIR/train-00000.bin, .bin.json   `shard_tokens` ids each, the last one fewer
-    DIR/val-00000.bin, .bin.json     the documents held out
-    DIR/tokenizer.json               what made the ids, and reads them
-    DIR/corpus.json                  what the corpus is; written last, so there only when all is
-    DIR/progress.json                how far an unfinished one has come
+    DIR/train-00000.bin, .bin.json   `shard_tokens` ids each; the last shard may have fewer
+    DIR/val-00000.bin, .bin.json     the held-out documents
+    DIR/tokenizer.json               the tokenizer that made the ids
+    DIR/corpus.json                  the description of a finished corpus, written last
+    DIR/progress.json                the progress of an unfinished corpus
 
-progress.json is replaced after each finished shard. A kill between the two leaves a whole shard
-that it does not name; a resumed run removes that and writes the same again. Both JSON files end
-with a hash of what else they say, for a resumed run builds on it.
+A run replaces progress.json after each finished shard. A kill between these two steps leaves a
+complete shard that progress.json does not count. A resumed run removes this shard and writes it
+again. Both JSON files end with a hash of their other content, because a resumed run relies on it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TEMPORARY = re.compile(
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """`text_bytes` are the bytes that the ids stand for, the separators' not among them."""
+    """Describe one split. `text_bytes` counts the bytes of text without the separators."""
 
     documents: int
     text_bytes: int
@@ -50,7 +50,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """What corpus.json says. `inputs`: path, size and mtime_ns of each file read."""
+    """Hold the content of corpus.json. `inputs` lists path, size and mtime_ns of each input."""
 
     train: SplitInfo
     val: SplitInfo
@@ -60,7 +60,7 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the last whole shard of a split ends: so many shards, whole items, ids after them."""
+    """Say where a split's last complete shard ends: after `shards` shards, at `id` in `item`."""
 
     shards: int = 0
     item: int = 0
@@ -69,7 +69,7 @@ class Place:
 
 @dataclass
 class CorpusFolder:
-    """An open folder; `finished` where nothing is left to do."""
+    """Hold an open folder. `finished` is set if the corpus is complete."""
 
     path: Path
     tokenizer: BPETokenizer
@@ -79,7 +79,7 @@ class CorpusFolder:
     finished: CorpusInfo | None = None
 
     def save(self, split: str, place: Place) -> None:
-        """Note that the split's shards are whole up to `place`."""
+        """Record that the split's shards are complete up to `place`."""
         self.places[split] = place
         places = {name: asdict(place) for name, place in self.places.items()}
         self._write(PROGRESS, {"settings": self.settings, "inputs": self.inputs} | places)
@@ -99,11 +99,14 @@ class CorpusFolder:
         return self.path / f"{split}-{number:05}.bin"
 
     def shard_paths(self, split: str) -> list[Path]:
-        """Of the whole ones."""
+        """Return the paths of the complete shards."""
         return [self.shard_path(split, number) for number in range(self.places[split].shards)]
 
     def shard_infos(self, split: str) -> list[ShardInfo]:
-        """FileFormatError where a shard that was whole is gone, damaged, or another's."""
+        """Return the sidecars of the complete shards.
+
+        Raise FileFormatError if a shard is missing, is damaged, or has another tokenizer's ids.
+        """
         return [self._checked(path) for path in self.shard_paths(split)]
 
     def _checked(self, path: Path) -> ShardInfo:
@@ -113,7 +116,8 @@ class CorpusFolder:
             info = None
         if info is None or info.tokenizer_hash != self.settings["tokenizer"]:
             raise FileFormatError(
-                f"a finished shard is gone or another's ({path}); encode into another folder"
+                f"a finished shard is missing or has another tokenizer's ids ({path}); "
+                "encode into another folder"
             )
         return info
 
@@ -123,13 +127,13 @@ class CorpusFolder:
         self._keep_tokenizer()
 
     def go_on(self) -> None:
-        """Take up what progress.json or corpus.json says, after comparing it with what is asked."""
+        """Resume from progress.json or corpus.json after comparing it with the current settings."""
         complete = (self.path / MANIFEST).exists()
         path = self.path / (MANIFEST if complete else PROGRESS)
         try:
             content = json.loads(path.read_bytes())
             if content.pop("sha256") != _hash(content):
-                raise ValueError("its sha256 is not that of what it says")
+                raise ValueError("its sha256 does not match its content")
             settings, inputs = content["settings"], content["inputs"]
             if complete:
                 infos = {name: SplitInfo(**content[name]) for name in SPLITS}
@@ -146,7 +150,7 @@ class CorpusFolder:
             ) from None
         self.places = places
         for split in SPLITS:
-            self.shard_infos(split)  # before anything is removed
+            self.shard_infos(split)  # check the shards before `sweep` removes files
         self.sweep()
         self._keep_tokenizer()
         if complete:
@@ -182,7 +186,7 @@ class CorpusFolder:
             )
 
     def sweep(self) -> None:
-        """Remove what killed runs left, each shard before the sidecar that describes it."""
+        """Remove the leftovers of killed runs: each shard first, then its sidecar."""
         whole = {path.name for split in SPLITS for path in self.shard_paths(split)}
         for path in sorted(self.path.iterdir()):
             stale = _SHARD.fullmatch(path.name) and path.name.removesuffix(".json") not in whole
@@ -203,7 +207,7 @@ def corpus_folder(
     *,
     resume: bool,
 ) -> Iterator[CorpusFolder]:
-    """Open the folder for one process at a time; leave nothing where no shard was finished."""
+    """Open the folder for one process at a time. Leave no files if no shard was finished."""
     check_folder(path, resume=resume)
     folder = CorpusFolder(path, tokenizer, settings, inputs)
     new = [path / name for name in (PROGRESS, TOKENIZER) if not (path / name).exists()]
@@ -216,7 +220,7 @@ def corpus_folder(
                 folder.go_on() if resume else folder.begin()
                 yield folder
             except BaseException:
-                # Not of a resumed run: it may have been refused before it knew its shards.
+                # Keep the files of a resumed run: it may have failed before it knew its shards.
                 if not resume and not any(folder.shard_paths(split) for split in SPLITS):
                     folder.sweep()
                     for file in new:
@@ -224,13 +228,13 @@ def corpus_folder(
                 raise
     except BaseException:
         if made:
-            with contextlib.suppress(OSError):  # not empty: the finished shards stay
+            with contextlib.suppress(OSError):  # the folder holds finished shards: keep it
                 path.rmdir()
         raise
 
 
 def check_folder(path: Path, *, resume: bool) -> None:
-    """ValueError for a folder that holds a corpus, or, to resume, one that does not."""
+    """Raise ValueError if the folder holds a corpus, or if there is no corpus to resume."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"the output is a file ({path}); name a folder")
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()

@@ -1,18 +1,17 @@
-"""Documents from files: plain text cut at a separator, JSON, JSON lines, Parquet.
+"""Read documents from files: plain text split at a separator, JSON, JSON lines, Parquet.
 
-    text             cut where the separator stands and nowhere else
+    text             split at the separator and nowhere else
     JSON lines       one document a line: a string, or the string in `field` of an object
-    JSON             a list of the same
+    JSON             a list of such strings or objects
     Parquet          one document a row, in column `field`
 
-`sources` tells which file has which format, by its name; `.gz` and `.zst` are unpacked on the way.
-A text is taken as it is: a newline beside a separator belongs to its document, so that the
-documents joined by the separator are the file again. (A byte order mark at the start of a file is
-no part of its text.) Documents without any character are left out. What is not text is refused,
-whatever its name says.
+`sources` determines a file's format from its name. The reader unpacks `.gz` and `.zst`. It keeps a
+newline next to a separator, so joining the documents with the separator gives the file again. It
+drops a byte order mark at the start of a file, and empty documents. It refuses content that is not
+text, whatever the file's name.
 
-A plain text may be one document of many gigabytes. It is therefore given in chunks, and memory is
-bounded by a line of JSON, a few rows of Parquet, or a MiB of text. Only a JSON list is read whole.
+A plain text may be one document of many gigabytes, so the reader yields documents in chunks. Memory
+holds at most a line of JSON, a few rows of Parquet, or a MiB of text; a JSON list is read whole.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
 
 _READ = 1 << 20
-_READ_ZST = 1 << 12  # bytes unpacked at a time: even the most packed give no more than 128 MB
-_ROWS = 64  # rows of parquet in memory at a time
+_READ_ZST = 1 << 12  # packed bytes read at a time: they unpack to 128 MB at most
+_ROWS = 64  # rows of Parquet in memory at a time
 
-Progress = Callable[[int], object]  # told how many bytes of the files were read since
+Progress = Callable[[int], object]  # receives the number of bytes read since its last call
 
 
 class Chunk(NamedTuple):
-    """A part of document number `document`; `last` where the document ends with it."""
+    """Hold a part of document number `document`. `last` marks the end of the document."""
 
     document: int
     text: str
@@ -54,11 +53,11 @@ def read_documents(
     separator: str = "<|endoftext|>",
     progress: Progress = lambda size: None,
 ) -> Iterator[Chunk]:
-    """All documents of what `find_files` finds, numbered from 0, each in one chunk or several.
+    """Yield the documents of the files that `find_files` finds, numbered from 0, in chunks.
 
-    Errors: ValueError for what is not text or not UTF-8 (with its offset), a line, item or row that
-    has no string in `field` (with its number), an extra that is not installed; FileFormatError for
-    a damaged Parquet, gz or zst file.
+    Raise ValueError for content that is not text or not UTF-8 (with its offset), for a line, item
+    or row without a string in `field` (with its number), and for a missing optional package. Raise
+    FileFormatError for a damaged Parquet, gz or zst file.
     """
     if not separator:
         raise ValueError("the separator is empty (''); give the text that stands between documents")
@@ -80,9 +79,9 @@ def read_texts(
     pattern: str,
     special_tokens: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The same documents as strings to learn merges from, in bounded memory.
+    """Yield the documents of `read_documents` as strings for BPE training, in bounded memory.
 
-    A document in several chunks is cut where the pattern's pieces stay what they were.
+    It cuts a document of several chunks only where the cut leaves the pattern's pieces unchanged.
     """
     pretokenizer = Pretokenizer(pattern, special_tokens)
     chunks = read_documents(paths, field, separator)
@@ -94,7 +93,7 @@ def read_texts(
 
 
 def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
-    """The text of a document from its first chunk on."""
+    """Yield the text of a document, chunk by chunk, starting with its first chunk."""
     yield first.text
     while not first.last:
         first = next(chunks)
@@ -102,7 +101,7 @@ def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
 
 
 def read_as_text(files: Iterable[Path]) -> Iterator[str]:
-    """A line to tell for each kind of file that is read as plain text and looks like something
+    """Yield a warning for each kind of file that is read as plain text but looks like something
     else: JSON, a web page, a table."""
     found: dict[str, list[Path]] = {}
     for file in dict.fromkeys(files):
@@ -118,7 +117,7 @@ def _looks_like(path: Path, packed: str) -> str:
     head = next(_bytes(path, packed), b"")[:HEAD]
     kind = kind_of(head)
     if kind and kind.is_text:
-        return f"is {kind.name}, learned with its tags"
+        return f"is {kind.name}, and its tags are read as text"
     if re.match(rb'\{\s*"|\[\s*[{"]', _stripped(head)):
         return (
             "is read as plain text and looks like JSON; end its name in "
@@ -127,11 +126,11 @@ def _looks_like(path: Path, packed: str) -> str:
     signs = {".csv": "commas", ".tsv": "tabs"}.get(
         Path(path.name.lower().removesuffix(packed)).suffix
     )
-    return f"is a table, learned with its {signs}; save its text as .jsonl" if signs else ""
+    return f"is a table, and its {signs} are read as text; save its text as .jsonl" if signs else ""
 
 
 def _read(path: Path, field: str, separator: str, progress: Progress) -> Iterator[tuple[str, bool]]:
-    """(text, whether the document ends there)."""
+    """Yield (text, whether the document ends with it)."""
     kind, packed = format_of(path)
     if kind == "parquet":
         _check_kind(path, "a Parquet file")
@@ -155,7 +154,7 @@ def _stripped(data: bytes) -> bytes:
 
 
 def _check_kind(path: Path, expected: str) -> None:
-    """FileFormatError for a file that is known to be of another kind than its name says."""
+    """Raise FileFormatError if the content has a known kind other than `expected`."""
     with path.open("rb") as file:
         kind = kind_of(file.read(HEAD))
     if kind is not None and kind.name != expected:
@@ -163,7 +162,7 @@ def _check_kind(path: Path, expected: str) -> None:
 
 
 def _bytes(path: Path, packed: str, progress: Progress = lambda size: None) -> Iterator[bytes]:
-    """What the file holds, unpacked."""
+    """Yield the unpacked content of the file."""
     if packed:
         yield from _unpacked(path, packed, progress)
         return
@@ -183,7 +182,7 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
                 progress(len(data))
                 while data:  # a file may hold several frames
                     if frame is None and packed == ".gz":
-                        data = data.lstrip(b"\0")  # padding, as on a tape
+                        data = data.lstrip(b"\0")  # zero padding after a frame
                         if not data:
                             break
                     frame = frame or new()
@@ -200,7 +199,7 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
 
 
 def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """What makes an object that unpacks one frame, and the error it raises."""
+    """Return a factory of decompressors, each for one frame, and the error that they raise."""
     if packed == ".gz":
         return lambda: zlib.decompressobj(wbits=31), zlib.error  # 31: the header of gzip
     zstandard = _extra("zstandard", path)
@@ -208,7 +207,7 @@ def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exceptio
 
 
 def _split(texts: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
-    """As `str.split`, of a text in chunks: what could begin a separator is held back."""
+    """Split a text in chunks as `str.split` does. Hold back a possible start of a separator."""
     held = ""
     for text in texts:
         *documents, held = (held + text).split(separator)
@@ -226,7 +225,7 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
         try:
             text = line.decode()
             text = text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
-            # Blank lines, as at the end of many files, are no documents.
+            # Skip blank lines: many files end with one.
             value = json.loads(text) if text.strip() else None
         except UnicodeDecodeError as error:
             raise not_utf8(path, error, offset) from None
@@ -259,7 +258,7 @@ def _json_list(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Without their newlines; a line of any length is put together only once."""
+    """Yield lines without their newlines. Join the parts of a long line only once."""
     parts: list[bytes] = []
     for data in chunks:
         *lines, rest = data.split(b"\n")
@@ -274,7 +273,7 @@ def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) 
     if not isinstance(value, dict | str):
         kind = type(value).__name__
         raise ValueError(
-            f'{what} is a JSON object ({place}: {kind}); write {{"{field}": "text"}}, or a string'
+            f'{what} must be an object or a string ({place}: {kind}); write {{"{field}": "text"}}'
         )
     if isinstance(value, dict) and field not in value:
         has = ", ".join(map(repr, list(value)[:8])) or "none"
@@ -283,7 +282,7 @@ def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) 
     if not isinstance(text, str):
         kind = type(text).__name__
         raise ValueError(f"field {field!r} is no string ({place}: {kind}); name the text's --field")
-    if escaped:  # JSON can write half of a surrogate pair, which is no character
+    if escaped:  # JSON can hold half of a surrogate pair, which is not a character
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -299,7 +298,7 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
     arrow = _extra("pyarrow", path)
     size, row = path.stat().st_size, 0
     try:
-        # A buffer lets it read a column page by page instead of a whole row group at once.
+        # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
         with parquet.ParquetFile(path, buffer_size=_READ, pre_buffer=False) as file:
             columns, rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
             if field not in columns:

@@ -1,4 +1,4 @@
-"""Loading ahead: the next step's batches are read while the present one computes."""
+"""Load the next step's batches while the current step computes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def loaded_ahead(load: Callable[[int], T], last: Callable[[], int]) -> Iterator[Callable[[int], T]]:
-    """Give `load`, but when a caller asks for step i, a thread already loads step i + 1.
+    """Yield a version of `load` whose thread loads step i + 1 when a caller asks for step i.
 
-    No step after `last()` is loaded ahead. An error in `load` is raised when its step is asked for.
+    The thread loads no step after `last()`. An error in `load` reaches the caller of that step.
     """
     ahead: dict[int, Future[T]] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
 
         def get(step: int) -> T:
             found = ahead.pop(step).result() if step in ahead else load(step)
-            ahead.clear()  # of a step that was not asked for
+            ahead.clear()  # drop a step that no caller asked for
             if step < last():
                 ahead[step + 1] = thread.submit(load, step + 1)
             return found

@@ -1,4 +1,4 @@
-"""From what a user names (text, shards, a tokenizer) to what a trainer reads: mapped ids."""
+"""Turn the data that a user names (text, shards, a tokenizer) into memory-mapped ids."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from scratchlm.tokenizer.token_files import read_sidecar
 
 @dataclass(frozen=True)
 class PreparedData:
-    """train, val: 1-D integer arrays of ids. `context_length`: what was asked for, or with
-    `fit_context` what fits. `data_id` says which the training ids are, `val_id` which are validated
-    on."""
+    """Hold the ids of a run: `train` and `val` are 1-D integer arrays.
+
+    `context_length` is the requested length, or with `fit_context` a shorter one that fits.
+    `data_id` identifies the training ids and `val_id` the validation ids.
+    """
 
     train: np.ndarray
     val: np.ndarray
@@ -48,13 +50,13 @@ def prepare(
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
 ) -> PreparedData:
-    """Open, or first make, the shards; check them against the tokenizer, vocabulary and context.
+    """Open or make the shards, and check them against the tokenizer, vocabulary and context.
 
-    Text is tokenized once into `folder` (and a tokenizer trained to `vocab_size` where none is
-    given). own: the tokenizer of the weights that training begins with or goes on from, which is
-    taken where `config` names none, and which the caller keeps as tokenizer.json beside `folder`.
-    Without validation data the last tenth of the training ids is held out. Each decision is said in
-    one line; what does not fit is a ValueError or FileFormatError.
+    `prepare` tokenizes text once into `folder`. It trains a tokenizer of `vocab_size` ids if there
+    is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses it if `config`
+    names no tokenizer; the caller must keep it as tokenizer.json beside `folder`. Without
+    validation data, `prepare` holds out the last tenth of the training ids. `say` receives one line
+    for each decision. Raise ValueError or FileFormatError for data that does not fit.
     """
     sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
@@ -68,8 +70,8 @@ def prepare(
         source = sources[name]
         path, dtype = source.files[0], config.dtype
         if source.kind != "shard":
-            dtype = None  # a new shard has its tokenizer's
-            assert tokenizer is not None  # text always has one
+            dtype = None  # a new shard gets the tokenizer's dtype
+            assert tokenizer is not None  # text always has a tokenizer
             assert tokenizer_path is not None
             path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
         opened = open_shard(path, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
@@ -101,8 +103,10 @@ def prepare(
 
 
 def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -> int:
-    """The size of the tokenizer that the data names; for text without one, a size that suits the
-    text, which is said. ValueError for ids without a tokenizer."""
+    """Return the vocabulary size of the data's tokenizer, or choose one for a text without one.
+
+    `say` receives a line about a chosen size. Raise ValueError for ids without a tokenizer.
+    """
     if config.tokenizer is not None:
         return len(BPETokenizer.load(config.tokenizer))
     source = source_of(config.train)
@@ -120,7 +124,7 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
 
 
 def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source]:
-    """What the configuration names, looked at before minutes go into tokenizing."""
+    """Find and check all configured files before tokenizing, which may take minutes."""
     sources = {"train": source_of(config.train)}
     if config.val is not None:
         sources["val"] = source_of(config.val)
@@ -151,7 +155,7 @@ def _check_reading_is_unset(config: DataConfig) -> None:
 
 
 def _with_bytes_alone(train: TokenShard, val: TokenShard) -> str:
-    """What a vocabulary without merges would allow, for an error or a line."""
+    """Return advice for a message: the longest context with a vocabulary without merges."""
     if train.info is None or val.info is None:
         return ""
     sizes = [train.info.text_bytes, val.info.text_bytes]
@@ -165,9 +169,10 @@ def _fitting(
     more: str,
     shrinks: Callable[[str], None] | None,
 ) -> int:
-    """The context's length, or, with `shrinks`, the longest that the data allows, told to it.
+    """Return `context_length`, or a shorter one that the data allows if `shrinks` is given.
 
-    A window takes one token more than the context. ValueError where none fits.
+    `shrinks` receives a line about the change. A window has one token more than the context. Raise
+    ValueError if no window fits.
     """
     longest = min(map(len, data)) - 1
     if longest >= context_length:
@@ -199,13 +204,13 @@ def _tokenizer(
     say: Callable[[str], None],
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
-    """The tokenizer and its file: the one given, the weights' own, the shard's, or one that is
-    trained here."""
+    """Return the tokenizer and its file: the configured one, that of the weights, that of the
+    shard, or a newly trained one."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)
         if own is not None and own.hash != tokenizer.hash:
-            say(f"{path} is another tokenizer than the weights were trained with")
+            say(f"{path} is not the tokenizer that the weights were trained with")
         return tokenizer, path
     if own is not None:
         return own, folder.parent / "tokenizer.json"
@@ -216,7 +221,9 @@ def _tokenizer(
             return None, None
         path = shard.parent / info.tokenizer
         if not path.is_file():
-            say(f"{shard} was made with {path}, which is gone: no bits per byte, no text samples")
+            say(
+                f"{shard} was made with {path}, which is missing: no bits per byte, no text samples"
+            )
             return None, None
         return BPETokenizer.load(path), path
     path = folder / f"tokenizer-{name_of(source, config, str(vocab_size))}.json"
@@ -248,7 +255,7 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
         )
     if shard.max_id >= vocab_size:
         other = "uint32" if width == "uint16" else "uint16"
-        remedy = f", or --data.dtype {other} where they are that" if bare else ""
+        remedy = f", or --data.dtype {other} if the ids have that type" if bare else ""
         raise ValueError(
             f"an id is past the vocabulary ({shard.max_id} in {shard.path}, vocab_size "
             f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text "

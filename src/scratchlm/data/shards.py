@@ -1,10 +1,10 @@
-"""Token shards: the ids of a text as a file that is memory-mapped, never loaded.
+"""Token shards: the ids of a text in a memory-mapped file.
 
-    train.bin         little-endian uint16 (uint32 for a vocabulary past 65,536), no header
-    train.bin.json    what they are: dtype, count, the tokenizer's hash, size, time, SHA-256
+    train.bin         little-endian uint16 (uint32 for a vocabulary above 65,536 ids), no header
+    train.bin.json    the sidecar: dtype, count, the tokenizer's hash, size, time, SHA-256
 
-A `.bin` without its sidecar has the width that is asked for, else the one that its vocabulary
-needs. A `.npy` of integers reads alike.
+A `.bin` without a sidecar has the requested dtype, or else the dtype that its vocabulary needs.
+A `.npy` of integers works too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """`tokens` is a read-only memory map, (count,); `info` is None where there is no sidecar."""
+    """Hold an open shard: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
 
     path: Path
     tokens: npt.NDArray[np.integer]
@@ -44,12 +44,12 @@ class TokenShard:
 
     @cached_property
     def max_id(self) -> int:
-        """The largest id: as recorded, or else found by reading the whole file once."""
+        """Return the largest id: from the sidecar, or by reading the whole file once."""
         return self.info.max_id if self.info else _largest(self.tokens, self.path)
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of the file's bytes: as recorded, or else found in the same way."""
+        """Return the hash of the file's bytes: from the sidecar, or by reading the file once."""
         return self.info.sha256 if self.info else _sha256(self.path)
 
 
@@ -62,16 +62,17 @@ def open_shard(
 ) -> TokenShard:
     """Map the ids of a `.bin` or `.npy` file.
 
-    The size is always checked against the sidecar. The SHA-256 is where `verify`, or where the
-    file's time is not the recorded one (a copy, a git checkout). A `.bin` without a sidecar is read
-    as `dtype`; without that as uint32 where `vocab_size` is past 65,536, and as uint16 otherwise.
+    `open_shard` always compares the size with the sidecar. It compares the SHA-256 if `verify`, or
+    if the file's time differs from the recorded time (a copy, a git checkout). It reads a `.bin`
+    without a sidecar as `dtype`. If `dtype` is None too, it reads uint32 for a `vocab_size` above
+    65,536, and else uint16.
 
-    FileFormatError for a file that is truncated, altered, or not ids; ValueError for a path that
-    cannot be a shard, a `verify` with no sidecar to compare to, a `dtype` that is not the file's,
-    and a bare file that is read as uint16 and is most likely uint32.
+    Raise FileFormatError if the file is truncated or altered, or does not hold ids. Raise
+    ValueError if the path cannot be a shard, if `verify` finds no sidecar, if `dtype` differs from
+    the file's, or if ids read as uint16 without a sidecar are most likely uint32.
     """
     path = Path(path)
-    size = path.stat().st_size  # a missing file is the system's own FileNotFoundError
+    size = path.stat().st_size  # raises FileNotFoundError for a missing file
     if not path.is_file():
         raise ValueError(f"a token shard is a file ({path}); pass a .bin or .npy file")
     if not is_shard(path):
@@ -127,18 +128,18 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
     status = path.stat()
     if status.st_size != info.count * DTYPES[info.dtype].itemsize:
         raise FileFormatError(
-            f"the token shard is truncated or not its sidecar's ({path}: {status.st_size} bytes "
+            f"the token shard is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
             f"for {info.count} {info.dtype} ids); copy it again, or encode its text again"
         )
     if (verify or status.st_mtime_ns != info.mtime_ns) and _sha256(path) != info.sha256:
         raise FileFormatError(
-            f"the token shard is not what was written ({path}: its SHA-256 differs from the "
+            f"the token shard changed after it was written ({path}: its SHA-256 differs from the "
             "sidecar's); copy it again, or encode its text again"
         )
 
 
 def _map_bare(path: Path, dtype: str | None, vocab_size: int | None) -> npt.NDArray[np.integer]:
-    """The ids of a `.bin` that no sidecar describes; see `open_shard`."""
+    """Map the ids of a `.bin` without a sidecar; see `open_shard`."""
     check_downloaded(path)
     width = dtype or ("uint32" if (vocab_size or 0) > 1 << 16 else "uint16")
     size = path.stat().st_size
@@ -153,20 +154,20 @@ def _map_bare(path: Path, dtype: str | None, vocab_size: int | None) -> npt.NDAr
     if dtype is None and width == "uint16" and _looks_like_uint32(tokens[: 1 << 16]):
         raise ValueError(
             f"every second id is 0 in a file without a sidecar ({path}, read as uint16): its ids "
-            "are most likely uint32; give --data.dtype uint32, or uint16 where they are that"
+            "are most likely uint32; give --data.dtype uint32, or uint16 if they really are uint16"
         )
     return tokens
 
 
 def _looks_like_uint32(tokens: npt.NDArray[np.integer]) -> bool:
-    """Whether uint16 ids look like the halves of uint32 ids below 65,536."""
+    """Check whether uint16 ids look like the halves of uint32 ids below 65,536."""
     low, high = tokens[::2], tokens[1::2]
     return len(high) >= 16 and len(low) == len(high) and not high.any() and bool(low.any())
 
 
 def _map_npy(path: Path) -> npt.NDArray[np.integer]:
     try:
-        # Unlike np.load this opens nothing but a .npy, and so no pickle.
+        # Unlike np.load, open_memmap opens only a .npy, so it cannot run a pickle.
         tokens: npt.NDArray[np.integer] = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         check_downloaded(path)

@@ -1,12 +1,11 @@
-"""Which files a user means, and what format each has.
+"""Find the files that a user names, and determine the format of each from its name.
 
     .jsonl, .ndjson  JSON lines: one value a line
-    .json            a list of values; or JSON lines, as many files of this name are
+    .json            a list of values, or JSON lines, because many .json files hold lines
     .parquet         a table (needs pyarrow)
     any other name   UTF-8 text
 
-`.gz` or `.zst` (needs zstandard) may follow all of them but .parquet. Upper and lower case are
-alike.
+`.gz` or `.zst` (needs zstandard) may follow each ending except .parquet. Case does not matter.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FOLDER_SUFFIXES = (
 
 
 class Format(NamedTuple):
-    """What a file's name says that it holds, and how it is packed."""
+    """Hold the format that a file's name indicates, and its compression."""
 
     kind: Literal["text", "json", "json lines", "parquet"]
     packed: str = ""
@@ -48,34 +47,35 @@ def format_of(path: Path) -> Format:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether the file's bytes are its text."""
+    """Check whether the file is uncompressed plain text, judging by its name."""
     return format_of(path) == Format("text")
 
 
 def is_shard(path: Path) -> bool:
-    """Whether the file's name says that it holds ids."""
+    """Check whether the file's name is that of a token shard."""
     return path.suffix.lower() in (".bin", ".npy")
 
 
 def num_bytes(files: Sequence[Path]) -> int:
-    """Bytes of the files, packed as they are."""
+    """Return the size of the files in bytes, without unpacking them."""
     return sum(file.stat().st_size for file in files)
 
 
 def told_bytes(files: Sequence[Path]) -> str:
-    """The same in words, which say whether any of them is packed."""
+    """Return the size as a phrase that says whether any file is compressed."""
     formats = map(format_of, files)
     packed = any(each.packed or each.kind == "parquet" for each in formats)
     return f"{num_bytes(files):,} bytes of {'packed ' if packed else ''}text"
 
 
 def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
-    """The files that paths, folders and globs name, each once, in the order named.
+    """Return the files that paths, folders and globs name, each once, in the given order.
 
-    A folder gives the files in it and below with FOLDER_SUFFIXES, sorted by path, no hidden ones.
-    Of its `.json` files it gives those that are a list: others are no documents, as a tokenizer is.
-    A string with `*`, `?` or `[` that is no existing file is a glob, `**` crossing folders.
-    ValueError for what names no file, FileNotFoundError for a path that is not there.
+    A folder stands for the files in it and its subfolders with FOLDER_SUFFIXES, sorted by path and
+    without hidden files. Of its `.json` files only lists count, because others, such as a
+    tokenizer, are not documents. A string with `*`, `?` or `[` that is not an existing file is a
+    glob; `**` crosses folders. Raise ValueError if a name matches no file, and FileNotFoundError if
+    a path does not exist.
     """
     found: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -97,12 +97,12 @@ def _matches(name: str) -> list[Path]:
         if not matches:
             raise ValueError(f"no file matches ({name}); check the pattern and where you are")
         return [Path(match) for match in matches]
-    os.stat(name)  # a missing file is the system's own FileNotFoundError
+    os.stat(name)  # raises FileNotFoundError for a missing file
     return [Path(name)]
 
 
 def _files_in(folder: Path) -> list[Path]:
-    def fail(error: OSError) -> None:  # or os.walk would skip a folder that may not be read
+    def fail(error: OSError) -> None:  # without this, os.walk skips unreadable folders
         raise error
 
     files = []
@@ -129,12 +129,12 @@ def _is_list(path: Path) -> bool:
 
 
 def is_there(name: str) -> bool:
-    """Whether a path, folder or glob names anything."""
+    """Check whether a path, folder or glob names an existing file or folder."""
     return os.path.exists(name) or bool(glob.glob(name, recursive=True))
 
 
 class Source(NamedTuple):
-    """What one name means to a trainer: a token shard, one plain text, or documents."""
+    """Hold the files of one name, and their kind: a token shard, one plain text, or documents."""
 
     name: str
     kind: Literal["shard", "text", "documents"]
@@ -142,7 +142,7 @@ class Source(NamedTuple):
 
 
 def source_of(name: str) -> Source:
-    """The source that a path, a folder or a glob names; errors as in `find_files`."""
+    """Return the source that a path, folder or glob names. Raise the errors of `find_files`."""
     files = find_files(name)
     shards = list(filter(is_shard, files))
     if shards and len(files) > 1:
@@ -150,7 +150,7 @@ def source_of(name: str) -> Source:
             f"training reads one token shard ({name}: {len(files)} files); name one of them, such "
             f"as {shards[0]}"
         )
-    with open(files[0], "rb"):  # the system's own error where it may not be read
+    with open(files[0], "rb"):  # raises the system's error if the file is unreadable
         pass
     one_text = files == [Path(name)] and is_plain(files[0])
     return Source(name, "shard" if shards else "text" if one_text else "documents", files)

@@ -1,4 +1,4 @@
-"""Text and documents to one token shard in a run's folder, made once."""
+"""Tokenize text or documents once, into one token shard in a run's folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def tokenized(
     name: str,
     say: Callable[[str], None],
 ) -> Path:
-    """The shard of a source, made in `folder` where it is not there yet.
+    """Return the shard of a source. Make it in `folder` if it does not exist yet.
 
-    A text is encoded as `scratchlm-tokenize --output FILE.bin` does, its special tokens as ids;
-    documents as into a folder, with the separator's id after each.
+    `tokenized` encodes a text as `scratchlm-tokenize --output FILE.bin` does: special tokens become
+    ids. It encodes documents as for a folder: the separator's id follows each document.
     """
     named = f"{name}-{name_of(source, config, tokenizer.hash)}"
     if source.kind == "documents":
         return _documents(source, config, tokenizer, folder / named, say)
     shard = folder / f"{named}.bin"
-    with contextlib.suppress(OSError, FileFormatError):  # absent, or replaced only in part
+    with contextlib.suppress(OSError, FileFormatError):  # missing, or partly replaced
         open_shard(shard)
         say(f"{source.name} is tokenized already: {shard}")
         return shard
@@ -55,12 +55,12 @@ def _documents(
     say: Callable[[str], None],
 ) -> Path:
     shard = output / "train-00000.bin"
-    if (output / MANIFEST).exists():  # written last
+    if (output / MANIFEST).exists():  # `encode_corpus` writes it last
         with contextlib.suppress(OSError, FileFormatError):
             open_shard(shard)
             say(f"{source.name} is tokenized already: {shard}")
             return shard
-    if output.exists():  # killed, or damaged
+    if output.exists():  # a killed run left it, or it is damaged
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     info = encode_corpus(
@@ -81,7 +81,7 @@ def _told(name: str, documents: str, tokens: int, text_bytes: int, shard: Path) 
 
 
 def name_of(source: Source, config: DataConfig, maker: str) -> str:
-    """Part of the name of what is made from a source: another text or maker, another name."""
+    """Return a hash for the name of a derived file. Another source or maker gives another name."""
     made_from = maker
     for file in source.files:
         status = file.stat()

@@ -1,4 +1,4 @@
-"""A tokenizer for a corpus: how large by default, and learned from whatever format it has."""
+"""Choose a vocabulary size for a corpus, and train a tokenizer on a corpus of any format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.learning.training import train_bpe, train_bpe_from_texts
 from scratchlm.tokenizer.pieces.patterns import GPT2
 
-BYTES_ALONE = 257  # ids without any merge: the bytes, and what stands between documents
+BYTES_ALONE = 257  # ids without merges: the bytes and the separator
 _LARGEST = 32_768
 
 
 def suitable_vocab_size(num_bytes: int, num_special: int = 1) -> int:
-    """A vocabulary for so many bytes of text: 2 sqrt(bytes) merges, up to 32,768 ids in all.
+    """Return a vocabulary size for `num_bytes` of text: 2 sqrt(bytes) merges, at most 32,768 ids.
 
     >>> [suitable_vocab_size(size) for size in (0, 600, 10**6, 10**9)]
     [257, 305, 2257, 32768]
@@ -27,8 +27,8 @@ def suitable_vocab_size(num_bytes: int, num_special: int = 1) -> int:
 
 
 def ids_left_over(tokenizer: BPETokenizer, vocab_size: int, num_bytes: int) -> Iterator[str]:
-    """A line to tell where the text had too few pairs to merge for `vocab_size`. It advises a
-    smaller size unless the size was already one that suits so many bytes."""
+    """Yield a warning if the text had too few pairs to merge for `vocab_size`. The warning advises
+    a smaller size if `vocab_size` is larger than `suitable_vocab_size`."""
     used = len(tokenizer)
     if used < vocab_size:
         fit = suitable_vocab_size(num_bytes, len(tokenizer.special_tokens))
@@ -48,8 +48,10 @@ def learn_tokenizer(
     pattern: str = GPT2,
     **settings: Any,
 ) -> BPETokenizer:
-    """A tokenizer learned from texts or documents. `settings` are those of `train_bpe`, and so are
-    the errors, beside those of `read_documents`."""
+    """Train a tokenizer on texts or documents. `settings` are those of `train_bpe`.
+
+    Raise the errors of `train_bpe` and `read_documents`.
+    """
     if all(map(is_plain, files)):
         return train_bpe(files, vocab_size, special_tokens, pattern=pattern, **settings)
     texts = read_texts(files, field, separator, pattern=pattern, special_tokens=special_tokens)
