@@ -1,1 +1,1 @@
-"""What a model takes, before it is built."""
+"""Compute the cost of a model before building it: parameters, FLOPs, memory, time."""

@@ -1,11 +1,10 @@
-"""What a model costs before any of it is built: parameters, FLOPs, memory, and which GPUs hold it.
+"""Compute a model's parameters, FLOPs and memory before building it, and list GPUs that fit it.
 
     print(training_report(config, batch_size=16, optimizer="adamw", half=True))
     print(generation_report(config))
 
-Counted from the shapes of a model on device "meta", and from what autograd keeps of each layer for
-the way back. Bytes are of tensors; what a device's own libraries take (some hundred MB) is not in
-them.
+The functions count the shapes of a model on device "meta", and the tensors that autograd keeps for
+backward. The byte counts are of tensors only: a device's libraries take some hundred MB more.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from scratchlm.optim.muon import stacks
 Optimizer = Literal["adamw", "muon", "sgd", "sgddecay"]
 GIB = 1 << 30
 
-# GiB of memory, sold as GB.
+# Memory in GiB. Vendors call it GB.
 GPUS = {
     "RTX 3080": 10,
     "GTX 1080 Ti": 11,
@@ -43,14 +42,14 @@ GPUS = {
     "H100": 80,
     "H200": 141,
 }
-# They compute in float32 where others have bf16.
+# These GPUs use float32 because they have no bf16.
 WITHOUT_BF16 = {"GTX 1080 Ti", "T4", "P100", "V100", "RX 6900 XT", "Radeon VII", "Quadro RTX 8000"}
-RESERVED = 0.08  # of a GPU's memory: what its libraries and fragments take
+RESERVED = 0.08  # fraction of a GPU's memory for its libraries and for fragmentation
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many numbers are trained, by part. `active` are those that one token meets."""
+    """Count the trained numbers by part. `active` counts those that one token uses."""
 
     embedding: int
     attention: int
@@ -66,7 +65,7 @@ class Parameters:
 
 @functools.cache
 def count_parameters(config: ModelConfig) -> Parameters:
-    """By part; a tied head counts for nothing beside the embedding that it is."""
+    """Count the parameters by part. A tied head adds nothing: it is the embedding."""
     counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
     idle = 0.0
     with torch.device("meta"):
@@ -89,11 +88,11 @@ def _part(name: str) -> str:
 
 
 def flops_per_token(config: ModelConfig) -> float:
-    """Of a forward pass at full context; a training step takes three times that.
+    """Return the FLOPs per token of a forward pass at full context. Training takes three times it.
 
-    2 a weight that multiplies (a head that is tied does, an embedding does not), and for attention
-    2 · 2 · d_head a head for each key: on average half of them, or w − w²/2T with a window of w in
-    T.  arXiv 2204.02311, appendix B
+    Each weight in a matrix product takes 2 FLOPs; a tied head counts, an embedding does not.
+    Attention takes 2 · 2 · d_head for each head and key. A token attends to T/2 keys on average, or
+    to w − w²/2T keys with a window of w.  arXiv 2204.02311, appendix B
     """
     counts = count_parameters(config)
     head = config.d_model * config.padded_vocab_size
@@ -106,20 +105,23 @@ def flops_per_token(config: ModelConfig) -> float:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes, of one process."""
+    """Hold the bytes that one process needs."""
 
     weights: int
-    copies: int  # of the weights in bf16, under autocast
+    copies: int  # bf16 copies of the weights under autocast
     gradients: int
     optimizer: int
     activations: int
     accumulated: bool
-    update: int = 0  # what the optimizer's step needs beside all gradients
+    update: int = 0  # temporary tensors of the optimizer's step
 
     @property
     def peak(self) -> int:
-        """At the beginning of backward all activations are there, and no gradient but those of
-        micro-batches before; at its end, and in the update, it is the other way round."""
+        """Return the larger of two peaks: at the start of backward, and in the update.
+
+        At the start of backward, memory holds all activations and the gradients of earlier
+        micro-batches. In the update, it holds all gradients and no activations.
+        """
         before = self.activations + self.accumulated * self.gradients
         passing = max(before, self.gradients + self.update)
         return self.weights + self.copies + self.optimizer + passing
@@ -134,8 +136,10 @@ def training_memory(
     accumulate: int = 1,
     momentum: float = 0.0,
 ) -> TrainingMemory:
-    """Of a step with `accumulate` batches of `batch_size` sequences of full length; `half`: under
-    bf16 autocast; `momentum`: SGD's."""
+    """Return the memory of a step with `accumulate` batches of `batch_size` full-length sequences.
+
+    `half` means bf16 autocast. `momentum` is that of SGD.
+    """
     total = count_parameters(config).total
     weights = 4 * total
     update = 0
@@ -166,8 +170,11 @@ def training_memory(
 
 
 def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
-    """Of orthogonalizing a stack: the updates, and a copy side by side where there are several; the
-    stack before and after an iteration, and two of its Gram matrices."""
+    """Return the bytes to orthogonalize a stack of matrices.
+
+    These are the updates, a stacked copy if there are several matrices, the stack before and after
+    an iteration, and two Gram matrices.
+    """
     number = sum(matrix.numel() for matrix in matrices)
     grams = number * min(matrices[0].shape[-2:]) // max(matrices[0].shape[-2:])
     copies = 2 if len(matrices) > 1 else 1
@@ -175,10 +182,11 @@ def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
 
 
 def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
-    """For each token of a batch, what forward keeps for backward.
+    """Return the bytes per token that forward keeps for backward.
 
-    `wide` are the residual stream and the norms, always in fp32; `narrow` what matrices give, which
-    autocast makes bf16. What a sum or a reshape gives is not kept, for their way back needs none.
+    `wide` is the item size of the residual stream and the norms, which are always fp32. `narrow` is
+    that of matrix products, which are bf16 under autocast. Sums and reshapes keep nothing, because
+    their backward does not need their outputs.
     """
     assert config.num_kv_heads is not None  # ModelConfig resolves both
     assert config.d_ff is not None
@@ -186,19 +194,19 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
     d, heads = config.d_model, config.num_heads
     queries, keys = heads * config.d_head, config.num_kv_heads * config.d_head
 
-    # Each matrix casts what it reads; without autocast all that read a norm share it.
+    # Under autocast each matrix keeps its own cast input. Without it, all share the norm's output.
     def read_by(matrices: int) -> int:
         return matrices * d * narrow if half else d * wide
 
-    # RMSNorm keeps what it read and what it normalized, LayerNorm the first.
+    # RMSNorm keeps its input and the normalized tensor. LayerNorm keeps only its input.
     norm = (2 if config.norm == "rmsnorm" else 1) * d * wide
     gated = {"none": 0, "headwise": heads, "elementwise": queries}[config.gated_attention]
     attention = norm + read_by(3 + bool(gated))
-    attention += (queries + 2 * keys) * narrow  # turned queries and keys, and values
+    attention += (queries + 2 * keys) * narrow  # rotated queries and keys, and values
     attention += config.qk_norm * 2 * (queries + keys) * wide
-    # What was attended to, by heads and side by side, its gate, and each sum of exponentials.
+    # The output by head and concatenated, the gate, and each head's log-sum-exp.
     attention += (2 * queries + gated) * narrow + heads * 4
-    kept = 4 if config.ffn == "swiglu" else 2  # gate, up, silu(gate), their product; or in and out
+    kept = 4 if config.ffn == "swiglu" else 2  # gate, up, silu, product; or in, out
     if config.moe is None:
         feed_forward = norm + read_by(kept // 2) + kept * config.d_ff * narrow
     else:
@@ -206,19 +214,19 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
         feed_forward = norm + paths * (2 * d + kept * config.d_ff) * narrow
     dropout = 2 * d * (1 + wide) if config.dropout else 0
     layers = config.num_layers * (attention + feed_forward + dropout)
-    return layers + norm + read_by(2)  # what the head reads, and its gradient
+    return layers + norm + read_by(2)  # the head's input and its gradient
 
 
 def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
-    """Of the head and the loss in one: a chunk's logits, in both dtypes, and the head's gradient,
-    which is there before backward begins."""
+    """Return the bytes of the fused head and loss: the logits of one chunk in both dtypes, and the
+    head's gradient, which the forward pass already computes."""
     rows = min(tokens, CHUNK)
     logits = rows * config.padded_vocab_size * (4 + (2 if half else 0))
     return logits + 4 * config.d_model * config.padded_vocab_size
 
 
 def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:
-    """Of a KV cache: keys and values of every layer, position and sequence."""
+    """Return the bytes of a KV cache: keys and values of every layer, position and sequence."""
     assert config.num_kv_heads is not None  # ModelConfig resolves it
     numbers = 2 * config.num_layers * config.num_kv_heads * config.d_head
     return numbers * context_length * batch_size * itemsize
@@ -233,7 +241,7 @@ def training_report(
     accumulate: int = 1,
     momentum: float = 0.0,
 ) -> str:
-    """Parameters, FLOPs, and the memory of a training step."""
+    """Describe the parameters, the FLOPs, and the memory of a training step."""
     memory, in_float32 = (
         training_memory(
             config, batch_size, optimizer, half=half, accumulate=accumulate, momentum=momentum
@@ -253,7 +261,7 @@ def training_report(
         "activations": memory.activations,
         "update": memory.update,
     }
-    order = "" if memory.accumulated else "    (activations go as gradients come)"
+    order = "" if memory.accumulated else "    (backward frees activations as it makes gradients)"
     return "\n".join(
         [
             _parameters(config),
@@ -268,7 +276,7 @@ def training_report(
 
 
 def generation_report(config: ModelConfig) -> str:
-    """Parameters, FLOPs, and the memory of weights and KV caches, by dtype, context and batch."""
+    """Describe parameters, FLOPs, and memory of weights and caches by dtype, context and batch."""
     total = count_parameters(config).total
     lengths = sorted({min(n, config.context_length) for n in (1024, 8192, config.context_length)})
     lines = [
@@ -313,7 +321,7 @@ def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that leaves something of them: `0.46 GiB`, `3.2 MiB`, `0.4 KiB`."""
+    """Format bytes in a fitting unit: `0.46 GiB`, `3.2 MiB`, `0.4 KiB`."""
     if size >= GIB / 10:
         return f"{size / GIB:,.2f} GiB"
     kib = size / 1024

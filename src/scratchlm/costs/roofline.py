@@ -1,12 +1,13 @@
-"""How fast a training step can be on many GPUs, and what stands in the way: arithmetic, no run.
+"""Compute, without a run, how fast a training step on many GPUs can be, and what limits it.
 
     plan = Plan(DEVICES["H100"], ranks=64, micro_batch=1, micro_steps=8, parallel="fsdp")
     print(roofline(config, plan).bound)
 
-A step needs the arithmetic units, the GPU's memory and the links between GPUs. Each alone takes so
-many bytes or FLOPs, at so many a second; where all three work at once the slowest is the step's
-time, and no program is faster (Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009). Left
-out: latency, the host, the data, and that no unit reaches its peak.
+A step uses three units: the arithmetic units, the GPU's memory, and the links between GPUs. The
+time of a unit is its FLOPs or bytes divided by its peak rate. If all three work at once, the
+slowest unit sets the time of the step, and no program is faster (Williams, Waterman, Patterson,
+"Roofline", CACM 52(4), 2009). The model ignores latency, the host and the data, and assumes that
+every unit reaches its peak.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ from scratchlm.devices.ranks import Ranks, Share
 from scratchlm.model.config import ModelConfig
 
 Parallel = Literal["ddp", "fsdp"]
-MFU = 0.4  # what good runs reach: 38 to 43% (Llama 3, arXiv 2407.21783, table 4)
+MFU = 0.4  # good runs reach 38 to 43% (Llama 3, arXiv 2407.21783, table 4)
 BF16, FLOAT32 = 2, 4  # bytes
 
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU of a node of `per_node`: FLOP/s of dense bf16, bytes, and bytes/s. `link` (to the
-    GPUs of its node) and `network` (its share of the node's network) count one direction."""
+    """Describe one GPU in a node of `per_node` GPUs.
+
+    `flops` is dense bf16 FLOP/s, `memory` is bytes, and the bandwidths are bytes/s. `link` connects
+    the GPUs of a node. `network` is a GPU's share of the node's network. Both count one direction.
+    """
 
     name: str
     flops: float
@@ -50,18 +54,20 @@ class Device:
     per_node: int = 8
 
     def ring(self, ranks: int) -> float:
-        """Bytes/s at which a ring through `ranks` GPUs passes data on.
+        """Return the bytes/s of a ring through `ranks` GPUs.
 
-        Within a node it is the link's. Beyond, one ring enters each node once, by one network card;
-        NCCL runs as many rings as there are cards, and all together have the node's whole network.
+        Within a node, it is the bandwidth of the link. Across nodes, a ring enters each node once,
+        through one network card. NCCL runs one ring per card, so the rings together use the node's
+        whole network.
         """
         if ranks <= self.per_node:
             return self.link
         return min(self.link, self.per_node * self.network)
 
 
-# NVIDIA's datasheets of the SXM modules: bf16 without sparsity, NVLink halved to one direction. The
-# network is that of DGX A100 (a card of 200 Gb/s for each GPU), DGX H100 and DGX H200 (400 Gb/s).
+# NVIDIA's datasheets of the SXM modules: bf16 without sparsity, and half of NVLink's bandwidth for
+# one direction. The network is that of DGX A100 (one 200 Gb/s card per GPU), and of DGX H100 and
+# DGX H200 (400 Gb/s).
 DEVICES = {
     "A100": Device("A100", 312e12, GPUS["A100 80"] * GIB, 2.039e12, 300e9, 25e9),
     "H100": Device("H100", 989e12, GPUS["H100"] * GIB, 3.35e12, 450e9, 50e9),
@@ -71,8 +77,10 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Who computes what: in a step each of `ranks` GPUs takes `micro_steps` times `micro_batch`
-    sequences. AdamW; weights, gradients and moments in float32, matrix products in bf16."""
+    """Divide a step: each of `ranks` GPUs computes `micro_steps` times `micro_batch` sequences.
+
+    The optimizer is AdamW. Weights, gradients and moments are float32, and matrix products bf16.
+    """
 
     device: Device
     ranks: int
@@ -88,8 +96,11 @@ class Plan:
 
 
 def share(batch_size: int, accumulate: int, ranks: int) -> tuple[int, int]:
-    """(sequences a micro-batch, micro-batches a step) of each of the `ranks` that share a step of
-    `accumulate` micro-batches of `batch_size` sequences; ValueError where they cannot, evenly."""
+    """Return (sequences per micro-batch, micro-batches per step) of one rank.
+
+    The `ranks` share a step of `accumulate` micro-batches of `batch_size` sequences. Raise
+    ValueError if they cannot share it evenly.
+    """
     if ranks < 1:
         raise ValueError(f"ranks is at least 1 ({ranks}); raise it")
     mine = Share.of(Ranks(size=ranks), accumulate, batch_size)
@@ -98,10 +109,10 @@ def share(batch_size: int, accumulate: int, ranks: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step: of each unit alone at its peak, and of the step at `MFU`; bytes.
+    """Hold the times of a step in seconds, and the memory that it needs.
 
-    `tokens_to_hide`: the least tokens of a GPU's micro-batch for which communication takes no
-    longer than the computing beside it, both at their peaks.
+    `compute`, `memory` and `interconnect` are the times of each unit alone at its peak. `at_mfu` is
+    the time of the step at `MFU`. See `tokens_to_hide` for the field of that name.
     """
 
     compute: float
@@ -114,13 +125,13 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """The unit that takes longest."""
+        """Return the unit that takes longest."""
         times = {name: getattr(self, name) for name in ("compute", "memory", "interconnect")}
         return max(times, key=times.__getitem__)
 
 
 def roofline(config: ModelConfig, plan: Plan) -> Roofline:
-    """What a step of `plan` takes of each unit, and of each GPU's memory."""
+    """Return the time of a step of `plan` on each unit, and the memory of each GPU."""
     tokens = plan.micro_batch * plan.micro_steps * config.context_length
     flops = 3 * flops_per_token(config) * tokens
     needed = device_memory(config, plan)
@@ -136,12 +147,12 @@ def roofline(config: ModelConfig, plan: Plan) -> Roofline:
 
 
 def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
-    """Bytes of one GPU.
+    """Return the bytes that one GPU needs.
 
-    ddp: all of it, and the gradients stay where they are, in the buckets that are reduced. fsdp: of
-    weights, gradients and moments 1/ranks (ZeRO-3, arXiv 1910.02054, section 5); beside them in
-    bf16 the layer at work, the next one on its way and what is outside the layers, which is
-    gathered all along, and in float32 the largest gradient of these.
+    ddp: each GPU holds everything. The gradients stay in the buckets that the GPUs reduce.
+    fsdp: each GPU holds 1/ranks of the weights, gradients and moments (ZeRO-3, arXiv 1910.02054,
+    section 5). It also holds the current layer, the next layer and the parts outside the layers in
+    bf16, and the largest gradient of these in float32.
     """
     memory = training_memory(config, plan.micro_batch, half=True, accumulate=plan.micro_steps)
     memory = dataclasses.replace(memory, accumulated=plan.ranks > 1 or memory.accumulated)
@@ -161,9 +172,13 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
 
 
 def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
-    """Of `tokens` at once, where each layer keeps its input alone (arXiv 1604.06174): those inputs,
-    and the head and the loss; or after these the one layer that is computed again, with gradients
-    that come by: of the residual stream, and of what the feed-forward's first matrices gave."""
+    """Return the activation bytes of `tokens` if each layer keeps only its input.
+
+    This is activation checkpointing (arXiv 1604.06174). The peak holds these inputs and the larger
+    of two parts. One part is the head and the loss. The other is the layer that backward
+    recomputes, with the gradients of the residual stream and of the outputs of the feed-forward's
+    first matrices.
+    """
     assert config.d_ff is not None  # ModelConfig resolves it
     layer, outside = _split(config, lambda shape: activation_bytes(shape, half=half))
     paths = 1 if config.moe is None else config.moe.num_active + config.moe.num_shared
@@ -175,18 +190,18 @@ def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) 
 
 
 def _split(config: ModelConfig, cost: Callable[[ModelConfig], float]) -> tuple[float, float]:
-    """A cost that grows by the layer: (of one layer, of what is outside the layers)."""
+    """Split a cost that is linear in the layers: (one layer, everything outside the layers)."""
     one, two = (cost(dataclasses.replace(config, num_layers=n)) for n in (1, 2))
     return two - one, 2 * one - two
 
 
 def memory_traffic(config: ModelConfig, plan: Plan) -> float:
-    """Bytes that a step moves between a GPU and its memory: about the least it can.
+    """Return about the fewest bytes that a step moves between a GPU and its memory.
 
-    Each micro-step reads the bf16 weights forward and backward, writes a gradient and reads it for
-    the sum, and writes and reads what is kept for the way back (a chunk's logits are not, and need
-    not leave the chip); AdamW reads four numbers a weight and writes three, each rank its share of
-    them with fsdp.
+    Each micro-step reads the bf16 weights in forward and backward. It writes a gradient and reads
+    it for the sum. It writes and reads the activations that backward needs. A chunk's logits do not
+    count, because they need not leave the chip. AdamW reads four numbers for each weight and writes
+    three; with fsdp, each rank updates only its share of the weights.
     """
     total = count_parameters(config).total
     kept = plan.micro_batch * config.context_length * activation_bytes(config, half=True)
@@ -196,17 +211,22 @@ def memory_traffic(config: ModelConfig, plan: Plan) -> float:
 
 
 def pass_seconds(plan: Plan, size: float) -> float:
-    """Of `size` bytes once around a ring of n ranks, each of which sends (n − 1)/n of them: an
-    all-gather or a reduce-scatter; an all-reduce is both (Patarasuk, Yuan, "Bandwidth optimal
-    all-reduce algorithms", JPDC 69, 2009)."""
+    """Return the seconds of an all-gather or a reduce-scatter of `size` bytes in a ring of n ranks.
+
+    Each rank sends (n − 1)/n of the bytes. An all-reduce is a reduce-scatter and an all-gather
+    (Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69, 2009).
+    """
     return (plan.ranks - 1) / plan.ranks * size / plan.device.ring(plan.ranks)
 
 
 def communication_seconds(config: ModelConfig, plan: Plan) -> float:
-    """ddp: one all-reduce of the float32 gradients a step, 2 · (n − 1)/n · 4N bytes. fsdp: in each
-    micro-step the bf16 weights are gathered forward and again backward, and the float32 gradients
-    reduce-scattered, (n − 1)/n · (2 + 2 + 4)N bytes: gradients that waited for the last micro-step
-    would have to be held whole.  arXiv 1910.02054, section 7"""
+    """Return the seconds that a step of n ranks takes to send data for N parameters.
+
+    ddp: each step all-reduces the float32 gradients once, 2 · (n − 1)/n · 4N bytes.
+    fsdp: each micro-step gathers the bf16 weights in forward and again in backward, and
+    reduce-scatters the float32 gradients, (n − 1)/n · (2 + 2 + 4)N bytes. It does not wait for the
+    last micro-step, because each rank would then hold all gradients.  arXiv 1910.02054, section 7
+    """
     total = count_parameters(config).total
     gather, scatter = pass_seconds(plan, BF16 * total), pass_seconds(plan, FLOAT32 * total)
     if plan.parallel == "ddp":
@@ -215,11 +235,12 @@ def communication_seconds(config: ModelConfig, plan: Plan) -> float:
 
 
 def tokens_to_hide(config: ModelConfig, plan: Plan) -> int:
-    """The least tokens of a GPU's micro-batch whose computing takes as long as what is sent beside.
+    """Return the fewest tokens in a GPU's micro-batch for which compute hides communication.
 
-    ddp: the all-reduce has the last backward pass to hide behind. fsdp: the gather forward has the
-    forward pass, gather and reduce-scatter the backward pass. Backward takes twice forward's FLOPs
-    (Kaplan et al., arXiv 2001.08361, section 2.1), three times with checkpointing.
+    Both run at their peaks. ddp: the last backward pass hides the all-reduce. fsdp: the forward
+    pass hides its gather, and the backward pass hides its gather and the reduce-scatter. Backward
+    takes twice the FLOPs of forward (Kaplan et al., arXiv 2001.08361, section 2.1), and three times
+    with checkpointing.
     """
     total = count_parameters(config).total
     gather, scatter = pass_seconds(plan, BF16 * total), pass_seconds(plan, FLOAT32 * total)
