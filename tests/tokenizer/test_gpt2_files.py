@@ -74,7 +74,7 @@ VOCAB_JSON = [
     (lambda c: c.update(a=[]), ID),
     (lambda c: c.update({"a b": 300}), "stands for no byte"),
     (lambda c: c.pop("ab"), r"merge 0 needs a token that is not in the vocabulary \(b'ab'\)"),
-    (lambda c: c.update(zzz=300), r"a token is made by no merge \(b'zzz', id 300\)"),
+    (lambda c: c.update(zzz=300), r"no merge makes a token \(b'zzz', id 300\)"),
 ]
 
 
@@ -107,8 +107,8 @@ MERGES_TXT = [
     (b"a b\nb c\nab c", r"merge 1 needs a token .*\(b'bc'\)"),
     (b"a b\nab c\na b", "a merge is listed 2 times"),
     (b"ab c\na b", "merge 0 joins a token that no merge before it makes"),
-    (b"a b\n", r"a token is made by no merge \(b'abc', id 257\)"),
-    (b"#version: 0.2\n", "a token is made by no merge"),
+    (b"a b\n", r"no merge makes a token \(b'abc', id 257\)"),
+    (b"#version: 0.2\n", "no merge makes a token"),
     (write_gpt2_vocab(GPT2_PARTS).encode(), "a merge must be two tokens"),
 ]
 

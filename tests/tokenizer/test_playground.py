@@ -224,11 +224,11 @@ def test_a_pattern_in_javascript(pattern: str, expected: str) -> None:
         (r"a++|.", "possessive repeats"),
         (r"[a]?+.", "possessive repeats"),
         (r"(?>a|ab)c|.", "atomic groups"),
-        (r"\p{Han}+|.", "other than categories"),
-        (r"(?=a)*b|.", "repeated looks"),
-        (r"(?<!(?:a))?b|.", "repeated looks"),
-        (r"a*|.", "matches of no character"),
-        (r"\w+|.", "in another way from character 0"),
+        (r"\p{Han}+|.", "other than Unicode categories"),
+        (r"(?=a)*b|.", "repeated lookarounds"),
+        (r"(?<!(?:a))?b|.", "repeated lookarounds"),
+        (r"a*|.", "empty matches"),
+        (r"\w+|.", "differently from character 0"),
     ],
 )
 def test_what_javascript_cannot_say_is_refused(pattern: str, what: str) -> None:
@@ -464,7 +464,7 @@ def test_a_long_text_is_encoded_whole_and_drawn_in_part(opened) -> None:
     assert page.locator("#tokens .token").count() == page.locator("#ids .token").count() == 2000
     count = len(tokenizer.encode(texts[0]))
     assert page.inner_text("#capped") == (
-        f"The first 2,000 of {count:,} tokens are drawn; the counts are of all."
+        f"The first 2,000 of {count:,} tokens are shown. The counts include all tokens."
     )
     assert page.inner_text("#count-tokens") == f"{count:,}"
     page.locator("#tokens .token").first.click()

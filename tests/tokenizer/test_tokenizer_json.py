@@ -126,7 +126,7 @@ def test_tokenizers_numbers_added_tokens_as_the_reader_expects() -> None:
         try:
             read_tokenizer_json(json.dumps(content), "x")
         except FileFormatError as error:
-            assert "must be what `tokenizers` makes it" in str(error)  # noqa: PT017
+            assert "must be the one that `tokenizers` gives" in str(error)  # noqa: PT017
             assert not kept
         else:
             assert kept
@@ -158,7 +158,7 @@ def test_a_pattern_that_tokenizers_reads_otherwise_is_refused(pattern: str, text
     ours = BPETokenizer(BYTES, [], pattern=pattern)._plain.pieces(text)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     assert [piece for piece, _ in split.pre_tokenize_str(text)] != ours
-    with pytest.raises(ValueError, match="would read the pattern in another way"):
+    with pytest.raises(ValueError, match="would read the pattern differently"):
         write_tokenizer_json(TokenizerParts(BYTES, [], [], pattern))
 
 
@@ -166,7 +166,7 @@ def test_the_known_patterns_are_portable() -> None:
     for pattern in [*PATTERNS.values(), r"[^$^\]]++|(?<!a)(?>b|c)(?i:d){1,2}|\x41\n|[\s\S]"]:
         check_portable(pattern)
     for pattern in (r"a|(?i)b", "[a[b]]", "[a-z&&b]", r"\h", "^a", r"\bx", r"(?m:a)", "a{2}+"):
-        with pytest.raises(ValueError, match="another way"):
+        with pytest.raises(ValueError, match="differently"):
             check_portable(pattern)
 
 
@@ -198,13 +198,13 @@ def test_writers_refuse_what_no_reader_would_take() -> None:
         (TokenizerParts(BYTES | {256: b" a", 257: "Ġa".encode()}, [], ["Ġa"]),
          r"two tokens alike \('Ġa', ids 256 and 257\)"),
         (TokenizerParts(BYTES | {256: b" a"}, [(b" ", b"a")], [" a"]),
-         r"merge 0 has a special token in it \(' a'\)"),
+         r"merge 0 has a special token in it, .* \(' a'\)"),
         (TokenizerParts(ab, [(b"ab", b"c"), (b"a", b"b")], []),
          r"merge 0 joins a token that no merge before it makes \(b'ab' \+ b'c'\)"),
         (TokenizerParts(ab, [(b"ab", b"c")], []), r"merge 0 joins a token that no merge"),
         (TokenizerParts({97: b"a", 300: "é".encode()}, [], ["é"]), "written as the bytes"),
         (TokenizerParts(BYTES | {300: "Ġzz".encode()}, [], ["Ġzz"], ignore_merges=True),
-         r"a special token is written as the bytes b' zz' are \('Ġzz'\)"),
+         r"a special token is also the name of the bytes b' zz' \('Ġzz'\)"),
         (TokenizerParts(BYTES, [], [], "("), "is no regular expression"),
         (TokenizerParts(BYTES, [], [], "(?:" * 3000), "too deep"),
     ):  # fmt: skip

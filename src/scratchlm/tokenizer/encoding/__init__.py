@@ -1,1 +1,1 @@
-"""Pieces to ids."""
+"""Encode pieces of text as ids."""

@@ -1,8 +1,8 @@
-"""Merging many words at once in numpy: the fast twin of `merging.merge_word`.
+"""Merge many words at once in numpy: the fast twin of `merging.merge_word`.
 
-All words lie one after another in one array. A round finds each word's pair of lowest rank (the
-leftmost of equals) by one `minimum.reduceat`, and merges it in all words together; words with no
-pair left drop out. So a round does for every word what a step of `merge_word` does for one.
+One array holds all words, one after another. Each round does one step of `merge_word` for every
+word: one `minimum.reduceat` finds each word's pair of lowest rank (of equal ranks, the leftmost),
+and the round merges these pairs in all words together. A word without a pair to merge drops out.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 
-_NO_PAIR = 1 << 62  # above every rank and place
+_NO_PAIR = 1 << 62  # greater than every key of rank and place
 _PLACE_BITS = 32
 _PLACE = (1 << _PLACE_BITS) - 1
 
 
 def fit_together(num_ranks: int, largest_id: int) -> bool:
-    """Whether a pair of ids and its rank fit into 63 bits, as `PairTable` packs them."""
+    """Check whether `PairTable` can pack a pair of ids and its rank into 63 bits."""
     size = largest_id + 2
     return max(1, num_ranks.bit_length()) + (size * size).bit_length() < 63
 
 
 class BatchMerger:
-    """Merges the words of one vocabulary.
+    """Merge the words of one vocabulary.
 
-    `byte_ids` are the ids of the 256 bytes, `pairs` of ids (merges, 2) have these `ranks`
-    (merges,), and `products` says what the merge of a rank makes.
+    `byte_ids` has the ids of the 256 bytes. `pairs` (merges, 2) has the ids of each pair, and
+    `ranks` (merges,) the rank of each. `products[rank]` is the id of the merged token.
     """
 
     def __init__(self, byte_ids: Sequence[int], pairs: Ids, ranks: Ids, products: Ids) -> None:
@@ -43,13 +43,14 @@ class BatchMerger:
         self._byte_pair_keys <<= _PLACE_BITS
 
     def merge(self, data: npt.NDArray[np.uint8], starts: Ids, limits: Ids | None = None) -> Ids:
-        """The ids of the words that start at `starts` (the first at 0) in the bytes `data`.
+        """data (byte,), starts (word,), limits (word,) -> ids (byte,)
 
-        As many as there are bytes: a token's id stands at its first byte, -1 at its others. Every
-        byte must have an id. Of a word with a limit only pairs of lower rank are merged. A place's
-        key holds the rank of the pair that begins there, and the place itself: the lowest key is
-        the pair to merge.
+        Merge the words that start at `starts` in `data`; the first starts at 0. A token's id stands
+        at its first byte, and -1 at its other bytes. Every byte must have an id. With `limits`, a
+        word merges only pairs whose rank is below its limit.
         """
+        # A place's key packs the rank of the pair that begins there, and the place itself. So a
+        # word's lowest key is the pair to merge.
         size = len(data)
         places = np.arange(size + 1)
         ids = np.append(self._byte_ids[data], self._nothing)
@@ -70,7 +71,7 @@ class BatchMerger:
             if not len(words):
                 break
             if 2 * gone > size or 2 * len(words) < num_words:
-                # Half of what the rounds go through is done: write it down, keep the rest.
+                # Half of the places or words are finished: write the ids out, keep the rest.
                 merged[origin] = ids
                 kept = _of_words(words, begins) & (ids >= 0)
                 moved = np.cumsum(kept) - 1
@@ -103,15 +104,15 @@ class BatchMerger:
         return merged[:-1]
 
     def _keys_of_bytes(self, data: npt.NDArray[np.uint8], starts: Ids) -> Ids:
-        """The rank of the pair of bytes that begins at each place, without the place."""
+        """Return the rank part of each place's key, for the pair of bytes that begins there."""
         keys = np.full(len(data) + 1, _NO_PAIR)
         keys[:-2] = self._byte_pair_keys[data[:-1].astype(np.int64) << 8 | data[1:]]
-        keys[starts[1:] - 1] = _NO_PAIR  # no pair reaches into the next word
+        keys[starts[1:] - 1] = _NO_PAIR  # no pair crosses into the next word
         return keys
 
 
 def _of_words(words: Ids, begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which places lie in the words that begin at `words`; the last place, after all words, too."""
+    """Mark the places of the words that begin at `words`, and the last place, after all words."""
     starts = np.flatnonzero(begins)
     chosen = np.zeros(len(begins), bool)
     chosen[words] = chosen[-1] = True
@@ -119,21 +120,21 @@ def _of_words(words: Ids, begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_
 
 
 class PairTable:
-    """Ranks of many pairs at once, by a hash table in numpy arrays.
+    """A hash table in numpy arrays, which looks up the ranks of many pairs at once.
 
-    A slot holds one pair and its rank, packed into an int64. Pairs that found their slot taken go
-    to a second, smaller table, and so on; the few last ones need four or five.
+    A slot packs one pair and its rank into an int64. Pairs whose slot is taken go to a second,
+    smaller table, and so on. Four or five tables hold all pairs.
     """
 
     def __init__(self, pairs: Ids, ranks: Ids, size: int) -> None:
-        """`pairs` (n, 2) of ids below `size`, and the rank of each."""
+        """Build the table from `pairs` (n, 2) of ids below `size`, and `ranks` (n,)."""
         largest = int(ranks.max(initial=0))
         self._size = size
         self._rank_bits = max(1, (largest + 1).bit_length())
         keys, values = pairs[:, 0] * size + pairs[:, 1], ranks
         assert fit_together(largest + 1, size - 2)
         self._tables: list[tuple[np.uint64, np.uint64, Ids]] = []
-        multiplier = 0x9E3779B97F4A7C15  # Knuth's, of the golden ratio
+        multiplier = 0x9E3779B97F4A7C15  # 2**64 / golden ratio (Knuth)
         while len(keys):
             bits = (4 * len(keys)).bit_length()
             table = np.full(1 << bits, -1)
@@ -146,7 +147,7 @@ class PairTable:
             multiplier = (multiplier * 0xD1342543DE82EF95 + 2) % (1 << 64)
 
     def __call__(self, first: Ids, second: Ids) -> Ids:
-        """The rank of each pair, or, where it has none, a number above all ranks."""
+        """Return the rank of each pair; a pair without one gets a number above all ranks."""
         return self._look_up(first * self._size + second, 0)
 
     def _look_up(self, keys: Ids, level: int) -> Ids:
@@ -156,7 +157,7 @@ class PairTable:
         found = table[_slots(keys, multiplier, shift)]
         right = found >> self._rank_bits == keys
         ranks = np.where(right, found & ((1 << self._rank_bits) - 1), _NO_PAIR >> _PLACE_BITS)
-        # An empty slot says that the pair is in no table.
+        # If the slot is empty, no further table has the pair.
         rest = np.flatnonzero(~right & (found >= 0))
         if len(rest):
             ranks[rest] = self._look_up(keys[rest], level + 1)
@@ -168,7 +169,10 @@ def _slots(keys: Ids, multiplier: np.uint64, shift: np.uint64) -> npt.NDArray[An
 
 
 def byte_starts(lengths: Ids, data: npt.NDArray[np.uint8]) -> Ids:
-    """Where pieces of so many characters start in `data`, the UTF-8 bytes of all of them joined."""
+    """lengths (piece,) in characters, data (byte,) -> starts (piece,) in bytes
+
+    `data` is the UTF-8 of all pieces, joined.
+    """
     starts = np.cumsum(lengths) - lengths
     if len(data) == starts[-1] + lengths[-1]:
         return starts

@@ -1,14 +1,14 @@
-"""Text to ids, fast: the way from a text without special tokens to the bytes of an id array.
+"""Encode text without special tokens into the bytes of an id array, fast.
 
-What it must equal is this:
+The result must equal this loop:
 
     for piece in find_pieces(pattern)(text):
         ids += merge_word([byte_id[byte] for byte in piece.encode()], ranks, products)
 
-It is fast by never touching a token twice in Python: ids stay little-endian bytes that are joined,
-whole stretches between two spaces are looked up at once (`stretches`, `stretch_cache`), and what
-was never met before is merged together with everything else that was not (`batch_merging`). Read
-those first, or leave all four out: nothing else depends on how they work.
+Three things make it fast. Ids stay little-endian bytes, which Python only joins. `stretch_cache`
+looks up the stretches between spaces (`stretches`), all at once. `batch_merging` merges the
+stretches that are new, all together. A reader who wants only the algorithm may skip this module and
+these three, because no other module depends on how they work.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from scratchlm.tokenizer.pieces.stretches import (
     together,
 )
 
-LONG_WORD = 500  # bytes; from here on a heap is faster than looking through the word
-SHORT_TEXT = 8_000  # characters; below, the fast paths cost more than they give
-FEW_WORDS = 100  # below, merging them one by one is faster than together
-MANY = 1 << 18  # stretches or pieces taken at a time: arrays of some MB, whatever the text's length
+LONG_WORD = 500  # bytes; from this length on, a heap is faster than a scan of the word
+SHORT_TEXT = 8_000  # characters; for shorter texts the fast paths cost more than they save
+FEW_WORDS = 100  # for fewer words, one by one is faster than a batch
+MANY = 1 << 18  # stretches or pieces a batch, so that a long text needs arrays of only some MB
 CACHED_WORDS = 1 << 16
-MANY_WORDS = 64  # merged until now; from here on a dict of all pairs pays
+MANY_WORDS = 64  # after so many merged words, a dict of all pairs pays off
 LONGEST_CACHED = 64  # characters
 
 
 class WordEncoder(dict[str, bytes]):
-    """Piece to the bytes of its ids: `encoder[piece]`. The dict holds pieces met before.
+    """A dict from a piece to the bytes of its ids: `encoder[piece]`. It caches short pieces.
 
-    A byte that is not in the vocabulary becomes the id `unknown`, or is left out where there is
-    none, as in `tokenizers`. UnicodeEncodeError for a lone surrogate.
+    A byte without a token becomes the id `unknown`. If `unknown` is None, the encoder drops the
+    byte, as `tokenizers` does. A lone surrogate raises UnicodeEncodeError.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class WordEncoder(dict[str, bytes]):
         fuse_unknown: bool = False,
         strict: bool = False,
     ) -> None:
-        """`whole`: tokens that a piece is, whatever merges say. `fuse_unknown`: neighbours without
-        a token become one `unknown`. `strict`: ValueError for a byte that would be left out."""
+        """`whole`: a piece equal to one of these tokens gets its id, without merging.
+        `fuse_unknown`: consecutive bytes without a token become one `unknown`. `strict`: raise
+        ValueError instead of dropping a byte."""
         super().__init__()
         self._unknown = unknown
         self._fuse_unknown = fuse_unknown
@@ -99,7 +100,7 @@ class WordEncoder(dict[str, bytes]):
         return merged
 
     def _without_unknown(self, ids: list[int], data: bytes) -> list[int]:
-        """The ids of a piece's bytes, of which some are -1 for no token."""
+        """Replace or drop the ids -1, which mark bytes without a token."""
         if self._unknown is not None:
             fused = self._fuse_unknown
             return [
@@ -127,12 +128,12 @@ class WordEncoder(dict[str, bytes]):
         return fit_together(len(self._merges), max(*self._byte_ids, *self._products))
 
     def join(self, pieces: Iterable[str]) -> bytes:
-        """The ids of pieces one after another."""
+        """Return the bytes of the ids of all pieces, joined."""
         return b"".join(map(self.__getitem__, pieces))
 
     @cached_property
     def merger(self) -> BatchMerger | None:
-        """Merges many pieces together; None where what it gives would not be what `self` gives."""
+        """The merger of many pieces at once; None if its ids could differ from this encoder's."""
         if -1 in self._byte_ids or not self._fit_together():
             return None
         merger = BatchMerger(
@@ -142,7 +143,8 @@ class WordEncoder(dict[str, bytes]):
             self._merges.products,
         )
         if self._whole:
-            # As a rule the merges make each token of itself, and looking it up changes nothing.
+            # Usually merging the bytes of each whole token gives that token. Only then may the
+            # merger skip the lookup of whole tokens.
             data = np.frombuffer(b"".join(self._whole), np.uint8)
             lengths = np.fromiter(map(len, self._whole), np.int64, len(self._whole))
             starts = np.cumsum(lengths) - lengths
@@ -154,7 +156,7 @@ class WordEncoder(dict[str, bytes]):
 
 
 def no_ids(ids: object, error: KeyError | TypeError, size: int) -> ValueError:
-    """The error for what `decode` cannot read."""
+    """Return the error for ids that `decode` cannot read."""
     if isinstance(error, KeyError):
         return ValueError(f"no token has this id ({error.args[0]}); ids go from 0 to {size - 1}")
     return ValueError(
@@ -163,7 +165,7 @@ def no_ids(ids: object, error: KeyError | TypeError, size: int) -> ValueError:
 
 
 def not_a_text(value: object) -> ValueError:
-    """The error for anything but one string."""
+    """Return the error for a value that is not a string."""
     remedy = "write [tokenizer.encode(text) for text in texts]"
     if isinstance(value, bytes):
         remedy = "write tokenizer.encode(text.decode())"
@@ -171,7 +173,7 @@ def not_a_text(value: object) -> ValueError:
 
 
 def lone_surrogate(text: str, offset: int) -> ValueError:
-    """The error for text that no UTF-8 can say; `offset` characters came before it."""
+    """Return the error for text that UTF-8 cannot encode; `offset` characters precede the text."""
     place = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
     return ValueError(
         f"the text has a lone surrogate (U+{ord(text[place]):04X} at character {offset + place}); "
@@ -180,7 +182,7 @@ def lone_surrogate(text: str, offset: int) -> ValueError:
 
 
 class TextEncoder:
-    """Text in which no special token is looked for -> the bytes of its ids, of type `dtype`."""
+    """Encode text without special tokens into the bytes of its ids, of type `dtype`."""
 
     def __init__(self, words: WordEncoder, pattern: Pattern, form: Any) -> None:
         if form not in (None, *get_args(Normalization)):
@@ -193,7 +195,7 @@ class TextEncoder:
         self._stretches = StretchCache()
 
     def __call__(self, text: str) -> bytes:
-        """UnicodeEncodeError for a lone surrogate; ValueError as in `WordEncoder`."""
+        """Encode the text. Errors are those of `WordEncoder`."""
         if self._form:
             text = unicodedata.normalize(self._form, text)
         if len(text) < SHORT_TEXT:
@@ -203,7 +205,7 @@ class TextEncoder:
         return self._by_pieces(text)
 
     def _by_stretches(self, text: str) -> bytes:
-        """Text with spaces: most of its stretches were met before."""
+        """Encode text with spaces through the cache, which already has most of its stretches."""
         first, middle, last = stretches_of(text)
         parts = [self._words.join(self._pieces(first + SEPARATOR)[:-1])]
         data, starts, lengths = between_spaces(middle)
@@ -215,8 +217,8 @@ class TextEncoder:
         return b"".join(parts)
 
     def _merge_stretches(self, stretches: list[bytes]) -> tuple[Array, Array]:
-        """Merge the short ones, which come first, together; a long one takes many rounds, and is
-        merged by itself."""
+        """Merge the short stretches, which come first, in a batch. Merge each long one alone,
+        because it takes many rounds."""
         num_short = sum(len(stretch) < LONG_WORD // 4 for stretch in stretches)
         ids, counts = self._merge_batch(stretches[:num_short])
         long_ids, long_counts = self._one_by_one(stretches[num_short:])
@@ -228,7 +230,7 @@ class TextEncoder:
         text = together(stretches)
         data = np.frombuffer(text.encode(), np.uint8)
         ids = merger.merge(data, byte_starts(self._pieces.lengths(text), data))
-        # Each separator is a piece, of two tokens at most; what it became is taken out.
+        # Each separator is a piece of at most two tokens: remove them.
         signs = np.flatnonzero(data == ord(SEPARATOR[-1]))
         ids[signs - 1] = ids[signs] = -1
         live = ids >= 0
@@ -240,9 +242,11 @@ class TextEncoder:
         return np.frombuffer(b"".join(merged), self._dtype), counts
 
     def _by_pieces(self, text: str) -> bytes:
-        """Text with few spaces, as Chinese. Its pieces hardly come again, so none is looked up: all
-        are merged together, as they stand in the text. A long piece takes many rounds, and is
-        merged by itself; so the text is cut there."""
+        """Encode text with few spaces, such as Chinese.
+
+        Its pieces rarely repeat, so this method merges them in batches without a cache. It cuts the
+        text at each long piece and merges that piece alone, because it takes many rounds.
+        """
         lengths = self._pieces.lengths(text)
         ends = np.cumsum(lengths)
         long = np.flatnonzero(lengths >= LONG_WORD // 4)
@@ -270,7 +274,7 @@ class TextEncoder:
 
 
 class BlockEncoder:
-    """Blocks of a text, as `Pretokenizer.blocks` gives them -> the bytes of their ids."""
+    """Encode the blocks of a text, which `Pretokenizer.blocks` yields, into the bytes of ids."""
 
     def __init__(
         self, encode_ordinary: TextEncoder, special_ids: Mapping[str, int], dtype: np.dtype[Any]
@@ -281,7 +285,11 @@ class BlockEncoder:
         }
 
     def encode(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
-        """ValueError for a lone surrogate, with its place in the text, and as in `WordEncoder`."""
+        """Yield the bytes of each block's ids.
+
+        A lone surrogate raises ValueError with its place in the text. Other errors are those of
+        `WordEncoder`.
+        """
         offset = 0
         for block in blocks:
             try:

@@ -1,8 +1,8 @@
-"""Merges by the ids of their tokens, and the rules that merges must keep.
+"""A table of merges by the ids of their tokens, and the rules that merges must keep.
 
-A vocabulary of today has hundreds of thousands of merges, and a loop over them in Python is most
-of what loading it takes. So they are looked up by `map`, checked as arrays, and become pairs of
-bytes only when someone looks at them. Where a check fails, a loop finds the first that breaks it.
+A modern vocabulary has hundreds of thousands of merges, and Python loops over them would take most
+of its loading time. So this module looks ids up by `map` and checks whole arrays. It builds pairs
+of bytes only on demand. Only after a check fails does a loop find the first bad merge.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ BYTES = [bytes([byte]) for byte in range(256)]
 
 
 class MergeTable(Sequence[BytePair]):
-    """The merges of a vocabulary: a sequence of pairs of bytes, kept as `pairs` of ids (merges, 2)
-    and the ids of what they make, `products` (merges,)."""
+    """The merges of a vocabulary, as a sequence of pairs of bytes.
+
+    It stores ids: `pairs` (merges, 2), and the ids of the merged tokens, `products` (merges,).
+    """
 
     def __init__(self, vocab: Mapping[int, bytes], pairs: Ids, products: Ids) -> None:
         self.vocab, self.pairs, self.products = vocab, pairs, products
 
     @classmethod
     def of(cls, vocab: Mapping[int, bytes], id_of: Mapping[bytes, int], merges: Any) -> Self:
-        """From pairs of bytes. ValueError for one that needs a token without an id."""
+        """Build the table from pairs of bytes. ValueError if a merge needs an unknown token."""
         firsts, seconds = [a for a, _ in merges], [b for _, b in merges]
         table = cls._looked_up(vocab, id_of, firsts, seconds)
         if table is None:
@@ -56,17 +58,17 @@ class MergeTable(Sequence[BytePair]):
     def of_names(
         cls, vocab: Mapping[int, bytes], ids: Mapping[str, int], merges: list[Any]
     ) -> Self | None:
-        """From the names of tokens in a file, "a b" or ["a", "b"]. None where one is no such pair,
-        or needs a token that is not in `ids`."""
+        """Build the table from the merges of a file, "a b" or ["a", "b"]. Return None if a merge
+        has another form, or needs a token that is not in `ids`."""
         kinds = set(map(type, merges))
         if kinds == {str}:
             lines = "\n".join(merges)
             data = np.frombuffer(lines.encode(), np.uint8)
             separators = data[(data == ord(" ")) | (data == ord("\n"))]
             if len(separators) != 2 * len(merges) - 1 or (separators[::2] != ord(" ")).any():
-                return None  # one has no space, or several
+                return None  # a merge has no space, or several
             if "\n#version" in "\n" + lines:
-                return None  # `tokenizers` skips it like a header
+                return None  # `tokenizers` skips such a merge, like a header
             flat = lines.replace("\n", " ").split(" ")
         elif kinds == {list} and set(map(len, merges)) == {2}:
             flat = list(chain.from_iterable(merges))
@@ -90,26 +92,26 @@ class MergeTable(Sequence[BytePair]):
         return cls(vocab, np.stack(columns[:2], axis=1), columns[2])
 
     def with_vocab(self, vocab: Mapping[int, bytes]) -> Self:
-        """The same merges of a vocabulary that has these tokens too."""
+        """Return the same merges for a larger vocabulary, which contains this one."""
         table = type(self)(vocab, self.pairs, self.products)
         table.__dict__["_by_key"] = self._by_key
         return table
 
     @cached_property
     def ranks(self) -> dict[Pair, int]:
-        """Each pair of ids and its rank. It takes a tenth of a second to build."""
+        """The rank of each pair of ids. This dict takes a tenth of a second to build."""
         first, second = self.pairs.T.tolist()
         return dict(zip(zip(first, second, strict=True), range(len(first)), strict=True))
 
     def get(self, pair: Pair, default: int) -> int:
-        """The rank of a pair of ids, as of `ranks`: for the first words, before it is built."""
+        """Return the rank of a pair of ids, like `ranks.get`, but without building `ranks`."""
         keys, order = self._by_key
         key = pair[0] << _ID_BITS | pair[1]
         place = int(keys.searchsorted(key))
         return int(order[place]) if place < len(keys) and keys[place] == key else default
 
     def check_once(self) -> None:
-        """ValueError where a merge is listed twice."""
+        """Check that no merge is listed twice; ValueError otherwise."""
         keys, _ = self._by_key
         if (keys[1:] == keys[:-1]).any():
             pair, times = Counter(self.as_bytes).most_common(1)[0]
@@ -117,7 +119,7 @@ class MergeTable(Sequence[BytePair]):
 
     @cached_property
     def _by_key(self) -> tuple[Ids, Ids]:
-        """The pairs, each as one number, in order; and the rank of each."""
+        """The sorted keys (merges,), each one number for a pair of ids, and the rank of each."""
         keys = self.pairs[:, 0] << _ID_BITS | self.pairs[:, 1]
         order = np.argsort(keys)
         return keys[order], order
@@ -129,26 +131,25 @@ class MergeTable(Sequence[BytePair]):
         return list(zip(first, second, strict=True))
 
     def check_order(self, id_of: Mapping[bytes, int]) -> None:
-        """ValueError where a product is made by no merge whose parts were made before it.
+        """Check that for each product some merge comes after both its parts; ValueError otherwise.
 
-        A file made from tiktoken's ranks (Llama 3's) lists every split of a token at the token's
-        place, also into parts that are made later. So a merge may come before its parts, if another
-        merge makes its product in order.
+        One such merge is enough. A file made from tiktoken's ranks (Llama 3's) lists every split of
+        a token at the token's rank, even a split into parts that only later merges make.
         """
         size = 1 + max(self.vocab, default=0)
         never = len(self.products)
         made_at = np.full(size, never)
         ranks = np.arange(len(self.products))
-        made_at[self.products[::-1]] = ranks[::-1]  # of several the first, which is written last
+        made_at[self.products[::-1]] = ranks[::-1]  # keeps the first merge of a product
         made_at[[id_of[byte] for byte in BYTES if byte in id_of]] = -1
         first = made_at[self.products] == ranks
         if (made_at[self.pairs[first]] < ranks[first, None]).all():
-            return  # each product's first merge finds its parts made
+            return  # each product's first merge comes after both its parts
         self._check_order_one_by_one(id_of)
 
     def _check_order_one_by_one(self, id_of: Mapping[bytes, int]) -> None:
         made = {token for token in id_of if len(token) == 1}
-        early: dict[bytes, int] = {}  # product -> rank of a merge whose parts were not both made
+        early: dict[bytes, int] = {}  # product -> rank of a merge that comes before a part
         for rank, (a, b) in enumerate(self.as_bytes):
             if a in made and b in made:
                 made.add(a + b)
@@ -163,15 +164,16 @@ class MergeTable(Sequence[BytePair]):
                 )
 
     def check_without(self, special_ids: Mapping[str, int]) -> None:
-        """ValueError where a special token is part or product of a merge."""
+        """Check that no special token is a part or the product of a merge; ValueError otherwise."""
         used = np.zeros(1 + max(self.vocab, default=0), bool)
         used[self.pairs] = used[self.products] = True
         for special, id in special_ids.items():
             if used[id] and len(special.encode()) > 1:
                 found = (self.pairs == id).any(axis=1) | (self.products == id)
                 raise ValueError(
-                    f"merge {found.argmax()} has a special token in it ({special!r}), and those "
-                    "are cut out before merging; remove the merge or choose another special token"
+                    f"merge {found.argmax()} has a special token in it, which the encoder cuts out "
+                    f"before it merges ({special!r}); remove the merge or choose another special "
+                    "token"
                 )
 
     def __len__(self) -> int:

@@ -1,9 +1,9 @@
-"""Encoding one word: its bytes' tokens are merged, the pair of lowest rank first, the leftmost of
-equals first.
+"""Encode one word: start from the ids of its bytes, and merge the pair of lowest rank until no pair
+has a rank. Of equal ranks, merge the leftmost first.
 
-`ranks` gives a pair of ids its rank and `products` a rank the id of the merged token. Two ways to
-the same result: `merge_word` looks through the whole word for each merge, which is quickest for
-words as they are; `merge_long_word` takes n log n steps, for a word of a hundred thousand letters.
+`ranks` maps a pair of ids to its rank; `products[rank]` is the id of the merged token. Both
+functions return the same ids. `merge_word` scans the whole word for each merge, which is fastest
+for usual words. `merge_long_word` takes n log n steps, for a word of a hundred thousand letters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 
 
 class Ranks(Protocol):
-    """Ranks by pairs of ids, such as a dict."""
+    """The ranks of pairs of ids, such as a dict."""
 
     def get(self, pair: Pair, default: int, /) -> int: ...
 
@@ -26,10 +26,10 @@ NO_RANK = 1 << 62  # above every rank
 
 
 def merge_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[int]:
-    """The ids that are left of a word's; `ids` is used up.
+    """Merge the ids of a word in place, and return them.
 
-    Beside the ids goes a list with the rank of each pair of neighbours: a merge changes two of
-    them, and finding the lowest is one pass in C.
+    A second list holds the rank of each pair of neighbours. A merge changes two of these ranks, and
+    `min` finds the lowest in one pass in C.
     """
     ranked = [ranks.get(pair, NO_RANK) for pair in pairwise(ids)]
     while ranked:
@@ -47,10 +47,10 @@ def merge_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[in
 
 
 def merge_long_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[int]:
-    """The ids that are left of a word's, by a heap of (rank, place) over a linked list of places.
+    """Merge the ids of a word with a heap of (rank, place) over a linked list of places.
 
-    A heap entry is out of date when the pair at its place has another rank by now; it is skipped,
-    for the pair that stands there has an entry of its own.
+    A heap entry is stale if the pair at its place now has another rank. The loop skips it, because
+    the new pair has its own entry.
     """
     end = len(ids)
     before = list(range(-1, end - 1))

@@ -1,7 +1,8 @@
-"""Stretches met before and their ids, looked up all at once: a hash table in numpy arrays.
+"""A cache from stretches to their ids, which looks up all stretches of a text at once.
 
-Short stretches are numbers, and a text's are found in a few passes over arrays; the others, a tenth
-of a text, are keys of a dict. Each has an entry, which says where its ids lie in one array.
+A short stretch is a number in a hash table of numpy arrays, and a few array operations find all of
+them. The long ones, a tenth of a text, are keys of a dict. Each stretch has an entry, the index of
+its start and count in one array of ids.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ import numpy as np
 from scratchlm.tokenizer.pieces.byte_strings import SHORT, Array, numbers_of, slices, strings_of
 
 CAPACITY = 1 << 19  # stretches; 60 MB of books have nearly as many
-LONG_BYTES = 1 << 24  # of all keys of the dict
+LONG_BYTES = 1 << 24  # bytes; the limit for all keys of the dict
 _SLOT_BITS = 20
 _SLOTS = 1 << _SLOT_BITS
 
-# Stretches, the shorter first -> their ids one after another, and how many each has.
+# Stretches, the short ones first -> all their ids, joined, and the number of ids of each.
 Merge = Callable[[list[bytes]], tuple[Array, Array]]
 
 
 class StretchCache:
-    """Emptied when full, so that memory is bounded and it follows a change of text. One thread at a
-    time uses it."""
+    """A cache that empties itself when it is full. So its memory is bounded, and it adapts to new
+    text. A lock lets one thread use it at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Drawn anew in every process: nobody can write a text whose words all want one slot.
+        # The multiplier is random, so that nobody can write a text whose words all share one slot.
         self._multiplier = np.uint64(secrets.randbits(64) | 1)
         self.clear()
 
@@ -38,7 +39,7 @@ class StretchCache:
         return self._size
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all stretches."""
         self._size = 0
         self._keys = np.zeros(_SLOTS, np.uint64)
         self._entries = np.full(_SLOTS, -1, np.int32)
@@ -48,15 +49,15 @@ class StretchCache:
         self._starts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
-        """The ids of the stretches at these places, at most `CAPACITY`; `merge` gives those
-        of new ones."""
+        """Return the ids of the stretches at these places of `data`, joined; at most `CAPACITY`
+        stretches. `merge` encodes the new ones."""
         if not len(starts):
             return np.zeros(0, np.int64)
         with self._lock:
             try:
                 return self._encode(data, starts, lengths, merge)
             except BaseException:
-                self.clear()  # it may know half of something
+                self.clear()  # an update may be half done
                 raise
 
     def _encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
@@ -72,13 +73,13 @@ class StretchCache:
             entries[~is_short] = self._find_long(long)
         counts = self._counts[entries]
         ends = np.cumsum(counts)
-        # Each stretch's ids come from its start on: the place in the output, moved by that much.
+        # Output position p of a stretch reads the id at start + (p - its first output position).
         places = np.repeat(self._starts[entries] - (ends - counts), counts) + np.arange(ends[-1])
         self._ids = [np.concatenate(self._ids)] if len(self._ids) > 1 else self._ids
         return self._ids[0][places]
 
     def _learn(self, numbers: Array, long: list[bytes], merge: Merge) -> None:
-        """Give those of the stretches that have none an entry."""
+        """Add an entry for each new stretch."""
         distinct, distinct_long = np.unique(numbers), set(long)
         new = distinct[self._find(distinct) < 0]
         new_long = distinct_long.difference(self._long)
@@ -107,7 +108,8 @@ class StretchCache:
         return np.fromiter(map(self._long.get, stretches, repeat(-1)), np.int64, len(stretches))
 
     def _find(self, numbers: Array) -> Array:
-        """Their entries, -1 for those that have none. A taken slot sends on to the next one."""
+        """Return the entry of each number, or -1. If a slot holds another number, try the next
+        slot (linear probing)."""
         slots = self._slots(numbers)
         found = self._entries[slots]
         rest = np.flatnonzero((found >= 0) & (self._keys[slots] != numbers))
@@ -119,13 +121,13 @@ class StretchCache:
         return found
 
     def _insert(self, numbers: Array) -> None:
-        """Give distinct new numbers the next entries."""
+        """Add the next entries, for distinct new numbers."""
         entries = np.arange(self._size, self._size + len(numbers), dtype=np.int32)
         slots = self._slots(numbers)
         while len(numbers):
             free = np.flatnonzero(self._entries[slots] < 0)
             self._keys[slots[free]] = numbers[free]
-            # Of several numbers for one slot the last written has it.
+            # If several numbers want one slot, the last one written wins.
             won = free[self._keys[slots[free]] == numbers[free]]
             self._entries[slots[won]] = entries[won]
             rest = np.ones(len(numbers), bool)

@@ -1,1 +1,1 @@
-"""A tokenizer's files, both ways."""
+"""Read and write the files of tokenizers."""

@@ -1,12 +1,12 @@
-"""What every tokenizer file holds, the rules that it must keep, and how JSON writes bytes as text.
+"""The content of every tokenizer file, its rules, and the way JSON writes bytes as text.
 
-JSON holds text, not bytes, so these files write each byte as one printable character, by a table
-that GPT-2 brought (`bytes_to_unicode` in openai/gpt-2): printable bytes stand for themselves, the
-others for the characters from U+0100 on. A space is `Ġ`. A special token is written as it is.
+JSON holds text, not bytes. So these files write each byte as one printable character, by GPT-2's
+table (`bytes_to_unicode` in openai/gpt-2): a printable byte becomes its own character, and the
+others become the characters from U+0100 on. A space becomes `Ġ`. A special token stays plain text.
 
-What is read is checked whole before any of it is used. Readers raise FileFormatError with the file
-(`path`, which only names the text's origin), the rule that is broken, and what to do. Writers raise
-ValueError by the same rules, so that no file is written that could not be read again.
+Readers check the whole content before they return it. They raise FileFormatError with the file
+(`path`, used only in messages), the broken rule, and what to do. Writers check the same rules and
+raise ValueError, so they never write a file that the readers refuse.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces
 Merges = Sequence[tuple[bytes, bytes]]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; arrays are made of that length
+LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; it bounds the length of arrays
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-# Tables for str.translate, between bytes read as Latin-1 and the characters that stand for them.
+# Tables for str.translate, between bytes read as Latin-1 and their characters in a file.
 _TO_CHARACTERS = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
 AFTER_LAST_CHARACTER = chr(256 + len(_OTHERS))
 _TO_LATIN_1 = dict.fromkeys(_OTHERS, 0xFFFF) | {256 + i: byte for i, byte in enumerate(_OTHERS)}
 
-# By the character, the byte that it stands for; 256 for none, as past the end.
+# Character -> its byte; 256 if it stands for none. The last entry serves all later characters.
 _BYTE_OF = np.full(ord(AFTER_LAST_CHARACTER) + 1, 256, np.uint16)
 _BYTE_OF[_PRINTABLE] = _PRINTABLE
 _BYTE_OF[256 : 256 + len(_OTHERS)] = _OTHERS
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# What Python and Oniguruma, with which `tokenizers` searches, read alike. Not among it: `{1,3}+`,
-# there no possessive repeat; `^` and `$`, there at every line; `\w` and `\b`, which know other
-# letters there; sets in sets.
+# The syntax that means the same to Python and to Oniguruma, which `tokenizers` uses. Left out: in
+# Oniguruma `{1,3}+` is no possessive repeat, `^` and `$` match at every line, `\w` and `\b` know
+# other letters, and sets nest.
 _ESCAPE = r"\\(?:[pP]\{\^?\w+\}|[sSdDnrtfv]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[^\w])"
 _PORTABLE = re.compile(
     rf"(?:{_ESCAPE}"
@@ -63,7 +63,7 @@ _PORTABLE = re.compile(
 
 @dataclass(frozen=True)
 class TokenizerParts:
-    """The arguments of BPETokenizer, as files hold them; `vocab` has the special tokens too."""
+    """The arguments of BPETokenizer, as files hold them. `vocab` includes the special tokens."""
 
     vocab: Mapping[int, bytes]
     merges: Merges
@@ -77,7 +77,7 @@ class TokenizerParts:
 
 
 def check(parts: TokenizerParts) -> None:
-    """ValueError with the first rule that is broken."""
+    """Check the rules of the parts. ValueError for the first broken rule."""
     vocab = parts.vocab
     if vocab and (min(vocab) < 0 or max(vocab) > LARGEST_ID):
         id = next(id for id in vocab if not 0 <= id <= LARGEST_ID)
@@ -95,8 +95,8 @@ def check(parts: TokenizerParts) -> None:
     table = merge_table(parts.vocab, parts.merges, id_of, special_ids)
     table.check_once()
     table.check_without(special_ids)
-    # With `ignore_merges` tokens may be out of reach of all merges: a piece that is such a token is
-    # found whole, and merges that need it as a part are without effect.
+    # With `ignore_merges`, merges need not reach every token: the encoder finds a piece that is a
+    # token by lookup. A merge with an unreachable part has no effect.
     if not parts.ignore_merges:
         table.check_order(id_of)
     find_pieces(parts.pattern)
@@ -105,20 +105,21 @@ def check(parts: TokenizerParts) -> None:
 def ids_of(
     vocab: Mapping[int, bytes], special_tokens: Collection[str]
 ) -> tuple[dict[bytes, int], dict[str, int]]:
-    """The ids of ordinary tokens by their bytes, and those of special tokens that `vocab` has.
+    """Return the ids of ordinary tokens by their bytes, and the ids of the special tokens in
+    `vocab`.
 
-    A special token may have the bytes of an ordinary one, as GPT-NeoX's runs of spaces do; its id
-    is the greater one. A special token of one byte is that byte's token too. ValueError where other
-    ids have the same bytes.
+    A special token may have the same bytes as an ordinary one, as GPT-NeoX's runs of spaces do;
+    then the special token has the greater id. A special token of one byte is also that byte's
+    token. Any other two ids with the same bytes raise ValueError.
     """
     id_of = dict(zip(vocab.values(), vocab, strict=True))
     special_ids = {
         special: id_of[token] for special in special_tokens if (token := special.encode()) in id_of
     }
-    ordinary: set[bytes] = set()  # with the bytes of a special token
+    ordinary: set[bytes] = set()  # ordinary tokens with the bytes of a special token
     if len(id_of) < len(vocab):
         specials = {special.encode(): special for special in special_tokens}
-        for other in sorted(vocab.keys() - id_of.values()):  # the ids that another one replaced
+        for other in sorted(vocab.keys() - id_of.values()):  # ids that `id_of` lost
             token = vocab[other]
             id = id_of[token]
             if token not in specials or token in ordinary or other > id:
@@ -140,8 +141,8 @@ def merge_table(
     id_of: Mapping[bytes, int],
     special_ids: Mapping[str, int],
 ) -> MergeTable:
-    """The merges by the ids of their tokens. ValueError for one that needs a token without an id.
-    One that needs a special token has its id."""
+    """Return the table of merges by ids. A special token may be a part. ValueError if a merge needs
+    a token without an id."""
     if isinstance(merges, MergeTable) and merges.vocab is vocab:
         return merges
     specials = {special.encode(): id for special, id in special_ids.items()}
@@ -149,9 +150,10 @@ def merge_table(
 
 
 def content_hash(parts: TokenizerParts) -> str:
-    """SHA-256 in hex over vocabulary, merges, special tokens, pattern, and what is not default.
+    """Return the SHA-256, in hex, of vocabulary, merges, special tokens, pattern, and settings that
+    are not the default.
 
-    It does not depend on the file they came from, nor on the order of special tokens.
+    It depends neither on the kind of file nor on the order of special tokens.
     """
     known = (parts.vocab.get(id) for id in range(max(parts.vocab, default=-1) + 1))
     tokens = [None if token is None else token.decode("latin-1") for token in known]
@@ -171,26 +173,26 @@ def content_hash(parts: TokenizerParts) -> str:
 
 
 def check_portable(pattern: Pattern) -> None:
-    r"""ValueError for a pattern that `tokenizers` reads otherwise, such as `\p{N}{1,3}+` or `$`.
+    r"""Check that `tokenizers` reads the pattern as we do; ValueError otherwise.
 
-    There the first matches any number of digits, and the second before every line feed.
+    In `tokenizers`, `\p{N}{1,3}+` matches any number of digits, and `$` before every line feed.
     """
     if not isinstance(pattern, str):
         for cut in pattern:
             check_portable(cut)
         return
     match = _PORTABLE.match(pattern)
-    assert match is not None  # it may match nothing
+    assert match is not None  # it also matches the empty string
     if match.end() < len(pattern):
         raise ValueError(
-            f"`tokenizers` would read the pattern in another way from character {match.end()} on "
+            f"`tokenizers` would read the pattern differently from character {match.end()} on "
             f"({shown(pattern[match.end() :])}); write it with classes such as \\p{{L}}, and "
             "without anchors"
         )
 
 
 def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
-    """The parts, if they keep the rules; FileFormatError otherwise."""
+    """Return the parts if they keep the rules; FileFormatError otherwise."""
     try:
         check(parts)
     except ValueError as error:
@@ -199,7 +201,7 @@ def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
 
 
 def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> Mapping[str, int]:
-    """The `vocab` of a file, whose values must be ids, each given once."""
+    """Return the `vocab` of a file, after a check that its values are distinct ids."""
     values = ids.values()
     if (
         set(map(type, values)) == {int}
@@ -224,8 +226,8 @@ def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> Mapping[str, int]:
 
 
 def names_of(parts: TokenizerParts) -> dict[str, int]:
-    """How a file names the tokens, in the order of their ids. ValueError where it could not tell
-    two of them apart."""
+    """Return the names of the tokens in a file, in the order of ids. ValueError if two tokens have
+    the same name."""
     _, special_ids = ids_of(parts.vocab, parts.special_tokens)
     specials = {id: special for special, id in special_ids.items()}
     ids: dict[str, int] = {}
@@ -233,7 +235,7 @@ def names_of(parts: TokenizerParts) -> dict[str, int]:
         name = specials.get(id) or to_characters(parts.vocab[id])
         if name in ids:
             raise ValueError(
-                f"these files write two tokens alike ({name!r}, ids {ids[name]} and {id}); "
+                f"two tokens have the same name in the file ({name!r}, ids {ids[name]} and {id}); "
                 "choose another special token"
             )
         ids[name] = id
@@ -241,7 +243,7 @@ def names_of(parts: TokenizerParts) -> dict[str, int]:
 
 
 def to_merge(path: StrPath, parts: Any, place: str, number: int) -> tuple[bytes, bytes]:
-    """A merge from the names of its two tokens."""
+    """Return the merge whose two tokens have these names."""
     a, b = parts if type(parts) is list and len(parts) == 2 else ("", "")
     if not (type(a) is str and type(b) is str and a and b):
         what = f"a merge must be two tokens ({place} {number}: {shown(parts)})"
@@ -250,7 +252,7 @@ def to_merge(path: StrPath, parts: Any, place: str, number: int) -> tuple[bytes,
 
 
 def all_to_bytes(path: StrPath, names: Sequence[str]) -> list[bytes]:
-    """`to_bytes` of many names, all at once."""
+    """Return `to_bytes` of many names, at once."""
     characters = np.frombuffer("".join(names).encode("utf-32-le", "surrogatepass"), np.uint32)
     values = _BYTE_OF[np.minimum(characters, len(_BYTE_OF) - 1)]
     if (values > 0xFF).any():
@@ -261,7 +263,7 @@ def all_to_bytes(path: StrPath, names: Sequence[str]) -> list[bytes]:
 
 
 def to_bytes(path: StrPath, name: str, place: str = "vocab") -> bytes:
-    """The bytes that a token's name stands for; `place` says where it stands."""
+    """Return the bytes of a token's name. The error names the `place` in the file."""
     try:
         return name.translate(_TO_LATIN_1).encode("latin-1")
     except UnicodeEncodeError as error:
@@ -273,5 +275,5 @@ def to_bytes(path: StrPath, name: str, place: str = "vocab") -> bytes:
 
 
 def to_characters(token: bytes) -> str:
-    """The name of a token that is not special."""
+    """Return the name of an ordinary token."""
     return token.decode("latin-1").translate(_TO_CHARACTERS)

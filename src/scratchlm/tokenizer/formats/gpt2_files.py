@@ -1,7 +1,7 @@
-"""GPT-2's two files: vocab.json (also encoder.json) and merges.txt (also vocab.bpe).
+"""GPT-2's two files: vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
 
-vocab.json gives each token's name its id; merges.txt has one merge a line, after a line with
-`#version`. They hold neither the pattern nor which tokens are special: both are GPT-2's own.
+vocab.json maps each token's name to its id. merges.txt has one merge a line, after a `#version`
+line. The files hold neither the pattern nor the special tokens: both are GPT-2's.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ END = "<|endoftext|>"
 def read_gpt2(
     vocab_json: StrPath, merges_txt: StrPath, special_tokens: Sequence[str] = (END,)
 ) -> TokenizerParts:
-    """Both files. Every other token of the vocabulary must be made by a merge: where one is not,
-    the merges are cut off or belong to another vocabulary.
+    """Read both files.
+
+    A merge must make every token that is neither special nor one byte. If none does, the merges are
+    incomplete or belong to another vocabulary.
     """
     ids = ids_by_name(vocab_json, parse_json(vocab_json, read_file(vocab_json)))
     ordinary = {name: id for name, id in ids.items() if name not in special_tokens}
@@ -53,14 +55,14 @@ def read_gpt2(
     made = {a + b for a, b in merges} | {special.encode() for special in special_tokens}
     for id, token in vocab.items():
         if len(token) > 1 and token not in made:
-            what = f"a token is made by no merge ({shown(token)}, id {id})"
+            what = f"no merge makes a token ({shown(token)}, id {id})"
             refuse(files, what, "give the whole merges.txt, or name the token as special")
     return parts
 
 
 def _merge_lines(path: StrPath) -> tuple[int, list[str]]:
-    """The lines of merges.txt that are merges, and how many come before them. Its `#version` line
-    may lack, and lines may end with CR LF."""
+    """Return how many header lines merges.txt has, 0 or 1, and the lines with merges. Lines may end
+    with CR LF."""
     lines = decode(path, read_file(path)).rstrip("\r\n").split("\n")
     start = 1 if lines[0].startswith("#version") else 0
     return start, [line.removesuffix("\r") for line in lines[start:]]
@@ -70,7 +72,8 @@ def _merges_of(path: StrPath, start: int, lines: list[str]) -> Merges:
     merges = []
     for i, line in enumerate(lines, start + 1):
         if line.startswith("#version"):
-            # A merge of the token `#version`, or a header that is skipped: readers do not agree.
+            # Readers disagree here: some read a merge of the token `#version`, others skip the
+            # line like a header.
             what = f"only the first line may start with #version (line {i})"
             refuse(path, what, "give a tokenizer.json")
         merges.append(to_merge(path, line.split(" "), "line", i))
@@ -78,20 +81,20 @@ def _merges_of(path: StrPath, start: int, lines: list[str]) -> Merges:
 
 
 def write_gpt2_vocab(parts: TokenizerParts) -> str:
-    """The text of vocab.json. ValueError for what the two files cannot hold."""
+    """Return the text of vocab.json. ValueError if the two files cannot hold the tokenizer."""
     _check_is_gpt2(parts)
     return json.dumps(names_of(parts), ensure_ascii=False)
 
 
 def write_gpt2_merges(parts: TokenizerParts) -> str:
-    """The text of merges.txt. ValueError for what the two files cannot hold."""
+    """Return the text of merges.txt. ValueError if the two files cannot hold the tokenizer."""
     _check_is_gpt2(parts)
     lines = [f"{to_characters(a)} {to_characters(b)}\n" for a, b in parts.merges]
     for i, line in enumerate(lines):
         if line.startswith("#version"):
             raise ValueError(
-                f"merges.txt cannot hold a merge of the token #version (merge {i}), which is its "
-                "header; save tokenizer.json"
+                "merges.txt cannot hold a merge of the token #version, because that starts its "
+                f"header (merge {i}); save tokenizer.json"
             )
     return "#version: 0.2\n" + "".join(lines)
 
@@ -107,6 +110,6 @@ def _check_is_gpt2(parts: TokenizerParts) -> None:
     ):
         if value != gpt2:
             raise ValueError(
-                f"GPT-2's files cannot hold {name} ({shown(value)}), for theirs is always "
+                f"GPT-2's files cannot hold {name} ({shown(value)}), because GPT-2 always has "
                 f"{shown(gpt2)}; save tokenizer.json"
             )

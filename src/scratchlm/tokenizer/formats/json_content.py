@@ -1,5 +1,5 @@
-"""A file's content: read whole, parsed as JSON, its fields of the right kind. What breaks a rule
-raises FileFormatError with the file, the rule, and what to do."""
+"""Read a file, parse it as JSON, and check the types of its fields. A broken rule raises
+FileFormatError with the file, the rule, and what to do."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_file(path: StrPath) -> bytes:
-    """A file's bytes. FileFormatError for a directory or an empty file; OSError where there is
-    none or it may not be read."""
+    """Return a file's bytes. FileFormatError for a directory or an empty file; OSError if the file
+    is missing or unreadable."""
     try:
         data = Path(path).read_bytes()
     except IsADirectoryError:
@@ -35,7 +35,7 @@ def read_file(path: StrPath) -> bytes:
 
 
 def decode(path: StrPath, data: bytes) -> str:
-    """The text of UTF-8 bytes, without a byte order mark."""
+    """Decode UTF-8 bytes, and drop a byte order mark."""
     try:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -44,7 +44,7 @@ def decode(path: StrPath, data: bytes) -> str:
 
 
 def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
-    """A JSON object in which every key stands once and every string is text."""
+    """Parse a JSON object. No key may repeat, and no string may have a lone surrogate."""
     text = decode(path, data) if isinstance(data, bytes) else data
     if not text:
         refuse(path, "it is empty (0 bytes)", "save or download it anew")
@@ -56,7 +56,7 @@ def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
         refuse(path, f"it is not JSON ({error})", "save or download it anew")
     if not isinstance(content, dict):
         refuse(path, f"it must be a JSON object ({type(content).__name__})", "give another file")
-    # UTF-8 has none but by an escape.
+    # Text decoded from UTF-8 has a surrogate only through an escape.
     in_text = isinstance(data, str) and not text.isascii() and _SURROGATE.search(text)
     if in_text or ("\\u" in text and _SURROGATE_ESCAPE.search(text)):
         try:
@@ -70,10 +70,10 @@ def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """A block, or a function, in which no garbage is collected.
+    """Turn garbage collection off in a block or a function.
 
-    A file may hold half a million merges. As their lists and tuples are made, the collector would
-    walk through all of them again and again, and find nothing.
+    A file may hold half a million merges. While Python creates their lists and tuples, the
+    collector would traverse all of them again and again, and find no garbage.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -98,7 +98,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def field(path: StrPath, content: Any, key: str, kind: type) -> Any:
-    """`content[key]`, which must be of a kind."""
+    """Return `content[key]`, after a check of its type."""
     value = content.get(key) if isinstance(content, dict) else None
     if type(value) is not kind:
         what = f"{key!r} must be a {kind.__name__} ({shown(value)})"
@@ -107,15 +107,15 @@ def field(path: StrPath, content: Any, key: str, kind: type) -> Any:
 
 
 def only(path: StrPath, content: Mapping[str, Any], key: str, *allowed: Any) -> None:
-    """The value must be one of these; a key that lacks counts as null."""
+    """Check that the value is one of `allowed`; a missing key counts as null."""
     value = content.get(key)
     if not any(type(value) is type(other) and value == other for other in allowed):
         known = ", ".join(json.dumps(other) for other in allowed)
-        refuse(path, f"{key} must be {known} ({shown(value)})", "use a file that has that")
+        refuse(path, f"{key} must be {known} ({shown(value)})", "use a file with such a value")
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its start, on one line."""
+    """Return the start of a value's `repr`, for a message."""
     try:
         return f"{value!r:.60}"
     except RecursionError:

@@ -1,9 +1,9 @@
-"""The `pre_tokenizer` of a tokenizer.json: the steps that cut text, and ByteLevel as the last.
+"""The `pre_tokenizer` of a tokenizer.json: steps that cut text, and ByteLevel as the last step.
 
-A Split step has a regular expression. "Isolated" makes pieces of its matches and of what lies
-between them; "Removed" with `invert` keeps the matches alone. Digits is a Split by numbers, and
-ByteLevel with `use_regex` begins with a Split by GPT-2's pattern. After ByteLevel a step would cut
-bytes, not characters, so none may follow.
+A Split step has a regular expression. With "Isolated", the matches and the text between them become
+pieces. With "Removed" and `invert`, only the matches become pieces. Digits is a Split by numbers.
+ByteLevel with `use_regex` starts with a Split by GPT-2's pattern. No step may follow ByteLevel,
+because it would cut bytes, not characters.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _REMEDY = "use a byte-level BPE file whose steps are Split, Digits and ByteLevel
 
 
 def write_pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
-    """The JSON of a pattern. GPT-2's is the one that ByteLevel has built in.
+    """Return the JSON of a pattern. ByteLevel has GPT-2's pattern built in.
 
-    `tokenizers` leaves out what one expression of the user's does not match. Here that is an error.
+    With one expression of the user's, `tokenizers` drops the text that it does not match; our
+    encoder raises an error instead.
     """
     if pattern == GPT2:
         return BYTE_LEVEL | {"use_regex": True}
@@ -32,7 +33,7 @@ def write_pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
 
 
 def read_pre_tokenizer(path: StrPath, pre_tokenizer: Any) -> Pattern:
-    """The pattern that cuts text as these steps do. FileFormatError where there is none."""
+    """Return the pattern that cuts text as these steps do. FileFormatError if there is none."""
     *steps, last = _steps(pre_tokenizer) or [None]
     if not isinstance(last, dict) or last.get("type") != "ByteLevel":
         refuse(path, f"pre_tokenizer must end with ByteLevel ({shown(pre_tokenizer)})", _REMEDY)
@@ -43,20 +44,20 @@ def read_pre_tokenizer(path: StrPath, pre_tokenizer: Any) -> Pattern:
     if not steps:
         refuse(path, "pre_tokenizer cuts no text (ByteLevel without use_regex)", "add a Split")
     cuts: list[str] = []
-    kept_alone = False  # whether what lies between matches is left out
+    kept_alone = False  # whether only matches become pieces
     for step in steps:
         match step:
             case {"type": "Digits", "individual_digits": bool(alone)}:
                 cuts.append(r"\p{N}" if alone else r"\p{N}+")
             case {"type": "Split", "pattern": {"Regex": str(cut)}, "behavior": "Isolated",
                   "invert": bool()}:  # fmt: skip
-                cuts.append(cut)  # `invert` changes nothing
+                cuts.append(cut)  # `invert` has no effect here
             case {"type": "Split", "pattern": {"Regex": str(cut)}, "behavior": "Removed",
                   "invert": True} if len(steps) == 1 or is_known(cut):  # fmt: skip
                 cuts.append(cut)
                 kept_alone = True
             case _:
-                refuse(path, f"pre_tokenizer has a step that is not read ({shown(step)})", _REMEDY)
+                refuse(path, f"pre_tokenizer has an unsupported step ({shown(step)})", _REMEDY)
     try:
         return canonical(cuts[0] if kept_alone and len(cuts) == 1 else tuple(cuts))
     except ValueError as error:
@@ -70,7 +71,7 @@ def _splits(cuts: tuple[str, ...], behavior: str) -> list[dict[str, Any]]:
 
 
 def _steps(pre_tokenizer: Any) -> list[Any]:
-    """The steps, those of a Sequence in a Sequence among them."""
+    """Return the steps, with nested Sequences flattened."""
     match pre_tokenizer:
         case {"type": "Sequence", "pretokenizers": [*steps]}:
             return [inner for step in steps for inner in _steps(step)]

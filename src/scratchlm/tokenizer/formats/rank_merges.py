@@ -1,9 +1,9 @@
-"""The merges behind tiktoken's ranks, of all tokens at once: the fast twin of `merges_of_ranks` and
-`splits_of_ranks` in `tiktoken_files`.
+"""Compute the merges behind tiktoken's ranks for all tokens at once: the fast twin of
+`merges_of_ranks` and `splits_of_ranks` in `tiktoken_files`.
 
-Every place in every token splits it in two. Which of the parts are tokens is looked up by a hash of
-their bytes, for all places together. Then `BatchMerger` merges all tokens, each by the ranks below
-its own, and must leave two parts of each.
+Each inner place of a token splits it into two parts. `known_splits` looks the parts of all places
+up together, by a hash of their bytes, and keeps the splits into two tokens. Then `BatchMerger`
+merges every token by the ranks below its own, and must leave two parts.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from scratchlm.tokenizer.encoding.merge_table import BYTES, Ids
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2 ** 64
 
-_CHUNK = 1 << 13  # tokens whose splits are looked up at a time, so that the arrays stay in cache
+_CHUNK = 1 << 13  # tokens per lookup, so that the arrays stay in cache
 
-Merges = tuple[Ids, Ids]  # pairs of ids (merges, 2), and what they make (merges,)
+Merges = tuple[Ids, Ids]  # pairs of ids (merges, 2), and ids of the merged tokens (merges,)
 Hashes = npt.NDArray[np.uint64]
 
 
 def merged_pairs(ranks: Mapping[bytes, int], splits: Merges) -> Merges | None:
-    """The pairs that BPE joins last, in the order of ranks; `splits` as `known_splits` gives them.
-    None where lower ranks do not leave two parts of each token."""
+    """Return the last merge of each token, in the order of ranks; `splits` is of `known_splits`.
+    Return None if merging by lower ranks does not leave two parts of every token."""
     tokens, limits = _by_rank({token: rank for token, rank in ranks.items() if len(token) > 1})
     if not tokens:
         return splits
@@ -41,8 +41,8 @@ def merged_pairs(ranks: Mapping[bytes, int], splits: Merges) -> Merges | None:
 
 
 def known_splits(ranks: Mapping[bytes, int]) -> Merges | None:
-    """All pairs of tokens that together are a token, in the order of its rank. None in the rare
-    case that two tokens have one hash."""
+    """Return all pairs of tokens whose concatenation is a token, in the order of its rank. Return
+    None in the rare case that two tokens have the same hash."""
     tokens, ids = _by_rank(ranks)
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     data = np.frombuffer(b"".join(tokens), np.uint8)
@@ -54,7 +54,7 @@ def known_splits(ranks: Mapping[bytes, int]) -> Merges | None:
         return None
 
     def splits_of(some: slice) -> tuple[Ids, Ids, Ids]:
-        places = lengths[some] - 1  # inside a token, where it may be split
+        places = lengths[some] - 1  # inner places, which can split the token
         whole = np.repeat(np.arange(len(tokens))[some], places)
         cuts = np.arange(len(whole)) - np.repeat(np.cumsum(places) - places, places)
         cuts += starts[whole] + 1
@@ -64,7 +64,7 @@ def known_splits(ranks: Mapping[bytes, int]) -> Merges | None:
         second = table(hashes(cuts, ends[whole]))
         known = np.flatnonzero(second >= 0)
         first, second, whole, cuts = first[known], second[known], whole[known], cuts[known]
-        # Equal hashes are no proof. The bytes are: of the first part, and of the second.
+        # Equal hashes prove nothing, so compare the bytes of both parts.
         right = (lengths[first] == cuts - starts[whole]) & (lengths[second] == ends[whole] - cuts)
         right &= _same_bytes(data, starts[first], starts[whole], lengths[first])
         right &= _same_bytes(data, starts[second], cuts, lengths[second])
@@ -76,14 +76,14 @@ def known_splits(ranks: Mapping[bytes, int]) -> Merges | None:
 
 
 def in_order(splits: Merges) -> Merges:
-    """The splits of a token in the order of their parts."""
+    """Sort the splits of each token by the ranks of their parts."""
     pairs, products = splits
     order = np.lexsort((pairs[:, 1], pairs[:, 0], products))
     return pairs[order], products[order]
 
 
 def _by_rank(ranks: Mapping[bytes, int]) -> tuple[list[bytes], Ids]:
-    """The tokens in the order of rank, and their ranks."""
+    """Return the tokens in the order of rank, and their ranks."""
     tokens, values = list(ranks), np.fromiter(ranks.values(), np.int64, len(ranks))
     if (values[1:] < values[:-1]).any():
         order = np.argsort(values)
@@ -92,7 +92,7 @@ def _by_rank(ranks: Mapping[bytes, int]) -> tuple[list[bytes], Ids]:
 
 
 class _HashOfRange:
-    """The hash of any range of bytes, from sums of their powers."""
+    """Hash any range of bytes, by prefix sums: sum of (byte + 1) base^i, i from 0 in the range."""
 
     def __init__(self, data: npt.NDArray[np.uint8]) -> None:
         self._inverses = _powers(pow(_BASE, -1, 1 << 64), len(data))
@@ -112,7 +112,7 @@ def _powers(base: int, count: int) -> Hashes:
 
 
 class _HashTable:
-    """The index of each hash. What finds its slot taken goes to the next, smaller table."""
+    """Look up the index of each hash. If its slot is taken, it goes to the next, smaller table."""
 
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
@@ -129,14 +129,14 @@ class _HashTable:
             left = left[table[slots] != left]
 
     def __call__(self, hashes: Hashes) -> Ids:
-        """The index of each, -1 for one that is not there."""
+        """Return the index of each hash, or -1."""
         found = np.full(len(hashes), -1)
         rest = np.arange(len(hashes))
         for shift, table in self._tables:
             index = table[self._slots(hashes[rest], shift)]
             right = (index >= 0) & (self._hashes[index] == hashes[rest])
             found[rest[right]] = index[right]
-            rest = rest[~right & (index >= 0)]  # an empty slot says that it is in no table
+            rest = rest[~right & (index >= 0)]  # after an empty slot, no table has it
         return found
 
     @staticmethod
@@ -148,7 +148,7 @@ class _HashTable:
 def _same_bytes(
     data: npt.NDArray[np.uint8], starts: Ids, others: Ids, lengths: Ids
 ) -> npt.NDArray[np.bool_]:
-    """Whether the bytes at two places are the same, for each pair of places; no length is 0."""
+    """Check for each pair of places whether their bytes are equal. No length may be 0."""
     before = np.cumsum(lengths) - lengths
     inside = np.arange(int(lengths.sum())) - np.repeat(before, lengths)
     same = data[np.repeat(starts, lengths) + inside] == data[np.repeat(others, lengths) + inside]

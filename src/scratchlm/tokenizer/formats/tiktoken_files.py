@@ -1,8 +1,8 @@
-"""tiktoken's files: one token a line, `<base64 of its bytes> <rank>`, the rank being its id.
+"""tiktoken's files: one token a line, `<base64 of its bytes> <rank>`. The rank is the id.
 
-They keep no merges. tiktoken joins the two neighbours whose bytes together have the lowest rank, so
-a tokenizer can be such a file only where its merges go in the order of the ids that they make.
-Neither pattern nor special tokens are in the file.
+The files hold no merges: tiktoken merges the two neighbours whose joined bytes have the lowest
+rank. So such a file can hold a tokenizer only if its merges are in the order of the ids that they
+make. The files hold neither the pattern nor the special tokens.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from scratchlm.tokenizer.formats.rank_merges import in_order, known_splits, merg
 from scratchlm.tokenizer.pieces.patterns import Pattern
 
 
-class UnreachableToken(ValueError):  # noqa: N818 (the fact, as ranks may well have such a token)
-    """A token that merges in the order of ranks never make."""
+class UnreachableToken(ValueError):  # noqa: N818 (valid ranks may have such a token)
+    """Raised for a token that merging in the order of ranks never makes."""
 
 
 _LINE = re.compile(rb"(\S+) ([0-9]{1,10})")
@@ -37,14 +37,15 @@ _LINE = re.compile(rb"(\S+) ([0-9]{1,10})")
 
 @no_collection()
 def read_tiktoken(path: StrPath) -> dict[bytes, int]:
-    """Ranks by token. Every single byte must have one, for tiktoken starts from them; ranks may
-    have holes (p50k_base has one)."""
+    """Return the rank of each token. Every byte must have a rank, because tiktoken starts from
+    bytes. Ranks may have gaps (p50k_base has one)."""
     data = read_file(path).removeprefix(codecs.BOM_UTF8)
     return _all_lines(data) or _line_by_line(path, data)
 
 
 def _all_lines(data: bytes) -> dict[bytes, int] | None:
-    """All lines at once; None where `_line_by_line` must say what one breaks, or reads it."""
+    """Parse all lines at once. Return None for a file that needs `_line_by_line`: one with a broken
+    line, or with another layout."""
     fields = data.split()
     try:
         tokens = list(map(binascii.a2b_base64, fields[::2]))
@@ -83,10 +84,10 @@ def _line_by_line(path: StrPath, data: bytes) -> dict[bytes, int]:
         if rank > LARGEST_ID:
             refuse(path, f"line {i} has a rank above {LARGEST_ID} ({rank})", "renumber it")
         if token in ranks:
-            what = f"line {i} has a token for the second time ({shown(token)})"
+            what = f"line {i} repeats a token ({shown(token)})"
             refuse(path, what, "list it once")
         if rank in lines:
-            what = f"line {i} has a rank that line {lines[rank]} has ({rank})"
+            what = f"line {i} repeats the rank of line {lines[rank]} ({rank})"
             refuse(path, what, "give each token its own")
         ranks[token] = rank
         lines[rank] = i
@@ -98,7 +99,7 @@ def _line_by_line(path: StrPath, data: bytes) -> dict[bytes, int]:
 
 
 def write_tiktoken(ranks: Mapping[bytes, int]) -> bytes:
-    """The content of a .tiktoken file, for ranks by token in the order of rank."""
+    """Return the content of a .tiktoken file, its lines in the order of rank."""
     if len(set(ranks.values())) < len(ranks) or b"" in ranks:
         raise ValueError("two tokens have one rank, or a token is empty; give each its own")
     lines = sorted((rank, base64.b64encode(token)) for token, rank in ranks.items())
@@ -106,15 +107,15 @@ def write_tiktoken(ranks: Mapping[bytes, int]) -> bytes:
 
 
 def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
-    """The ranks with which tiktoken gives the same ids; special tokens are left out.
+    """Return the ranks with which tiktoken gives the same ids, without special tokens.
 
-    ValueError where there are none: a byte has no token, text is normalized, or the merges are not
-    those that ranks imply.
+    ValueError if tiktoken cannot: a byte has no token, the tokenizer normalizes text, or the ranks
+    imply other merges.
     """
     check(parts)
     if parts.normalization:
         raise ValueError(
-            f"tiktoken normalizes no text ({parts.normalization}); save tokenizer.json"
+            f"tiktoken does not normalize text ({parts.normalization}); save tokenizer.json"
         )
     specials = {special.encode() for special in parts.special_tokens}
     ranks = {token: id for id, token in parts.vocab.items() if token not in specials}
@@ -150,7 +151,7 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
 def parts_of_ranks(
     ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: Pattern
 ) -> TokenizerParts:
-    """The tokenizer that gives tiktoken's ids; special tokens with their ids, or without.
+    """Return the tokenizer that gives tiktoken's ids. The special tokens may come with their ids.
 
     ValueError for two tokens of one rank.
     """
@@ -174,9 +175,10 @@ def parts_of_ranks(
 
 
 def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merges behind tiktoken's ranks: the two tokens BPE with lower ranks leaves of each.
+    """Return the merges behind tiktoken's ranks: the two parts that merging by lower ranks leaves
+    of each token.
 
-    UnreachableToken for one that lower ranks do not leave as two, which merging never makes.
+    UnreachableToken if it does not leave two parts, because merging then never makes the token.
     """
     merges: list[tuple[bytes, bytes]] = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -185,7 +187,7 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         parts = _merge_below(token, ranks, rank)
         if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
             raise UnreachableToken(
-                f"a token is no merge of two tokens of lower rank ({token!r}, rank {rank}); "
+                f"merging by lower ranks never makes a token ({token!r}, rank {rank}); "
                 "give all of tiktoken's mergeable_ranks"
             )
         merges.append((parts[0], parts[1]))
@@ -193,9 +195,11 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def splits_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Every way to join two tokens to a third, in the order of its rank, as in Llama 3's
-    tokenizer.json. With `ignore_merges` that is what tiktoken does, also for a vocabulary with
-    tokens that merges never reach, which `merges_of_ranks` refuses.
+    """Return every pair of tokens whose concatenation is a token, in the order of its rank, as in
+    Llama 3's tokenizer.json.
+
+    With `ignore_merges` these merges give tiktoken's ids. They do so even for a vocabulary with
+    tokens that merging never makes, which `merges_of_ranks` refuses.
     """
     merges: list[tuple[bytes, bytes]] = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
@@ -206,7 +210,7 @@ def splits_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def _merge_below(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
-    """What is left of a token when neighbours are joined by the ranks below a limit."""
+    """Return the parts of a token after merging by the ranks below a limit."""
     parts = [token[i : i + 1] for i in range(len(token))]
     joined = [ranks.get(a + b, limit) for a, b in pairwise(parts)]
     while joined and (lowest := min(joined)) < limit:
@@ -221,7 +225,7 @@ def _merge_below(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[b
 
 
 def _from_base64(text: bytes) -> bytes:
-    """The bytes, or none where the text is not how base64 writes them."""
+    """Decode base64. Return b"" if the text is not the canonical base64 of any bytes."""
     try:
         data = base64.b64decode(text, validate=True)
     except binascii.Error:

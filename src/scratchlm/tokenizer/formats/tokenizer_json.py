@@ -1,11 +1,11 @@
-"""tokenizer.json, as Hugging Face tokenizers writes it and transformers reads it.
+"""tokenizer.json, the file that Hugging Face tokenizers writes and transformers reads.
 
-Ids are those of `tokenizers`' `encode(text, add_special_tokens=False)`: a post-processor that adds
-tokens (Llama 3's puts <|begin_of_text|> first) is accepted and left out. Everything else in a file
-that would make other ids than ours is refused: a prefix space, dropout, other normalizers and
-pre-tokenizers, added tokens that take the spaces beside them, ids that `tokenizers` would change.
-Layouts of GPT-2, GPT-NeoX, GPT-4, SmolLM 2, Command R, Llama 3, Qwen 2 to 3 and DeepSeek V3 are
-read; the rules of `parts` hold.
+Ids equal those of `tokenizers`' `encode(text, add_special_tokens=False)`. So the reader accepts a
+post-processor that adds tokens (Llama 3's puts <|begin_of_text|> first), and ignores it. It refuses
+everything else that would give other ids than ours: a prefix space, dropout, other normalizers and
+pre-tokenizers, added tokens that strip the spaces beside them, and ids that `tokenizers` would
+change. It reads the layouts of GPT-2, GPT-NeoX, GPT-4, SmolLM 2, Command R, Llama 3, Qwen 2 to 3
+and DeepSeek V3. The rules of `content.check` hold too.
 """
 
 from __future__ import annotations
@@ -51,21 +51,22 @@ _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_
 
 
 def write_tokenizer_json(parts: TokenizerParts) -> str:
-    """The text of tokenizer.json. ValueError for what it cannot hold.
+    """Return the text of tokenizer.json. ValueError if it cannot hold the tokenizer.
 
-    Special tokens stand in the model's vocabulary too: `tokenizers` numbers added tokens
-    that do not by itself, whatever id they have in the file.
+    The model's vocabulary includes the special tokens. Otherwise `tokenizers` would ignore their
+    ids in the file, and number them itself.
     """
     check(parts)
     check_portable(parts.pattern)
     ids = names_of(parts)
     _check_special_names(ids, parts)
-    # Of two with the same bytes the special token has the greater id; merges mean the other.
+    # If a special and an ordinary token have the same bytes, merges mean the ordinary one, which
+    # has the smaller id.
     names = {parts.vocab[id]: name for name, id in reversed(ids.items())}
     pairs = [(names[a], names[b]) for a, b in parts.merges]
     merges: list[Any] = [f"{a} {b}" for a, b in pairs]
     if any(merge.startswith("#version") for merge in merges):
-        merges = [list(pair) for pair in pairs]  # as strings `tokenizers` skips such merges
+        merges = [list(pair) for pair in pairs]  # `tokenizers` would skip such a string
     content = {
         "version": "1.0",
         "truncation": None,
@@ -78,7 +79,7 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
                 "lstrip": False,
                 "rstrip": False,
                 "normalized": special in parts.normalized_tokens,
-                # White space is no sign to the model, which a reader may leave out.
+                # Decoding may drop special tokens, but white space is text and must stay.
                 "special": not special.isspace(),
             }
             for special in parts.special_tokens
@@ -105,8 +106,8 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
 
 @no_collection()
 def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
-    """What the text of a tokenizer.json holds. FileFormatError where it is broken, or where
-    `tokenizers` would make other ids of it than ours."""
+    """Parse the text of a tokenizer.json. FileFormatError if it is broken, or if `tokenizers` would
+    give other ids than ours."""
     content = parse_json(path, text)
     for key in content:
         if key not in _KEYS:
@@ -162,7 +163,8 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
 
 
 def _model_of(path: StrPath, content: dict[str, Any]) -> dict[str, Any]:
-    """The section `model`, if it is a byte-level BPE without what changes ids."""
+    """Return the section `model`, after a check that it is a byte-level BPE without settings that
+    change ids."""
     model = field(path, content, "model", dict)
     if model.get("type", "BPE") != "BPE":
         what = f"the model must be BPE ({shown(model['type'])})"
@@ -193,9 +195,9 @@ def _merges_one_by_one(path: StrPath, pairs: Sequence[Any]) -> list[tuple[bytes,
 def _added_tokens(
     path: StrPath, tokens: Sequence[Any], ids: Mapping[str, int], normalization: Any
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Added tokens and their ids, and which of them are looked for in normalized text.
+    """Return the added tokens with their ids, and those that `tokenizers` finds in normalized text.
 
-    All are special to us, because `tokenizers` cuts all of them out.
+    We treat all of them as special, because `tokenizers` cuts all of them out of the text.
     """
     specials: dict[str, int] = {}
     normalized: list[str] = []
@@ -218,10 +220,10 @@ def _added_tokens(
                 what = f"a normalized added token that {normalization} changes ({shown(special)})"
                 refuse(path, what, "set normalized to false")
             normalized.append(special)
-        # Where the model does not have the token, `tokenizers` numbers it in this way.
+        # `tokenizers` numbers a token that the model does not have in this way.
         own = ids.get(special, len(ids) + new)
         if id != own:
-            what = f"an added token's id must be what `tokenizers` makes it, {own} ({id} of "
+            what = f"an added token's id must be the one that `tokenizers` gives, {own} ({id} of "
             refuse(path, f"{what}{shown(special)})", "put it into model.vocab with that id")
         new += special not in ids
         specials[special] = id
@@ -232,8 +234,8 @@ def _added_tokens(
         or max(new_ids, default=0) > LARGEST_ID
     ):
         ids_by_name(path, {**ids, **specials})
-    # Those that are not normalized are looked for first, in all of the text. Where no text is
-    # normalized and no two overlap, that makes no difference.
+    # `tokenizers` first finds the tokens that are not `normalized`, in the whole text. This order
+    # matters only if a normalizer runs, or if two tokens of different kinds can overlap.
     others = specials.keys() - set(normalized)
     if normalization or any(_can_overlap(a, b) for a in normalized for b in others):
         return specials, tuple(normalized)
@@ -248,13 +250,13 @@ def _name_of_unknown(parts: TokenizerParts) -> str | None:
 
 
 def _is_no_byte(name: str) -> bool:
-    """Whether it is one character that stands for no byte (Command R has hundreds of emoji): no
-    text has it, so its id has no token."""
+    """Check whether the name is one character that stands for no byte (Command R has hundreds of
+    emoji). Encoding never gives such a token, so its id gets none."""
     return len(name) == 1 and name >= AFTER_LAST_CHARACTER
 
 
 def _unknown_token(path: StrPath, model: Mapping[str, Any], ids: Mapping[str, int]) -> str | None:
-    """The token that stands for a byte without one; None where such a byte is left out."""
+    """Return the token for bytes without a token, or None if the encoder drops them."""
     unknown: str | None = model.get("unk_token")
     if unknown is not None and unknown not in ids:
         refuse(path, f"unk_token is not in the vocabulary ({shown(unknown)})", "set it to null")
@@ -272,19 +274,19 @@ def _can_overlap(a: str, b: str) -> bool:
 
 
 def _check_special_names(ids: Mapping[str, int], parts: TokenizerParts) -> None:
-    """A special token's name in the model's vocabulary must not be that of other bytes which
-    `tokenizers` looks up there: one byte, or with `ignore_merges` a whole piece."""
+    """Check that no special token has the name of other bytes that `tokenizers` looks up in the
+    model's vocabulary: one byte, or with `ignore_merges` a whole piece. ValueError otherwise."""
     for special in parts.special_tokens:
         if special not in ids:
             continue
         try:
             other = to_bytes("", special)
-        except ValueError:  # it is no name of bytes
+        except ValueError:  # not a name of bytes
             continue
         whole = parts.ignore_merges and other.decode(errors="replace").encode() == other
         if other != special.encode() and (len(other) == 1 or whole):
             raise ValueError(
-                f"a special token is written as the bytes {other!r} are ({special!r}); "
+                f"a special token is also the name of the bytes {other!r} ({special!r}); "
                 "choose another special token"
             )
 
@@ -305,7 +307,8 @@ def _normalization_of(path: StrPath, normalizer: Any) -> Normalization | None:
 
 
 def _check_post_processor(path: StrPath, processor: Any) -> None:
-    """ByteLevel changes offsets, and a template adds tokens only when it is asked to."""
+    """Check that the post-processor keeps the ids. ByteLevel changes only offsets, and a template
+    adds tokens only on request (`add_special_tokens`)."""
     match processor:
         case None | {"type": "ByteLevel" | "TemplateProcessing" | "RobertaProcessing"}:
             pass

@@ -1,1 +1,1 @@
-"""A text as its tokens, on a terminal and in a browser."""
+"""Show the tokens of a text, on a terminal and in a browser."""

@@ -1,8 +1,8 @@
-r"""A pattern as a browser reads it: the source of JavaScript's `RegExp` with the flag `u`.
+r"""Translate a pattern for a browser, to the source of a JavaScript `RegExp` with the flag `u`.
 
-Classes are written out as ranges of Unicode 16, for the browser's own `\p{L}` is of whatever
-Unicode it was built with. `(?i:…)` becomes the cases of each letter, `.` all but a line feed. What
-JavaScript has no word for is refused: possessive repeats, atomic groups, scripts.
+Classes become ranges of Unicode 16, because the browser's own `\p{L}` depends on its Unicode
+version. `(?i:…)` becomes both cases of each letter, and `.` becomes all but a line feed. The
+translation refuses what JavaScript cannot express: possessive repeats, atomic groups, scripts.
 
 >>> print(browser_pattern(r"(?i:'s|'ll)|x{,3}y|\'|."))
 (?:'[sSſ]|'[lL][lL])|x{0,3}y|\u{27}|[^\n]
@@ -25,20 +25,20 @@ _ITEM = re.compile(
     r"|(?:[*+?]|\{[0-9]*,?[0-9]*\})[+?]?|.",
     re.DOTALL,
 )
-_SYNTAX = frozenset(r"^$\.*+?()[]{}|/")  # what the flag `u` lets stand after a backslash
-_THIRD_CASE = {"s": "\u017f", "k": "\u212a"}  # what ASCII letters are cases of, beyond ASCII
+_SYNTAX = frozenset(r"^$\.*+?()[]{}|/")  # the flag `u` allows these after a backslash
+_THIRD_CASE = {"s": "\u017f", "k": "\u212a"}  # cases of ASCII letters outside ASCII
 
 
 def browser_pattern(pattern: Pattern) -> str:
-    """The JavaScript source that gives the same pieces; ValueError where there is none."""
+    """Return the JavaScript source that gives the same pieces; ValueError if there is none."""
     if not isinstance(pattern, str):
-        _refuse(pattern, "cuts that follow one another")
+        _refuse(pattern, "several successive cuts")
     check_portable(pattern)
     if find_pieces(pattern)(""):
-        _refuse(pattern, "matches of no character")
+        _refuse(pattern, "empty matches")
     parts: list[str] = []
-    groups: list[str] = []  # how those that are open begin
-    closed = ""  # how the one begins that ended just before
+    groups: list[str] = []  # the opening of each open group
+    closed = ""  # the opening of the group that the previous item closed
     for item in _ITEM.findall(pattern):
         caseless = "(?i:" in groups
         ended, closed = closed, ""
@@ -57,7 +57,7 @@ def browser_pattern(pattern: Pattern) -> str:
             if item[1:].endswith("+"):
                 _refuse(pattern, "possessive repeats")
             if ended[2:3] in ("=", "!", "<"):
-                _refuse(pattern, "repeated looks ahead or behind")
+                _refuse(pattern, "repeated lookarounds")
             part = item.replace("{,", "{0,")
         elif item == ".":
             part = r"[^\n]"
@@ -90,7 +90,7 @@ def _escape(pattern: str, item: str, inside: bool = False) -> str:
     if kind in "pPsSdD":
         ranges = translate(item)[0]
         if re.search(r"\\[^x]", ranges):
-            _refuse(pattern, "classes other than categories of characters")
+            _refuse(pattern, "classes other than Unicode categories")
         ranges = re.sub(r"\\x(..)|[^\x00-\x7f]", _as_code_point, ranges)
         return ranges[1:-1] if inside else ranges
     if kind in _SYNTAX or (kind.isascii() and kind.isalnum()):
@@ -104,6 +104,6 @@ def _as_code_point(match: re.Match[str]) -> str:
 
 def _refuse(pattern: Pattern, what: str) -> NoReturn:
     raise ValueError(
-        f"a browser cannot have the pattern's {what} ({shown(pattern)}); write it without, or "
-        "leave the page out"
+        f"a browser cannot search with {what} ({shown(pattern)}); write a pattern without them, "
+        "or leave the page out"
     )

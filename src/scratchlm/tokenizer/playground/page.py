@@ -1,6 +1,6 @@
-r"""A text as its tokens: coloured on a terminal, and as a page in which one types.
+r"""Show the tokens of a text: coloured on a terminal, or as a page with a text box.
 
-Both show what `encode` gives, so a special token in the text is one token, with its id.
+Both show the result of `encode`, so a special token in the text is one token, with its id.
 
 >>> from scratchlm.tokenizer.bpe import BPETokenizer
 >>> tokens = [b"a", b" ", b"\xe4", b"\xb8", b"\xad", b" a", b"\xe4\xb8"]
@@ -10,10 +10,10 @@ a| a|<E4><B8>|<AD>
 ids  0 5 6 4
 tokens 4, characters 4, bytes 6, bytes/token 1.50
 
-The page (`playground.html`) is one file that asks nothing of any network: the vocabulary, the
-merges and the pattern stand in it as JSON: 1.0 MB for GPT-2's 50,257 ids. The pattern's classes are
-those of Unicode 16, whatever the browser's are; a normalization is by the browser's Unicode. A text
-box makes every line's end one line feed, so CRLF is asked for beside it.
+The page (`playground.html`) is one file that needs no network. It holds the vocabulary, the merges
+and the pattern as JSON: 1.0 MB for GPT-2's 50,257 ids. The pattern's classes are those of
+Unicode 16 in every browser, but normalization uses the browser's Unicode. A text box turns every
+line end into one line feed, so the page has a checkbox for CRLF.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PLACE = "{{tokenizer}}"
 
 
 def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
-    """The tokens of a text, in `colour` or with bars between them; the ids; the counts.
+    """Return three lines: the tokens, in `colour` or with bars between them; the ids; the counts.
 
-    Bytes of a character that is cut stand as <E4>, control characters as \\x1b. ValueError as in
+    Bytes of a split character appear as <E4>, control characters as \\x1b. Errors are those of
     `encode`.
     """
     ids = tokenizer.encode(text)
@@ -55,29 +55,29 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
 
 
 def painted(text: str, background: int) -> str:
-    """In black on one of the 256 colours that terminals have."""
+    """Colour the text black, on one of a terminal's 256 colours."""
     return f"\x1b[30;48;5;{background}m{text}\x1b[0m"
 
 
 def visible(token: bytes) -> str:
-    """A token's text; what is no character of its own as <E4>."""
+    """Return a token's text, with each byte of an incomplete character as <E4>."""
     text = printable(token.decode("utf-8", "surrogateescape"))
     return re.sub("[\udc80-\udcff]", lambda match: f"<{ord(match[0]) - 0xDC00:02X}>", text)
 
 
 def write_page(tokenizer: BPETokenizer, path: StrPath, name: str) -> int:
-    """Write the page, whole or not at all, and return its bytes; `name` is what it calls the
-    tokenizer. ValueError where a browser cannot have its pattern."""
+    """Write the page atomically, and return its size in bytes. The page shows the tokenizer's
+    `name`. ValueError if JavaScript cannot express the pattern."""
     page = page_of(tokenizer, name).encode()
     write_file(path, page)
     return len(page)
 
 
 def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
-    """The page's HTML; errors as in `write_page`."""
+    """Return the page's HTML. Errors are those of `write_page`."""
     if tokenizer.normalized_tokens or tokenizer.unk_token is not None:
         raise ValueError(
-            "a page cannot have special tokens in normalized text, nor an unknown token "
+            "a page supports neither special tokens in normalized text nor an unknown token "
             f"({[*tokenizer.normalized_tokens, tokenizer.unk_token][0]!r}); leave the page out"
         )
     ids = {token: id for id, token in tokenizer.vocab.items()}
@@ -86,7 +86,7 @@ def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
         "name": name,
         "patternName": " = ".join(patterns) or "of its own",
         "pattern": browser_pattern(tokenizer.pattern),
-        # A byte is written as one character, as in tokenizer.json; an id without a token is null.
+        # As in tokenizer.json, one character stands for a byte. An id without a token is null.
         "bytes": to_characters(bytes(range(256))),
         "tokens": [
             to_characters(tokenizer.vocab[id]) if id in tokenizer.vocab else None
@@ -97,7 +97,7 @@ def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
         "ignoreMerges": tokenizer.ignore_merges,
         "normalization": tokenizer.normalization,
     }
-    # In a script element only `<` could end the data.
+    # Only `<` could end the data in a script element.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c")
     page = resources.files("scratchlm.tokenizer.playground").joinpath("playground.html")
     return page.read_text(encoding="utf-8").replace(_PLACE, data, 1)
