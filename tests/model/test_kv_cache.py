@@ -61,7 +61,7 @@ def test_reset_forgets() -> None:
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"\(2, 2, 3, 4\) for \(1, 2, 3, 4\)\); make another cache"
+        ValueError, match=r"\(2, 2, 3, 4\), not \(1, 2, 3, 4\)\); make another cache"
     ):
         KVCache(1, 1, 2, 8, 4).update(0, *filled(2, 3))
 

@@ -441,7 +441,7 @@ def test_config_is_resolved_and_rebuilds_itself() -> None:
         ({"position": "none", "rope_interleaved": True}, r'nothing with position="none"'),
         (
             {"moe": {"experts": 4}},
-            r"moe has other keys .* did you mean num_experts",
+            r"moe has wrong keys .* did you mean num_experts",
         ),
         ({"position": "none", "rope_theta": 5e5}, r'nothing with position="none"'),
     ],

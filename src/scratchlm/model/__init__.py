@@ -1,1 +1,1 @@
-"""The transformer and its parts; nothing is imported here, so `model.config` needs no torch."""
+"""The transformer and its parts. This file imports nothing, so `model.config` needs no torch."""

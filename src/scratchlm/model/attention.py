@@ -1,4 +1,4 @@
-"""Attention: torch's fused kernel behind the contract of `functional`, and the heads around it."""
+"""Attention: torch's fused kernel with the contract of `functional`, and the multi-head layer."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def sdpa(
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
-    The fast twin of `functional.scaled_dot_product_attention`, with the same contract: a boolean
-    mask that broadcasts to (..., query, key), causal aligned to the last key, zeros for a query
-    that may attend nothing, fewer heads (axis −3) in k and v than in q.
+    This is the fast version of `functional.scaled_dot_product_attention`, with the same contract:
+    `mask` is boolean and broadcasts to (..., query, key). `causal` aligns the last query with the
+    last key. A query that may attend to no key gets zeros. k and v may have fewer heads (axis −3)
+    than q.
 
-    `window` lets a query attend the last `window` keys, itself included, and implies causal
-    (sliding windows, arXiv 2310.06825).
+    With `window`, a query attends to the last `window` keys, its own included. `window` implies
+    `causal` (sliding windows, arXiv 2310.06825).
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
@@ -50,14 +51,14 @@ def sdpa(
     query, key = q.shape[-2], k.shape[-2]
     if window is not None:
         causal = True
-        if (reach := window + query - 1) < key:  # keys before those of the first query
+        if (reach := window + query - 1) < key:  # some keys come before every window
             k, v, key = k[..., -reach:, :], v[..., -reach:, :], reach
             mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., -reach:]
         window = window if window < key else None
-    # torch aligns is_causal to the first key, so it serves only where first and last agree.
+    # torch aligns is_causal to the first key. Ours aligns to the last, so the lengths must agree.
     is_causal = causal and window is None and mask is None and query == key
     if causal and not is_causal and (window is not None or query > 1):
-        last = key - query  # query i stands at key i + last
+        last = key - query  # query i has the position of key i + last
         band = torch.ones(query, key, dtype=torch.bool, device=q.device).tril(last)
         if window is not None:
             band = band.triu(last - window + 1)
@@ -71,7 +72,7 @@ def sdpa(
 class AttentionGate(nn.Module):
     """y (..., head, seq, d_head), x (..., seq, d_model) -> y ⊙ sigmoid(W x).  arXiv 2505.06708
 
-    W gives a number for each element of y (`width` d_head), or for each head (`width` 1).
+    W gives one number per element of y (`width` d_head), or one per head (`width` 1).
     """
 
     def __init__(self, d_model: int, num_heads: int, width: int) -> None:
@@ -86,7 +87,7 @@ class AttentionGate(nn.Module):
 
 
 class NoGate(nn.Module):
-    """What stands in the place of a gate where there is none: y -> y."""
+    """The layer that replaces a gate in a model without one: y -> y."""
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         return y
@@ -96,13 +97,14 @@ class NoGate(nn.Module):
 class MultiHeadAttention(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), with num_heads queries over num_kv_heads keys.
 
-    concat_h(attend(W_q x, W_k x, W_v x)_h) through W_o.  arXiv 1706.03762; fewer key and value
-    heads: arXiv 2305.13245
+    W_o concat_h(attend(W_q x, W_k x, W_v x)_h).  arXiv 1706.03762; fewer key and value heads:
+    arXiv 2305.13245
 
-    rope turns q and k by their positions; without it the layer knows no position but the order that
-    causality gives. qk_norm puts an RMSNorm over d_head on q and k before that (arXiv 2302.05442),
-    with a gain or without. gate multiplies what was attended to before W_o (`AttentionGate`).
-    window: as in `sdpa`, handed on to `attend`. bias: in all four projections; qkv_bias: in three.
+    rope rotates q and k by their positions. Without it, only the causal mask tells the layer about
+    order. qk_norm applies an RMSNorm over d_head to q and k before rope (arXiv 2302.05442), and
+    qk_norm_gain gives it a gain. gate multiplies the output of attention before W_o
+    (`AttentionGate`). window goes to `attend` and means the same as in `sdpa`. bias adds a bias to
+    all four projections, qkv_bias to q, k and v.
     """
 
     def __init__(
@@ -127,12 +129,12 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if (d_head is None and d_model % num_heads) or num_heads % num_kv_heads:
             raise ValueError(
-                f"num_heads must divide d_model, and num_kv_heads num_heads ({d_model}, "
-                f"{num_heads}, {num_kv_heads}); change one of them"
+                "num_heads must divide d_model, and num_kv_heads must divide num_heads "
+                f"({d_model}, {num_heads}, {num_kv_heads}); change one of them"
             )
         self.d_head = d_model // num_heads if d_head is None else d_head
         self.causal = causal
-        # Given to `attend` where there is one, so that without it any `attend` will do.
+        # Without a window, `attend` may be a function that takes no `window`.
         self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
         self.rope: RotaryEmbedding | NoPositions = NoPositions() if rope is None else rope
         qkv_bias = qkv_bias or bias
@@ -161,9 +163,9 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """x (..., seq, d_model) -> (..., seq, d_model).
 
-        positions (seq,) or (..., seq), as x's leading axes; by default they continue the cache.
-        mask: boolean, broadcast to (..., head, seq, key), True where a query may attend; causality
-        holds besides. With a cache the keys are those it holds and then those of x.
+        positions: (seq,), or (..., seq) with x's leading axes. By default they continue the cache.
+        mask: boolean, broadcasts to (..., head, seq, key), True where a query may attend. The
+        causal mask applies too. With a cache, the keys are the cached ones, then those of x.
         """
         # (..., seq, head · d_head) -> (..., seq, head, d_head) -> (..., head, seq, d_head)
         q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
@@ -172,7 +174,7 @@ class MultiHeadAttention(nn.Module):
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + x.shape[-2], device=x.device)
-        positions = positions.unsqueeze(-2)  # (..., 1, seq): the same for every head
+        positions = positions.unsqueeze(-2)  # (..., 1, seq): one set for all heads
         q, k = self.rope.turn(q, k, positions)
         if cache is not None:
             k, v = cache.update(k, v)  # in the cache's dtype, which may be wider

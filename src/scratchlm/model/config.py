@@ -1,4 +1,4 @@
-"""`ModelConfig`: what a model is, in numbers and names, without torch."""
+"""`ModelConfig`: the settings of a model. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ROPE_THETA = 10_000.0
 
 
 def default_d_ff(d_model: int, ffn: FeedForward = "swiglu") -> int:
-    """The usual width of a feed-forward layer: 8/3 or 4 times d_model.
+    """Return the usual width of a feed-forward layer: 8/3 or 4 times d_model.
 
-    SwiGLU has three matrices where the others have two, so 8/3 · d_model costs what 4 · d_model
-    does (arXiv 2002.05202); it is rounded up to a multiple of 64, which matrix units like.
+    SwiGLU has three matrices and the others have two, so its 8/3 · d_model costs as much as their
+    4 · d_model (arXiv 2002.05202). It is a multiple of 64, which is fast on matrix units.
     """
     match ffn:
         case "swiglu":
@@ -33,12 +33,12 @@ def default_d_ff(d_model: int, ffn: FeedForward = "swiglu") -> int:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequencies changed so that a model reaches past the length it was trained with.
+    """Scaling of the rotary frequencies, for texts longer than those of the training.
 
-    linear: all are divided by `factor` (position interpolation, arXiv 2306.15595). llama3: those
-    that turn less than `low_freq_factor` times within `original_context_length` are, those that
-    turn more than `high_freq_factor` times are not, and the ones between in part (arXiv 2407.21783;
-    the fields of the hub's `rope_type: llama3`).
+    `linear` divides every frequency by `factor` (position interpolation, arXiv 2306.15595).
+    `llama3` counts the turns of a pair within `original_context_length`. It divides the frequency
+    by `factor` below `low_freq_factor` turns, keeps it above `high_freq_factor` turns, and
+    interpolates in between (arXiv 2407.21783; the fields of the hub's `rope_type: llama3`).
     """
 
     kind: Literal["linear", "llama3"]
@@ -64,19 +64,20 @@ class RopeScaling:
             assert self.high_freq_factor is not None
             if self.low_freq_factor >= self.high_freq_factor:
                 raise ValueError(
-                    "rope_scaling.low_freq_factor is below high_freq_factor "
-                    f"({self.low_freq_factor}, {self.high_freq_factor}); Llama 3 has 1 and 4"
+                    "rope_scaling.low_freq_factor must be below high_freq_factor "
+                    f"({self.low_freq_factor}, {self.high_freq_factor}); Llama 3 uses 1 and 4"
                 )
 
 
 @takes_synonyms()
 @dataclass(frozen=True)
 class MoEConfig:
-    """A mixture of experts in place of every feed-forward layer; `d_ff` is the width of one.
+    """A mixture of experts that replaces every feed-forward layer; `d_ff` is one expert's width.
 
-    Each token goes through `num_active` of `num_experts`, and through `num_shared` more that all
-    tokens share. `balance_weight` and `z_weight` multiply the router's two losses (arXiv
-    2101.03961, 2202.08906); `jitter` scales the router's input by up to 1 ± jitter while training.
+    Each token goes through `num_active` of the `num_experts`, and also through `num_shared` experts
+    that serve all tokens. `balance_weight` and `z_weight` multiply the router's two losses (arXiv
+    2101.03961, 2202.08906). Training multiplies the router's input by random numbers in 1 ±
+    `jitter`.
     """
 
     num_experts: int
@@ -111,14 +112,14 @@ class MoEConfig:
 class ModelConfig:
     """The shape of a `Transformer`.
 
-    `num_kv_heads=None` becomes `num_heads` and `d_ff=None` becomes `default_d_ff` at construction,
-    so that a saved config says what the model is even if a default changes. Name such a field again
-    in `dataclasses.replace(config, d_model=..., d_ff=None)` to have it worked out anew.
+    The constructor replaces `num_kv_heads=None` by `num_heads` and `d_ff=None` by `default_d_ff`. A
+    saved config therefore describes the same model even if a default changes. To compute such a
+    field again, pass None: `dataclasses.replace(config, d_model=..., d_ff=None)`.
 
-    `head_dim` is the width of a head where that is not d_model / num_heads. The embedding and the
-    head have `vocab_size` rows rounded up to a multiple of `vocab_multiple` (matrix units like 64):
-    the further rows belong to no token, and logits leave them out. `window` is the number of last
-    keys that a query may attend, itself included. The feed-forward `silu` is SwiGLU without its
+    `head_dim` is the width of a head (None: d_model / num_heads). The embedding and the head have
+    `vocab_size` rows, rounded up to a multiple of `vocab_multiple` (64 is fast on matrix units).
+    The extra rows belong to no token, and the logits leave them out. `window` is the number of last
+    keys that a query attends to, its own included. The feed-forward `silu` is SwiGLU without its
     gate.
     """
 
@@ -152,11 +153,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, section in (("rope_scaling", RopeScaling), ("moe", MoEConfig)):
-            if isinstance(value := getattr(self, name), dict):  # as `asdict` and JSON have it
+            if isinstance(value := getattr(self, name), dict):  # from `asdict` or JSON
                 try:
                     object.__setattr__(self, name, section(**value))
                 except TypeError as error:
-                    raise ValueError(f"{name} has other keys ({error}); see {section}") from None
+                    raise ValueError(f"{name} has wrong keys ({error}); see {section}") from None
         _require_choice("norm", self.norm, get_args(Norm))
         _require_choice("position", self.position, get_args(Position))
         _require_choice("ffn", self.ffn, get_args(FeedForward))
@@ -199,11 +200,11 @@ class ModelConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """The rows of the embedding and of the head."""
+        """The number of rows of the embedding and of the head."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     def _check_heads(self) -> None:
-        assert self.num_kv_heads is not None  # resolved above
+        assert self.num_kv_heads is not None  # __post_init__ resolves it
         if self.head_dim is None and self.d_model % self.num_heads:
             above = math.ceil(self.d_model / self.num_heads) * self.num_heads
             raise ValueError(
@@ -234,7 +235,7 @@ class ModelConfig:
                     )
 
     def _check_effects(self) -> None:
-        """Refuse what is set without effect."""
+        """Raise ValueError for a setting that has no effect."""
         if self.qkv_bias and self.bias:
             raise ValueError("qkv_bias does nothing with bias (true, true); leave one out")
         if not self.qk_norm_gain and not self.qk_norm:
@@ -251,7 +252,7 @@ def _is_number(value: object) -> bool:
 
 
 def _require_count(name: str, value: object) -> None:
-    # A bool is an int to Python, and 256.0 fits no tensor's shape.
+    # In Python a bool is an int, and a tensor's shape cannot hold 256.0.
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer ({value!r}); give 1 or more")
 
@@ -264,4 +265,4 @@ def _require_positive(name: str, value: object) -> None:
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = " or ".join(map(repr, choices))
-        raise ValueError(f"{name} is not one of its values ({value!r}); use {known}")
+        raise ValueError(f"{name} has no such value ({value!r}); use {known}")

@@ -1,4 +1,4 @@
-"""The feed-forward layers: what a block does to each position on its own."""
+"""The feed-forward layers, which transform each position on its own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-# As GPT-2 has it: 0.5x (1 + tanh(√(2/π) (x + 0.044715x³))).  arXiv 1606.08415
+# GPT-2 uses this form: 0.5x (1 + tanh(√(2/π) (x + 0.044715x³))).  arXiv 1606.08415
 gelu = partial(F.gelu, approximate="tanh")
 
 

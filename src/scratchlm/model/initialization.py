@@ -1,24 +1,24 @@
-"""Where the weights of a model start: one table, applied by name and shape.
+"""The initial weights of a model: one table, applied by name and shape.
 
-Gains start at 1, biases at 0, and matrices (out, in) so:
+Gains start at 1 and biases at 0. Matrices (out, in) start as in this table:
 
-| `init`      | draws                      | embedding, positions, lm_head | other matrices |
-| ----------- | -------------------------- | ----------------------------- | -------------- |
-| `truncated` | a normal cut at ±3 std     | 1/(2√d_model)                 | 1/√in          |
-| `gpt2`      | a normal                   | 0.02                          | 0.02           |
-| `xavier`    | a normal                   | √(2/(in + out))               | √(2/(in + out))|
-| `kaiming`   | a normal                   | √(2/in)                       | √(2/in)        |
+| `init`      | distribution           | std of embedding, positions, lm_head | std of the others |
+| ----------- | ---------------------- | ------------------------------------ | ----------------- |
+| `truncated` | a normal cut at ±3 std | 1/(2√d_model)                        | 1/√in             |
+| `gpt2`      | a normal               | 0.02                                 | 0.02              |
+| `xavier`    | a normal               | √(2/(in + out))                      | √(2/(in + out))   |
+| `kaiming`   | a normal               | √(2/in)                              | √(2/in)           |
 
-`residual_scale` multiplies what writes into the residual stream, `o_proj` and `down_proj`: 2 ·
-layers branches add up there, so each starts with that fraction of the variance (GPT-2, section
-2.3); or with none, where residual_init is zero.
+`residual_scale` multiplies the std of `o_proj` and `down_proj`, which write into the residual
+stream. 2 · layers branches add up there, so each starts with 1/(2 · layers) of the variance (GPT-2,
+section 2.3). With residual_init zero, these matrices start at 0.
 
-1/√in keeps the variance of what passes through, at any width; the half of it at the vocabulary
-starts the loss about 1/8 above ln(vocab_size). In the first hundred steps of a small model the
-smaller draws of gpt2 are ahead: what a layer adds is then little beside the embedding. xavier
-(Glorot and Bengio 2010) keeps the variance in between for the way forth and back, kaiming (arXiv
-1502.01852) makes up for the half that a ReLU takes away; both were found for networks without norms
-and residuals, and are here to compare. `scratchlm-plot init` draws all four.
+1/√in keeps the variance of the activations at any width. The half of it in lm_head starts the loss
+about 1/8 above ln(vocab_size). gpt2 leads in the first hundred steps of a small model: its weights
+are smaller, so a layer adds little to the embedding. xavier (Glorot and Bengio 2010) is a
+compromise between the variance of the forward and of the backward pass. kaiming (arXiv 1502.01852)
+makes up for the half of the variance that a ReLU removes. They come from networks without norms
+and residuals, and are here for comparison. `scratchlm-plot init` plots all four.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VOCABULARY = ("embedding.weight", "position_embedding.weight", "lm_head.weight"
 
 @torch.no_grad()
 def initialize(model: nn.Module, init: Init = "truncated", residual_scale: float = 1.0) -> None:
-    """Start all weights of a model anew, in their order."""
+    """Set all weights of a model to new initial values, in the order of `named_parameters`."""
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)

@@ -1,4 +1,4 @@
-"""The keys and values of past tokens, so that generating a token costs one token's work."""
+"""The keys and values of past tokens, so that a new token costs only one token's work."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Device = torch.device | str | int | None
 
 @takes_synonyms()
 class KVCache:
-    """Room for the keys and values of `context_length` tokens, in every layer, allocated once.
+    """Memory for the keys and values of `context_length` tokens in every layer, allocated once.
 
-    keys, values (layer, batch, kv_head, context, d_head), of which the first `length` positions are
-    filled. Every layer of a forward pass writes behind `length`; the model moves it once, at the
-    end, so a pass that fails has changed nothing. Lowering `length` forgets the last tokens.
+    keys, values (layer, batch, kv_head, context, d_head): the first `length` positions are filled.
+    In a forward pass every layer writes after `length`. The model raises `length` once, at the end,
+    so a failed pass adds no token. A caller lowers `length` to forget the last tokens.
 
-    It serves generation: it keeps no graph, and backward through a pass that used it fails.
+    The cache is for generation: it keeps no graph, so backward through a pass that used it fails.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class KVCache:
 
     @property
     def layers(self) -> list[LayerCache]:
-        """What each layer's attention is given."""
+        """One `LayerCache` for the attention of each layer."""
         return [LayerCache(self, layer) for layer in range(self.keys.shape[0])]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (batch, kv_head, seq, d_head) -> the same of all length + seq positions, as views.
+        """k, v (batch, kv_head, seq, d_head) -> both (batch, kv_head, length + seq, d_head), views.
 
-        Raises ValueError where they do not fit.
+        Raises ValueError if k does not fit the cache.
         """
         seq = k.shape[-2]
         self.require(seq)
         _, batch, kv_head, _, d_head = self.keys.shape
         if k.shape != (batch, kv_head, seq, d_head):
             raise ValueError(
-                f"keys must be (batch, kv_head, seq, d_head) as the cache is "
-                f"({tuple(k.shape)} for {(batch, kv_head, seq, d_head)}); make another cache"
+                "keys do not fit the (batch, kv_head, seq, d_head) of the cache "
+                f"({tuple(k.shape)}, not {(batch, kv_head, seq, d_head)}); make another cache"
             )
         keys, values = self.keys[layer], self.values[layer]
         keys.narrow(2, self.length, seq).copy_(k.detach())
@@ -76,31 +76,31 @@ class KVCache:
             )
 
     def advance(self, seq: int) -> None:
-        """Count the `seq` positions that every layer has now written."""
+        """Add `seq` to `length`, after every layer has written its `seq` positions."""
         self.require(seq)
         self.length += seq
 
     def reset(self) -> None:
-        """Forget everything; the memory stays."""
+        """Forget all tokens, and keep the memory."""
         self.length = 0
 
     def forget_first(self, count: int) -> None:
-        """Drop the `count` oldest positions; the others move to the front."""
+        """Drop the `count` oldest positions, and move the others to the front."""
         kept = self.length - count
         for tensor in (self.keys, self.values):
             tensor[..., :kept, :] = tensor[..., count : self.length, :].clone()
         self.length = kept
 
     def take(self, other: KVCache, rows: Tensor) -> None:
-        """rows (batch,): sequence i becomes what sequence rows[i] of the other cache is."""
+        """rows (batch,): copy sequence rows[i] of the other cache into sequence i."""
         self.length = other.length
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             mine[..., : self.length, :] = theirs[..., : self.length, :].index_select(1, rows)
 
     def select(self, rows: Tensor) -> None:
-        """rows (n,): sequence i becomes what sequence rows[i] was; n may be another batch size.
+        """rows (n,): copy sequence rows[i] into sequence i; n becomes the batch size.
 
-        With as many as before, what is filled is copied and the memory stays.
+        If the batch size stays, it copies only the filled positions and allocates no new cache.
         """
         if len(rows) == self.keys.shape[1]:
             for tensor in (self.keys, self.values):
@@ -112,13 +112,13 @@ class KVCache:
 
 
 class ConstantShapes:
-    """A `KVCache` seen so that no shape changes from step to step, for `torch.compile` and CUDA
-    graphs: a pass writes at `index`, and attention gets every position, filled or not.
+    """A view of a `KVCache` with constant shapes, for `torch.compile` and CUDA graphs.
 
-    Whoever uses it gives the model positions and a mask of the filled ones, and counts for itself.
+    A pass writes at `index`, and attention gets every position, filled or not. The caller passes
+    positions and a mask of the filled ones to the model, and moves `index` itself.
     """
 
-    length = 0  # what the model may assume of room and positions: nothing
+    length = 0  # the model cannot know it: the caller gives positions and checks the room
 
     def __init__(self, cache: KVCache) -> None:
         self.keys, self.values = cache.keys, cache.values
@@ -129,17 +129,17 @@ class ConstantShapes:
         return [LayerCache(self, layer) for layer in range(self.keys.shape[0])]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (batch, kv_head, 1, d_head) -> (batch, kv_head, context, d_head) of both."""
+        """k, v (batch, kv_head, 1, d_head) -> both (batch, kv_head, context, d_head)."""
         keys, values = self.keys[layer], self.values[layer]
         return keys.index_copy_(2, self.index, k), values.index_copy_(2, self.index, v)
 
     def advance(self, seq: int) -> None:
-        """Nothing: `index` is moved from outside."""
+        """Do nothing: the caller moves `index`."""
 
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer of a cache: all that an attention layer needs to know of it."""
+    """The part of a cache that one attention layer uses."""
 
     cache: KVCache | ConstantShapes
     layer: int
@@ -149,5 +149,5 @@ class LayerCache:
         return self.cache.length
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (batch, kv_head, seq, d_head) -> the same of all length + seq positions."""
+        """k, v (batch, kv_head, seq, d_head) -> both (batch, kv_head, length + seq, d_head)."""
         return self.cache.update(self.layer, k, v)

@@ -1,4 +1,4 @@
-"""Linear, Embedding and the norms: parameters around the fast twins of `scratchlm.functional`."""
+"""Linear, Embedding, norms and positions: parameters, and fast versions of `functional`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scratchlm.config import takes_synonyms
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
 
-    The weight starts as a normal with standard deviation 1/√in_features, the bias at zero.
+    The weight starts from a normal with standard deviation 1/√in_features, and the bias at zero.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
@@ -42,7 +42,7 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """ids (...) -> (..., d_model): row `id` of the weight (vocab_size, d_model).
 
-    The weight starts as a normal with standard deviation 1/(2√d_model).
+    The weight starts from a normal with standard deviation 1/(2√d_model).
     """
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
@@ -66,8 +66,8 @@ class Embedding(nn.Module):
 class RMSNorm(nn.Module):
     """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight, or without the weight.
 
-    Computed in fp32 and rounded once. The hub's Llama rounds before it multiplies by the weight,
-    which in bf16 differs in the last bit.
+    It computes in fp32 and rounds once. The hub's Llama rounds before it multiplies by the weight,
+    so in bf16 the last bit may differ.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, gain: bool = True) -> None:
@@ -85,7 +85,7 @@ class RMSNorm(nn.Module):
         weight = self.weight
         if weight is not None and weight.dtype == x.dtype:
             return F.rms_norm(x, weight.shape, weight, self.eps)
-        # Both in one dtype: torch's fused kernel takes no mixture.
+        # torch's fused kernel needs x and the weight in one dtype.
         common = torch.float32 if weight is None else weight.dtype
         common = torch.promote_types(x.dtype, common)
         gain = None if weight is None else weight.to(common)
@@ -124,7 +124,7 @@ class LayerNorm(nn.Module):
 class LearnedPositions(nn.Module):
     """x (..., seq, d_model), positions (..., seq) -> x plus row `position` of the weight.
 
-    The weight (context_length, d_model) starts as an embedding's does.  arXiv 1810.04805
+    The weight (context_length, d_model) starts like that of an `Embedding`.  arXiv 1810.04805
     """
 
     def __init__(self, context_length: int, d_model: int) -> None:
@@ -149,7 +149,7 @@ class LearnedPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """What stands in the place of learned or rotary positions where there are none: x -> x."""
+    """The layer that replaces learned or rotary positions in a model without them: x -> x."""
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         return x
@@ -160,11 +160,11 @@ class NoPositions(nn.Module):
 
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> None:
-    """Fill with a normal of standard deviation `std`, cut at ±3 std."""
-    if weight.is_meta:  # nothing to fill; and torch imports its compiler, 2 s, to say so
+    """Fill `weight` from a normal of standard deviation `std`, cut at ±3 std."""
+    if weight.is_meta:  # nothing to fill, and torch would import its compiler (2 s)
         return
-    # A uniform through the inverse of the normal distribution: what nn.init.trunc_normal_
-    # draws, in a seventh of its time, and in fp32 whatever the weight is rounded to.
+    # This maps a uniform through the inverse normal CDF, as nn.init.trunc_normal_ does, in a
+    # seventh of its time. It draws in fp32 even if the weight has a narrower dtype.
     edge = math.erf(3 / math.sqrt(2))
     draws = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     weight.copy_(draws.uniform_(-edge, edge).erfinv_().mul_(math.sqrt(2) * std))

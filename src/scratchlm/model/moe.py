@@ -1,10 +1,10 @@
 """Mixture of experts: each token goes through a few of many feed-forward layers.
 
-    p = softmax(W_router x)                   a probability for every expert
+    p = softmax(W_router x)                   one probability per expert
     y = Σ_{e in top k of p} (p_e / Σ p) expert_e(x)  +  shared(x)
 
-`functional.mixture_of_experts` is the definition. Here tokens are sorted by expert, so that each
-expert is one matrix product, and none is dropped, however uneven the load (arXiv 2211.15841).
+`functional.mixture_of_experts` is the definition. This module sorts the tokens by expert, so that
+each expert is one matrix product. It drops no token, even if the load is uneven (arXiv 2211.15841).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from scratchlm.model.layers import Linear, truncated_normal_
 class MixtureOfExperts(nn.Module):
     """x (..., d_model) -> (..., d_model), through the experts that the router chooses.
 
-    Top-k of a softmax, its weights normalised to 1, as in Mixtral (arXiv 2401.04088). The arguments
-    are those of `MoEConfig`.
+    The router takes the top k of a softmax and normalizes their weights to sum 1, as in Mixtral
+    (arXiv 2401.04088). `MoEConfig` explains the arguments.
 
-    After a forward pass `auxiliary_loss` is the router's two losses, weighted, and `load` (expert,)
-    the share of the token–expert pairs that each expert got:
+    A forward pass sets `load` (expert,), the share of the token–expert pairs that each expert got,
+    and `auxiliary_loss`, the weighted sum of two losses:
 
-    - balance, num_experts · Σ_e f_e P_e, with f_e the choices of e a token and P_e its mean
-      probability: least when both are even (arXiv 2101.03961, section 2.2).
+    - balance, num_experts · Σ_e f_e P_e, where f_e is the number of choices of e per token and P_e
+      its mean probability. It is least when both are uniform (arXiv 2101.03961, section 2.2).
     - z, the mean of (log Σ exp logits)², keeps logits small (arXiv 2202.08906, section 3.3).
     """
 
-    # Before the first forward pass, and after a copy.
+    # These are the values before the first forward pass, and after a copy.
     auxiliary_loss: Tensor = torch.zeros(())
     load: Tensor = torch.zeros(0)
 
@@ -71,7 +71,7 @@ class MixtureOfExperts(nn.Module):
         return mixed.view_as(x) + self.shared(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what the last forward pass left: a loss with its graph cannot be copied."""
+        """Leave out the results of the last forward pass: a loss with a graph cannot be copied."""
         state = dict(self.__dict__)
         for name in ("auxiliary_loss", "load"):
             state.pop(name, None)
@@ -86,7 +86,7 @@ class MixtureOfExperts(nn.Module):
 
 
 class Experts(nn.Module):
-    """The SwiGLUs of all experts, their matrices stacked: (expert, out, in)."""
+    """The SwiGLUs of all experts, with stacked matrices (expert, out, in)."""
 
     def __init__(self, num_experts: int, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -100,10 +100,13 @@ class Experts(nn.Module):
             truncated_normal_(weight, 1 / math.sqrt(weight.shape[-1]))
 
     def forward(self, tokens: Tensor, chosen: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-        """tokens (token, d_model), chosen and weights (token, choice), counts (expert,) of `chosen`
-        -> (token, d_model): the weighted sum of the chosen experts."""
-        order = chosen.flatten().argsort(stable=True)  # (token · choice) places, by expert
-        owner = order // chosen.shape[-1]  # the token of each
+        """tokens (token, d_model), chosen and weights (token, choice), counts (expert,)
+        -> (token, d_model): the weighted sum of the chosen experts.
+
+        counts[e] is the number of times that `chosen` names e.
+        """
+        order = chosen.flatten().argsort(stable=True)  # (token · choice): pairs sorted by expert
+        owner = order // chosen.shape[-1]  # the token of each pair
         x = tokens[owner]
         hidden = F.silu(grouped_linear(x, self.gate_proj, counts))
         hidden = hidden * grouped_linear(x, self.up_proj, counts)
@@ -118,14 +121,15 @@ class Experts(nn.Module):
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """x (row, in), weight (group, out, in), counts (group,) -> (row, out).
 
-    The first counts[0] rows through weight[0], the next counts[1] through weight[1], and so on:
-    `grouped_loop` in one call, where torch's kernel takes the dtype and the sizes.
+    The first counts[0] rows go through weight[0], the next counts[1] through weight[1], and so on.
+    It is one call if torch's kernel takes the dtype and the sizes, and `grouped_loop` otherwise.
     """
     device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device):  # which the kernel knows nothing of
+    if torch.is_autocast_enabled(device):  # the kernel ignores autocast
         dtype = torch.get_autocast_dtype(device)
-    # It takes halves and singles, in rows of a multiple of 16 bytes.
-    compiled = torch.compiler.is_compiling() and dtype != torch.bfloat16  # knows bf16 only
+    # The kernel takes floats of 2 or 4 bytes, in rows of a multiple of 16 bytes. Compiled, it takes
+    # only bf16.
+    compiled = torch.compiler.is_compiling() and dtype != torch.bfloat16
     if (
         compiled
         or dtype.itemsize > 4
@@ -137,13 +141,13 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def grouped_loop(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """The definition of `grouped_linear`: one matrix product a group."""
+    """Compute `grouped_linear` by its definition: one matrix product per group."""
     parts = x.split(counts.tolist())
     return torch.cat([F.linear(part, w) for part, w in zip(parts, weight, strict=True)])
 
 
 class Jitter(nn.Module):
-    """x -> x times a random number in 1 ± eps for each element, in training.  arXiv 2101.03961"""
+    """x -> each element times a random number in 1 ± eps; x in evaluation.  arXiv 2101.03961"""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -156,7 +160,7 @@ class Jitter(nn.Module):
 
 
 class Nothing(nn.Module):
-    """What stands in the place of shared experts where there are none: x -> 0."""
+    """The layer that replaces shared experts in a model without them: x -> 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(())

@@ -1,4 +1,4 @@
-"""Rotary position embedding from tables: the fast twin of `functional.rotate`."""
+"""Rotary position embedding from a table: the fast version of `functional.rotate`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from scratchlm.model.config import RopeScaling
 class RotaryEmbedding(nn.Module):
     """x (..., seq, d_head), positions (seq,) or (..., seq) -> (..., seq, d_head), in x's dtype.
 
-    Pair i of the vector at position p turns by the angle p · theta^(−2i / d_head) radians, or as
-    `scaling` changes that.
-    Positions broadcast over x's leading axes. The pairs are halves apart, as in Llama weights on
-    the hub, or neighbours with `interleaved`, as in the paper (arXiv 2104.09864).
+    Pair i of the vector at position p turns by p · theta^(−2i / d_head) radians. `scaling` changes
+    these angles. Positions broadcast over x's leading axes. Pair i is elements i and i + d_head/2,
+    as in Llama weights on the hub. With `interleaved` it is elements 2i and 2i + 1, as in the paper
+    (arXiv 2104.09864).
 
-    A position below 0 or from `max_seq_len` on raises ValueError; on a GPU, where looking would
-    make every call wait, it is a device assertion.
+    A position outside 0…max_seq_len − 1 raises ValueError. On a GPU it fails a device assertion
+    instead, because a check would make every call wait.
     """
 
-    table: Tensor  # (position, cos of each element's angle and then its sin, signed)
+    table: Tensor  # (position, 2 · d_head): cosines of each element's angle, then signed sines
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if d_head % 2:
-            raise ValueError(f"d_head must be even, for its pairs turn ({d_head}); add or drop one")
+            raise ValueError(f"d_head must be even, to form pairs ({d_head}); add or drop one")
         self.d_head = d_head
         self.max_seq_len = max_seq_len
         self.theta = theta
@@ -49,25 +49,25 @@ class RotaryEmbedding(nn.Module):
         self._build(torch.get_default_device())
 
     def _build(self, device: torch.device) -> None:
-        if device.type == "meta":  # a shape, for what only counts
+        if device.type == "meta":  # a shape without values
             table = torch.empty(self.max_seq_len, 2 * self.d_head, device=device)
             self.register_buffer("table", table, persistent=False)
             return
-        # In fp64 on the CPU: the same table everywhere, and fp32 angles past 10⁵ lose three digits.
+        # fp64 on the CPU gives every device the same table; fp32 angles past 10⁵ lose 3 digits.
         exponents = (
             -torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head
         )
         frequencies = scaled_frequencies(self.theta**exponents, self.scaling)
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, frequencies)  # (position, pair)
-        # (a, b) turns to (a cos - b sin, b cos + a sin): both of a pair have its cosine.
+        # (a, b) turns to (a cos - b sin, b cos + a sin), so both elements use the same cosine.
         cos = self._spread(angles.cos(), angles.cos())
         sin = self._spread(-angles.sin(), angles.sin())
         table = torch.cat((cos, sin), -1).float()
         self.register_buffer("table", table.to(device), persistent=False)
 
     def _spread(self, first: Tensor, second: Tensor) -> Tensor:
-        """(..., pair) for the first and the second of each pair -> (..., d_head), as x has them."""
+        """first, second (..., pair): the elements of each pair -> (..., d_head), in x's order."""
         if self.interleaved:
             return torch.stack((first, second), -1).flatten(-2)
         return torch.cat((first, second), -1)
@@ -75,8 +75,8 @@ class RotaryEmbedding(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
         """Follow `.to(device)` and `.to_empty`, but stay fp32 under `.bfloat16()`.
 
-        In bf16 a table would be wrong in its third digit, and after `to_empty` it would be noise,
-        for no checkpoint holds it.
+        In bf16 the table would be wrong in its third digit. After `to_empty` it would be noise,
+        because no checkpoint holds it.
         """
         device = fn(self.table.new_empty(0)).device
         if device != self.table.device:
@@ -88,7 +88,7 @@ class RotaryEmbedding(nn.Module):
             raise ValueError(
                 f"x must end in d_head ({x.shape[-1]}, not {self.d_head}); split the heads first"
             )
-        try:  # embedding, for it refuses −1 where indexing would read the last row
+        try:  # embedding refuses −1; indexing would read the last row
             cos, sin = F.embedding(positions, self.table).chunk(2, -1)
         except IndexError:
             raise ValueError(
@@ -99,8 +99,10 @@ class RotaryEmbedding(nn.Module):
         return torch.addcmul(wide * cos, self.swap(wide), sin).to(x.dtype)
 
     def turn(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """q and k (..., head, seq, d_head), of any numbers of heads, in one call: half the work of
-        looking up and launching."""
+        """q, k (..., head, seq, d_head), with any numbers of heads -> both rotated.
+
+        One call for both halves the lookups and the kernel launches.
+        """
         turned = self(torch.cat((q, k), -3), positions)
         q, k = turned.split((q.shape[-3], k.shape[-3]), -3)
         return q, k
@@ -111,18 +113,18 @@ class RotaryEmbedding(nn.Module):
 
 
 def _swap_halves(x: Tensor) -> Tensor:
-    """x (..., 2 · pair) -> the same shape, both of each pair exchanged."""
+    """x (..., 2 · pair) -> the same shape, with the elements of each pair exchanged."""
     a, b = x.chunk(2, -1)
     return torch.cat((b, a), -1)
 
 
 def _swap_neighbours(x: Tensor) -> Tensor:
-    """x (..., pair · 2) -> the same shape, both of each pair exchanged."""
+    """x (..., pair · 2) -> the same shape, with the elements of each pair exchanged."""
     return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
-    """(pair,) radians a position -> (pair,): as `RopeScaling` says."""
+    """frequencies (pair,), radians per position -> (pair,), scaled as `RopeScaling` describes."""
     if scaling is None:
         return frequencies
     slow = frequencies / scaling.factor
@@ -133,5 +135,5 @@ def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tens
     assert scaling.original_context_length is not None
     turns = scaling.original_context_length * frequencies / (2 * math.pi)
     width = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)  # 0: slow, 1: as it was
+    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)  # 0: slow, 1: unchanged
     return kept * frequencies + (1 - kept) * slow

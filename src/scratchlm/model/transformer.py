@@ -36,9 +36,9 @@ Ids = Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
 
 @takes_synonyms()
 class TransformerBlock(nn.Module):
-    """x (..., seq, d_model) -> (..., seq, d_model), each half added to what it read.
+    """x (..., seq, d_model) -> (..., seq, d_model), in two residual steps.
 
-    x + attn(attn_norm(x)), then x + ffn(ffn_norm(x)).  Norms first: arXiv 2002.04745
+    x + attn(attn_norm(x)), then x + ffn(ffn_norm(x)).  Pre-norm: arXiv 2002.04745
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class TransformerBlock(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x (..., seq, d_model) -> (..., seq, d_model); the rest as for `MultiHeadAttention`."""
+        """x (..., seq, d_model) -> (..., seq, d_model); see `MultiHeadAttention` for the rest."""
         attended = self.attn(self.attn_norm(x), cache=cache, positions=positions, mask=mask)
         x = x + self.dropout(attended)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
-# Names that people look for in a model.
+# Names from other libraries, and their replacements here.
 FOREIGN = {
     "generate": "generate(model, ids, max_tokens)",
     "save": "save_checkpoint(path, model, optimizer, step)",
@@ -100,9 +100,9 @@ FOREIGN = {
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 
-    `initialization` tabulates where the weights start. `attend` computes attention. It is no part
-    of the model, and no checkpoint holds it. Under `with torch.device("meta"):` the weights have
-    shapes and no memory. `allocate` gives them memory, for weights that come from elsewhere.
+    The module `initialization` lists the initial weights. `attend` computes attention; no
+    checkpoint holds it. Under `with torch.device("meta"):` the weights have shapes and no memory.
+    `allocate` then gives them memory, for example to load a checkpoint.
     """
 
     def __init__(self, config: ModelConfig, attend: Attend = sdpa) -> None:
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         if not isinstance(config, ModelConfig):
             raise ValueError(f"a Transformer takes a ModelConfig ({config!r:.40}); make one first")
         self.config = config
-        with torch.device("meta"):  # without memory at first, so that each weight is drawn once
+        with torch.device("meta"):  # no memory yet, so that each weight is drawn once
             self.embedding = Embedding(config.padded_vocab_size, config.d_model)
             match config.position:
                 case "learned":
@@ -133,14 +133,14 @@ class Transformer(nn.Module):
             self.reset_parameters()
 
     def allocate(self, device: torch.device | str) -> None:
-        """Give every weight memory on a device, with anything in it."""
-        # As `to_empty` does; but its empty_like of meta tensors imports 2 s of torch's compiler.
+        """Allocate every weight on a device, without initial values."""
+        # `to_empty` does the same, but its empty_like of meta tensors imports the compiler (2 s).
         self._apply(lambda each: torch.empty(each.shape, dtype=each.dtype, device=device))
         self._tie()
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these CPU tensors for the weights, as they are: no copy, and each in its dtype."""
-        self.allocate("cpu")  # for the rotary table; memory that nobody touches costs nothing
+        """Use these CPU tensors as the weights. Copy nothing, and keep each dtype."""
+        self.allocate("cpu")  # builds the rotary table; untouched memory costs nothing
         if self.config.tie_embeddings:
             weights = {**weights, "lm_head.weight": weights["embedding.weight"]}
         self.load_state_dict(weights, assign=True)
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Start anew, as `config.init` and `config.residual_init` say."""
+        """Set new initial weights, by `config.init` and `config.residual_init`."""
         match self.config.residual_init:
             case "scaled":
                 residual_scale = 1 / math.sqrt(2 * self.config.num_layers)
@@ -170,14 +170,14 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """ids (..., seq) -> logits (..., seq, vocab), of the token that follows each.
 
-        ids may be lists, or an array. targets are refused: the loss is
-        `cross_entropy(model(ids), targets)`.
-        cache: ids continue the tokens it holds, and are added to it; ids are then (batch, seq).
-        positions (seq,) or (..., seq): by default 0…seq−1, or onward from the cache's length.
-        mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend, in
-        addition to causality; key counts the cache's tokens and then ids'.
+        ids: a tensor, lists or an array.
+        targets: the model refuses them; the loss is `cross_entropy(model(ids), targets)`.
+        cache: ids (batch, seq) continue its tokens, and the pass adds them to it.
+        positions: (seq,) or (..., seq); by default 0…seq−1, or onward from the cache's length.
+        mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend. The
+        causal mask applies too. The keys are the cached tokens, then those of ids.
 
-        Raises ValueError for more tokens than `context_length` or the cache have room for.
+        Raises ValueError if the tokens do not fit in `context_length` or in the cache.
         """
         if targets is not None:
             raise ValueError(
@@ -190,15 +190,15 @@ class Transformer(nn.Module):
             return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
         except IndexError:
             if ids.min() >= 0 and ids.max() < self.config.padded_vocab_size:
-                raise  # not of an id
+                raise  # the ids are valid, so the cause is another
             raise ValueError(
                 f"an id is not in the vocabulary (from {ids.min()} to {ids.max()}, of "
                 f"{self.config.vocab_size}); use the tokenizer the model was trained with"
             ) from None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., d_model), what `hidden` gives -> logits (..., vocab): the head alone."""
-        return self.lm_head(hidden)[..., : self.config.vocab_size]  # without the rows of padding
+        """hidden (..., d_model), from `hidden` -> logits (..., vocab): only the head."""
+        return self.lm_head(hidden)[..., : self.config.vocab_size]  # drops the padding rows
 
     def hidden(
         self,
@@ -208,7 +208,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """ids (..., seq) -> (..., seq, d_model): `forward` up to the head, behind the last norm."""
+        """ids (..., seq) -> (..., seq, d_model): `forward` without the head, but with `norm`."""
         start = 0 if cache is None else cache.length
         self._check(ids, start, mask)
         if positions is None:
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
         if mask is not None and mask.ndim not in (2, ids.ndim + 2):
             raise ValueError(
                 f"mask must be (seq, key) or (batch, 1 or head, seq, key) ({tuple(mask.shape)}); "
-                f"mask[:, None, None, :] gives a mask of keys the two axes"
+                f"reshape a mask of keys with mask[:, None, None, :]"
             )
 
     def new_cache(
@@ -243,7 +243,7 @@ class Transformer(nn.Module):
         *,
         dtype: torch.dtype | None = None,
     ) -> KVCache:
-        """An empty cache on the model's device, in its dtype (give autocast's where it is on)."""
+        """Return an empty cache on the model's device. Under autocast, pass autocast's dtype."""
         assert self.config.num_kv_heads is not None  # ModelConfig resolves it
         weight = self.embedding.weight
         return KVCache(
@@ -257,22 +257,24 @@ class Transformer(nn.Module):
         )
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The routers' losses of the last forward pass, their mean over the layers; None without
-        experts."""
+        """Return the routers' loss in the last forward pass, averaged over the layers.
+
+        Return None for a model without experts.
+        """
         losses = [mixture.auxiliary_loss for mixture in self._mixtures()]
         return torch.stack(losses).mean() if losses else None
 
     def expert_load(self) -> list[list[float]]:
-        """The share of the last forward pass that each expert of each layer had, to 4 digits."""
+        """Return each expert's share of the last forward pass, per layer, to 4 digits."""
         return [[round(share, 4) for share in m.load.tolist()] for m in self._mixtures()]
 
     def _mixtures(self) -> list[MixtureOfExperts]:
         return [layer.ffn for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """How many numbers are trained; without `embeddings`, neither embedding nor lm_head count.
+        """Count the parameters. Without `embeddings`, leave out the embedding and lm_head.
 
-        The smaller count is the N of arXiv 2001.08361.
+        That smaller count is the N of arXiv 2001.08361.
         """
         total = sum(p.numel() for p in self.parameters())  # a tied weight appears once
         if embeddings:
@@ -282,7 +284,7 @@ class Transformer(nn.Module):
 
 
 def as_ids(ids: Ids, device: torch.device) -> Tensor:
-    """Lists or an array of ids, (..., seq) -> int64 on the device."""
+    """ids (..., seq), as lists or an array -> an int64 tensor on the device."""
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of different lengths

@@ -1,11 +1,11 @@
-"""Names of weights without what a wrapper adds to them, and tied weights under either name.
+"""Weight names without the prefixes of wrappers, and tied weights under each of their names.
 
     torch.compile(model)                   _orig_mod.layers.0.…
     DistributedDataParallel(model)         module.layers.0.…
     model.layers[0] = torch.compile(…)     layers.0._orig_mod.…
 
-A checkpoint holds the plain names, so that it does not matter how the model was wrapped, neither
-when it is saved nor when it is loaded. FSDP and activation checkpointing give plain names already.
+A checkpoint holds the plain names, so a model can be saved and loaded with different wrappers. FSDP
+and activation checkpointing already give plain names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DDP, FSDP 1 and activation checkpointing; others as is."""
+    """Return the module inside torch.compile, DDP, FSDP 1 and activation checkpointing, if any."""
     while True:
         inner = [model.get_submodule(name) for name in _ALWAYS if hasattr(model, name)]
         if isinstance(model, _PARALLEL):
@@ -38,7 +38,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def plain_names(model: nn.Module, names: Mapping[str, object]) -> dict[str, str]:
-    """{a name in the model's state: the name without its wrappers}."""
+    """Return {a name in the model's state: the name without wrapper prefixes}."""
     parallel = [
         _WRAPPERS.sub("", f"{path}.module." if path else "module.")
         for path, module in model.named_modules()
@@ -55,7 +55,7 @@ def plain_names(model: nn.Module, names: Mapping[str, object]) -> dict[str, str]
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state under the names that it has without wrappers."""
+    """Return the model's state under plain names."""
     state = model.state_dict()
     plain = plain_names(model, state)
     return {plain[name]: tensor for name, tensor in state.items()}
@@ -64,7 +64,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def without_wrappers(
     weights: Mapping[str, Tensor], path: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """Stored weights under plain names; a Notice where that changes one."""
+    """Return stored weights under plain names. Warn with a Notice if a name changes."""
     plain = {_WRAPPERS_IN_FILES.sub("", name): name for name in weights}
     changed = [old for new, old in plain.items() if new != old]
     if len(plain) < len(weights):
@@ -85,12 +85,14 @@ def without_wrappers(
 def fitted(
     weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """Stored weights under the names that the model's state has, each tied one under all of its
-    names. A name that does not fit stays as it is."""
+    """Return stored weights under the names of the model's state.
+
+    A tied weight appears under all its names. A name that does not fit stays unchanged.
+    """
     plain = plain_names(model, model.state_dict())
     known = set(plain.values())
     if not weights.keys() <= known:
-        # A module of one's own may be called `module`: only names that do not fit are shortened.
+        # A user's module may be called `module`, so shorten only if more names then fit.
         short = {_WRAPPERS_IN_FILES.sub("", name) for name in weights}
         if len(short & known) > len(weights.keys() & known):
             weights = without_wrappers(weights, path)
@@ -106,7 +108,7 @@ def fitted(
 def check_tied(
     weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
 ) -> None:
-    """Raise FileFormatError where weights that are one in the model have different numbers."""
+    """Raise FileFormatError if weights that the model ties have different values."""
     for first, *others in tied_names(model):
         for other in others:
             if first not in weights or other not in weights:
@@ -120,7 +122,7 @@ def check_tied(
 
 
 def check_shapes(model: nn.Module, theirs: Mapping[str, Tensor], name: str) -> None:
-    """Raise FileFormatError for a weight of another name, shape or kind than the model's."""
+    """Raise FileFormatError if a name, a shape or a kind (float or not) differs."""
     ours = model.state_dict()
     for key in [*ours, *theirs]:
         here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
@@ -137,7 +139,7 @@ def check_shapes(model: nn.Module, theirs: Mapping[str, Tensor], name: str) -> N
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:
-    """The plain names of each parameter that has several."""
+    """Return the plain names of each parameter that has several names."""
     groups: dict[int, list[str]] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     plain = plain_names(model, parameters)
