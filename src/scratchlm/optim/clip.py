@@ -1,4 +1,4 @@
-"""Clipping the gradient by its global norm (Pascanu et al., 1211.5063)."""
+"""Gradient clipping by the global norm (Pascanu et al., 1211.5063)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from scratchlm.optim.optimizer import by_device_and_dtype, not_a_model
 @takes_synonyms()
 @torch.no_grad()
 def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place; returns the norm before.
+    """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place; return the norm before.
 
-    The norm, a 0-dim tensor, is that of all gradients as one vector; parameters without a gradient
-    are skipped. `max_norm=inf` only measures. Raises NumericalError, with every gradient as it
-    was, if the norm is not finite: one NaN would otherwise be scaled into every parameter. That
-    look at the norm waits for a GPU to finish the backward pass.
+    The norm (0-dim) is the norm of all gradients as one vector. The function skips parameters
+    without a gradient. `max_norm=inf` only measures. If the norm is not finite, it raises
+    NumericalError and changes no gradient, because scaling would spread one NaN to every parameter.
+    This check waits for a GPU to finish the backward pass.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
@@ -37,10 +37,10 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
 
 @torch.no_grad()
 def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
-    """`clip_grad_norm` without its check, so that nothing waits for a GPU.
+    """Scale the gradients as `clip_grad_norm` does, but without its check or its wait for a GPU.
 
-    If the returned norm is not finite, some gradient is NaN or infinite, or all are: whoever reads
-    the norm later finds it out, and the parameters are lost by then.
+    If the returned norm is not finite, at least one gradient is NaN or infinite. A caller that
+    reads the norm after the update has already lost the parameters.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
@@ -50,7 +50,7 @@ def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tenso
 
 def _alike_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> list[list[Tensor]]:
     if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to leave gradients be")
+        raise ValueError(f"max_norm must be above 0 ({max_norm}); pass inf to change no gradient")
     params = [params] if isinstance(params, Tensor) else not_a_model(params)
     grads = [param.grad for param in params if param.grad is not None]
     return [[grads[i] for i in indices] for indices in by_device_and_dtype(grads)]
@@ -70,7 +70,7 @@ def _global_norm(alike: list[list[Tensor]]) -> Tensor:
 
 def _scale(alike: list[list[Tensor]], norm: Tensor, max_norm: float) -> None:
     scale = (max_norm / (norm + 1e-6)).clamp(max=1)
-    if scale.device.type == "cpu" and scale == 1:  # to look costs nothing here: spare a pass
+    if scale.device.type == "cpu" and scale == 1:  # on the CPU this check is free and saves a pass
         return
     for some in alike:
         torch._foreach_mul_([local(grad) for grad in some], scale.to(some[0].device))

@@ -1,4 +1,4 @@
-"""`OptimConfig`: the optimizer and the schedule of a run, without torch."""
+"""`OptimConfig`: the optimizer and the schedule of a run. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from scratchlm.config import takes_synonyms
 from scratchlm.optim.schedule import DecayShape
 
-# float32 ends at 3.4e38, and a rate is multiplied: by Muon with the root of a matrix's proportions.
+# float32 ends at 3.4e38, and Muon multiplies the rate by √max(1, rows/cols) of a matrix.
 _LARGEST = 1e36
 
 
@@ -18,13 +18,14 @@ class OptimConfig:
     """`lr` is the peak learning rate. With muon, `lr` is the rate of the blocks' matrices, and
     `adamw_lr` (None: a tenth of `lr`) is the rate of all other weights. Where `betas`, `eps`,
     `momentum` or `nesterov` is None, the optimizer takes its own default. `weight_decay` None is
-    0.1. sgddecay has none; it lowers the rate of step t to lr / √(t + 1) by itself.
+    0.1. sgddecay has no weight decay, and lowers the rate of step t to lr / √(t + 1) by itself.
 
-    The rate rises for `warmup_steps` (None: a tenth of the run, 100 at most), then follows
-    `schedule` (None: cosine, and constant for sgddecay) down to `min_lr`; the rates of all groups
-    fall in proportion. wsd decays in the last
-    `decay_steps`, or in the last `decay_fraction` (None: 0.2) of the run, along `decay_shape`. To
-    begin the decay from a checkpoint, resume it with --iterations its step + decay_steps."""
+    The rate rises for `warmup_steps` (None: a tenth of the run, at most 100). Then it follows
+    `schedule` (None: cosine, or constant for sgddecay) down to `min_lr`. The rates of all groups
+    fall in proportion. wsd decays along `decay_shape`, in the last `decay_steps` or in the last
+    `decay_fraction` (None: 0.2) of the run. To start the decay from a checkpoint, resume it with
+    --iterations set to its step + decay_steps.
+    """
 
     optimizer: Literal["adamw", "muon", "sgd", "sgddecay"] = "adamw"
     lr: float = 1e-3

@@ -1,8 +1,8 @@
-"""Parameter groups: which rule and how much decay a parameter gets, by its name and shape.
+"""Parameter groups: the rule and the decay of each parameter, by its name and shape.
 
-Both take `model.named_parameters()`, skip what has `requires_grad=False`, and put a parameter that
-has two names (a tied embedding) where its first name belongs. Weight decay is for matrices only: a
-gain pulled to 0, or a bias, would be a change of the model rather than a bound on its weights.
+Both functions take `model.named_parameters()` and skip parameters with `requires_grad=False`. A
+parameter with two names (a tied embedding) gets the group of its first name. Only matrices get
+weight decay: it bounds weights, but a gain or a bias pulled to 0 would change the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scratchlm.optim.optimizer import Group
 def adamw_groups(
     named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float
 ) -> list[Group]:
-    """Groups for AdamW: matrices (ndim ≥ 2, embeddings too) decay; gains and biases do not."""
+    """Return AdamW groups: matrices (ndim ≥ 2, embeddings too) decay; gains and biases do not."""
     params = [param for _, param in _trainable(named_parameters)]
     return _nonempty(
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
@@ -36,12 +36,14 @@ def muon_groups(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
 ) -> list[Group]:
-    """Groups for Muon: the matrices under `layers.` by Muon (an expert's lies in a stack of them),
-    all else by AdamW with `adamw_lr`.
+    """Return groups for Muon.
 
-    The embedding and the head are matrices, but their rows are the vectors of single tokens, not a
-    map between hidden spaces: they are AdamW's, and decay. ValueError if no name starts with
-    `layers.` (a wrapped model's names have a prefix): all would go to AdamW unnoticed.
+    Muon updates the matrices under `layers.`, including stacks of experts' matrices. AdamW updates
+    the rest with `adamw_lr`. It also gets the embedding and the head, with decay: their rows are
+    vectors of single tokens, and no map between hidden spaces.
+
+    Raises ValueError if no matrix has a name that starts with `layers.` (a wrapped model's names
+    have a prefix), because AdamW would then silently update everything.
     """
     trainable = _trainable(named_parameters)
     hidden = [param for name, param in trainable if _is_hidden_matrix(name, param)]

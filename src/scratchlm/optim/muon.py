@@ -1,7 +1,7 @@
-"""Muon: momentum, orthogonalised by Newton–Schulz (Keller Jordan et al., 2024).
+"""Muon: momentum, orthogonalized by Newton–Schulz (Keller Jordan et al., 2024).
 
-https://kellerjordan.github.io/posts/muon/. For the hidden matrices of a network; its embedding,
-head, gains and biases are updated by AdamW, in groups of the same optimizer.
+https://kellerjordan.github.io/posts/muon/. Muon is for the hidden matrices of a network. AdamW
+updates the embedding, head, gains and biases, in groups of the same optimizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ADAMW_DEFAULTS: Group = {
     "foreach": None,
     "fused": None,
 }
-_STACK = 2**22  # elements of matrices that are orthogonalized together: 16 MB in fp32
+_STACK = 2**22  # most elements to orthogonalize in one stack: 16 MB in fp32
 
 
 @takes_synonyms()
@@ -39,10 +39,10 @@ class Muon(Optimizer):
     """Two rules in one optimizer: one `param_groups`, one state_dict, one `step`.
 
     A group with `"algorithm": "muon"` (the default) takes the settings of the constructor, and only
-    matrices; one with `"algorithm": "adamw"` takes AdamW's (`lr betas eps weight_decay foreach
-    fused`, with AdamW's own defaults). `scratchlm.optim.groups.muon_groups` splits a model so.
+    matrices. A group with `"algorithm": "adamw"` takes AdamW's settings (`lr betas eps weight_decay
+    foreach fused`) with AdamW's defaults. `scratchlm.optim.groups.muon_groups` makes such groups.
 
-    `ns_dtype` is what Newton–Schulz computes in: "auto" is bfloat16, as published, on a GPU and
+    `ns_dtype` is the dtype of Newton–Schulz. "auto" means bfloat16 on a GPU, as published, and
     float32 on the CPU, where bfloat16 took 30 times as long.
     """
 
@@ -78,7 +78,7 @@ class Muon(Optimizer):
                 )
         super().add_param_group({**_ADAMW_DEFAULTS, **param_group} if adamw else param_group)
         if adamw:
-            for name in _MUON_ONLY:  # filled in from the constructor's defaults, without effect
+            for name in _MUON_ONLY:  # torch filled in these defaults; AdamW ignores them
                 del self.param_groups[-1][name]
 
     def check(self, group: Group) -> None:
@@ -153,10 +153,10 @@ def muon_update_stacked(
     ns_steps: int,
     ns_dtype: torch.dtype,
 ) -> None:
-    """`muon_update` of parameters of one shape, dtype and device, orthogonalized as one stack.
+    """Apply `muon_update` to parameters of one shape, dtype and device, as one stack.
 
-    A matrix of a small model is too little work to share among cores, or to fill a GPU: d_model 192
-    in 4 layers takes 1.4 times as long one by one on two cores, and 0.9 times on one.
+    One matrix of a small model is too little work for several cores or a GPU. With d_model 192 and
+    4 layers, one matrix at a time takes 1.4 times as long on two cores, and 0.9 times on one core.
     """
     wholes, params = params, list(map(local, params))
     grads, momentum_buffers = list(map(local, grads)), list(map(local, momentum_buffers))
@@ -179,17 +179,17 @@ def muon_update_stacked(
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(..., rows, cols) -> the same of `dtype`: UVᵀ, roughly, of each matrix's SVD USVᵀ.
+    """(..., rows, cols) -> (..., rows, cols) in `dtype`: about UVᵀ, with the SVD USVᵀ of a matrix.
 
-    X ← aX + b(XXᵀ)X + c(XXᵀ)²X maps each singular value s to as + bs³ + cs⁵ and leaves U and V.
-    The coefficients are those with the steepest slope at 0, so that small singular values grow
-    fast; the values end spread over about [0.7, 1.2], which costs no quality. Dividing by the
-    Frobenius norm, which bounds the spectral norm, starts them in [0, 1].
+    X ← aX + b(XXᵀ)X + c(XXᵀ)²X maps each singular value s to as + bs³ + cs⁵ and keeps U and V.
+    These coefficients have the steepest slope at 0, so small singular values grow fast. The values
+    end in about [0.7, 1.2], which costs no quality. They start in [0, 1], because X is divided by
+    its Frobenius norm, which bounds the spectral norm.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
     tall = matrix.shape[-2] > matrix.shape[-1]
-    if tall:  # the Gram matrix is then the smaller of the two
+    if tall:  # the transpose has the smaller Gram matrix
         x = x.mT
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
@@ -200,7 +200,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.flo
 
 
 def stacks(params: list[Tensor]) -> list[list[Tensor]]:
-    """The parameters that share a shape, dtype and device, in lists of at most _STACK elements."""
+    """Group parameters by shape, dtype and device, in lists of at most _STACK elements."""
     alike: dict[tuple[object, ...], list[Tensor]] = {}
     for param in params:
         alike.setdefault((param.shape, param.dtype, param.device), []).append(param)

@@ -1,4 +1,4 @@
-"""What every update rule here shares: the closure, the parameters to update, checked settings."""
+"""The base of every update rule: closures, parameters with gradients, checked settings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Group = dict[str, Any]  # one entry of `param_groups`: {"params": [...], "lr": .
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose rule is two methods, `check` and `update`.
 
-    A parameter without a gradient is skipped, its state untouched. ValueError before anything is
-    changed if a gradient is sparse, if, when a group is added, a setting is out of range, and if a
-    loaded state is none that `update` could go on from.
+    A step skips parameters without a gradient and leaves their state unchanged. It raises
+    ValueError, before it changes anything, if a gradient is sparse. Adding a group raises
+    ValueError if a setting is out of range. Loading a state raises it if `update` could not
+    continue from that state.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
@@ -32,7 +33,7 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def update(self, group: Group, params: list[Tensor]) -> None:
-        """Apply the rule to `params`: those of `group` that have a gradient."""
+        """Apply the rule to `params`: the parameters of `group` that have a gradient."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: Group) -> None:
@@ -47,11 +48,11 @@ class Optimizer(torch.optim.Optimizer):
         _plain("zero_grad")(self, set_to_none)
 
     def kept(self, group: Group) -> tuple[str, ...]:
-        """The names under which `update` finds again what it kept for a parameter of `group`."""
+        """Return the names of the state that `update` keeps for a parameter of `group`."""
         return ()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Groups of other numbers or sizes are torch's to refuse.
+        # torch itself refuses a wrong number or size of groups.
         for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
             for name in self.defaults.keys() & ours.keys() - theirs.keys():
                 raise ValueError(f"a group lacks a setting ({name}); load another state")
@@ -62,10 +63,10 @@ class Optimizer(torch.optim.Optimizer):
                     _check_state(state, param, kept)
         super().load_state_dict(state_dict)
 
-    # torch declares two overloads of step; this one signature takes the calls of both.
+    # torch declares two overloads of step. This one signature accepts the calls of both.
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every group; returns what `closure`, which recomputes the gradients, returns."""
+        """Update every group. `closure` recomputes the gradients; return its result."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -77,7 +78,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def not_a_model(params: Params) -> Params:
-    """The parameters; ValueError for a model in their place."""
+    """Return `params`. Raise ValueError if it is a model."""
     if isinstance(params, nn.Module):
         kind = type(params).__name__
         raise ValueError(f"params are tensors, not a model ({kind}); give model.parameters()")
@@ -85,13 +86,15 @@ def not_a_model(params: Params) -> Params:
 
 
 def _plain(name: str) -> Callable[..., Any]:
-    """A method of torch's optimizer without the decorator that keeps torch.compile out of it, and
-    that imports the compiler, seconds, at its first call."""
+    """Return a method of torch's optimizer without its decorator.
+
+    The decorator disables torch.compile, and imports the compiler (seconds) at its first call.
+    """
     return inspect.unwrap(getattr(torch.optim.Optimizer, name))
 
 
 def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
-    """A count is a number; all else is nothing yet, or a tensor of the parameter's shape."""
+    """Raise ValueError unless counts are numbers and other values have the parameter's shape."""
     for name in kept | state.keys():
         value = state.get(name)
         if name in ("step", "t"):
@@ -103,8 +106,8 @@ def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
             fits = isinstance(value, Tensor) and value.shape == param.shape
         if not fits:
             raise ValueError(
-                f"the state of a parameter of shape {tuple(param.shape)} is of another ({name}); "
-                "load another state"
+                f"the loaded state does not fit a parameter of shape {tuple(param.shape)} "
+                f"({name}); load another state"
             )
 
 
@@ -121,12 +124,12 @@ def _with_gradient(params: list[Tensor]) -> list[Tensor]:
 
 
 def gradients(params: list[Tensor]) -> list[Tensor]:
-    """The gradients of parameters that all have one."""
+    """Return the gradients of parameters that all have one."""
     return [param.grad for param in params if param.grad is not None]
 
 
 def by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
-    """Indices of the tensors that share a device and a dtype: what a `_foreach_` call may take."""
+    """Group the indices of tensors by device and dtype, as a `_foreach_` call needs."""
     indices: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
         indices.setdefault((tensor.device, tensor.dtype), []).append(i)
@@ -140,6 +143,6 @@ def check_lr(lr: float | Tensor) -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float, *, example: float) -> None:
-    """ValueError unless low <= value < high; NaN never is."""
+    """Raise ValueError unless low <= value < high. NaN always fails."""
     if not low <= value < high:
         raise ValueError(f"{name} must be in [{low:g}, {high:g}) ({value}); pass e.g. {example:g}")

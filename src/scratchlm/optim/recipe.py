@@ -18,7 +18,7 @@ from scratchlm.optim.sgd import SGD, SGDDecay
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Decay on matrices only; with muon, AdamW for all but the blocks' matrices."""
+    """Build the optimizer. Only matrices decay. Muon gets the blocks' matrices, AdamW the rest."""
     if config.optimizer == "sgddecay":
         return SGDDecay(model.parameters(), lr=config.lr)
     assert config.weight_decay is not None
@@ -44,9 +44,12 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
 
 
 def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConfig:
-    """The same for a run of so many steps. A warm-up that is not given is a tenth of the run, 100
-    steps at most. A warm-up or decay that is too long for the run is shortened, unless the user
-    typed it; typed: keys such as "optim.warmup_steps"."""
+    """Return `config` for a run of `steps` steps.
+
+    It sets a warm-up of None to a tenth of the run, at most 100 steps. It shortens a warm-up or
+    decay that is too long for the run, unless the user typed it. `typed` holds keys such as
+    "optim.warmup_steps".
+    """
     warmup, decay = config.warmup_steps, config.decay_steps
     kept = (decay or 0) if "optim.decay_steps" in typed else 0
     if warmup is None or (warmup > steps and "optim.warmup_steps" not in typed):
@@ -57,20 +60,20 @@ def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConf
 
 
 def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
-    """step -> factor on every group's peak learning rate."""
+    """Return a function: step -> factor on every group's peak learning rate."""
     warmup = config.warmup_steps or 0
     for name, longest in (("warmup_steps", steps), ("decay_steps", steps - warmup)):
         value = getattr(config, name) or 0
         if value > longest:
             raise ValueError(
-                f"optim.{name} is longer than the run leaves room for ({value} > {longest} of "
+                f"optim.{name} does not fit in the run ({value} > {longest} of "
                 f"{steps} steps); lower it, or leave it out"
             )
     shape: dict[str, Any] = {
         "max_lr": 1.0,
         "min_lr": config.min_lr / config.lr,
         "warmup_steps": warmup,
-        "total_steps": steps + 1,  # where the rate is min_lr: the last step still learns
+        "total_steps": steps + 1,  # reaches min_lr after the last step, which still learns
     }
     match config.schedule:
         case "cosine":

@@ -1,8 +1,8 @@
 """Learning rates as pure functions of the step.
 
-All warm up linearly from 0 at step 0 to `max_lr` at `warmup_steps`, reach `min_lr` at
-`total_steps` (warm-up included), and stay there. ValueError for steps or rates that contradict
-each other.
+Every schedule rises linearly from 0 at step 0 to `max_lr` at `warmup_steps`. It reaches `min_lr` at
+`total_steps`, which includes the warm-up, and stays there. It raises ValueError if steps or rates
+contradict each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DecayShape = Literal["linear", "sqrt"]
 def cosine_schedule(
     step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
 ) -> float:
-    """min_lr + (max_lr − min_lr)·(1 + cos πp)/2 after warm-up, p the part of the way to the end.
+    """Return min_lr + (max_lr − min_lr)·(1 + cos πp)/2, where p goes from 0 to 1 after warm-up.
 
     Loshchilov & Hutter, 1608.03983, without restarts.
     """
@@ -43,11 +43,12 @@ def wsd_schedule(
     total_steps: int,
     decay_shape: DecayShape = "linear",
 ) -> float:
-    """Warm-up, stable, decay: `max_lr` until `decay_steps` from the end, then down to `min_lr`.
+    """Return `max_lr` until `decay_steps` before the end, then decay to `min_lr`.
 
-    With p the part of the decay that is done, the way left is 1 − p (linear) or 1 − √p (sqrt,
-    which falls fast at first and lost least in 2405.18392). Since the rate is constant before it,
-    the decay may be begun from any checkpoint of the stable part, with another `total_steps`.
+    In the decay p goes from 0 to 1, and the rate is min_lr + (max_lr − min_lr)·d. d is 1 − p
+    (linear) or 1 − √p (sqrt), which falls fast at first and had the lowest loss in 2405.18392. The
+    rate is constant before the decay, so the decay can start from any checkpoint of that stable
+    part, with another `total_steps`.
 
     Hu et al., 2404.06395.
     """
@@ -73,13 +74,13 @@ def wsd_schedule(
 def linear_schedule(
     step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
 ) -> float:
-    """Linear from `max_lr` to `min_lr` after warm-up."""
+    """Return a rate that falls linearly from `max_lr` to `min_lr` after warm-up."""
     return wsd_schedule(
         step,
         max_lr=max_lr,
         min_lr=min_lr,
         warmup_steps=warmup_steps,
-        decay_steps=max(0, total_steps - warmup_steps),  # a warm-up too long is told as such
+        decay_steps=max(0, total_steps - warmup_steps),  # so `_check` reports a long warm-up
         total_steps=total_steps,
     )
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, plain, with momentum, and with a rate that decays as 1/√t."""
+"""Stochastic gradient descent: plain, with momentum, or with a rate that decays as 1/√t."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
 
 @takes_synonyms()
 class SGD(Optimizer):
-    """Drop in for `torch.optim.SGD`; weight decay is the L2 penalty λ/2·‖θ‖².
+    """A drop-in for `torch.optim.SGD`. Weight decay is the L2 penalty λ/2·‖θ‖².
 
         g ← g + λθ
         b ← μb + (1 − dampening)·g        (b = g at a parameter's first step)
         θ ← θ − lr·(g + μb if nesterov else b)
 
-    What follows `momentum` is by keyword: torch's order has `dampening` before `weight_decay`.
+    Arguments after `momentum` are keyword-only: torch has `dampening` before `weight_decay`.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class SGD(Optimizer):
 
 @takes_synonyms()
 class SGDDecay(Optimizer):
-    """Gradient descent whose rate decays as lr/√(t + 1), t = 0 at a parameter's first step.
+    """Gradient descent with the rate lr/√(t + 1), where t = 0 at a parameter's first step.
 
-    The decay of the convergence proof for convex losses (Zinkevich, 2003).
+    The convergence proof for convex losses uses this decay (Zinkevich, 2003).
     """
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3) -> None:
