@@ -33,12 +33,18 @@ def test_every_local_link_of_the_documents_leads_somewhere():
             assert link.startswith("http") or (document.parent / link).exists(), link
 
 
-def test_the_readme_names_every_file():
+def test_the_readme_names_every_folder_in_the_order_of_imports():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in (ROOT / "src" / "scratchlm").rglob("*.py"):
-        name = path.relative_to(ROOT).as_posix()
-        folder = f"{path.parent.relative_to(ROOT).as_posix()})"
-        assert path.name in ("__init__.py", "errors.py") or name in text or folder in text, name
+    places = [text.find(f"](src/scratchlm/{name})") for name in folders_in_order()]
+    assert all(place > 0 for place in places)
+    assert places == sorted(places)
+    assert len(text.splitlines()) <= 170
+
+
+def folders_in_order() -> list[str]:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    order = page.split("from the lowest to the highest:\n")[1].split("A folder imports")[0]
+    return [name for name in re.findall(r"`(\w+)`", order) if name not in ("errors", "config")]
 
 
 def test_the_quickstarts_corpus_is_split_by_file(tmp_path):
@@ -122,20 +128,23 @@ def test_the_commands_lead_to_functions():
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+def test_the_python_of_the_pages_runs(tmp_path, monkeypatch, capsys):
     from helpers import tiny
     from scratchlm import save_checkpoint
 
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert any("range(200)" in block for block in blocks)
+    pages = [ROOT / "README.md", ROOT / "docs" / "tokenizer.md", ROOT / "docs" / "generating.md"]
+    texts = "".join(page.read_text(encoding="utf-8") for page in pages)
+    blocks = re.findall(r"```python\n(.*?)```", texts, re.DOTALL)
+    assert len(blocks) == 3
+    assert "range(200)" in blocks[0]
     monkeypatch.chdir(tmp_path)
     tiny.corpus(tmp_path, 8000, "shakespeare.txt")
     tokenizer = tiny.tokenizer(tmp_path).to_json()
     (tmp_path / "runs").mkdir()
     save_checkpoint(tmp_path / "runs/shakespeare", tiny.model(), None, 1, tokenizer=tokenizer)
     for block in blocks:
-        exec(compile(block.replace("range(200)", "range(2)"), "README.md", "exec"), {})
-        assert capsys.readouterr().out.strip()
+        exec(compile(block.replace("range(200)", "range(2)"), "a page", "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_constraints_are_versions_of_packages():
