@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import subprocess
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scratchlm.files.atomic import replacing_directory
+from scratchlm.files.checksum import sha256_of
 
 REAL = Path(os.environ.get("SCRATCHLM_REAL", Path(__file__).parents[1] / "build" / "real"))
 Json = dict[str, Any]
@@ -48,8 +48,7 @@ class Package:
         """Download the archive, check its hash, and put these files of it into the folder."""
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             archive = self._download(Path(temporary))
-            with archive.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(archive)
             if found != self.sha256:
                 raise SystemExit(
                     f"{archive.name} is not the file that the tests were written with (SHA-256 "

@@ -23,6 +23,7 @@ from torch import Tensor
 from scratchlm.errors import FileFormatError
 from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, previous, replacing_directory, replacing_file, sync
+from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
 
@@ -248,7 +249,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
         file = path / name
         if Path(name).name != name or not _is_plain_file(file):
             raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")
-        if file.stat().st_size != size or _sha256(file) != sha256:
+        if file.stat().st_size != size or sha256_of(file) != sha256:
             check_downloaded(file)
             raise FileFormatError(f"a checkpoint's file is damaged ({file}); use an earlier one")
     for file in sorted(path.iterdir()):
@@ -298,8 +299,3 @@ class _Hashing:
         self.file.write(data)
         self.digest.update(data)
         self.size += memoryview(data).nbytes
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,6 @@ A `.npy` of integers works too.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from scratchlm.data.sources import is_shard
 from scratchlm.errors import FileFormatError
+from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.tokenizer.token_files import (
     BLOCK,
@@ -50,7 +50,7 @@ class TokenShard:
     @cached_property
     def sha256(self) -> str:
         """Return the hash of the file's bytes: from the sidecar, or by reading the file once."""
-        return self.info.sha256 if self.info else _sha256(self.path)
+        return self.info.sha256 if self.info else sha256_of(self.path)
 
 
 def open_shard(
@@ -131,7 +131,7 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
             f"the token shard is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
             f"for {info.count} {info.dtype} ids); copy it again, or encode its text again"
         )
-    if (verify or status.st_mtime_ns != info.mtime_ns) and _sha256(path) != info.sha256:
+    if (verify or status.st_mtime_ns != info.mtime_ns) and sha256_of(path) != info.sha256:
         raise FileFormatError(
             f"the token shard changed after it was written ({path}: its SHA-256 differs from the "
             "sidecar's); copy it again, or encode its text again"
@@ -178,11 +178,6 @@ def _map_npy(path: Path) -> npt.NDArray[np.integer]:
             "save them as a 1-D integer array"
         )
     return tokens
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _largest(tokens: npt.NDArray[np.integer], path: Path) -> int:
