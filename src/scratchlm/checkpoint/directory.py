@@ -25,6 +25,7 @@ from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.strict_json import parse_json
 from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
@@ -224,7 +225,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
             "directory, a .pt, or a run's folder"
         )
     try:
-        manifest = plain_values.parse_json((path / MANIFEST).read_bytes())
+        manifest = parse_json((path / MANIFEST).read_bytes())
         files = {
             name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()
         }
@@ -270,7 +271,7 @@ def _is_plain_file(path: Path) -> bool:
 
 def _read_json(path: Path) -> Any:
     try:
-        return plain_values.parse_json(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise FileFormatError(
             f"a checkpoint's file is not valid JSON ({path}: {error}); use an earlier one"

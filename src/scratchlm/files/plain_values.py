@@ -7,16 +7,13 @@ A checkpoint holds only plain data. `checked` refuses any other value before a b
     {0: "a"}      {"__dict__": [[0, "a"]]}
     inf, nan      {"__float__": "inf"}
     a tensor      {"__tensor__": its name in the tensor file}
-
-`parse_json` reads strict JSON, as this library writes it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import OrderedDict
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,23 +111,3 @@ def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
             return {name: from_json(each, tensors) for name, each in pairs}
         case _:
             return {name: from_json(each, tensors) for name, each in value.items()}
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the content of JSON. ValueError if it is not JSON, nests too deeply, has a key twice
-    in an object (`json.loads` keeps the last), or has NaN or Infinity, which JSON lacks."""
-    try:
-        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("an object has a key twice")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
-from scratchlm.files.plain_values import parse_json
+from scratchlm.files.strict_json import parse_json
 
 _DTYPES = {
     "F64": torch.float64,

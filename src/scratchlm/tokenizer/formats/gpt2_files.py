@@ -25,7 +25,7 @@ from scratchlm.tokenizer.formats.content import (
 from scratchlm.tokenizer.formats.json_content import (
     StrPath,
     decode,
-    parse_json,
+    parse_object,
     read_file,
     refuse,
     shown,
@@ -43,7 +43,7 @@ def read_gpt2(
     A merge must make every token that is neither special nor one byte. If none does, the merges are
     incomplete or belong to another vocabulary.
     """
-    ids = ids_by_name(vocab_json, parse_json(vocab_json, read_file(vocab_json)))
+    ids = ids_by_name(vocab_json, parse_object(vocab_json, read_file(vocab_json)))
     ordinary = {name: id for name, id in ids.items() if name not in special_tokens}
     tokens = all_to_bytes(vocab_json, list(ordinary))
     vocab = dict(zip(ordinary.values(), tokens, strict=True))

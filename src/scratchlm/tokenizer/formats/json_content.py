@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.strict_json import parse_json
 
 StrPath = str | os.PathLike[str]
 
@@ -43,15 +44,13 @@ def decode(path: StrPath, data: bytes) -> str:
         refuse(path, what, "save or download it anew")
 
 
-def parse_json(path: StrPath, data: str | bytes) -> dict[str, Any]:
+def parse_object(path: StrPath, data: str | bytes) -> dict[str, Any]:
     """Parse a JSON object. No key may repeat, and no string may have a lone surrogate."""
     text = decode(path, data) if isinstance(data, bytes) else data
     if not text:
         refuse(path, "it is empty (0 bytes)", "save or download it anew")
     try:
-        content = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
-    except RecursionError:
-        refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
+        content = parse_json(text)
     except ValueError as error:
         refuse(path, f"it is not JSON ({error})", "save or download it anew")
     if not isinstance(content, dict):
@@ -82,19 +81,6 @@ def no_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"an object has a key twice: {shown(twice)}")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def field(path: StrPath, content: Any, key: str, kind: type) -> Any:

@@ -36,7 +36,7 @@ from scratchlm.tokenizer.formats.json_content import (
     field,
     no_collection,
     only,
-    parse_json,
+    parse_object,
     refuse,
     shown,
 )
@@ -108,7 +108,7 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
 def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     """Parse the text of a tokenizer.json. FileFormatError if it is broken, or if `tokenizers` would
     give other ids than ours."""
-    content = parse_json(path, text)
+    content = parse_object(path, text)
     for key in content:
         if key not in _KEYS:
             refuse(path, f"an unknown key ({shown(key)})", "give a tokenizer.json")
