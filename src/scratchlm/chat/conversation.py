@@ -9,12 +9,12 @@ for piece in conversation.reply("Why is the sky blue?", temperature=0.7):
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
 from scratchlm.chat.running_text import TEMPLATES, Template, find_template
 from scratchlm.errors import FileFormatError
+from scratchlm.files.paths import StrPath
 from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import Continuation, FinishReason
 from scratchlm.tokenizer.chat_template import Message
@@ -105,7 +105,7 @@ class Conversation:
         cls,
         writer: TextGenerator,
         text: str | bytes,
-        name: str | os.PathLike[str] = "text",
+        name: StrPath = "text",
         template: str | None = None,
     ) -> Conversation:
         """Read the text that `to_json` returned.
@@ -130,7 +130,7 @@ def is_conversation(text: bytes) -> bool:
     return True
 
 
-def _checked(text: str | bytes, name: str | os.PathLike[str]) -> dict[str, Any]:
+def _checked(text: str | bytes, name: StrPath) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -158,7 +158,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
 
 
-def _broken(name: str | os.PathLike[str], what: str) -> FileFormatError:
+def _broken(name: StrPath, what: str) -> FileFormatError:
     return FileFormatError(
         f"the file is not a conversation ({name}: {what}); give a file that /save wrote"
     )

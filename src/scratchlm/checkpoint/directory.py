@@ -25,17 +25,18 @@ from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, previous, replacing_directory, replacing_file, sync
 from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json
 from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
 
-PathOrFile = str | os.PathLike[str] | IO[bytes]
+PathOrFile = StrPath | IO[bytes]
 Payload = dict[str, Any]
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
-def is_single_file(path: str | os.PathLike[str]) -> bool:
+def is_single_file(path: StrPath) -> bool:
     return Path(path).suffix in (".pt", ".pth")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.report import flat
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.files.lock import locked
+from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import fitted
@@ -32,9 +32,7 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 _FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}
 
 
-def set_config(
-    path: str | os.PathLike[str], changes: Mapping[str, str]
-) -> dict[str, tuple[Any, Any]]:
+def set_config(path: StrPath, changes: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
     """Put `changes` ({dotted key: value as typed}) into the config of the checkpoint `path`.
 
     Return {key: (old value, new value)}. If nothing changes, nothing is written. The weights stay

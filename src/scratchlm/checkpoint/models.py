@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from scratchlm.convert.hf_tokenizer import (
 from scratchlm.devices.runtime import resolve_device
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -34,13 +34,13 @@ _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _TABLE_LIMIT = 1 << 30  # bytes; a model of any size may have a rotary table this large
 
 
-def is_hf_folder(path: str | os.PathLike[str]) -> bool:
+def is_hf_folder(path: StrPath) -> bool:
     """Return whether `path` is a folder with a config.json, but not a checkpoint of scratchlm."""
     return (Path(path) / "config.json").is_file() and not (Path(path) / MANIFEST).exists()
 
 
 @takes_synonyms()
-def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transformer:
+def load_model(path: StrPath, device: str = "auto") -> Transformer:
     """Return the Transformer of a checkpoint, a `.pt`, a run's folder or a Hugging Face hub folder.
 
     A run's folder gives its best checkpoint, or else its last.
@@ -52,7 +52,7 @@ def load_model(path: str | os.PathLike[str], device: str = "auto") -> Transforme
     return model_from(read_checkpoint(found), found).to(place)
 
 
-def read_config(path: str | os.PathLike[str]) -> ModelConfig:
+def read_config(path: StrPath) -> ModelConfig:
     """Return the config of the model at `path` (see `load_model`), or of a TOML file."""
     if Path(path).suffix == ".toml":
         check_downloaded(path)
@@ -73,9 +73,7 @@ class Loaded(NamedTuple):
     start_ids: list[int]
 
 
-def load_with_tokenizer(
-    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
-) -> Loaded:
+def load_with_tokenizer(path: StrPath, tokenizer_path: StrPath | None = None) -> Loaded:
     """Load a model on the CPU, with its own tokenizer or the given one.
 
     ValueError if the two tokenizers differ, or if there is none.
@@ -87,7 +85,7 @@ def load_with_tokenizer(
 
 
 def load_parts(
-    path: str | os.PathLike[str], tokenizer_path: str | os.PathLike[str] | None = None
+    path: StrPath, tokenizer_path: StrPath | None = None
 ) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
     """Return the fields of `load_with_tokenizer`. The tokenizer is None if there is none."""
     if is_hf_folder(path):
@@ -118,7 +116,7 @@ def _ids(payload: Payload, key: str, path: Path) -> list[int]:
     return ids
 
 
-def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
+def model_from(payload: Payload, path: StrPath) -> Transformer:
     """Build the Transformer of a checkpoint in the dtype of its weights, in evaluation mode."""
     config, weights = config_from(payload, path), payload["model"]
     if config.num_layers > len(weights):  # check this before building the layers
@@ -144,9 +142,7 @@ def model_from(payload: Payload, path: str | os.PathLike[str]) -> Transformer:
     return model.eval()
 
 
-def _check_table(
-    config: ModelConfig, weights: dict[str, Tensor], path: str | os.PathLike[str]
-) -> None:
+def _check_table(config: ModelConfig, weights: dict[str, Tensor], path: StrPath) -> None:
     """Check the size of the rotary table, because no weight's shape limits it."""
     size = 8 * config.context_length * config.d_head if config.position == "rope" else 0
     if size > _TABLE_LIMIT + sum(weight.nbytes for weight in weights.values()):
@@ -156,7 +152,7 @@ def _check_table(
         )
 
 
-def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
+def config_from(payload: Payload, path: StrPath) -> ModelConfig:
     """Return the model config of a checkpoint; FileFormatError if it is missing or unknown."""
     config = payload.get("config")
     if not isinstance(config, dict):
@@ -173,7 +169,7 @@ def config_from(payload: Payload, path: str | os.PathLike[str]) -> ModelConfig:
         ) from None
 
 
-def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
+def read_own_tokenizer(path: StrPath) -> BPETokenizer | None:
     """Return the tokenizer stored with the model at `path` (see `load_model`), or None."""
     if is_hf_folder(path):
         return read_tokenizer(path)
@@ -181,7 +177,7 @@ def read_own_tokenizer(path: str | os.PathLike[str]) -> BPETokenizer | None:
     return _own_tokenizer(read_settings(found), found)
 
 
-def _own_tokenizer(payload: Payload, path: str | os.PathLike[str]) -> BPETokenizer | None:
+def _own_tokenizer(payload: Payload, path: StrPath) -> BPETokenizer | None:
     stored = payload.get("tokenizer")
     if isinstance(stored, str | None):
         return None if stored is None else BPETokenizer.from_json(stored, path)
@@ -190,9 +186,9 @@ def _own_tokenizer(payload: Payload, path: str | os.PathLike[str]) -> BPETokeniz
 
 def _agreeing(
     own: BPETokenizer | None,
-    given: str | os.PathLike[str] | None,
+    given: StrPath | None,
     vocab_size: int | None,
-    path: str | os.PathLike[str],
+    path: StrPath,
 ) -> BPETokenizer | None:
     """Return the model's own tokenizer or the one in `given`; check that both are the same."""
     tokenizer = own if given is None else BPETokenizer.load(given)

@@ -17,12 +17,13 @@ from scratchlm.checkpoint.directory import MANIFEST, is_single_file
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous, replacing_file
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.paths import StrPath
 
 _STEP = re.compile(r"step-(\d{8,})(?:\.pt)?")
 _LONGEST = 100  # bytes of a checkpoint's name
 
 
-def find_checkpoint(path: str | os.PathLike[str], prefer: str = "best") -> Path:
+def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
     """Return the checkpoint that `path` names: itself, by a pointer file, or in a run's folder.
 
     prefer: "best" or "last", if a folder has both.
@@ -109,7 +110,7 @@ def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
         raise
 
 
-def write_pointer(path: str | os.PathLike[str], name: str) -> None:
+def write_pointer(path: StrPath, name: str) -> None:
     """Write the name of a sibling into the text file `path`, atomically."""
     with replacing_file(Path(path)) as file:
         file.write(f"{name}\n".encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from scratchlm.convert.hf_folder import read_tensors, read_weights
 from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import CONTROLS, printable
 
@@ -39,7 +39,7 @@ _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "
               "tokenizer", "pending"}  # fmt: skip
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: StrPath) -> dict[str, Any]:
     """Return a description of the checkpoint or hub folder that `path` names.
 
     Every byte of a checkpoint directory is checked first. A hub folder has the same keys; its

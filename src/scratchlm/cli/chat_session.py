@@ -15,6 +15,7 @@ from scratchlm.cli.command import exit_code, one_line
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.errors import Interrupted
 from scratchlm.files.atomic import write_file
+from scratchlm.files.paths import StrPath
 
 HELP = '''\
 /set NAME VALUE  change how replies are chosen; /set alone shows all
@@ -29,7 +30,7 @@ ALONE = ("/help", "/retry", "/reset", "/quit")
 GO_ON = "An empty line lets the model go on where it stopped."
 
 
-def greeting(path: str | os.PathLike[str], conversation: Conversation) -> str:
+def greeting(path: StrPath, conversation: Conversation) -> str:
     """What is said before the first message."""
     writer = conversation.writer
     config = writer.model.config

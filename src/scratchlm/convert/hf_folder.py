@@ -9,7 +9,6 @@ Weights keep their dtype and every bit. Converting to the hub and back gives the
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -33,12 +32,11 @@ from scratchlm.errors import FileFormatError, Notice
 from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, replacing_directory, sync
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
+from scratchlm.files.paths import StrPath
 from scratchlm.files.tensor_file import map_tensors, write_tensors
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
-
-StrPath = str | os.PathLike[str]
 
 # Some files also store tensors that are not weights: causal masks, rotary tables.
 _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")

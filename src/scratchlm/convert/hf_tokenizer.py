@@ -10,9 +10,9 @@ from typing import Any
 
 from scratchlm.convert.hf_config import read_json
 from scratchlm.errors import FileFormatError, Notice
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 
-StrPath = str | os.PathLike[str]
 SEPARATOR = "<|endoftext|>"
 
 

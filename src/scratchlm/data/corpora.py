@@ -34,8 +34,8 @@ from scratchlm.data.corpus_folder import (
 from scratchlm.data.documents import Chunk, read_documents, rest_of_document
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats.content import StrPath
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for

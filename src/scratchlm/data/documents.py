@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from scratchlm.data.sources import find_files, format_of
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import HEAD, kind_of
-from scratchlm.tokenizer.formats.content import StrPath
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
 

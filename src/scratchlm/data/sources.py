@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from scratchlm.tokenizer.formats.content import StrPath
+from scratchlm.files.paths import StrPath
 
 PACKED = ("", ".gz", ".zst")
 FOLDER_SUFFIXES = (

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.data.batches import get_batch
 from scratchlm.files.atomic import replacing_file
+from scratchlm.files.paths import StrPath
 from scratchlm.model.config import Init
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.optim.adamw import AdamW
@@ -120,7 +120,7 @@ def _relative_gradient(layer: nn.Module) -> float:
     return float((gradient / weight) ** 0.5)
 
 
-def draw_init(runs: dict[Init, InitRun], path: str | os.PathLike[str], title: str) -> None:
+def draw_init(runs: dict[Init, InitRun], path: StrPath, title: str) -> None:
     """Write one PNG: activations and gradients by layer, and the first losses.
 
     An interrupted write leaves no partial file.

@@ -6,7 +6,6 @@ draw_runs(read_runs(["runs/a", "runs/b"]), "run.png")
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from scratchlm.errors import FileFormatError
 from scratchlm.figures.initializations import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
+from scratchlm.files.paths import StrPath
 from scratchlm.training.log import Smoothed, read_log
 
 XAxis = Literal["step", "tokens", "time"]
@@ -116,7 +116,7 @@ def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def draw_runs(runs: dict[str, Run], path: str | os.PathLike[str], x: XAxis = "step") -> None:
+def draw_runs(runs: dict[str, Run], path: StrPath, x: XAxis = "step") -> None:
     """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(runs, x)
     with replacing_file(Path(path)) as file:

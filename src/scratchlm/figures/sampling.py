@@ -6,7 +6,6 @@ draw_sampling(made_up(), "sampling.png")    docs/sampling.png
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from scratchlm.figures.initializations import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
+from scratchlm.files.paths import StrPath
 from scratchlm.generation.decoder import Decoder
 from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import check_prompts, require_finite
@@ -103,7 +103,7 @@ def distribution_after(strategy: Strategy, next_token: NextToken) -> Tensor:
     return (keep_top_p(logits, 0) if strategy.greedy else strategy.filter(logits)).softmax(-1)
 
 
-def draw_sampling(next_token: NextToken, path: str | os.PathLike[str]) -> None:
+def draw_sampling(next_token: NextToken, path: StrPath) -> None:
     """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(next_token)
     with replacing_file(Path(path)) as file:

@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from scratchlm.files.paths import StrPath
+
 _REMOVED = ".removed"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # only writing raises these
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+def naming(path: StrPath) -> Iterator[None]:
     """Put `path` into the error of a full disk or of a file that is too large. The system names a
     file only in an error of opening it."""
     try:
@@ -48,7 +50,7 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+def write_file(path: StrPath, content: bytes) -> None:
     """Write `content` to the file. If that fails, the file keeps its old content."""
     with replacing_file(Path(path)) as file:
         file.write(content)

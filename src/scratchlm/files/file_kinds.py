@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scratchlm.errors import FileFormatError
+from scratchlm.files.paths import StrPath
 
 HEAD = 4096  # bytes that `kind_of` reads from the start of a file
 
@@ -94,7 +95,7 @@ def ending_of(path: Path) -> str:
     return ending if is_format else ""
 
 
-def check_folder_name(path: str | os.PathLike[str], what: str) -> None:
+def check_folder_name(path: StrPath, what: str) -> None:
     """Raise ValueError if a new folder's name ends like a file's: a user who writes `out.h5` wants
     that format. `what` begins the message: what is a folder, and which file it could be instead."""
     place = Path(path)
@@ -104,7 +105,7 @@ def check_folder_name(path: str | os.PathLike[str], what: str) -> None:
         )
 
 
-def check_downloaded(path: str | os.PathLike[str]) -> None:
+def check_downloaded(path: StrPath) -> None:
     """Raise FileFormatError for a Git LFS pointer or an HTML page, which a clone or a browser saved
     instead of the file. Readers of other formats call this when a file does not parse."""
     if not Path(path).is_file():  # reading a pipe would block

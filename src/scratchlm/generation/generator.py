@@ -8,7 +8,6 @@ for piece in writer.stream("ROMEO:"): print(piece, end="", flush=True)
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.devices.runtime import resolve_device
+from scratchlm.files.paths import StrPath
 from scratchlm.generation.beam import Beams, beam_search
 from scratchlm.generation.decoder import CompiledStep, Decoder, Overflow
 from scratchlm.generation.low_precision import Weights, packed
@@ -127,12 +127,12 @@ class TextGenerator:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
-        tokenizer_path: str | os.PathLike[str] | None = None,
+        path: StrPath,
+        tokenizer_path: StrPath | None = None,
         device: str = "auto",
         *,
         dtype: torch.dtype | None = None,
-        draft_path: str | os.PathLike[str] | None = None,
+        draft_path: StrPath | None = None,
         **more: Any,
     ) -> TextGenerator:
         """Load a run, a checkpoint, a `.pt` file, or a Hugging Face folder.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scratchlm.errors import FileFormatError, Notice
+from scratchlm.files.paths import StrPath
 
 _ALWAYS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WRAPPERS = re.compile(rf"(?<![^.])(?:{'|'.join(_ALWAYS)})\.")
@@ -61,9 +62,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     return {plain[name]: tensor for name, tensor in state.items()}
 
 
-def without_wrappers(
-    weights: Mapping[str, Tensor], path: str | os.PathLike[str]
-) -> dict[str, Tensor]:
+def without_wrappers(weights: Mapping[str, Tensor], path: StrPath) -> dict[str, Tensor]:
     """Return stored weights under plain names. Warn with a Notice if a name changes."""
     plain = {_WRAPPERS_IN_FILES.sub("", name): name for name in weights}
     changed = [old for new, old in plain.items() if new != old]
@@ -82,9 +81,7 @@ def without_wrappers(
     return {new: weights[old] for new, old in plain.items()}
 
 
-def fitted(
-    weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
-) -> dict[str, Tensor]:
+def fitted(weights: Mapping[str, Tensor], model: nn.Module, path: StrPath) -> dict[str, Tensor]:
     """Return stored weights under the names of the model's state.
 
     A tied weight appears under all its names. A name that does not fit stays unchanged.
@@ -105,9 +102,7 @@ def fitted(
     return {own.get(name, name): tensor for name, tensor in found.items()}
 
 
-def check_tied(
-    weights: Mapping[str, Tensor], model: nn.Module, path: str | os.PathLike[str]
-) -> None:
+def check_tied(weights: Mapping[str, Tensor], model: nn.Module, path: StrPath) -> None:
     """Raise FileFormatError if weights that the model ties have different values."""
     for first, *others in tied_names(model):
         for other in others:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scratchlm.config import takes_synonyms
 from scratchlm.errors import knows_names
 from scratchlm.files.atomic import write_file
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.encoding.encoder import (
     BlockEncoder,
     TextEncoder,
@@ -38,7 +39,7 @@ from scratchlm.tokenizer.formats.content import (
     merge_table,
 )
 from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
-from scratchlm.tokenizer.formats.json_content import StrPath, read_file
+from scratchlm.tokenizer.formats.json_content import read_file
 from scratchlm.tokenizer.formats.tiktoken_files import (
     parts_of_ranks,
     read_tiktoken,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.files.file_kinds import ending_of
-from scratchlm.tokenizer.formats.json_content import StrPath
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.pieces.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from scratchlm.errors import FileFormatError
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.encoding.merge_table import MergeTable
-from scratchlm.tokenizer.formats.json_content import StrPath as StrPath
 from scratchlm.tokenizer.formats.json_content import refuse, shown
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces
 

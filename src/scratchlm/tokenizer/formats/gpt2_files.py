@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.encoding.merge_table import MergeTable
 from scratchlm.tokenizer.formats.content import (
     Merges,
@@ -23,7 +24,6 @@ from scratchlm.tokenizer.formats.content import (
     to_merge,
 )
 from scratchlm.tokenizer.formats.json_content import (
-    StrPath,
     decode,
     parse_object,
     read_file,

@@ -14,9 +14,8 @@ from typing import Any, NoReturn
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json
-
-StrPath = str | os.PathLike[str]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")

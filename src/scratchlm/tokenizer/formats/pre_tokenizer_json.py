@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scratchlm.tokenizer.formats.json_content import StrPath, only, refuse, shown
+from scratchlm.files.paths import StrPath
+from scratchlm.tokenizer.formats.json_content import only, refuse, shown
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical, is_known
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
 from scratchlm.tokenizer.formats.content import LARGEST_ID, TokenizerParts, check
 from scratchlm.tokenizer.formats.json_content import (
-    StrPath,
     no_collection,
     read_file,
     refuse,

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
 from scratchlm.tokenizer.formats.content import (
     AFTER_LAST_CHARACTER,
@@ -32,7 +33,6 @@ from scratchlm.tokenizer.formats.content import (
 )
 from scratchlm.tokenizer.formats.content import TokenizerParts as TokenizerParts
 from scratchlm.tokenizer.formats.json_content import (
-    StrPath,
     field,
     no_collection,
     only,

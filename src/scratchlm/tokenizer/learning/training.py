@@ -10,8 +10,8 @@ from itertools import chain
 from tqdm import tqdm
 
 from scratchlm.config import takes_synonyms
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats.json_content import StrPath
 from scratchlm.tokenizer.learning.merges import Training
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern
 from scratchlm.tokenizer.pieces.text_files import cut_file

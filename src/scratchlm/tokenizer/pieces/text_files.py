@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from scratchlm.files.file_kinds import HEAD, kind_of
-from scratchlm.tokenizer.formats.json_content import StrPath
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 BYTE_ORDER_MARK = "\ufeff"

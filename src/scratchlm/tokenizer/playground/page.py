@@ -25,9 +25,9 @@ from importlib import resources
 from typing import Any
 
 from scratchlm.files.atomic import write_file
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.formats.content import to_characters
-from scratchlm.tokenizer.formats.json_content import StrPath
 from scratchlm.tokenizer.inspection import printable
 from scratchlm.tokenizer.pieces.patterns import PATTERNS
 from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
