@@ -9,6 +9,7 @@ from typing import Any
 
 from scratchlm.cli.command import Once, Parser
 from scratchlm.cli.streams import text
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 TRAINING = (
     "vocab_size", "output_tokenizer", "special_tokens", "pattern", "min_frequency",
@@ -174,7 +175,7 @@ def _check_encoding(args: Namespace) -> None:
             )
     if args.seed is not None and not args.val_fraction:
         raise ValueError(f"--seed chooses what is held out ({args.seed}); give --val_fraction too")
-    separator = args.separator or "<|endoftext|>"
+    separator = args.separator or END_OF_TEXT
     if args.to_folder and args.special_tokens and separator not in args.special_tokens:
         raise ValueError(
             f"the separator is no special token of the new tokenizer ({separator!r}); add it to "

@@ -23,6 +23,7 @@ from scratchlm.tokenizer.pieces.patterns import canonical, find_pieces
 from scratchlm.tokenizer.pieces.text_files import read_text
 from scratchlm.tokenizer.playground import page
 from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
 def train(args: Namespace) -> tuple[BPETokenizer, Path]:
@@ -31,7 +32,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     path = Path(args.output_tokenizer or "tokenizer.json")
     settings: dict[str, Any] = {
         "vocab_size": args.vocab_size,
-        "special_tokens": args.special_tokens or ["<|endoftext|>"],
+        "special_tokens": args.special_tokens or [END_OF_TEXT],
         "pattern": "gpt2" if args.pattern is None else args.pattern,
     } | _given(args, "min_frequency", "max_token_length", "num_workers")
     print(f"learning from {_counted(args.corpus_files, 'file')}: {_shown(settings)}")
@@ -43,7 +44,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     if args.html is not None:
         browser_pattern(settings["pattern"])
     specials = settings.pop("special_tokens")
-    separator = "<|endoftext|>" if "<|endoftext|>" in specials else specials[0]
+    separator = END_OF_TEXT if END_OF_TEXT in specials else specials[0]
     settings |= {"field": "text", "separator": separator} | _given(args, "field", "separator")
     tokenizer = learn_tokenizer(args.corpus_files, special_tokens=specials, **settings)
     tokenizer.save(path)

@@ -12,8 +12,7 @@ from scratchlm.convert.hf_config import read_json
 from scratchlm.errors import FileFormatError, Notice
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
-
-SEPARATOR = "<|endoftext|>"
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
 def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
@@ -95,7 +94,7 @@ def check_start_ids(ids: Sequence[int], vocabulary: Collection[int], path: StrPa
 
 def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
     """Return the id of <|endoftext|> in a list, empty if the tokenizer lacks it."""
-    return [tokenizer.token_to_id(SEPARATOR)] if SEPARATOR in tokenizer.special_tokens else []
+    return [tokenizer.token_to_id(END_OF_TEXT)] if END_OF_TEXT in tokenizer.special_tokens else []
 
 
 def check_ids(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -25,5 +27,5 @@ class DataConfig:
     verify: bool = False
     dtype: Literal["uint16", "uint32"] | None = None
     field: str = "text"
-    separator: str = "<|endoftext|>"
+    separator: str = END_OF_TEXT
     fit_context: bool = False

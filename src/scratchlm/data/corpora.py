@@ -37,6 +37,7 @@ from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
@@ -55,7 +56,7 @@ def encode_corpus(
     output: StrPath,
     *,
     field: str = "text",
-    separator: str = "<|endoftext|>",
+    separator: str = END_OF_TEXT,
     val_fraction: float = 0.0,
     seed: int = 0,
     shard_tokens: int = 100_000_000,

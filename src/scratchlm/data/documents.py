@@ -31,6 +31,7 @@ from scratchlm.files.file_kinds import HEAD, kind_of
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 _READ = 1 << 20
 _READ_ZST = 1 << 12  # packed bytes read at a time: they unpack to 128 MB at most
@@ -50,7 +51,7 @@ class Chunk(NamedTuple):
 def read_documents(
     paths: StrPath | Sequence[StrPath],
     field: str = "text",
-    separator: str = "<|endoftext|>",
+    separator: str = END_OF_TEXT,
     progress: Progress = lambda size: None,
 ) -> Iterator[Chunk]:
     """Yield the documents of the files that `find_files` finds, numbered from 0, in chunks.
@@ -74,7 +75,7 @@ def read_documents(
 def read_texts(
     paths: StrPath | Sequence[StrPath],
     field: str = "text",
-    separator: str = "<|endoftext|>",
+    separator: str = END_OF_TEXT,
     *,
     pattern: str,
     special_tokens: Sequence[str] = (),

@@ -23,6 +23,7 @@ from scratchlm.data.vocabulary import (
 )
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.token_files import read_sidecar
 
 
@@ -145,7 +146,7 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source
 
 
 def _check_reading_is_unset(config: DataConfig) -> None:
-    for name, default in (("field", "text"), ("separator", "<|endoftext|>")):
+    for name, default in (("field", "text"), ("separator", END_OF_TEXT)):
         value = getattr(config, name)
         if value != default:
             raise ValueError(

@@ -53,6 +53,7 @@ from scratchlm.tokenizer.pieces.pretokenize import (
     Pretokenizer,
     check_special_tokens,
 )
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
 
 # Names that people look for in a tokenizer.
@@ -157,7 +158,7 @@ class BPETokenizer:
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int) -> Self:
         """Train a tokenizer on texts in memory. `train_bpe_from_texts` has more options."""
-        training = Training(vocab_size, ("<|endoftext|>",), GPT2, 0, None)
+        training = Training(vocab_size, (END_OF_TEXT,), GPT2, 0, None)
         return cls.from_parts(training.learn_from_texts(texts, None))
 
     def __len__(self) -> int:

@@ -31,12 +31,11 @@ from scratchlm.tokenizer.formats.json_content import (
     shown,
 )
 from scratchlm.tokenizer.pieces.patterns import GPT2
-
-END = "<|endoftext|>"
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
 def read_gpt2(
-    vocab_json: StrPath, merges_txt: StrPath, special_tokens: Sequence[str] = (END,)
+    vocab_json: StrPath, merges_txt: StrPath, special_tokens: Sequence[str] = (END_OF_TEXT,)
 ) -> TokenizerParts:
     """Read both files.
 

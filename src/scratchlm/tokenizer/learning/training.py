@@ -15,6 +15,7 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.learning.merges import Training
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern
 from scratchlm.tokenizer.pieces.text_files import cut_file
+from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.workers import workers_for
 
 LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time
@@ -24,7 +25,7 @@ LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time
 def train_bpe(
     paths: StrPath | Sequence[StrPath],
     vocab_size: int,
-    special_tokens: Sequence[str] = ("<|endoftext|>",),
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
     *,
     pattern: Pattern = GPT2,
     num_workers: int | None = None,
@@ -79,7 +80,7 @@ def _size(path: StrPath) -> int:
 def train_bpe_from_texts(
     texts: Iterable[str],
     vocab_size: int,
-    special_tokens: Sequence[str] = ("<|endoftext|>",),
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
     *,
     pattern: Pattern = GPT2,
     num_workers: int | None = None,
