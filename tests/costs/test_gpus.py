@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scratchlm.costs.gpus import PEAKS, mfu, peak_flops
+from scratchlm.costs.gpus import GPUS, PEAKS, mfu, peak_flops
 from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.model.config import ModelConfig
 
@@ -56,6 +56,7 @@ def test_the_table_is_in_teraflops_and_in_order() -> None:
     for name, (half, bfloat16, tf32, single) in PEAKS.items():
         assert name == name.upper()
         assert bfloat16 in (None, half)
+        assert GPUS[name].bf16 == (bfloat16 is not None)
         assert 5 < single <= (tf32 or single) < half < 5000
 
 

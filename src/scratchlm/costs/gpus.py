@@ -1,4 +1,4 @@
-"""Peak FLOP/s of a device by its name, and the fraction of the peak that training reaches (MFU).
+"""The table of GPUs, and the fraction of a GPU's peak FLOP/s that training reaches (MFU).
 
 a_token = 3 * flops_per_token(config)  # backward costs two forward passes
 mfu(5_000.0, a_token, peak_flops("NVIDIA A100-SXM4-40GB", "bfloat16"))
@@ -7,47 +7,80 @@ mfu(5_000.0, a_token, peak_flops("NVIDIA A100-SXM4-40GB", "bfloat16"))
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 DTYPES = ("float16", "bfloat16", "tf32", "float32")
 
-# Dense peaks in TFLOP/s, in the order of DTYPES. None: the hardware does not multiply this dtype. A
-# datasheet's peak "with sparsity" is twice the dense peak. The half-precision peaks are those with
-# float32 sums, which torch uses; GeForce cards are twice as fast with float16 sums.
-PEAKS: dict[str, tuple[float | None, ...]] = {
-    # NVIDIA V100 and V100S datasheets
-    "V100 PCIE": (112, None, None, 14),
-    "V100 SXM2": (125, None, None, 15.7),
-    "V100S PCIE": (130, None, None, 16.4),
+Peaks = tuple[float | None, float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class GPU:
+    """Describe one kind of GPU.
+
+    `peaks` are dense TFLOP/s in the order of DTYPES. None instead of a number means that the
+    hardware does not multiply this dtype; no peaks at all means that the table lacks them.
+    `memory` maps each version to its GiB (vendors call it GB). Only the usual GPUs have it.
+    `rates` are GB/s of the largest memory, of the link between the GPUs of a node, and of a GPU's
+    share of the node's network. The last two count one direction.
+    """
+
+    peaks: Peaks | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    bf16: bool = True
+    rates: tuple[float, float, float] | None = None
+
+
+# A key is torch's name in capitals, without the vendor and the memory. A datasheet's peak "with
+# sparsity" is twice the dense peak. The half-precision peaks are those with float32 sums, which
+# torch uses; GeForce cards are twice as fast with float16 sums. A link has half of NVLink's
+# bandwidth, because it counts one direction.
+GPUS = {
+    "GTX 1080 TI": GPU(memory={"GTX 1080 Ti": 11}, bf16=False),
+    "QUADRO RTX 8000": GPU(memory={"Quadro RTX 8000": 48}, bf16=False),
     # NVIDIA T4 datasheet
-    "T4": (65, None, None, 8.1),
+    "T4": GPU((65, None, None, 8.1), {"T4": 16}, bf16=False),
+    "P100": GPU(memory={"P100": 16}, bf16=False),
+    # NVIDIA V100 and V100S datasheets
+    "V100 PCIE": GPU((112, None, None, 14), bf16=False),
+    "V100 SXM2": GPU((125, None, None, 15.7), {"V100": 16}, bf16=False),
+    "V100S PCIE": GPU((130, None, None, 16.4), bf16=False),
     # NVIDIA A10 datasheet. An A10G is another chip.
-    "A10": (125, 125, 62.5, 31.2),
-    # NVIDIA A100 datasheet: all form factors and memory sizes have the same peaks
-    "A100 PCIE": (312, 312, 156, 19.5),
-    "A100 SXM4": (312, 312, 156, 19.5),
+    "A10": GPU((125, 125, 62.5, 31.2)),
     # NVIDIA GA102 architecture whitepaper, appendix A
-    "RTX 3090": (71, 71, 35.6, 35.6),
+    "RTX 3080": GPU(memory={"RTX 3080": 10}),
+    "RTX 3090": GPU((71, 71, 35.6, 35.6), {"RTX 3090": 24}),
     # NVIDIA Ada GPU architecture whitepaper, appendix A
-    "RTX 4090": (165.2, 165.2, 82.6, 82.6),
+    "RTX 4090": GPU((165.2, 165.2, 82.6, 82.6), {"RTX 4090": 24}),
     # NVIDIA L4, L40 and L40S datasheets
-    "L4": (121, 121, 60, 30.3),
-    "L40": (181, 181, 90.5, 90.5),
-    "L40S": (362, 362, 183, 91.6),
-    # NVIDIA H100 architecture whitepaper; H100 NVL, H200 and GH200 datasheets. No suffix: SXM.
-    "H100": (989.4, 989.4, 494.7, 66.9),
-    "H100 PCIE": (756, 756, 378, 51.2),
-    "H100 NVL": (835.5, 835.5, 417.5, 60),
-    "H200": (989.4, 989.4, 494.7, 66.9),
-    "H200 NVL": (835.5, 835.5, 417.5, 60),
-    "GH200": (989.4, 989.4, 494.7, 66.9),
+    "L4": GPU((121, 121, 60, 30.3)),
+    "L40": GPU((181, 181, 90.5, 90.5)),
+    "L40S": GPU((362, 362, 183, 91.6)),
+    # NVIDIA A100 datasheet: all form factors and memory sizes have the same peaks. The network is
+    # that of DGX A100 (one 200 Gb/s card per GPU).
+    "A100 PCIE": GPU((312, 312, 156, 19.5)),
+    "A100 SXM4": GPU((312, 312, 156, 19.5), {"A100 40": 40, "A100 80": 80}, rates=(2039, 300, 25)),
+    # NVIDIA H100, H100 NVL, H200 and GH200 datasheets (1,979 with sparsity is 989 dense), and the
+    # H100 architecture whitepaper. No suffix: SXM. The network is that of DGX H100 and DGX H200
+    # (400 Gb/s).
+    "H100": GPU((989, 989, 494.7, 66.9), {"H100": 80}, rates=(3350, 450, 50)),
+    "H100 PCIE": GPU((756, 756, 378, 51.2)),
+    "H100 NVL": GPU((835.5, 835.5, 417.5, 60)),
+    "H200": GPU((989, 989, 494.7, 66.9), {"H200": 141}, rates=(4800, 450, 50)),
+    "H200 NVL": GPU((835.5, 835.5, 417.5, 60)),
+    "GH200": GPU((989, 989, 494.7, 66.9)),
     # NVIDIA Blackwell datasheet: HGX B200, GB200 NVL72
-    "B200": (2250, 2250, 1100, 75),
-    "GB200": (2500, 2500, 1250, 80),
+    "B200": GPU((2250, 2250, 1100, 75)),
+    "GB200": GPU((2500, 2500, 1250, 80)),
+    "RX 6900 XT": GPU(memory={"RX 6900 XT": 16}, bf16=False),
+    "RADEON VII": GPU(memory={"Radeon VII": 16}, bf16=False),
     # AMD Instinct datasheets, matrix cores. An MI250X is two devices with half of its peak each.
-    "MI250X": (191.5, 191.5, None, 47.9),
-    "MI300X": (1307.4, 1307.4, 653.7, 163.4),
-    "MI325X": (1307.4, 1307.4, 653.7, 163.4),
+    "MI250X": GPU((191.5, 191.5, None, 47.9)),
+    "MI300X": GPU((1307.4, 1307.4, 653.7, 163.4)),
+    "MI325X": GPU((1307.4, 1307.4, 653.7, 163.4)),
 }
+PEAKS = {name: gpu.peaks for name, gpu in GPUS.items() if gpu.peaks}
 NOT_THE_CHIP = re.compile(r"NVIDIA|TESLA|GEFORCE|AMD|INSTINCT|OAM|HBM3E?|\d+GB?", re.IGNORECASE)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from scratchlm.costs.gpus import GPUS
 from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
@@ -25,25 +26,6 @@ from scratchlm.optim.muon import stacks
 Optimizer = Literal["adamw", "muon", "sgd", "sgddecay"]
 GIB = 1 << 30
 
-# Memory in GiB. Vendors call it GB.
-GPUS = {
-    "RTX 3080": 10,
-    "GTX 1080 Ti": 11,
-    "T4": 16,
-    "P100": 16,
-    "V100": 16,
-    "RX 6900 XT": 16,
-    "Radeon VII": 16,
-    "RTX 3090": 24,
-    "RTX 4090": 24,
-    "A100 40": 40,
-    "Quadro RTX 8000": 48,
-    "A100 80": 80,
-    "H100": 80,
-    "H200": 141,
-}
-# These GPUs use float32 because they have no bf16.
-WITHOUT_BF16 = {"GTX 1080 Ti", "T4", "P100", "V100", "RX 6900 XT", "Radeon VII", "Quadro RTX 8000"}
 RESERVED = 0.08  # fraction of a GPU's memory for its libraries and for fragmentation
 
 
@@ -308,14 +290,15 @@ def _parameters(config: ModelConfig) -> str:
 
 
 def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
+    versions = [(name, gib, gpu) for gpu in GPUS.values() for name, gib in gpu.memory.items()]
+    versions.sort(key=lambda version: version[1])
     holding = [
-        f"{name} ({memory})"
-        for name, memory in GPUS.items()
-        if (without_bf16 if without_bf16 and name in WITHOUT_BF16 else size)
-        <= memory * GIB * (1 - RESERVED)
+        f"{name} ({gib})"
+        for name, gib, gpu in versions
+        if (size if gpu.bf16 else without_bf16 or size) <= gib * GIB * (1 - RESERVED)
     ]
-    if len(holding) == len(GPUS):
-        holding = [f"all of the usual GPUs, from {min(GPUS.values())} GiB on"]
+    if len(holding) == len(versions):
+        holding = [f"all of the usual GPUs, from {versions[0][1]} GiB on"]
     names = ", ".join(holding) or "none of the usual GPUs; shard it over several"
     return f"fits {what} ({RESERVED:.0%} to spare): {names}"
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.costs.gpus import GPUS, peak_flops
 from scratchlm.costs.model_costs import (
     GIB,
-    GPUS,
     RESERVED,
     TrainingMemory,
     activation_bytes,
@@ -65,13 +65,21 @@ class Device:
         return min(self.link, self.per_node * self.network)
 
 
-# NVIDIA's datasheets of the SXM modules: bf16 without sparsity, and half of NVLink's bandwidth for
-# one direction. The network is that of DGX A100 (one 200 Gb/s card per GPU), and of DGX H100 and
-# DGX H200 (400 Gb/s).
+def _device(name: str, row: str) -> Device:
+    """Return the GPU of a row of the table, in its version with the most memory."""
+    gpu = GPUS[row]
+    flops = peak_flops(row, "bfloat16")
+    assert flops is not None
+    assert gpu.rates is not None
+    memory_bandwidth, link, network = (rate * 1e9 for rate in gpu.rates)
+    memory = max(gpu.memory.values()) * GIB
+    return Device(name, flops, memory, memory_bandwidth, link, network)
+
+
+# The SXM modules
 DEVICES = {
-    "A100": Device("A100", 312e12, GPUS["A100 80"] * GIB, 2.039e12, 300e9, 25e9),
-    "H100": Device("H100", 989e12, GPUS["H100"] * GIB, 3.35e12, 450e9, 50e9),
-    "H200": Device("H200", 989e12, GPUS["H200"] * GIB, 4.8e12, 450e9, 50e9),
+    name: _device(name, row)
+    for name, row in (("A100", "A100 SXM4"), ("H100", "H100"), ("H200", "H200"))
 }
 
 
