@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from scratchlm.config import takes_synonyms
+from scratchlm.devices.ranks import Batch
 from scratchlm.functional import IGNORED
 
 Tokens = npt.NDArray[np.integer] | Tensor
-Batch = tuple[Tensor, Tensor]
 
 
 @takes_synonyms()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from scratchlm.data.batches import Batch
-from scratchlm.devices.ranks import Ranks, Share
+from scratchlm.devices.ranks import Batch, Ranks, Share
 from scratchlm.functional import IGNORED
 from scratchlm.training.trainer_config import TrainerConfig
 

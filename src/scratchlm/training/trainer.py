@@ -24,10 +24,9 @@ from scratchlm.checkpoint.pointers import naming_an_earlier
 from scratchlm.checkpoint.run_folder import CheckpointFolder
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.config import takes_synonyms
-from scratchlm.data.batches import Batch
 from scratchlm.data.prefetch import loaded_ahead
 from scratchlm.devices.compilation import compiling
-from scratchlm.devices.ranks import ALONE, Ranks, as_lost_rank, reducing
+from scratchlm.devices.ranks import ALONE, Batch, Ranks, as_lost_rank, reducing
 from scratchlm.devices.runtime import autocast, deferred_signals
 from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.files.lock import locked

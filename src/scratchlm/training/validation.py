@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.data.batches import Batch
-from scratchlm.devices.ranks import Ranks, shared
+from scratchlm.devices.ranks import Batch, Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
 from scratchlm.training.log import bits_per_byte
