@@ -1,4 +1,4 @@
-"""python -m scratchlm: list the commands, one phrase each."""
+"""python -m scratchlm: list the commands, each with one phrase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scratchlm import __version__
 from scratchlm.cli.command import command
 
 COMMANDS = ("tokenize", "train", "generate", "chat", "convert", "inspect", "plot")
-# {a mode of another project's single command: what to run here}.
+# {mode of another project's single command: what to run here}.
 MODES = {
     "demo": "bash scripts/quickstart.sh in a checkout",
     "interactive": "scratchlm-chat",
@@ -21,7 +21,7 @@ MODES = {
 
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
-    """List the commands. ValueError for any other words, with the command to use."""
+    """List the commands. ValueError for any arguments, with the command to use instead."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"scratchlm {__version__}")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _listing() -> str:
-    """Return a phrase for each command, from the first line of its help."""
+    """Return one line for each command, from the first line of its help."""
     lines = []
     for name in COMMANDS:
         module = importlib.import_module(f"scratchlm.cli.{name}")
@@ -44,7 +44,8 @@ def _listing() -> str:
 
 
 def _instead(words: Sequence[str]) -> str:
-    """Turn `--mode train --epochs 1` or `train --epochs 1` into `use scratchlm-train --epochs 1`"""
+    """Return `use scratchlm-train --epochs 1` for `--mode train --epochs 1` and for
+    `train --epochs 1`."""
     name, *rest = words
     if name == "--mode" and rest:
         name, *rest = rest

@@ -498,7 +498,7 @@ def test_an_error_ends_a_chat_in_a_pipe_with_its_exit_code(talk, lines, code, na
 
 def test_a_full_context_is_told_once(talk):
     _, notes = talk("/set max_tokens 40\n" + "hello\n" * 4)
-    assert notes == ["(the context is full: the oldest part is no longer read)"]
+    assert notes == ["(the context is full: the model no longer reads the oldest part)"]
 
 
 def test_plain_goes_on_at_an_empty_line(talk):
@@ -511,7 +511,7 @@ REFUSED = [
     ("/foo", "(/foo); /help"),
     ("/sett top_k 3", "did you mean /set?"),
     ("/", "(/)"),
-    ("/quit now", "/quit stands alone (now)"),
+    ("/quit now", "/quit takes no argument (now)"),
     ("/set temprature 1", "did you mean temperature?"),
     ("/set temperature", "write /set temperature VALUE"),
     ("/set temperature hot", "temperature is a number ('hot')"),
@@ -528,7 +528,7 @@ REFUSED = [
     ("/retry", "no message to answer again"),
     ("/save", "write /save FILE"),
     ("/save no/folder.json", "no such folder (no)"),
-    ("/save notes.txt", "something else has this name (notes.txt)"),
+    ("/save notes.txt", "the file exists and is no conversation (notes.txt)"),
     ("/save folder", "(folder)"),
     ("/load", "write /load FILE"),
     ("/load missing.json", "missing.json"),
@@ -662,7 +662,7 @@ def test_ctrl_c_stops_a_reply_and_not_the_program(prepared):
         screen.wait_for("half a line")
         time.sleep(0.1)  # until it waits for the next key: readline misses a signal before that
         screen.process.send_signal(signal.SIGINT)
-        screen.wait_for("Ctrl-C once more, or Ctrl-D, quits\r\n> ")
+        screen.wait_for("press Ctrl-C again, or Ctrl-D, to quit\r\n> ")
         screen.type("/quit\r")
         assert screen.process.wait(timeout=30) == 0, "what stood in the line is gone"
     finally:

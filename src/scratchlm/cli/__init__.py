@@ -1,1 +1,1 @@
-"""One thin argparse module a command: parse, call one function, print."""
+"""Each command has one thin argparse module. It parses, calls one function, and prints."""

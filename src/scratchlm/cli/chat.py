@@ -4,8 +4,8 @@ scratchlm-chat --model_path Qwen3-0.6B --system "Answer in one sentence."
 scratchlm-chat --model_path runs/shakespeare --template plain --max_tokens 60
 scratchlm-chat --model_path Qwen3-0.6B < messages.txt > replies.txt
 
-/help, once it runs, lists what else can be typed. An error ends a chat that reads from a pipe or a
-file, with the exit code of scratchlm-generate.
+In a chat, /help lists the commands. A chat that reads from a pipe or a file ends at the first
+error, with the same exit code as scratchlm-generate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     check_model(args.model_path)
     settings = Settings()
-    for name in settings.values:  # before minutes go into loading
+    for name in settings.values:  # check them before the model loads, which may take minutes
         if getattr(args, name, None) is not None:
             settings.set(name, getattr(args, name))
     check_stop(args.stop)

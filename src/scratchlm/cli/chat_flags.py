@@ -1,4 +1,4 @@
-"""What may be typed after `scratchlm-chat`."""
+"""The flags of `scratchlm-chat`."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def _parser(description: str) -> Parser:
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3"),
-         help="how turns are written (auto: by the tokenizer's special tokens; plain: none, the "
-         "model continues one running text)")  # fmt: skip
+         help="how turns are written (auto: by the tokenizer's special tokens; plain: no template, "
+         "the model continues one running text)")  # fmt: skip
     flag(
         "--system",
         action=Once,
         type=text,
         metavar="TEXT",
-        help="what stands before the conversation",
+        help="system text, which comes before the conversation",
     )
     flag("--load", action=Once, metavar="FILE",
-         help="go on with a conversation that /save wrote; --template and --system win over "
-         "it")  # fmt: skip
-    flag("--max_tokens", action=Once, default="256", metavar="N", help="of one reply (256)")
+         help="continue a conversation that /save wrote; --template and --system override "
+         "its own")  # fmt: skip
+    flag("--max_tokens", action=Once, default="256", metavar="N", help="limit of one reply (256)")
     flag("--temperature", action=Once, default="0.8", metavar="T",
-         help="below 1 safer, above 1 wilder, 0 always the likeliest (0.8)")  # fmt: skip
+         help="below 1: safer; above 1: wilder; 0: always the likeliest token (0.8)")  # fmt: skip
     flag("--top_k", action=Once, metavar="K", help="draw from the K likeliest tokens")
     flag("--top_p", action=Once, metavar="P",
-         help="draw from the likeliest tokens that hold this probability")  # fmt: skip
+         help="draw from the likeliest tokens, which together have probability P")  # fmt: skip
     flag("--min_p", action=Once, metavar="P",
          help="draw from tokens at least P times as likely as the likeliest")  # fmt: skip
     flag("--repetition_penalty", action=Once, metavar="R",
-         help="above 1 makes what was said less likely (1.0)")  # fmt: skip
-    flag("--seed", action=Once, metavar="N", help="the same replies every time")
+         help="above 1: make tokens of the text so far less likely (1.0)")  # fmt: skip
+    flag("--seed", action=Once, metavar="N", help="make the replies the same every time")
     flag("--stop", action="append", type=text, default=[], metavar="TEXT",
          help="end a reply before this text; may be given several times")  # fmt: skip
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")

@@ -1,4 +1,4 @@
-"""The loop of `scratchlm-chat`: messages and commands in, replies out."""
+"""The loop of `scratchlm-chat`: it reads messages and commands, and writes replies."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from scratchlm.files.atomic import write_file
 from scratchlm.files.paths import StrPath
 
 HELP = '''\
-/set NAME VALUE  change how replies are chosen; /set alone shows all
-/retry           another reply to the last message
-/reset           begin anew; the system text stays
-/system TEXT     what stands before the conversation; none removes it, /system alone shows it
-/save FILE       write the conversation to a file; /load FILE goes on with one
-/quit            or Ctrl-D
-Ctrl-C stops a reply. A line that ends with \\ goes on in the next; """ begins and ends a block of
-lines. A message that begins with / is written //.'''
+/set NAME VALUE  change a setting of generation; /set alone shows all settings
+/retry           write another reply to the last message
+/reset           start a new conversation; keep the system text
+/system TEXT     set the system text; none removes it; /system alone shows it
+/save FILE       write the conversation to a file; /load FILE continues it
+/quit            end the chat; Ctrl-D too
+Ctrl-C stops a reply. A line that ends with \\ continues on the next line. """ begins and ends a
+block of lines. To begin a message with /, write //.'''
 ALONE = ("/help", "/retry", "/reset", "/quit")
-GO_ON = "An empty line lets the model go on where it stopped."
+GO_ON = "After an empty line, the model continues where it stopped."
 
 
 def greeting(path: StrPath, conversation: Conversation) -> str:
-    """What is said before the first message."""
+    """Return the lines that the chat prints before the first message."""
     writer = conversation.writer
     config = writer.model.config
     count = count_parameters(config).total
@@ -44,12 +44,12 @@ def greeting(path: StrPath, conversation: Conversation) -> str:
         f"{path}: {size} parameters on {device}, context {config.context_length:,}, template {how}"
     ]
     if conversation.messages:
-        lines.append(f"going on after {len(conversation.messages)} messages")
+        lines.append(f"continuing after {len(conversation.messages)} messages")
     return "\n".join([*lines, "/help lists the commands; Ctrl-C stops a reply, Ctrl-D quits"])
 
 
 class Session:
-    """One person and one model. stop: strings that end a reply."""
+    """A chat of one person with one model. `stop`: strings that end a reply."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Session:
         self.settings = settings
         self.terminal = terminal
         self.stop = stop
-        self.told = False  # that the context is full
+        self.told = False  # whether the person knows that the context is full
         self.over = False
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
@@ -76,10 +76,10 @@ class Session:
         }
 
     def run(self) -> None:
-        """Until /quit, the end of the input, or Ctrl-C twice.
+        """Run the chat until /quit, the end of the input, or two presses of Ctrl-C.
 
-        An error that a user can cause is one line, and the talk goes on. Where nobody types, an
-        error and Ctrl-C end it all.
+        If a person types, an error that a user can cause prints one line and the chat continues.
+        Otherwise the first error or Ctrl-C ends the chat.
         """
         warned = False
         while not self.over:
@@ -99,7 +99,7 @@ class Session:
                     self.terminal.note("")
                     if warned:
                         return
-                    self.terminal.note("Ctrl-C once more, or Ctrl-D, quits")
+                    self.terminal.note("press Ctrl-C again, or Ctrl-D, to quit")
                 warned = reading
             except (BrokenPipeError, Interrupted):
                 raise
@@ -109,7 +109,7 @@ class Session:
                 self.terminal.note(f"scratchlm: error: {one_line(error)}")
 
     def set_system(self, text: str) -> None:
-        """ValueError for a text that cannot be encoded."""
+        """Set the system text. ValueError for a text that cannot be encoded."""
         self.conversation.writer.tokenizer.encode(text, allowed_special="none")
         self.conversation.system = text
 
@@ -125,9 +125,13 @@ class Session:
         if name not in self.commands:
             close = difflib.get_close_matches(name, self.commands, n=1)
             hint = f"did you mean {close[0]}?" if close else "/help lists them."
-            raise ValueError(f"no such command ({name}); {hint} A message is written /{name}")
+            raise ValueError(
+                f"no such command ({name}); {hint} To send it as a message, write /{name}"
+            )
         if argument and name in ALONE:
-            raise ValueError(f"{name} stands alone ({argument}); a message is written /{name}")
+            raise ValueError(
+                f"{name} takes no argument ({argument}); to send it as a message, write /{name}"
+            )
         self.commands[name](argument.strip())
 
     def _answer(self, message: str) -> None:
@@ -136,7 +140,7 @@ class Session:
             self._write(self.conversation.reply(message, stop=self.stop, **self.settings.how()))
 
     def _write(self, pieces: Pieces) -> None:
-        """A reply to its end, or to Ctrl-C."""
+        """Write a reply to its end, or until Ctrl-C."""
         try:
             with closing(pieces):
                 for piece in pieces:
@@ -144,7 +148,7 @@ class Session:
         finally:
             self.terminal.end_reply()
         if not self.conversation.complete and not self.told:
-            self.terminal.note("(the context is full: the oldest part is no longer read)")
+            self.terminal.note("(the context is full: the model no longer reads the oldest part)")
             self.told = True
 
     def _help(self, _: str) -> None:
@@ -178,7 +182,7 @@ class Session:
     def _save(self, argument: str) -> None:
         path = _path(argument, "/save")
         if path.exists() and not is_conversation(path.read_bytes()):
-            raise ValueError(f"something else has this name ({path}); name another file")
+            raise ValueError(f"the file exists and is no conversation ({path}); name another file")
         write_file(path, self.conversation.to_json().encode())
         self.terminal.note(f"saved: {path}")
 
@@ -196,6 +200,6 @@ class Session:
 
 def _path(argument: str, command: str) -> Path:
     if not argument:
-        raise ValueError(f"no file named ({command}); write {command} FILE")
-    # A message is UTF-8, and the file system's encoding may be another.
+        raise ValueError(f"no file is given ({command}); write {command} FILE")
+    # A message is UTF-8. The file system's encoding may differ.
     return Path(os.fsdecode(argument.encode())).expanduser()

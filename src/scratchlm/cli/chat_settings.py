@@ -1,4 +1,4 @@
-"""What /set changes: how the replies are chosen."""
+"""The settings of generation that /set changes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ OFF = "none"
 
 
 class Settings:
-    """Each by its name, in `values`; a value that is refused changes nothing."""
+    """The settings, by name in `values`. An invalid value changes nothing."""
 
     def __init__(self) -> None:
         self.values = dict(DEFAULTS)
-        self.vocab_size: int | None = None  # none yet: a model takes long to load
+        self.vocab_size: int | None = None  # known once the model is loaded
         self.generator = torch.Generator()
         self.generator.seed()
 
     def set(self, name: str, text: str) -> None:
-        """ValueError, in one line, for a name or a value that is none. "none": the default."""
+        """Set `name` to the value in `text`; "none" is the default.
+
+        ValueError in one line for an unknown name or an invalid value.
+        """
         if name not in self.values:
             close = difflib.get_close_matches(name, self.values, n=1)
             hint = f"did you mean {close[0]}?" if close else "/set lists them"
@@ -40,12 +43,15 @@ class Settings:
             self.generator.seed() if value is None else self.generator.manual_seed(value)
 
     def fit(self, vocab_size: int) -> None:
-        """ValueError for what is not of this vocabulary, now and later."""
+        """Check the settings against the vocabulary, now and at each later `set`.
+
+        ValueError for an id outside the vocabulary.
+        """
         self.vocab_size = vocab_size
         self._check(self.values)
 
     def how(self) -> dict[str, Any]:
-        """The arguments of `Conversation.reply`."""
+        """Return the arguments of `Conversation.reply`."""
         values = {name: value for name, value in self.values.items() if name != "seed"}
         return values | {"generator": self.generator}
 
@@ -60,7 +66,7 @@ class Settings:
             strategy.check(self.vocab_size, values["max_tokens"])
         if values["max_tokens"] < 1:
             raise ValueError(
-                f"max_tokens is at least 1 ({values['max_tokens']}); give how many a reply may have"
+                f"max_tokens is at least 1 ({values['max_tokens']}); give the limit of a reply"
             )
         check_seed(values["seed"])
 

@@ -1,4 +1,4 @@
-"""Where the talk is held: a terminal, or a pipe."""
+"""Read and write a chat on a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ QUOTES = '"""'
 
 
 class Terminal:
-    """Messages from standard input, replies to standard output, all else to standard error.
+    """Read messages from standard input. Write replies to standard output, and notes to standard
+    error.
 
-    `is_typed`: somebody sits there, who sees a prompt and may press Ctrl-C.
+    `is_typed`: a person types the input, sees a prompt, and may press Ctrl-C.
+    `is_seen`: standard output is a terminal.
     """
 
     def __init__(self) -> None:
@@ -22,14 +24,14 @@ class Terminal:
         self.is_seen = sys.stdout.isatty()
         self._ends_line = False
         if self.is_typed and self.is_seen:
-            with suppress(ImportError):  # not in every Python; `input` is then without history
+            with suppress(ImportError):  # some Pythons lack it; then `input` has no history
                 import readline  # noqa: F401
 
     def read_message(self) -> tuple[str, bool]:
-        """What is typed next, and whether it stood between quotes. EOFError at the end.
+        """Return the next message, and whether it was between quotes. EOFError at the end.
 
-        A line that ends with a backslash goes on in the next; three quotes begin a block, and end
-        it. So does the end of the input. ValueError for bytes that are not UTF-8.
+        A line that ends with a backslash continues on the next line. Three quotes begin a block
+        and end it. The end of the input ends a block too. ValueError for bytes that are not UTF-8.
         """
         message, quoted = self._read_message()
         try:
@@ -52,7 +54,7 @@ class Terminal:
         return "\n".join(lines), False
 
     def _block(self, line: str) -> Iterator[str]:
-        """Its lines; one that has nothing beside the quotes is none."""
+        """Yield the lines of a block. A first or last line with only the quotes does not count."""
         first = True
         with suppress(EOFError):
             while not line.endswith(QUOTES):
@@ -65,7 +67,7 @@ class Terminal:
 
     def _read_line(self, prompt: str) -> str:
         if self.is_typed and self.is_seen:
-            return input(prompt)  # with readline
+            return input(prompt)  # it uses readline
         if self.is_typed:
             print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -74,17 +76,17 @@ class Terminal:
         return line.removesuffix("\n")
 
     def write(self, piece: str) -> None:
-        """A piece of a reply. A terminal gets no control characters of a model's."""
+        """Write a piece of a reply. On a terminal, replace the control characters in it."""
         if piece:
             self._ends_line = piece.endswith("\n")
             print(printable(piece, CONTROLS) if self.is_seen else piece, end="", flush=True)
 
     def end_reply(self) -> None:
-        """A reply ends its line, even where it is empty."""
+        """End the line of a reply, even of an empty one."""
         if not self._ends_line:
             print(flush=True)
         self._ends_line = False
 
     def note(self, text: str) -> None:
-        """Something that is no part of the conversation."""
+        """Print a line that is not part of the conversation."""
         print(text, file=sys.stderr, flush=True)

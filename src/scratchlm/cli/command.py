@@ -1,4 +1,4 @@
-"""What the commands share: strict flags, one-line errors, exit codes.
+"""The parts that all commands share: strict flags, one-line errors, exit codes.
 
 0 ok · 2 bad input or usage · 3 corrupt or incompatible file · 4 numerical failure ·
 5 resources · 130 SIGINT · 143 SIGTERM
@@ -44,9 +44,10 @@ _REMEDIES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """It takes whole flags only, `-` and `_` alike, and other projects' names for a flag.
+    """A parser that accepts no abbreviated flags.
 
-    Every error is a ValueError, which `command` prints.
+    It accepts `-` for `_`, and the names that other projects use for a flag. Every error is a
+    ValueError, which `command` prints.
     """
 
     def __init__(self, prog: str, description: str, epilog: str = "") -> None:
@@ -62,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[no-untyped-def,override]
         words = [self._translated(word) for word in (sys.argv[1:] if args is None else args)]
-        # Intermixed: several positional words are found on both sides of a flag.
+        # "Intermixed" finds positional words on both sides of a flag.
         values, unknown = self.parse_known_intermixed_args(words, namespace)
         for word in unknown:
             name = word.split("=")[0]
@@ -74,20 +75,21 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def hint(self, name: str) -> str:
-        """What to type instead of a flag that there is not."""
+        """Return what to type instead of an unknown flag."""
         bare = name.lstrip("-").replace("-", "_").rpartition(".")[2]
         if known := BY_COMMAND.get(self.prog, {}).get(bare):
             return f"here it is {known}"
         if own := self._own(bare):
             return f"write {own}"
-        # Without dashes, which all flags share.
+        # Compare without the dashes, because all flags share them.
         own_flags = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
         asked = name.lstrip("-").replace("-", "_")
         close = difflib.get_close_matches(asked, own_flags, n=1, cutoff=0.7)
         return f"did you mean --{close[0]}?" if close else f"{self.prog} --help lists the flags"
 
     def _translated(self, word: str) -> str:
-        """`--max-tokens=5` -> `--max_tokens=5`; make a name of another project one of the flag."""
+        """Return `--max_tokens=5` for `--max-tokens=5`, and register another project's name for a
+        flag."""
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
             return word
@@ -100,13 +102,13 @@ class Parser(argparse.ArgumentParser):
         return name + equals + value
 
     def _own(self, name: str) -> str | None:
-        """Our flag of this name, or of another name of the same setting."""
+        """Return our flag for a name, which may be a synonym of it."""
         known = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
         own = name if name in known else meant(name, known)
         return None if own is None else f"--{own}"
 
     def error(self, message: str) -> NoReturn:
-        if message.endswith(CONVERT):  # of `text`, which tells its remedy
+        if message.endswith(CONVERT):  # an error of `text`, which has its remedy
             raise ValueError(message)
         hint = f"{self.prog} --help lists the flags"
         if "expected one argument" in message:
@@ -118,7 +120,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Stores a value; a second, different one for the same option is an error."""
+    """Store a value. A second, different value for the same option is an error."""
 
     def __call__(
         self,
@@ -129,7 +131,7 @@ class Once(argparse.Action):
     ) -> None:
         given = namespace.__dict__.setdefault("given", {})
         flag, value = given.setdefault(self.dest, (option_string, values))
-        if str(value) != str(values):  # as text, for nan is not itself
+        if str(value) != str(values):  # compare as text, because nan != nan
             raise ValueError(
                 f"two values for one option ({flag} {value}, {option_string} {values}); give one"
             )
@@ -137,13 +139,13 @@ class Once(argparse.Action):
 
 
 def check_seed(seed: int | None) -> None:
-    """ValueError for a seed that no generator takes."""
+    """Raise ValueError for a seed outside the range that all generators accept."""
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"seed is from 0 to 2**63 - 1 ({seed}); give such a number")
 
 
 def has_colour() -> bool:
-    """Whether somebody looks at a terminal, and has not asked for none (see no-color.org)."""
+    """Return whether standard output is a terminal and NO_COLOR is not set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -151,9 +153,9 @@ Body = Callable[[Sequence[str] | None], None]
 
 
 def command(*, stops_with_its_reader: bool = False) -> Callable[[Body], Callable[..., int]]:
-    """Make `main(argv=None) -> exit code` of a body that raises.
+    """Turn a function that raises into `main(argv=None) -> exit code`.
 
-    stops_with_its_reader: a closed standard output is a normal end, not the loss of work.
+    stops_with_its_reader: a closed standard output is a normal end, because no work is lost.
     """
     return functools.partial(_guarded, stops_with_its_reader)
 
@@ -165,9 +167,9 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
         try:
             with _terminated_as_exception(), _notices_in_one_line():
                 body(argv)
-        except BrokenPipeError:  # the reader (`| head`) has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, closed the pipe
             with suppress(BrokenPipeError):
-                sys.stdout.close()  # or the interpreter flushes into the pipe at its end
+                sys.stdout.close()  # otherwise the interpreter flushes into the pipe at exit
             if stops_with_its_reader:
                 return 0
             print(
@@ -190,7 +192,10 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
 
 
 def exit_code(error: BaseException) -> int | None:
-    """None for what a user cannot cause: that keeps its traceback."""
+    """Return the exit code, or None for an error that a user cannot cause.
+
+    Such an error keeps its traceback.
+    """
     match error:
         case Interrupted():
             return 128 + error.signum
@@ -212,11 +217,11 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, and the remedy."""
+    """Return what went wrong and the remedy, in one line."""
     match error:
         case KeyboardInterrupt():
             text = "stopped by Ctrl-C; run it again to start over"
-        case UnicodeEncodeError():  # a path, because texts are checked
+        case UnicodeEncodeError():  # it is a path, because texts are checked earlier
             name = error.object[max(0, error.start - 20) : error.end + 20]
             text = f"a name is not UTF-8 ({name!r}); rename it, or run it with PYTHONUTF8=1"
         case MemoryError():
@@ -235,7 +240,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _uncapitalized(reason: str) -> str:
-    """The system's own texts are sentences; ours may hold a unit or a name."""
+    """Return a message of the system as we write messages: with a small first letter."""
     return reason[:1].lower() + reason[1:]
 
 
@@ -247,7 +252,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _terminated_as_exception() -> Iterator[None]:
-    """SIGTERM as an exception, so that half-written files are removed on the way out."""
+    """Raise an exception on SIGTERM, so that the program removes its half-written files."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -264,7 +269,7 @@ def _terminated_as_exception() -> Iterator[None]:
 
 @contextmanager
 def _notices_in_one_line() -> Iterator[None]:
-    """Print each `Notice` as one line on standard error; other warnings look as they always do."""
+    """Print each `Notice` as one line on standard error. Other warnings keep their form."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
         before = warnings.showwarning

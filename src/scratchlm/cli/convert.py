@@ -1,4 +1,4 @@
-"""scratchlm-convert: models of the Hugging Face hub to checkpoints, and back.
+"""scratchlm-convert: convert models of the Hugging Face hub to checkpoints, and back.
 
 scratchlm-convert --from Qwen3-0.6B --to qwen3            a folder of the hub -> a checkpoint
 scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint -> such a folder
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
 
-    # The weights are mapped from the source: what is written never replaces what is read.
+    # The weights are memory-mapped from the source, so the target must be another path.
     target = Path(args.target)
     if is_taken(target):
         raise ValueError(f"something has this name already ({target}); give a new one")
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         kind = "a checkpoint"
     else:
         to_hf(model, args.target, tokenizer, ends, starts)
-        kind = f"{hub_architecture(model.config)}, as the hub has it"
+        kind = f"{hub_architecture(model.config)}, in the hub's format"
     if tokenizer is None:
         warnings.warn(
-            f"no tokenizer.json lies with the weights ({args.source}), so none is written; "
+            f"no tokenizer.json is beside the weights ({args.source}), so none is written; "
             "--tokenizer_path FILE adds one",
             Notice,
             stacklevel=2,
@@ -55,7 +55,8 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--from", dest="source", action=Once, required=True, metavar="DIR",
                         help="a folder of the hub, a run, a checkpoint or a .pt")  # fmt: skip
     parser.add_argument("--to", dest="target", action=Once, required=True, metavar="DIR",
-                        help="what to write: a checkpoint or .pt, or such a folder")  # fmt: skip
+                        help="the path to write: a checkpoint, a .pt, or a folder of the "
+                        "hub")  # fmt: skip
     parser.add_argument("--tokenizer_path", action=Once, metavar="FILE",
                         help="tokenizer.json (default: the one beside the weights)")  # fmt: skip
     return parser.parse_args(argv)

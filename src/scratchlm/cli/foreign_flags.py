@@ -1,8 +1,8 @@
-"""Flags of other projects that are written otherwise here: what to write instead.
+"""Flags of other projects, and the flags to write here instead.
 
-A flag whose value has the same form is taken under its foreign name (`config.SETTINGS`). Here are
-those that differ in more than the name, and those that beginners guess. docs/names.md shows all of
-them, and tests hold it equal to this table and try every flag that an entry names.
+The commands accept a foreign flag as it is if its value has the same form (`config.SETTINGS`).
+These tables hold the flags that differ in more than the name, and the flags that beginners guess.
+docs/names.md shows all of them. Tests compare it with these tables and try every flag of an entry.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ TRAIN = _guesses(
     # minGPT
     "model_type": "--config, or --model.norm, --model.position and --model.ffn",
     "work_dir": "--out",
-    # of scratchlm's other commands
+    # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
     "max_tokens": "--iterations, of --batch_size times --max_seq_len tokens each",
-    # a model's config on the hub
+    # names in a hub model's config
     "hidden_act": "--model.ffn",
     "activation_function": "--model.ffn",
     "rope_parameters": "--model.rope_scaling.kind and --model.rope_scaling.factor",
@@ -229,7 +229,7 @@ INSPECT = {
     "checkpoint": "the path, without a flag",
 }
 
-# The flag that a word without one is meant for.
+# A word without a flag probably belongs to this flag.
 OF_A_WORD = {
     "scratchlm-train": "--train_data",
     "scratchlm-generate": "--prompt",

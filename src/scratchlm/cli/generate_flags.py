@@ -1,4 +1,4 @@
-"""What may be typed after `scratchlm-generate`."""
+"""The flags of `scratchlm-generate`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRATEGY = (
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """The flags; ValueError for what has no effect, and for a seed that no generator takes."""
+    """Parse the flags. ValueError for a flag without effect and for a seed out of range."""
     args = _parser(description).parse_args(argv)
     check_seed(args.seed)
     for flag, needed in (
@@ -41,12 +41,12 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
 
 
 def strategy(args: Namespace) -> dict[str, Any]:
-    """The fields of `Strategy` that were given."""
+    """Return the fields of `Strategy` that the user gave."""
     given = {name: getattr(args, name) for name in STRATEGY}
     chosen = {name: value for name, value in given.items() if value is not None}
     biases: dict[int, float] = {}
     for id, bias in args.logit_bias:
-        if str(biases.setdefault(id, bias)) != str(bias):  # as text, for nan is not itself
+        if str(biases.setdefault(id, bias)) != str(bias):  # compare as text, because nan != nan
             raise ValueError(
                 f"two values for one id (logit_bias {id}={biases[id]}, {id}={bias}); give one"
             )
@@ -54,9 +54,10 @@ def strategy(args: Namespace) -> dict[str, Any]:
 
 
 def prompts(args: Namespace) -> list[str]:
-    """All prompts: --prompt, then the files, then standard input where nothing else is given.
+    """Return all prompts: those of --prompt, then the files.
 
-    ValueError for a file that is not UTF-8, with its name.
+    Without both, read standard input if it is a pipe or a file. ValueError with the name of a file
+    that is not UTF-8.
     """
     texts = list(args.prompt or [])
     names = list(args.prompt_file or [])
@@ -78,10 +79,10 @@ def prompts(args: Namespace) -> list[str]:
 
 
 def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file: not a terminal, and not nothing."""
+    """Return whether standard input is a pipe or a file, not a terminal or closed."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by what has no file
+    except (OSError, ValueError, AttributeError):  # closed, or an object without a file
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
@@ -112,68 +113,79 @@ def _parser(description: str) -> Parser:
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")
     flag("--dtype", action=Once, choices=["stored", "float32", "bfloat16"], default="stored",
-         help="of weights and arithmetic (default: as the model is stored)")  # fmt: skip
+         help="dtype of weights and arithmetic (default: as the model is stored)")  # fmt: skip
     flag("--weights", action=Once, choices=["stored", "int8"], default="stored",
-         help="int8: matrices in 8 bits, for a CPU (stored)")  # fmt: skip
+         help="int8: store matrices in 8 bits, for a CPU (stored)")  # fmt: skip
     flag("--compile", action=Once, choices=["auto", "on", "off"], default="auto",
-         help="torch.compile the step; auto: on CUDA, for 1,000 tokens and more")  # fmt: skip
+         help="compile the step with torch.compile; auto: on CUDA, from 1,000 tokens on "
+         "(auto)")  # fmt: skip
     flag("--draft_model", action=Once, metavar="PATH",
-         help="a smaller model of the same tokenizer, to guess ahead: sooner, as good")  # fmt: skip
+         help="a smaller model with the same tokenizer; it guesses ahead, which is faster and "
+         "changes no probability")  # fmt: skip
     flag("--num_draft", action=Once, type=int, metavar="N", help="tokens it guesses at a time (4)")
     flag("--dry_run", action="store_true",
-         help="print what the model takes to run, with its KV cache; generate nothing")  # fmt: skip
+         help="print the memory and compute that the model and its KV cache need; generate "
+         "nothing")  # fmt: skip
 
     flag = parser.add_argument_group("prompts and texts").add_argument
     flag("--prompt", action="append", type=text, metavar="TEXT",
-         help="text to continue; several times for several (default: standard input if it is a "
-         "pipe or a file, else the start of a new document)")  # fmt: skip
+         help="text to continue; may be repeated (default: standard input if it is a pipe or a "
+         "file, else the start of a new document)")  # fmt: skip
     flag("--prompt_file", action="append", metavar="FILE",
-         help="a file whose text is a prompt, - for standard input; several times too")  # fmt: skip
-    flag("--num_samples", action=Once, type=int, default=1, metavar="N", help="texts a prompt (1)")
+         help="a file whose text is a prompt; - is standard input; may be repeated")  # fmt: skip
+    flag("--num_samples", action=Once, type=int, default=1, metavar="N",
+         help="texts per prompt (1)")  # fmt: skip
     flag("--max_tokens", action=Once, type=int, default=100,
-         metavar="N", help="new tokens, at most (100)")  # fmt: skip
+         metavar="N", help="limit of new tokens (100)")  # fmt: skip
     flag("--stop", action="append", type=text, default=[], metavar="TEXT",
-         help="end before this text; several times for several")  # fmt: skip
+         help="end before this text; may be repeated")  # fmt: skip
     flag("--stop_id", action="append", type=int, default=[], metavar="ID",
-         help="end before this token, besides the model's own end tokens")  # fmt: skip
+         help="end before this token too, besides the model's own end tokens")  # fmt: skip
     flag("--overflow", action=Once, choices=["stop", "slide"], default="stop",
-         help="where the context is full: stop, or go on from its last half (stop)")  # fmt: skip
-    flag("--seed", action=Once, type=int, metavar="N", help="the same texts every time")
+         help="when the context is full: stop, or continue from its last half (stop)")  # fmt: skip
+    flag("--seed", action=Once, type=int, metavar="N", help="make the texts the same every time")
 
     flag = parser.add_argument_group("strategy (docs/sampling.md), in this order").add_argument
     flag("--logit_bias", action="append", type=_bias, default=[], metavar="ID=VALUE",
-         help="add to a token's logit; -inf bans it; several times")  # fmt: skip
+         help="add VALUE to a token's logit; -inf bans the token; may be repeated")  # fmt: skip
     flag("--repetition_penalty", action=Once, type=float, metavar="R",
-         help="above 1 makes what was said less likely, prompt included (1.0, off)")  # fmt: skip
+         help="above 1: make tokens of the prompt and the text so far less likely (1.0, "
+         "off)")  # fmt: skip
     flag("--presence_penalty", action=Once, type=float, metavar="X",
-         help="taken off the logits of tokens already written (0, off)")  # fmt: skip
+         help="subtract X from the logits of tokens already written (0, off)")  # fmt: skip
     flag("--frequency_penalty", action=Once, type=float, metavar="X",
-         help="taken off once for each time the token was written (0, off)")  # fmt: skip
+         help="subtract X once for each time the token was written (0, off)")  # fmt: skip
     flag("--no_repeat_ngram_size", action=Once, type=int, metavar="N",
-         help="no run of N tokens occurs twice (0, off)")  # fmt: skip
-    flag("--min_new_tokens", action=Once, type=int, metavar="N", help="no end before (0)")
+         help="write no run of N tokens twice (0, off)")  # fmt: skip
+    flag("--min_new_tokens", action=Once, type=int, metavar="N",
+         help="do not end before N tokens (0)")  # fmt: skip
     flag("--temperature", action=Once, type=float, metavar="T",
-         help="below 1 safer, above 1 wilder, 0 always the likeliest (1.0)")  # fmt: skip
+         help="below 1: safer; above 1: wilder; 0: always the likeliest token (1.0)")  # fmt: skip
     flag("--top_k", action=Once, type=int, metavar="K",
          help="draw from the K likeliest tokens (0, off)")  # fmt: skip
     flag("--top_p", action=Once, type=float, metavar="P",
-         help="draw from the likeliest that hold this mass; 0 keeps one (1, off)")  # fmt: skip
+         help="draw from the likeliest tokens, which together have probability P; 0 keeps one "
+         "(1, off)")  # fmt: skip
     flag("--min_p", action=Once, type=float, metavar="P",
          help="draw from tokens at least P times as likely as the likeliest (0, off)")  # fmt: skip
     flag("--typical_p", action=Once, type=float, metavar="P",
-         help="draw from those of average surprise that hold this mass (1, off)")  # fmt: skip
+         help="draw from the tokens whose surprise is nearest the average, which together have "
+         "probability P (1, off)")  # fmt: skip
     flag("--num_beams", action=Once, type=int, metavar="N",
-         help="search the likeliest text with N beams, instead of drawing")  # fmt: skip
+         help="search for the likeliest text with N beams instead of drawing")  # fmt: skip
     flag("--length_penalty", action=Once, type=float, metavar="X",
-         help="beams: 1 compares means, more favours long texts (1.0)")  # fmt: skip
+         help="for beams: 1 compares means, above 1 favours long texts (1.0)")  # fmt: skip
     flag("--early_stopping", action=Once, type=_early_stopping, metavar="true|false|never",
-         help="beams: end with the first N whole texts (false)")  # fmt: skip
+         help="for beams: end when N texts are complete (false)")  # fmt: skip
 
     flag = parser.add_argument_group("output").add_argument
     flag("--stream", action="store_true",
-         help="write each text as it comes, one after another (one alone always does)")  # fmt: skip
+         help="write each text as it is made, one after another (always, for a single "
+         "text)")  # fmt: skip
     flag("--json", action="store_true",
-         help="a JSON object a text: ids, log-probability of each, seed, timings")  # fmt: skip
+         help="write one JSON object per text: ids, their log-probabilities, seed, "
+         "timings")  # fmt: skip
     flag("--show_tokens", action="store_true",
-         help="tokens coloured by the model's own probability, or with it")  # fmt: skip
+         help="colour each token by the model's own probability, or print the "
+         "probability")  # fmt: skip
     return parser

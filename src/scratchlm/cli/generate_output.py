@@ -1,4 +1,4 @@
-"""What `scratchlm-generate` does with its flags, and the forms in which it writes texts."""
+"""Generate texts by the flags of `scratchlm-generate`, and write them in several formats."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def dtype(args: Namespace) -> torch.dtype | None:
 
 
 def seed(args: Namespace) -> int:
-    """The one that was given, or any: --json tells it."""
+    """Return the given seed, or a random one, which --json shows."""
     return random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
 
 
 def stream(
     writer: TextGenerator, prompts: Sequence[str], args: Namespace, seed: int, how: dict[str, Any]
 ) -> None:
-    """Each text as it comes, one after another: the same ones as together."""
+    """Write each text as it is made, one after another. `complete` gives the same texts."""
     each = [prompt for prompt in prompts for _ in range(args.num_samples)]
-    begun = [  # checked, all of them, before the first is written
+    begun = [  # this checks all prompts before it writes the first text
         writer.steps(
             writer.encode(prompt),
             args.max_tokens,
@@ -59,7 +59,7 @@ def stream(
             for piece, text in steps:
                 print(_shown(piece), end="", flush=True)
                 reason, count = text.finish_reason, len(text.ids)
-        finally:  # also where Ctrl-C ends it
+        finally:  # also after Ctrl-C
             print()
         _say_where_it_ended(reason, count, args.max_tokens)
 
@@ -72,7 +72,7 @@ def complete(
     beams: Beams | None,
     how: dict[str, Any],
 ) -> list[Completion]:
-    """All texts together, with a bar on a terminal."""
+    """Generate all texts together, with a progress bar on a terminal."""
     done = writer.complete(
         prompts,
         args.max_tokens,
@@ -95,9 +95,12 @@ def write_texts(done: Sequence[Completion]) -> None:
 
 
 def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -> None:
-    """One object a line. `tokens` are the texts of `ids`, with U+FFFD for half a character;
-    `logprobs` are in nats, of the model itself, before any strategy; the seconds, and the tokens a
-    second, are of all texts that were worked on together."""
+    """Write one JSON object per line.
+
+    `tokens` are the texts of `ids`, with U+FFFD for an incomplete character. `logprobs` are the
+    model's own, in nats, before any strategy. The seconds and the tokens per second are those of
+    all texts generated together.
+    """
     for each in done:
         together = sum(len(other.ids) for other in done if other.seconds == each.seconds)
         record = {
@@ -117,7 +120,7 @@ def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -
 
 
 def write_tokens(done: Sequence[Completion], tokenizer: BPETokenizer, *, coloured: bool) -> None:
-    """Every token with its probability: in colours, or as `token(0.53)` where there are none."""
+    """Write every token with its probability: as a colour, or as `token(0.53)` without colours."""
     if coloured:
         scale = "".join(_shaded(f" {i / 6:.2f}+ ", i / 6) for i in range(6))
         print(f"probability: {scale}")
@@ -136,15 +139,15 @@ def _shaded(token: str, probability: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """A terminal gets no control characters of a model's."""
+    """Return the text to print. On a terminal, replace the control characters in it."""
     return printable(text, CONTROLS) if sys.stdout.isatty() else text
 
 
 def _say_where_it_ended(finish_reason: str | None, count: int, max_tokens: int) -> None:
-    """On standard error, where the context had no room for all the tokens asked for."""
+    """Print a line on standard error if the context had no room for all requested tokens."""
     if finish_reason == "context":
         print(
-            f"the context ended after {count} of {max_tokens} tokens; --overflow slide goes on",
+            f"the context ended after {count} of {max_tokens} tokens; --overflow slide continues",
             file=sys.stderr,
         )
 

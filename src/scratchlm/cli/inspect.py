@@ -1,6 +1,6 @@
 """scratchlm-inspect: show what a checkpoint or a folder of the hub holds, and change its config.
 
-scratchlm-inspect runs/shakespeare                       the run's best, else its last
+scratchlm-inspect runs/shakespeare                       the run's best checkpoint, or its last
 scratchlm-inspect runs/shakespeare/checkpoints/last
 scratchlm-inspect model.pt --json
 scratchlm-inspect Qwen3-0.6B                             a folder of the hub
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if is_hf_folder(args.path):
         raise ValueError(
-            f"--set changes checkpoints, not folders of the hub ({args.path}); make one of it: "
+            f"--set changes checkpoints, not folders of the hub ({args.path}); convert it first: "
             "scratchlm-convert --from FOLDER --to DIR"
         )
     path = find_checkpoint(args.path)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _changes(words: list[str]) -> dict[str, str]:
-    """["a=1"] -> {"a": "1"}; two values for one key are an error."""
+    """Turn ["a=1"] into {"a": "1"}. ValueError for two values of one key."""
     changes: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -62,9 +62,9 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = Parser("scratchlm-inspect", summary, examples)
     parser.add_argument("path", metavar="PATH",
                         help="a run, a checkpoint, a .pt, or a folder of the hub")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                        help="change the model config that is stored; may be repeated")  # fmt: skip
+                        help="change the stored model config; may be repeated")  # fmt: skip
     return parser.parse_args(argv)
 
 

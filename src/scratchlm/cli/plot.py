@@ -1,4 +1,4 @@
-"""scratchlm-plot: draw figures, as PNG files.
+"""scratchlm-plot: draw figures as PNG files.
 
 scratchlm-plot init --output init.png
 scratchlm-plot init --config shakespeare --train_data shakespeare.bin --output init.png
@@ -6,9 +6,9 @@ scratchlm-plot sampling --output sampling.png
 scratchlm-plot sampling --model_path runs/shakespeare --prompt "I will not be a"
 scratchlm-plot run runs/a runs/b --output run.png
 
-init: for each initialisation strategy the scale of activations and gradients by layer, and the
-first losses of a training run.
-sampling: what each sampling strategy does to what may come next, made up or by a model.
+init: for each initialization, the scale of activations and gradients by layer, and the first losses
+of a training run.
+sampling: how each sampling strategy changes the next token's probabilities, made-up or a model's.
 run: loss, learning rate, gradient norm and throughput of runs, from their logs.
 """
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here so that --help answers at once.
     from scratchlm.figures import initializations
 
-    initializations.require_matplotlib()  # before minutes go into it
+    initializations.require_matplotlib()  # check it before minutes of work
     output = Path(args.output)
     if output.suffix != ".png" or output.is_dir():
         raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
@@ -96,23 +96,26 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = Parser("scratchlm-plot", summary, examples)
     flag = parser.add_argument
     flag("figure", choices=list(FLAGS), help="what to draw")
-    flag("runs", nargs="*", metavar="RUN", help="for the figure run: runs' folders, or their logs")
-    flag("--output", action=Once, metavar="FILE", help="default: the figure's name and .png")
+    flag("runs", nargs="*", metavar="RUN",
+         help="for the figure run: folders of runs, or their logs")  # fmt: skip
+    flag("--output", action=Once, metavar="FILE",
+         help="the PNG file to write (default: the figure's name with .png)")  # fmt: skip
     init = parser.add_argument_group("init").add_argument
     init("--config", action=Once, metavar="NAME|FILE",
          help="the model: a recipe or a TOML file (default: 8 layers of 128)")  # fmt: skip
     init("--train_data", action=Once, metavar="FILE",
          help="a token shard (default: a made-up language)")  # fmt: skip
-    init("--steps", action=Once, type=int, default=100, metavar="N", help="of training (100)")
+    init("--steps", action=Once, type=int, default=100, metavar="N", help="training steps (100)")
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--model_path", action=Once, metavar="PATH",
              help="a model, as scratchlm-generate takes it (default: made-up numbers)")  # fmt: skip
     sampling("--tokenizer_path", action=Once, metavar="FILE",
              help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
-    sampling("--prompt", action=Once, type=text, metavar="TEXT", help="what the model continues")
+    sampling("--prompt", action=Once, type=text, metavar="TEXT",
+             help="text that the model continues")  # fmt: skip
     run = parser.add_argument_group("run").add_argument
     run("--x", action=Once, choices=("step", "tokens", "time"), default="step",
-        help="along the x-axis (step)")  # fmt: skip
+        help="what the x-axis shows (step)")  # fmt: skip
     args = parser.parse_args(argv)
     _check(args)
     args.output = args.output or f"{args.figure}.png"
@@ -120,7 +123,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _check(args: Namespace) -> None:
-    """ValueError for a flag without effect, or a value that cannot be."""
+    """Raise ValueError for a flag without effect or an invalid value."""
     given = vars(args).get("given", {})
     for figure, names in FLAGS.items():
         for name in names:

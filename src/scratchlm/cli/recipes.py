@@ -1,4 +1,4 @@
-"""The recipes of configs/: installed with the package, found by name, listed with their sizes."""
+"""Find the recipes of configs/ by name, and list them with their sizes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from scratchlm.files.file_kinds import check_downloaded
 
 
 def find_config(word: str) -> Path:
-    """The TOML file that `--config` means: a file by its path, or else a recipe by its name, in
-    which `-` and `_` are alike.
+    """Return the TOML file that `--config` means: a file by its path, or a recipe by its name.
 
-    ValueError where it is neither, with the names that are close.
+    In a name, `-` and `_` are equal. ValueError with similar names if there is neither.
     """
     path, names, hyphened = Path(word), _recipes(), word.replace("_", "-")
     if path.is_file():
@@ -36,12 +35,12 @@ def find_config(word: str) -> Path:
 
 
 def is_recipe(word: str) -> bool:
-    """Whether a recipe has this name, and no file or folder."""
+    """Return whether a recipe has this name, and no file or folder has it."""
     return word.replace("_", "-") in _recipes() and not Path(word).exists()
 
 
 def check_model(path: str) -> None:
-    """ValueError for the name of a recipe, where a model is needed."""
+    """Raise ValueError if the path of a model is the name of a recipe."""
     if is_recipe(path):
         raise ValueError(
             f"a recipe is no model ({path}); train it first: scratchlm-train --config {path} "
@@ -50,7 +49,7 @@ def check_model(path: str) -> None:
 
 
 def listing() -> str:
-    """Every recipe with its size and its purpose, a line each, the smallest first."""
+    """Return one line per recipe with its size and its purpose, the smallest first."""
     from scratchlm.config import build, read_toml  # here, so that --help answers at once
     from scratchlm.costs.model_costs import count_parameters
     from scratchlm.model.config import ModelConfig
@@ -65,7 +64,7 @@ def listing() -> str:
 
 
 def _recipes() -> dict[str, Path]:
-    """{name: path}; a checkout has them beside src/, a wheel within the package."""
+    """Return {name: path}. A checkout has configs/ beside src/, a wheel has it in the package."""
     package = Path(str(importlib.resources.files("scratchlm")))
     inside = package / "configs"
     folder = inside if inside.is_dir() else package.parents[1] / "configs"

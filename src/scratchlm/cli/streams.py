@@ -1,4 +1,4 @@
-"""What a command reads and writes is UTF-8, whatever the locale says."""
+"""Commands read and write UTF-8 in every locale."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ CONVERT = "convert it to UTF-8"
 
 
 def use_utf8() -> None:
-    """Make standard input, output and error UTF-8, whatever the locale: no text becomes "?".
+    """Make standard input, output and error UTF-8 in every locale, so that no text becomes "?".
 
-    A log file shows each line as soon as it is written. The input loses its byte order mark. A byte
-    of it that is not UTF-8 comes as a lone surrogate, which the tokenizer refuses.
+    A log file shows each line at once. The input loses its byte order mark. An input byte that is
+    not UTF-8 becomes a lone surrogate, which the tokenizer refuses.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="utf8_or_escaped", line_buffering=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        with suppress(io.UnsupportedOperation):  # something was read already
+        with suppress(io.UnsupportedOperation):  # the program has read from it already
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _utf8_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode lone surrogates: as the UTF-8 of a file's name that the locale could not read, else as
-    \\uXXXX."""
+    """Encode lone surrogates.
+
+    They become the UTF-8 of a file's name that the locale could not read, or else \\uXXXX.
+    """
     assert isinstance(error, UnicodeEncodeError)
     found = error.object[error.start : error.end]
     try:
@@ -43,7 +45,7 @@ codecs.register_error("utf8_or_escaped", _utf8_or_escaped)
 
 
 def text(word: str) -> str:
-    """A text from the command line: its bytes are UTF-8, whatever the locale."""
+    """Return a text of the command line. Its bytes are UTF-8 in every locale."""
     try:
         return os.fsencode(word).decode()
     except UnicodeError:

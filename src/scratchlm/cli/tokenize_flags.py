@@ -1,4 +1,4 @@
-"""What may be typed after `scratchlm-tokenize`, and what goes together."""
+"""The flags of `scratchlm-tokenize`, and the checks of their combinations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ TRAINING = (
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
 READING = ("field", "separator")
-USES = ("encode", "show", "html")  # of a tokenizer, new or given
+USES = ("encode", "show", "html")  # uses of a tokenizer, new or given
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """The flags; ValueError where they contradict each other or would overwrite what is read.
+    """Parse the flags. ValueError if they contradict each other or would overwrite an input.
 
-    Adds what they come to: `corpus_files`, `encode_files`, whether these are `one_text`, and
-    whether they go `to_folder`.
+    Add what follows from them: `corpus_files`, `encode_files`, `as_documents` (whether the corpus
+    is documents), `one_text` (whether there is one text to encode), and `to_folder` (whether the
+    ids go to a folder).
     """
     args = _parser(description).parse_args(argv)
     if args.inspect is not None:
@@ -48,42 +49,63 @@ def _parser(description: str) -> Parser:
     group = parser.add_argument_group("train a tokenizer")
     flag = group.add_argument
     flag("--corpus", **many, metavar="PATH", help="files, folders or globs of text to learn from")
-    flag("--vocab_size", **number, help="ids: 256 bytes, the merges, the special tokens")
+    flag("--vocab_size", **number, help="number of ids: 256 bytes, merges, special tokens")
     flag("--output_tokenizer", **one, metavar="FILE", help="default: tokenizer.json")
     flag("--special_tokens", **many, type=text, metavar="TEXT", help="default: <|endoftext|>")
     flag("--pattern", **utf8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
          " starcoder, tekken, or a regular expression that cuts text into pieces")  # fmt: skip
-    flag("--min_frequency", **number, help="merge no pair that occurs less often (default: 0)")
-    flag("--max_token_length", **number, help="learn no token of more bytes (default: any length)")
+    flag(
+        "--min_frequency",
+        **number,
+        help="merge no pair that occurs fewer than N times (default: 0)",
+    )
+    flag(
+        "--max_token_length",
+        **number,
+        help="learn no token longer than N bytes (default: any length)",
+    )
 
     group = parser.add_argument_group("encode")
     flag = group.add_argument
-    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer, train none")
+    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer and train none")
     flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .json, "
          ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
-    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (the default, beside it), "
+    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (default: beside it), "
          "with its special tokens as ids; or a folder, for shards of many documents")  # fmt: skip
-    flag("--val_fraction", **one, type=float, metavar="X", help="documents held out (default: 0)")
-    flag("--seed", **number, help="which documents are held out (default: 0)")
-    flag("--shard_tokens", **number, help="ids of a shard (default: 100,000,000)")
-    flag("--resume", action="store_true", default=None, help="go on with a folder that was begun")
+    flag(
+        "--val_fraction",
+        **one,
+        type=float,
+        metavar="X",
+        help="fraction of documents to hold out (default: 0)",
+    )
+    flag("--seed", **number, help="choose which documents to hold out (default: 0)")
+    flag("--shard_tokens", **number, help="number of ids in a shard (default: 100,000,000)")
+    flag("--resume", action="store_true", default=None, help="continue an incomplete folder")
 
     group = parser.add_argument_group("both")
     flag = group.add_argument
-    flag("--field", **utf8, metavar="NAME", help="of .json, .jsonl and .parquet (default: text)")
-    flag("--separator", **utf8, metavar="TEXT", help="special token that stands between the "
-         "documents of a text, and after each in the shards (default: <|endoftext|>)")  # fmt: skip
-    flag("--num_workers", **number, help="processes (default: one a core; the result is the same)")
+    flag("--field", **utf8, metavar="NAME", help="key of the text in .json, .jsonl and .parquet "
+         "(default: text)")  # fmt: skip
+    flag("--separator", **utf8, metavar="TEXT", help="special token between the documents of a "
+         "text, and after each document in the shards (default: <|endoftext|>)")  # fmt: skip
+    flag("--num_workers", **number, help="processes (default: one per core); any number gives the "
+         "same result")  # fmt: skip
 
     group = parser.add_argument_group("look at a tokenizer")
     flag = group.add_argument
     flag("--show", **utf8, metavar="TEXT", help="print a text's tokens, ids and counts; special "
-         "tokens in it become their ids; with NO_COLOR=1, bars between the tokens")  # fmt: skip
-    flag("--html", **one, metavar="FILE", help="write a page in which one types and sees tokens, "
-         "bytes and merges; it needs no network")  # fmt: skip
-    flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json has learned")
-    flag("--sample", **one, metavar="FILE", help="and how far it compresses this text")
-    flag("--word", **utf8, metavar="TEXT", help="and how it merges this word")
+         "tokens become their ids; with NO_COLOR=1, bars between the tokens")  # fmt: skip
+    flag("--html", **one, metavar="FILE", help="write a page that shows the tokens, bytes and "
+         "merges of a typed text; it needs no network")  # fmt: skip
+    flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json learned")
+    flag(
+        "--sample",
+        **one,
+        metavar="FILE",
+        help="with --inspect: print how much it compresses this text",
+    )
+    flag("--word", **utf8, metavar="TEXT", help="with --inspect: print how it merges this word")
     return parser
 
 

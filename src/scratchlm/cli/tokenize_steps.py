@@ -1,4 +1,4 @@
-"""What `scratchlm-tokenize` does, each step one call of the library and a line that says so."""
+"""The steps of `scratchlm-tokenize`. Each step calls the library once and prints a line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
 def train(args: Namespace) -> tuple[BPETokenizer, Path]:
-    """The new tokenizer and its file."""
+    """Train and save a tokenizer. Return it and its file."""
     start = time.perf_counter()
     path = Path(args.output_tokenizer or "tokenizer.json")
     settings: dict[str, Any] = {
@@ -39,8 +39,8 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     for line in read_as_text(args.corpus_files):
         print(line)
     settings["pattern"] = canonical(settings["pattern"])
-    find_pieces(settings["pattern"])  # refuses what is no pattern, and then what no file can hold,
-    check_portable(settings["pattern"])  # before minutes go into it
+    find_pieces(settings["pattern"])  # refuse an invalid pattern before minutes of work,
+    check_portable(settings["pattern"])  # and a pattern that no file can hold
     if args.html is not None:
         browser_pattern(settings["pattern"])
     specials = settings.pop("special_tokens")
@@ -55,7 +55,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
 
 
 def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
-    """One text to one shard."""
+    """Encode one text to one shard."""
     start, source = time.perf_counter(), args.encode_files[0]
     output = Path(args.output or f"{source}.bin")
     _tell_what_is_read_as_text(args)
@@ -68,7 +68,7 @@ def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
 
 
 def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
-    """Many documents to a folder of shards."""
+    """Encode many documents to a folder of shards."""
     start, output = time.perf_counter(), Path(args.output)
     settings = _given(
         args, "field", "separator", "val_fraction", "seed", "shard_tokens", "resume", "num_workers"
@@ -79,11 +79,12 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
     try:
         info = encode_corpus(tokenizer, args.encode_files, output, **settings)
     except (KeyboardInterrupt, Interrupted) as stop:
-        if not (output / PROGRESS).exists():  # no shard was finished: nothing to go on with
+        if not (output / PROGRESS).exists():  # no shard is finished, so there is nothing to resume
             raise
         raise Interrupted(
             getattr(stop, "signum", signal.SIGINT),
-            f"stopped; the finished shards are in {output}; the same command with --resume goes on",
+            f"stopped; the finished shards are in {output}; "
+            "the same command with --resume continues",
         ) from None
     for name, split in (("train", info.train), ("val", info.val)):
         if name == "train" or args.val_fraction:
@@ -96,30 +97,31 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
 
 
 def _tell_what_is_read_as_text(args: Namespace) -> None:
-    """Of the files to encode; `train` told it of those that are in the corpus too."""
+    """Print which files to encode are read as text. `train` prints it for files of the corpus."""
     for line in read_as_text(file for file in args.encode_files if file not in args.corpus_files):
         print(line)
 
 
 def inspection(args: Namespace) -> str:
+    """Return the report of a tokenizer.json."""
     tokenizer = BPETokenizer.load(args.inspect)
     return inspect(tokenizer, _sample(args) if args.sample else None, args.word)
 
 
 def _sample(args: Namespace) -> str:
-    """The text of a file, or of all its documents."""
+    """Return the text of a file, or of all its documents."""
     if is_plain(Path(args.sample)):
         return "".join(read_text(args.sample))
     return "".join(chunk.text for chunk in read_documents(args.sample, args.field or "text"))
 
 
 def show(tokenizer: BPETokenizer, args: Namespace) -> str:
-    """The text's tokens."""
+    """Return the tokens of a text as the terminal shows them."""
     return page.show(tokenizer, args.show, colour=has_colour())
 
 
 def write_page(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
-    """The page of a tokenizer, which it calls by its file's name."""
+    """Write the page of a tokenizer. The page shows the name of the tokenizer's file."""
     size = page.write_page(tokenizer, args.html, path.name)
     print(f"page of {size / 1e6:.1f} MB: {args.html}")
 

@@ -5,10 +5,10 @@ scratchlm-train --config shakespeare --train_data shakespeare.txt --optim.lr 1e-
 scratchlm-train --resume runs/2026-01-31-120000
 torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config gpt2-124m ...
 
-Every key of a config file is a flag by its full name, too (--optim.lr 1e-3 is --lr 1e-3), and the
-flags of nanoGPT, LLMs-from-scratch and Hugging Face that mean the same work as they are (--n_embd,
---block_size, --max_iters, --learning_rate). A flag wins over the file; `none` unsets a key. The
-resolved config is printed, and saved in the run's folder.
+Every key of a config file is also a flag by its full name (--optim.lr 1e-3 is --lr 1e-3). Flags of
+nanoGPT, LLMs-from-scratch and Hugging Face with the same meaning work as they are (--n_embd,
+--block_size, --max_iters, --learning_rate). A flag overrides the file; `none` unsets a key. The
+command prints the resolved config and saves it in the run's folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
-    began = time.monotonic()  # before torch is imported, because the time is for the whole process
+    began = time.monotonic()  # before torch is imported, because --minutes limits the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
     from scratchlm.devices.ranks import agreed, joined  # here, so that --help answers at once
     from scratchlm.files.lock import locked
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         say = print if ranks.first else lambda line: None
         with agreed(ranks):
             plan = run_config.resolve(given.file, given.flags, given.resume, say=say)
-        config, checkpoint = ranks.gather(plan)[0]  # one name for the run's folder
+        config, checkpoint = ranks.gather(plan)[0]  # all ranks use one name for the run's folder
         assert config.train.out is not None
         with agreed(ranks):
-            if ranks.first:  # before anything in the folder changes
+            if ranks.first:  # lock it before anything in the folder changes
                 stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(
             config, resume=checkpoint, ranks=ranks, say=say, typed=given.flags, began=began
@@ -76,9 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def said_once(ranks: Ranks) -> Iterator[None]:
-    """A signal and a loss that is not finite end all ranks alike: the first says it, and the others
-    end with its exit code; so do those that were told of another rank's error. Any other error may
-    be a rank's own, and is heard from each."""
+    """Let only the first rank report an error that ends all ranks.
+
+    A signal and a loss that is not finite end all ranks alike. The first rank reports it, and the
+    others exit with its exit code. A rank that learns of another rank's error exits with its code
+    too. Any other error may be a rank's own, so each rank reports it.
+    """
     try:
         yield
     except OtherRankError as error:

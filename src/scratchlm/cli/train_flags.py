@@ -1,4 +1,4 @@
-"""What may be typed after `scratchlm-train`, and the keys of the configuration it sets."""
+"""The flags of `scratchlm-train`, and the configuration keys that they set."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ GROUPS = {
     "train": "run",
     "runtime": "runtime (device, precision, speed)",
 }
-# Every key of the configuration: its help, and its flag. A key without a flag is typed in full.
-# Where a default is None, the help says what is done.
+# {key of the configuration: (help, short flag)}. A user types a key without a short flag in full.
+# If a default is None, the help says what happens instead.
 FLAGS: dict[str, tuple[str, ...]] = {
     "data.train": (
-        "what to train on: a file, folder or glob of text, JSON or Parquet; or a token shard",
+        "training data: a file, folder or glob of text, JSON or Parquet; or a token shard",
         "train_data",
     ),
-    "data.val": ("the same to validate on (the last tenth of the training data)", "val_data"),
-    "data.tokenizer": ("tokenizer.json of the text, or of shards that name none", "tokenizer_path"),
-    "data.verify": ("hash the whole shards first", "verify"),
-    "data.field": ("of JSON and Parquet documents: the key of the text", "field"),
+    "data.val": ("validation data, likewise (the last tenth of the training data)", "val_data"),
+    "data.tokenizer": ("tokenizer.json for text, or for shards that name none", "tokenizer_path"),
+    "data.verify": ("check the hash of whole shards first", "verify"),
+    "data.field": ("key of the text in JSON and Parquet documents", "field"),
     "data.separator": ("special token between documents", "separator"),
-    "data.fit_context": ("shrink the context to what a short text allows (unless it is given)",),
-    "data.dtype": ("the ids in a .bin without a sidecar (as its vocabulary needs)",),
+    "data.fit_context": ("shrink the context to fit a short text (unless a context is given)",),
+    "data.dtype": ("dtype of the ids in a .bin without a sidecar (as its vocabulary needs)",),
     "model.vocab_size": (
-        "ids that the model knows (the tokenizer's; a new one's by the size of the text)",
+        "number of ids (the tokenizer's; for a new tokenizer, by the size of the text)",
         "vocab_size",
     ),
-    "model.context_length": ("tokens of a sequence", "max_seq_len"),
+    "model.context_length": ("tokens in a sequence", "max_seq_len"),
     "model.d_model": ("width", "d_model"),
     "model.num_layers": ("blocks", "num_layers"),
     "model.num_heads": ("query heads", "num_heads"),
@@ -58,78 +58,78 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "model.position": ("how the model knows positions",),
     "model.ffn": ("kind of feed-forward layer",),
     "model.residual_init": ("scale of each branch's last matrix at the start",),
-    "model.init": ("how weights begin",),
+    "model.init": ("initialization of the weights",),
     "model.head_dim": ("width of a head (d_model / num_heads)",),
     "model.vocab_multiple": ("round the embedding's rows up to a multiple",),
     "model.rope_scaling.kind": ("stretch the rotary angles for a longer context (off)",),
-    "model.rope_scaling.factor": ("how far",),
-    "model.rope_scaling.low_freq_factor": ("llama3: below it, angles are stretched",),
-    "model.rope_scaling.high_freq_factor": ("llama3: above it, angles are kept",),
-    "model.rope_scaling.original_context_length": ("llama3: the context before",),
+    "model.rope_scaling.factor": ("factor of the stretch",),
+    "model.rope_scaling.low_freq_factor": ("llama3: stretch the angles below it",),
+    "model.rope_scaling.high_freq_factor": ("llama3: keep the angles above it",),
+    "model.rope_scaling.original_context_length": ("llama3: the original context length",),
     "model.qkv_bias": ("biases of queries, keys and values only",),
     "model.qk_norm_gain": ("learned gains in the norms of queries and keys",),
-    "model.gated_attention": ("gate on what attention gives",),
+    "model.gated_attention": ("gate on the output of attention",),
     "model.window": ("attend to the last N tokens only (all)",),
-    "model.moe.num_experts": ("a mixture of so many experts (off)",),
-    "model.moe.num_active": ("experts that each token goes through",),
-    "model.moe.num_shared": ("experts that every token goes through besides",),
+    "model.moe.num_experts": ("number of experts in a mixture (off)",),
+    "model.moe.num_active": ("experts that process each token",),
+    "model.moe.num_shared": ("shared experts that process every token too",),
     "model.moe.balance_weight": ("weight of the loss that keeps experts equally busy",),
     "model.moe.z_weight": ("weight of the loss that keeps the router's logits small",),
     "model.moe.jitter": ("noise on the router's input in training",),
     "optim.optimizer": ("the update rule", "optimizer"),
     "optim.lr": ("peak learning rate", "lr"),
-    "optim.adamw_lr": ("muon: the rate of all but the blocks' matrices (lr / 10)",),
-    "optim.betas": ("adamw, muon: decay of the two averages (the optimizer's)",),
-    "optim.eps": ("adamw, muon: added to the root (the optimizer's)",),
-    "optim.momentum": ("muon, sgd (the optimizer's)",),
-    "optim.nesterov": ("muon, sgd: look ahead (the optimizer's)",),
+    "optim.adamw_lr": ("muon: the rate of all weights except the blocks' matrices (lr / 10)",),
+    "optim.betas": ("adamw, muon: decay of the two averages (the optimizer's default)",),
+    "optim.eps": ("adamw, muon: added to the root (the optimizer's default)",),
+    "optim.momentum": ("muon, sgd: the momentum (the optimizer's default)",),
+    "optim.nesterov": ("muon, sgd: look ahead (the optimizer's default)",),
     "optim.weight_decay": ("decay of the matrices (0.1; sgddecay has none)", "weight_decay"),
     "optim.schedule": (
-        "how the learning rate falls (cosine; constant for sgddecay, which decays itself)",
+        "how the learning rate falls (cosine; constant for sgddecay, which has its own decay)",
         "schedule",
     ),
     "optim.warmup_steps": (
-        "steps of linear warm-up (a tenth of the run, 100 at most)",
+        "steps of linear warm-up (a tenth of the run, at most 100)",
         "warmup_steps",
     ),
     "optim.min_lr": ("learning rate at the end", "min_lr"),
-    "optim.decay_fraction": ("wsd: the part of the run that decays (0.2)",),
-    "optim.decay_steps": ("wsd: the steps that decay, instead",),
+    "optim.decay_fraction": ("wsd: the fraction of the run in which the rate falls (0.2)",),
+    "optim.decay_steps": ("wsd: the number of steps in which the rate falls, instead",),
     "optim.decay_shape": ("wsd: how the rate falls (linear)",),
     "train.out": ("the run's folder (runs/<date-time>)", "out"),
     "train.init_from": (
-        "begin with these weights: a run, a checkpoint, a folder of the hub",
+        "start from these weights: a run, a checkpoint, a folder of the hub",
         "init_from",
     ),
     "train.iterations": (f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations"),
     "train.epochs": ("passes over the data, instead of steps", "epochs"),
     "train.minutes": ("time for the whole process, instead of steps", "minutes"),
-    "train.batch_size": ("sequences of a micro-batch", "batch_size"),
-    "train.accumulate": ("micro-batches of a step", "accumulate"),
-    "train.ramp_from": ("micro-batches of the first step, where they grow",),
-    "train.ramp_steps": ("steps in which they grow",),
+    "train.batch_size": ("sequences in a micro-batch", "batch_size"),
+    "train.accumulate": ("micro-batches in a step", "accumulate"),
+    "train.ramp_from": ("micro-batches in the first step, if their number grows",),
+    "train.ramp_steps": ("steps over which that number grows",),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm"),
-    "train.z_loss": ("weight of the square of the logits' logsumexp", "z_loss"),
-    "train.eval_every": ("steps between validations, 0 only at the end", "eval_every"),
-    "train.eval_batches": ("batches of a validation, 0 all", "eval_batches"),
-    "train.save_every": ("steps between checkpoints, 0 only at the end", "save_every"),
+    "train.z_loss": ("weight of a loss: the square of the logits' logsumexp", "z_loss"),
+    "train.eval_every": ("steps between validations; 0: only at the end", "eval_every"),
+    "train.eval_batches": ("batches in a validation; 0: all", "eval_batches"),
+    "train.save_every": ("steps between checkpoints; 0: only at the end", "save_every"),
     "train.save_format": ("a folder for each checkpoint, or one .pt file", "save_format"),
-    "train.keep_last": ("checkpoints kept beside the best, 0 all", "keep_last"),
+    "train.keep_last": ("number of checkpoints to keep besides the best; 0: all", "keep_last"),
     "train.log_every": ("steps between synchronizations with the GPU", "log_every"),
     "train.tensorboard": ("log for TensorBoard too", "tensorboard"),
-    "train.sample_every": ("steps between samples of text, 0 none", "sample_every"),
+    "train.sample_every": ("steps between samples of text; 0: none", "sample_every"),
     "train.sample_prompt": ("the start of each sample", "sample_prompt"),
-    "train.sample_tokens": ("tokens of a sample", "sample_tokens"),
-    "train.seed": ("of weights, dropout and batches", "seed"),
+    "train.sample_tokens": ("tokens in a sample", "sample_tokens"),
+    "train.seed": ("seed of weights, dropout and batches", "seed"),
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
-    "runtime.dtype": ("of matrix products", "dtype"),
-    "runtime.compile": ("by torch.compile", "compile"),
+    "runtime.dtype": ("dtype of matrix products", "dtype"),
+    "runtime.compile": ("compile the model with torch.compile", "compile"),
     "runtime.parallel": ("how the processes of torchrun share the work", "parallel"),
     "runtime.activation_checkpointing": (
         "compute blocks twice to save memory",
         "activation_checkpointing",
     ),
-    "runtime.threads": ("of torch, on a CPU; 0 is its own choice",),
+    "runtime.threads": ("torch threads on a CPU; 0: torch chooses",),
 }
 METAVARS = {
     "data.train": "PATH", "data.val": "PATH", "data.tokenizer": "FILE",
@@ -138,7 +138,7 @@ METAVARS = {
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """`--d_model N`, and not `--model.d_model N` too."""
+    """Show `--d_model N` and leave out `--model.d_model N`."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         short = [name for name in action.option_strings if "." not in name]
@@ -148,7 +148,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(Parser):
     def hint(self, name: str) -> str:
-        """The keys of the configuration that end so, where there are any."""
+        """Suggest the configuration keys whose last part is this name, if there are any."""
         last = name.lstrip("-").replace("-", "_").rpartition(".")[2]
         ends: dict[str, list[str]] = {}
         for key in FLAGS:
@@ -167,10 +167,10 @@ def _parser(description: str) -> Parser:
     parser.add_argument("--config", action=Once, metavar="NAME|FILE",
                         help="a recipe's name, or a TOML file; list shows the recipes")  # fmt: skip
     parser.add_argument("--resume", action=Once, metavar="auto|PATH",
-                        help="go on with a run: its folder or a checkpoint of it; auto: the run "
-                        "in --out, else the newest, else a new one")  # fmt: skip
+                        help="continue a run: its folder or one of its checkpoints; auto: the "
+                        "run in --out, else the newest, else a new one")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true",
-                        help="print what it costs, and on which GPUs; train nothing")  # fmt: skip
+                        help="print the cost, and the GPUs that fit; train nothing")  # fmt: skip
     known = {key.name: key for key in keys(TrainConfig)}
     sections = {name.rpartition(".")[0] for name in known if name.count(".") > 1}
     for section, title in GROUPS.items():
@@ -181,7 +181,7 @@ def _parser(description: str) -> Parser:
                 flag(*(f"--{each}" for each in [*names, name]), dest=name, action=Once,
                      help=text.replace("%", "%%") + _default(key), **_form(key))  # fmt: skip
         for name in sections:
-            if name.startswith(section + "."):  # `none` leaves out what a file has
+            if name.startswith(section + "."):  # `none` removes a section of the file
                 flag(f"--{name}", action=Once, help=argparse.SUPPRESS)
     return parser
 
@@ -195,7 +195,7 @@ def _default(key: Key) -> str:
 
 
 def _form(key: Key) -> dict[str, Any]:
-    """How a value is written; true may be left out."""
+    """Return how a value is written. A user may leave out `true`."""
     if key.type is bool:
         return {"metavar": "true|false", "nargs": "?", "const": "true"}
     if get_origin(key.type) is Literal:
@@ -207,7 +207,11 @@ def _form(key: Key) -> dict[str, Any]:
 
 
 class Parsed(NamedTuple):
-    """--config as a file, {dotted key: value}, --resume, --dry_run, --config list."""
+    """The parsed flags.
+
+    `file` is --config as a file, `flags` is {dotted key: value}, and `lists_recipes` stands for
+    --config list.
+    """
 
     file: Path | None
     flags: dict[str, Any]
@@ -217,7 +221,7 @@ class Parsed(NamedTuple):
 
 
 def parse(argv: Sequence[str], description: str) -> Parsed:
-    """What was typed; ValueError where two flags of one key differ, and for nothing to train on."""
+    """Parse the flags. ValueError if two flags of one key differ, or without training data."""
     args = vars(_parser(description).parse_args(argv))
     flags = {name: value for name, value in args.items() if "." in name and value is not None}
     config, resume, dry_run = args["config"], args["resume"], args["dry_run"]
