@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to a model that writes Python, in minutes on a laptop's processor:
-#   bash scripts/quickstart.sh                  on the standard library's sources, no download
-#   bash scripts/quickstart.sh --corpus FILE    on a text file of yours
-# A second run reuses what is there.
+# Train a model that writes Python, from nothing, in minutes on a laptop's processor:
+#   bash scripts/quickstart.sh                  on the standard library's sources, without a download
+#   bash scripts/quickstart.sh --corpus FILE    on your own text file
+# A second run reuses the files of the first.
 set -euo pipefail
 
 corpus=""
@@ -27,7 +27,7 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install ""
 
-show() { # a command, before it runs
+show() { # print a command, then run it
     say "$(printf '%q ' "$@")"
     "$@"
 }
@@ -51,7 +51,7 @@ for side in "${sides[@]}"; do
     [ -f "$home/$side.bin" ] ||
         show scratchlm-tokenize --tokenizer_path "$home/tokenizer.json" --encode "$text" --output "$home/$side.bin"
 done
-# Goes on where it was stopped; a finished run is left as it is.
+# --resume auto continues a stopped run and leaves a finished run as it is.
 show scratchlm-train --config configs/quickstart.toml "${data[@]}" --out "$home/run" --resume auto
 for prompt in "${prompts[@]}"; do
     show scratchlm-generate --model_path "$home/run" --prompt "$prompt" \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# All checks: format, lint, types, tests. `bash scripts/test.sh -k tokenizer` hands on to pytest.
+# Run all checks: format, lint, types, tests. `bash scripts/test.sh -k tokenizer` passes -k to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 install "[dev]"
-export OMP_NUM_THREADS=1 # one torch thread a worker: two workers fill two cores
+export OMP_NUM_THREADS=1 # one torch thread per worker, because two workers fill two cores
 
 say "ruff check, ruff format --check"
 ruff check .

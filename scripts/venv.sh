@@ -1,5 +1,5 @@
-# Sourced by quickstart.sh and test.sh: go to the checkout, make .venv once, install once.
-#   install EXTRAS     e.g. `install ""` or `install "[dev]"`
+# quickstart.sh and test.sh source this file. It goes to the checkout and defines
+#   install EXTRAS     make .venv once, install once; e.g. `install ""` or `install "[dev]"`
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
@@ -23,7 +23,7 @@ install() {
             exit 2
         }
     fi
-    # What is installed is remembered by a hash of what asked for it.
+    # The name of a stamp file is a hash of everything that decides what to install.
     local stamp
     stamp=.venv/installed-$(cat pyproject.toml scripts/constraints.txt <(echo "$PWD$1") | cksum | tr -d ' ')
     if [ ! -e "$stamp" ]; then

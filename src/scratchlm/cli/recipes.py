@@ -58,7 +58,7 @@ def listing() -> str:
     for name, path in _recipes().items():
         model = build(ModelConfig, read_toml(path)["model"], "model.")
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        rows.append((count_parameters(model).total, name, first.removeprefix("# ").rstrip(";")))
+        rows.append((count_parameters(model).total, name, first.removeprefix("# ")))
     lines = [f"{name:<13} {n / 1e6:>9,.1f}M  {purpose}" for n, name, purpose in sorted(rows)]
     return "\n".join(["name          parameters  purpose", *lines])
 
