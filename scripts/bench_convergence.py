@@ -1,15 +1,15 @@
-"""Convergence beside nanoGPT's CPU recipe: `python scripts/bench_convergence.py --corpus FILE`.
+"""Compare with nanoGPT's CPU recipe: `python scripts/bench_convergence.py --corpus FILE`.
 
-FILE is tinyshakespeare: ASCII, so that a byte is a character and both losses are nats a character.
-Each run is a whole process, start-up and compilation (from an empty cache) included, and validated
-on the same last tenth of the text in full; ours validates on its way too, which counts. Only the
-cutting of the text into ids is done before, for both. The peer and our short run take turns, and
-the ratio is the median of the rounds'; the ten-minute recipe runs once.
+FILE is tinyshakespeare. It is ASCII, so a byte is a character and both losses are nats per
+character. Each run is a whole process, with start-up and compilation from an empty cache. Both runs
+validate on the same last tenth of the text, in full. Our run also validates on its way, and that
+time counts. Only the encoding of the text is done in advance, for both. The peer and our short run
+take turns, and the ratio is the median over the rounds. The ten-minute recipe runs once.
 
 The peer is the model and the loop that nanoGPT documents for a CPU (`train.py
 config/train_shakespeare_char.py --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128
---max_iters=2000 --lr_decay_iters=2000 --dropout=0.0`), written here anew in torch's own modules,
-without its validations on the way and its checkpoints, which would cost it time.
+--max_iters=2000 --lr_decay_iters=2000 --dropout=0.0`). It is rewritten here in torch's own modules,
+without its checkpoints and the validations on its way, which would cost it time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONFIG = Path(__file__).parents[1] / "configs" / "shakespeare.toml"
-# The recipe made smaller, for what it takes to pass the peer: too short to compile or to overfit.
+# A smaller recipe to pass the peer: the run is too short to compile or to overfit.
 SHORT = ("--d_model", "96", "--num_heads", "2", "--max_seq_len", "64", "--dropout", "0",
          "--lr", "0.02", "--optim.adamw_lr", "0.02", "--optim.momentum", "0.9",
          "--iterations", "240", "--eval_every", "0")  # fmt: skip
@@ -80,7 +80,7 @@ class Peer(nn.Module):
 
 
 def peer_lr(step: int, steps: int) -> float:
-    """Of a step counted from 0: linear warm-up, then a cosine."""
+    """Return the rate of a step, counted from 0: linear warm-up, then a cosine."""
     if step < WARMUP:
         return LR * (step + 1) / (WARMUP + 1)
     progress = (step - WARMUP) / max(1, steps - WARMUP)
@@ -88,7 +88,7 @@ def peer_lr(step: int, steps: int) -> float:
 
 
 def train_peer(corpus: Path, steps: int) -> float:
-    """Nats a character on the last tenth of the text, after so many steps on the rest."""
+    """Train for `steps` on the text without its last tenth. Return nats per character on that."""
     text = corpus.read_text(encoding="utf-8")
     characters = {character: i for i, character in enumerate(sorted(set(text)))}
     ids = torch.tensor([characters[character] for character in text])
@@ -110,13 +110,13 @@ def train_peer(corpus: Path, steps: int) -> float:
         nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()  # as its log has it at each step
+        loss.item()  # its log shows the loss of each step
     return peer_loss(model, validation)
 
 
 @torch.no_grad()
 def peer_loss(model: Peer, ids: Tensor) -> float:
-    """Mean over all ids but the first, in windows of the context side by side."""
+    """Return the mean loss over all ids but the first, in adjacent windows of the context."""
     nats = 0.0
     whole = (len(ids) - 1) // CONTEXT * CONTEXT
     inputs, targets = ids[:whole].view(-1, CONTEXT), ids[1 : whole + 1].view(-1, CONTEXT)
@@ -130,7 +130,7 @@ def peer_loss(model: Peer, ids: Tensor) -> float:
 
 
 class Run(NamedTuple):
-    """`validations`: (seconds since the process was started, loss); `seconds` of all of it."""
+    """`validations`: (seconds since the process started, loss). `seconds`: of the whole run."""
 
     validations: list[tuple[float, float]]
     seconds: float
@@ -140,13 +140,15 @@ class Run(NamedTuple):
         return self.validations[-1][1]
 
     def reaches(self, loss: float) -> float:
-        """Seconds until a validation was at most `loss`; infinite where none was."""
+        """Return the seconds until a validation loss is at most `loss`, or infinity."""
         return next((at for at, found in self.validations if found <= loss), math.inf)
 
 
 def watch(arguments: Sequence[str | Path]) -> Run:
-    """Run `python ARGUMENTS`, and note when it tells a `val_loss`."""
-    with tempfile.TemporaryDirectory() as cache:  # of compiled code: what a first run has
+    """Run `python ARGUMENTS` and record when it prints a `val_loss`."""
+    with (
+        tempfile.TemporaryDirectory() as cache
+    ):  # an empty cache of compiled code, as in a first run
         env = {**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": cache}
         start = time.perf_counter()
         validations = []
@@ -162,7 +164,7 @@ def watch(arguments: Sequence[str | Path]) -> Run:
 
 
 def prepare(corpus: Path, folder: Path) -> Path:
-    """The ids of a text's bytes, as `scratchlm-tokenize` makes them: no merges."""
+    """Encode a text to the ids of its bytes with `scratchlm-tokenize`, without merges."""
     tokenizer, shard = folder / "tokenizer.json", folder / "corpus.bin"
     for words in (
         ["--corpus", corpus, "--vocab_size", "257", "--output_tokenizer", tokenizer],
@@ -194,10 +196,12 @@ def row(name: str, run: Run, peer: Run | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--rounds", type=int, default=3, help="of the peer and our short run")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds of the peer and our short run"
+    )
     parser.add_argument("--parts", nargs="+", choices=("short", "full"), default=("short", "full"))
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[],
-                        help="more flags for all runs of ours")  # fmt: skip
+                        help="more flags for all our runs")  # fmt: skip
     parser.add_argument("--peer_steps", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.peer_steps:

@@ -1,15 +1,15 @@
-"""Generating beside an installed peer, in one run: `python scripts/bench_generate.py`.
+"""Compare generation with an installed peer, in one run: `python scripts/bench_generate.py`.
 
-Needs the extra `dev`. Random weights, a prompt of 32 tokens and 128 new ones, greedy: ours and
-`transformers.generate` (as it comes, same weights) take turns, and the ratio is the median of the
-rounds'; int8 weights are compared with ours in bf16. The share of memory bandwidth is the weights'
-bytes a token over what a sum over 256 MB reads, measured in the same rounds: a token reads every
-weight once. On a GPU it compares there.
+The script needs the extra `dev`. Weights are random, a prompt has 32 tokens, and greedy decoding
+adds 128. Ours and `transformers.generate` (default settings, same weights) take turns, and the
+ratio is the median over the rounds. The peer of int8 weights is our own bf16. The share of memory
+bandwidth divides the bytes of the weights by what a sum over 256 MB reads, measured in the same
+rounds, because a token reads every weight once. If there is a GPU, the comparison runs on it.
 
---perplexity RUN TEXT prints what int8 weights cost a trained model, instead. --ways compares how a
-text can be asked for, instead: a GPT-2 folder of the hub (124M, random weights) with the same
-weights in memory that was ours from the start, and `generate` with `TextGenerator`. `generate`
-packs the weights at every call, which its time includes.
+--perplexity RUN TEXT prints instead how much int8 weights raise a trained model's perplexity.
+--ways compares instead the ways to generate: a GPT-2 folder of the hub (124M, random weights) with
+the same weights in our own model from the start, and `generate` with `TextGenerator`. `generate`
+packs the weights at every call, and its time includes that.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ CUDA = [
 
 
 def peer_of(model: Transformer, case: Case, device: str) -> Callable[[list[list[int]]], Any]:
-    """What writes the new ids to compare with: ours as it is stored where the case is int8, else
-    the hub's Llama with the same weights."""
+    """Return the peer, which writes new ids.
+
+    For int8, it is our own model as stored. Otherwise it is the hub's Llama with the same weights.
+    """
     if case.weights == "int8":
         stored = packed(copy.deepcopy(model).to(device))
         return lambda prompts: write(stored, prompts, None)[0]
@@ -102,13 +104,13 @@ def timed(job: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second that a sum over 256 MB reads: the best of three."""
+    """Return the bytes per second that a sum over 256 MB reads, the best of three."""
     numbers = torch.ones(64 * 2**20, device=device)
     return numbers.nbytes / min(timed(numbers.sum, device)[0] for _ in range(3))
 
 
 def write(model: Transformer, prompts: list[list[int]], compiled: CompiledStep | None) -> Any:
-    """All new ids, and the seconds to the first."""
+    """Return all new ids, and the seconds to the first."""
     start = time.perf_counter()
     first = 0.0
     for rows in decode(Decoder(model, NEW, compiled=compiled), prompts, GREEDY):
@@ -125,7 +127,7 @@ def measure(case: Case, rounds: int, device: str) -> None:
     ours = packed(copy.deepcopy(model).to(device), case.weights)
     compiled = CompiledStep(ours) if device == "cuda" else None
     prompts = torch.randint(VOCAB, (case.batch, PROMPT)).tolist()
-    write(ours, prompts, compiled)  # memory is touched, kernels are chosen, graphs captured
+    write(ours, prompts, compiled)  # warm up: touch memory, choose kernels, capture graphs
     theirs(prompts)
     taken: list[tuple[float, float, float, float]] = []
     for _ in range(rounds):
@@ -148,7 +150,7 @@ def measure(case: Case, rounds: int, device: str) -> None:
 
 
 def bytes_of(model: torch.nn.Module) -> dict[int, int]:
-    """Of the tensors that its modules hold, whatever they call them, each once."""
+    """Return the bytes of all tensors in the modules, each counted once."""
     found: dict[int, int] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers, vars(module)):
@@ -160,7 +162,7 @@ def bytes_of(model: torch.nn.Module) -> dict[int, int]:
 
 
 def print_perplexity(run: str, text: str) -> None:
-    """Of the text's first 200,000 characters, in windows of the model's context."""
+    """Print the perplexity on the first 200,000 characters, in windows of the model's context."""
     loaded = load_with_tokenizer(run)
     model, tokenizer = loaded.model, loaded.tokenizer
     ids = torch.tensor(tokenizer.encode(Path(text).read_text(encoding="utf-8")[:200_000]))
@@ -203,7 +205,7 @@ def print_ways(rounds: int) -> None:
                 "own": partial(generate, own, ids, NEW, 0.0, vocab_size=256),
                 "writer": partial(writer.generate, prompt, NEW, temperature=0),
             }
-            for job in jobs.values():  # memory is touched, kernels are chosen
+            for job in jobs.values():  # warm up: touch memory, choose kernels
                 job()
             taken = [{name: timed(job, "cpu")[0] for name, job in jobs.items()}
                      for _ in range(rounds)]  # fmt: skip

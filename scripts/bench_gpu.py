@@ -1,8 +1,8 @@
-"""Training on one GPU beside a nanoGPT-style loop, in one run: `python scripts/bench_gpu.py`.
+"""Compare training on one GPU with a nanoGPT-style loop, in one run: `python scripts/bench_gpu.py`.
 
-Ours is what `scratchlm-train` sets up for the config; the peer is GPT-2 in torch's own modules, in
-bfloat16, compiled as a whole, with torch's fused AdamW, as nanoGPT trains it. They take turns.
-MFU is of the device's dense peak in the dtype. `scratchlm.costs.model_costs` counts the FLOPs.
+Ours is the setup of `scratchlm-train` for the config. The peer is GPT-2 in torch's own modules, in
+bfloat16, compiled as a whole, with torch's fused AdamW, as in nanoGPT. They take turns. MFU is a
+share of the device's dense peak in the dtype. `scratchlm.costs.model_costs` counts the FLOPs.
 
     python scripts/bench_gpu.py --config configs/gpt2-350m.toml --batch_size 16
 """
@@ -32,11 +32,11 @@ from scratchlm.training.objective import Objective
 from scratchlm.training.trainer import Trainer, TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ROUNDS, STEPS = 5, 10  # steps of a round
+ROUNDS, STEPS = 5, 10  # steps per round
 
 
 class PeerBlock(nn.Module):
-    """x (batch, seq, d_model) -> the same: GPT-2's."""
+    """x (batch, seq, d_model) -> the same: GPT-2's block."""
 
     def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PeerBlock(nn.Module):
 
 
 class Peer(nn.Module):
-    """inputs, targets (batch, seq) -> mean loss: a GPT-2 with its head tied."""
+    """inputs, targets (batch, seq) -> mean loss: a GPT-2 with a tied head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def seconds_of(run: Trainer | PeerLoop, device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, default=CONFIGS / "gpt2-124m.toml")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences a step")
+    parser.add_argument("--batch_size", type=int, default=32, help="sequences per step")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     device = resolve_device(args.device)
@@ -136,7 +136,7 @@ def main() -> None:
     if is_gpt2:
         runs["a nanoGPT-style loop"] = PeerLoop(config, batches, device)
     for run in runs.values():
-        seconds_of(run, device)  # compiles
+        seconds_of(run, device)  # compile
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():

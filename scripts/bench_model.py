@@ -1,8 +1,8 @@
-"""Training beside an installed peer, in one run: `python scripts/bench_model.py`.
+"""Compare training with an installed peer, in one run: `python scripts/bench_model.py`.
 
-Needs the extra `dev`. Ours and the peer take turns, and the ratio is the median of the rounds':
-times on a shared machine are noise, ratios within one run are not. Nothing is trained to a result
-here.
+The script needs the extra `dev`. Ours and the peer take turns, and the ratio is the median over the
+rounds, because times on a shared machine are noise and ratios within one run are not. No model here
+trains to a useful result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Job = Callable[[], object]
 
 
 def measure(name: str, ours: Job, peer_name: str, peer: Job, amount: float, unit: str) -> None:
-    """One row: `amount` of `unit` a second for both, and the ratio of their speeds."""
+    """Print one row: `amount` of `unit` per second for both, and the ratio of their speeds."""
     taken: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         pair = []
@@ -48,7 +48,7 @@ STEP = f"train: d{WIDTH}, {LAYERS} layers, {BATCH} x {LENGTH} tokens, AdamW"
 
 
 def peer_model(name: str, **sizes: int) -> Any:
-    """A model of `transformers` in the same shape."""
+    """Return a model of `transformers` in the same shape."""
     config = getattr(transformers, f"{name}Config")(
         vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, max_position_embeddings=LENGTH, tie_word_embeddings=False,
@@ -58,7 +58,7 @@ def peer_model(name: str, **sizes: int) -> Any:
 
 
 def training_step(model: Any, optimizer: type[torch.optim.Optimizer], ids: torch.Tensor) -> Job:
-    """One whole step: forward, backward, optimizer."""
+    """Return one whole step: forward, backward, optimizer."""
     steps = optimizer(model.parameters(), lr=1e-4)  # type: ignore[call-arg]
 
     def step() -> None:
@@ -83,7 +83,7 @@ def compare() -> None:
     our_step = training_step(dense, AdamW, ids)
     measure(STEP, our_step, "transformers' Llama",
             training_step(peer, torch.optim.AdamW, ids), BATCH * LENGTH, "tokens/s")  # fmt: skip
-    # Two experts of half the width: the active parameters are the dense model's and the router's.
+    # Each token uses two experts of half the width, so only the router adds active parameters.
     experts = ModelConfig(*shape, d_ff=704 // ACTIVE, moe=MoEConfig(EXPERTS, ACTIVE))
     their_experts = peer_model(
         "Mixtral",

@@ -1,10 +1,10 @@
-"""Muon beside AdamW: `python scripts/bench_optimizers.py --corpus FILE [--figure FILE.png]`.
+"""Compare Muon with AdamW: `python scripts/bench_optimizers.py --corpus FILE [--figure FILE.png]`.
 
-The same small model on the bytes of a text (tinyshakespeare), from the same weights and on the same
-batches. Both optimizers are tuned on one grid of learning rates over a short run; Muon's AdamW, for
-embedding, head and gains, takes the rate that was best for AdamW alone. Then, at the best rates, a
-long run of AdamW, and runs of Muon of the same length and of shares of it, each with its whole
-schedule: the shortest that reaches AdamW's last validation loss is the answer.
+Both train the same small model on the bytes of a text (tinyshakespeare), from the same weights and
+on the same batches. A grid of learning rates over a short run tunes both. Muon uses AdamW for the
+embedding, head and gains, at the rate that is best for AdamW alone. Then AdamW trains for a long
+run at its best rate. Muon trains for the same length and for shares of it, each with its whole
+schedule. The answer is the shortest run that reaches AdamW's last validation loss.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Optim = dict[str, Any]
 
 
 def last_loss(run: Path, optim: Optim, steps: int, shard: Path) -> float:
-    """The validation loss at the end of a run, whose log is then in the folder `run`."""
+    """Train, and return the last validation loss. The log of the run is in the folder `run`."""
     tree = {
         "model": {"vocab_size": 257, **MODEL},
         "data": {"train": str(shard)},
@@ -58,7 +58,7 @@ def last_loss(run: Path, optim: Optim, steps: int, shard: Path) -> float:
 
 
 def tuned(name: str, optim: Optim, steps: int, shard: Path, folder: Path) -> Optim:
-    """`optim` with the rate of the grid that ends lowest; prints its row of the table."""
+    """Return `optim` with the best rate of the grid, and print its row of the table."""
     losses: dict[float, float] = {}
     for lr in RATES:
         try:
@@ -102,8 +102,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, metavar="FILE")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the long runs")
-    parser.add_argument("--tuning", type=int, default=300, metavar="STEPS", help="of the grid")
-    parser.add_argument("--length", type=int, default=1000, metavar="STEPS", help="of AdamW's run")
+    parser.add_argument(
+        "--tuning", type=int, default=300, metavar="STEPS", help="length of a run in the grid"
+    )
+    parser.add_argument(
+        "--length", type=int, default=1000, metavar="STEPS", help="length of AdamW's run"
+    )
     args = parser.parse_args(argv)
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load:.2f} before")

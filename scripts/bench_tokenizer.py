@@ -1,13 +1,13 @@
-"""The tokenizer beside its peers: `python scripts/bench_tokenizer.py [--data FOLDER] [--memory]`.
+"""Compare the tokenizer with peers: `python scripts/bench_tokenizer.py [--data FOLDER] [--memory]`.
 
-Needs the extra `dev`, two cores, and a folder with books_train.txt.xz, tang_poems.txt.xz,
-gpt2_vocab.json and gpt2_merges.txt (or $SCRATCHLM_DATA). Each measurement is a process of its own,
-ours and the peer's in turn, and the ratio is the median of the rounds': times on a shared machine
-are noise, ratios within one round much less so. Time is from the text in a file, or in memory where
-the peer has no other way, to the tokenizer or the ids; imports are not counted. --memory measures
-the peak of all processes of ours together on a 1 GB file instead. --loading measures the CPU time
-from a file to the ids of a first line, for the real tokenizers that scripts/fetch_real_files.py
-brings; five rounds, each in a fresh process.
+The script needs the extra `dev`, two cores, and a folder with books_train.txt.xz,
+tang_poems.txt.xz, gpt2_vocab.json and gpt2_merges.txt (or $SCRATCHLM_DATA). Each measurement is its
+own process. Ours and the peer's take turns, and the ratio is the median over the rounds, because
+times on a shared machine are noise, and ratios within one round much less so. The time starts with
+the text in a file, or in memory if the peer cannot read files. It ends with the tokenizer or the
+ids. It does not include imports. --memory measures instead the peak of all our processes together
+on a 1 GB file. --loading measures the CPU time from a file to the ids of a first line, for the real
+tokenizers of scripts/fetch_real_files.py, in five rounds, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Job = Callable[[], object]
 
 
 def jobs(name: str, data: Path) -> tuple[Job, Job]:
-    """What is prepared, and what is timed after it."""
+    """Return two functions: one prepares a job, the other is timed."""
     from scratchlm import BPETokenizer, train_bpe
 
     kind, _, detail = name.partition(" ")
@@ -85,14 +85,14 @@ def _nothing() -> None:
 
 
 def _chunks(path: Path) -> Iterator[str]:
-    """As rustbpe is fed fastest."""
+    """Yield the text in the form that rustbpe reads fastest."""
     with path.open(encoding="utf-8") as file:
         while text := file.read(1 << 16):
             yield text
 
 
 def seconds(name: str, data: Path) -> float:
-    """The time of one job, in a fresh process."""
+    """Return the time of one job in a fresh process."""
     environment = os.environ | {
         "RAYON_NUM_THREADS": str(THREADS),
         "TOKENIZERS_PARALLELISM": "true",
@@ -135,13 +135,13 @@ def compare(data: Path) -> None:
         "≥ 0.8", data)  # fmt: skip
 
 
-# Tokenizer, what it is beside: the same file in `tokenizers`, or OpenAI's ranks.
+# Each tokenizer and its peer: the same file in `tokenizers`, or OpenAI's ranks.
 LOADED = ("gpt2", "llama3", "gptoss", "gpt4o", "qwen3", "deepseek_v3", "o200k_base")
 LINE = "Hello world, this is the 1st line of a text.\n"
 
 
 def loading(name: str, real: Path) -> dict[str, Job]:
-    """What loads a real tokenizer and encodes a line: ours and the peers."""
+    """Return functions that load a real tokenizer and encode a line: ours and the peers'."""
     from tokenizers import Tokenizer
 
     from scratchlm import BPETokenizer
@@ -183,7 +183,7 @@ def compare_loading(real: Path) -> None:
 
 
 def measure_memory(data: Path) -> None:
-    """Peak of the memory of our processes together (each shared page counted once) on 1 GB."""
+    """Measure the peak memory of all our processes on 1 GB, each shared page counted once."""
     large = data / "large.txt"
     books = (data / "books_train.txt").read_bytes()
     with large.open("wb") as file:
@@ -224,7 +224,7 @@ def _gpt2(data: Path):  # type: ignore[no-untyped-def]
 
 
 def _growth_of_encode_iterable(data: Path) -> float:
-    """MB that a process grows by while it takes the ids of the books, one by one."""
+    """Return the MB by which a process grows while it reads the books' ids one by one."""
     tokenizer = _gpt2(data)
     tokenizer.encode("once, for the tables. " * 1000)
     before = _proportional_memory(os.getpid())
@@ -247,7 +247,7 @@ def _growth_of_encode_iterable(data: Path) -> float:
 
 
 def _proportional_memory(pid: int) -> int:
-    """Bytes of a process and its children; a page that several share counts in parts."""
+    """Return the bytes of a process and its children. They share the bytes of a common page."""
     total = 0
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
@@ -257,13 +257,13 @@ def _proportional_memory(pid: int) -> int:
             total += sum(
                 map(_proportional_memory, map(int, (task / "children").read_text().split()))
             )
-    except (OSError, ProcessLookupError):  # it has ended meanwhile
+    except (OSError, ProcessLookupError):  # the process has ended meanwhile
         pass
     return total
 
 
 def unpack(source: Path, target: Path) -> None:
-    """Plain copies of the data, and the standard library's sources, in a folder of our own."""
+    """Write plain copies of the data, and the standard library's sources, into our folder."""
     for name in ("books_train.txt", "tang_poems.txt"):
         (target / name).write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
     for name in ("gpt2_vocab.json", "gpt2_merges.txt"):

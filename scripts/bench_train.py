@@ -1,10 +1,11 @@
-"""A training step, and its parts, beside peers in one run: `python scripts/bench_train.py`.
+"""Compare a training step and its parts with peers, in one run: `python scripts/bench_train.py`.
 
-Needs the extra `dev`. All take turns, and a ratio is the median of the rounds', as in
-bench_model.py. The whole step is `Trainer`'s, with batches, clipping and the log's figures; its
-peers are the Llama of `transformers` and a loop in torch's own modules, each as it comes, and at
-its best: compiled, torch's fused AdamW, bfloat16 where the processor multiplies it. Memory is what
-is allocated at the highest point; of head and loss alone, what a fresh process adds to its peak.
+The script needs the extra `dev`. All take turns, and a ratio is the median over the rounds, as in
+bench_model.py. The whole step is `Trainer`'s, with batches, clipping and the log's figures. Its
+peers are the Llama of `transformers` and a loop in torch's own modules. Each runs with its default
+settings, and with its best: compiled, torch's fused AdamW, and bfloat16 if the processor multiplies
+it. Memory is the peak of the allocated bytes. For head and loss alone, it is what a fresh process
+adds to its peak.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from scratchlm.training.trainer import Trainer, TrainerConfig
 
 BATCH = 8
 CPU = torch.device("cpu")
-Shape = tuple[int, int, int]  # tokens, d_model, vocab
+Shape = tuple[int, int, int]  # (tokens, d_model, vocab)
 TIMED: list[Shape] = [(512, 192, 256), (2048, 384, 10_000)]
 WEIGHED: list[Shape] = [(2048, 384, 10_000), (2048, 512, 50_257)]
 MODEL = ModelConfig(10_000, 256, d_model=384, num_layers=6, num_heads=6, d_ff=1024)
-STEPS = 10  # of the optimizer, a round
+STEPS = 10  # optimizer steps per round
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -52,7 +53,7 @@ def two_steps(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def torchs_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """From torch 2.13 on."""
+    """Return torch's own chunked loss, which exists from torch 2.13 on."""
     options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined, unused-ignore]
     return F.linear_cross_entropy(  # type: ignore[attr-defined, no-any-return, unused-ignore]
         hidden, weight, targets, reduction="sum", options=options
@@ -60,7 +61,7 @@ def torchs_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def head_and_loss(loss: Loss, tokens: int, d_model: int, vocab: int) -> Job:
-    """Forward and backward of one head, from its inputs to the gradients of both."""
+    """Return forward and backward of a head, from its inputs to the gradients of both."""
     torch.manual_seed(0)
     hidden = torch.randn(tokens, d_model, requires_grad=True)
     weight = (torch.randn(vocab, d_model) * d_model**-0.5).requires_grad_()
@@ -82,12 +83,12 @@ def compare_losses() -> None:
         ours = head_and_loss(fused, *shape)
         for peer_name, peer in peers.items():
             theirs = head_and_loss(peer, *shape)
-            theirs()  # compiles
+            theirs()  # compile
             measure(name, ours, peer_name, theirs, shape[0], "tokens/s")
 
 
 def peak_growth(loss: Loss, shape: Shape) -> float:
-    """MB that a first call adds to the most that the process had held."""
+    """Return the MB that a first call adds to the peak of the process."""
     job = head_and_loss(loss, *shape)
     before = peak_memory(torch.device("cpu"))
     job()
@@ -110,7 +111,7 @@ def compare_memory() -> None:
 
 
 def optimizer_steps(make: Callable[..., torch.optim.Optimizer], **settings: Any) -> Job:
-    """STEPS steps over the parameters of MODEL, each with a gradient."""
+    """Return STEPS optimizer steps over the parameters of MODEL, each with a gradient."""
     torch.manual_seed(0)
     params = list(Transformer(MODEL).parameters())
     for param in params:
@@ -129,7 +130,7 @@ def compare_optimizers() -> None:
     millions = sum(params) / 1e6
     name = f"AdamW: {millions:.1f}M parameters in {len(params)} tensors"
     ours = optimizer_steps(AdamW)
-    ours()  # makes the state
+    ours()  # make the state
     for peer_name, settings in [("fused=True", {"fused": True}), ("as it comes", {})]:
         theirs = optimizer_steps(torch.optim.AdamW, **settings)
         theirs()
@@ -188,7 +189,7 @@ class Plain(nn.Module):
 
 
 def peer_step(model: nn.Module, best: bool) -> Job:
-    """Forward, backward, clipping, AdamW; compiled and with its fastest settings if `best`."""
+    """Return a step: forward, backward, clipping, AdamW. With `best`, use the fastest settings."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=best or None)
     dtype = resolve_dtype("auto", CPU) if best else torch.float32
     ids = torch.from_numpy(tokens()[: BATCH * (MODEL.context_length + 1)].astype(np.int64))
@@ -251,12 +252,12 @@ CONTENDERS: dict[str, Callable[[], Job]] = {
 
 
 def compare_steps() -> None:
-    """All in turns: ratios of ours to each come from the same minutes."""
+    """Time all in turns, so that the ratios of ours to each come from the same minutes."""
     jobs: dict[str, Job] = {}
     for name, make in CONTENDERS.items():
         torch.manual_seed(0)
         jobs[name] = make()
-        for _ in range(2):  # compiles
+        for _ in range(2):  # compile
             jobs[name]()
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(max(5, ROUNDS)):
@@ -277,8 +278,10 @@ STEP = "a whole step: 18M Llama, 8 x 256 tokens"
 
 
 def peak_bytes(job: Job) -> int:
-    """What a step allocates on top of what is there before it: torch's allocator, by its profiler.
-    Not the process's: a compiler's own memory is no part of a step."""
+    """Return the bytes that a step allocates, by the profiler of torch's allocator.
+
+    The process's memory would include the compiler's own, which is no part of a step.
+    """
     for _ in range(2):
         job()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -293,7 +296,7 @@ def peak_bytes(job: Job) -> int:
 
 
 def compare_peaks() -> None:
-    """Weights and AdamW's two moments, and a step on top of them."""
+    """Compare the memory of the weights, AdamW's two moments, and a step on top of them."""
     resident = 12 * Transformer(MODEL).num_parameters()
     theirs = (resident + peak_bytes(CONTENDERS["transformers"]())) / 1e6
     for name in ("ours", "ours, not compiled"):
@@ -307,7 +310,7 @@ def compare_peaks() -> None:
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
     print("\n| job | peer | ours | peer's | unit | ratio |\n|---|---|---:|---:|---|---:|")
-    compare_memory()  # first: a new process begins with the peak of its parent
+    compare_memory()  # first, because a new process inherits the peak of its parent
     compare_losses()
     compare_optimizers()
     compare_peaks()

@@ -1,7 +1,7 @@
 """Draw the folders of the package and their imports: `python scripts/draw_architecture.py`.
 
 It writes the Mermaid drawing in docs/architecture.md. An arrow from A to B says that A imports B.
-The drawing leaves out an arrow where a longer way leads to the same folder. A test compares the
+The drawing leaves out an arrow if a longer path leads to the same folder. A test compares the
 drawing with the imports.
 """
 
@@ -20,12 +20,12 @@ Graph = dict[str, set[str]]
 
 
 def folder_of(module: str) -> str:
-    """`scratchlm.model.rope` -> `model`."""
+    """Return `model` for `scratchlm.model.rope`."""
     return module.split(".")[1]
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The scratchlm modules that a file imports, wherever the import stands."""
+    """Return the scratchlm modules that a file imports, at the top or inside a function."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,7 +38,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def imports_of_folders() -> Graph:
-    """Each folder (or file of the root), and the others that it imports."""
+    """Return {folder or file of the root: the others that it imports}."""
     graph: Graph = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         own = path.relative_to(PACKAGE).with_suffix("").parts[0]
@@ -49,7 +49,7 @@ def imports_of_folders() -> Graph:
 
 
 def without_shortcuts(graph: Graph) -> Graph:
-    """The arrows that no longer way replaces."""
+    """Return the arrows without those that a longer path replaces."""
 
     def reachable(start: str) -> set[str]:
         found: set[str] = set()
@@ -64,7 +64,7 @@ def without_shortcuts(graph: Graph) -> Graph:
 
 
 def drawing() -> str:
-    """The Mermaid text of the folders, the highest at the top."""
+    """Return the Mermaid text of the folders, with the highest folder at the top."""
     lines = ["```mermaid", "flowchart TD"]
     for name, others in sorted(without_shortcuts(imports_of_folders()).items()):
         lines += [f"    {name} --> {other}" for other in sorted(others)]

