@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scratchlm.files.plain_values import map_tensors
+
 
 def snapshot(value: Any) -> Any:
     """Return a copy of plain data with its tensors on the CPU.
@@ -18,23 +20,17 @@ def snapshot(value: Any) -> Any:
     """
     copies: dict[tuple[Any, ...], Tensor] = {}
 
-    def copied(each: Any) -> Any:
-        if isinstance(each, Tensor):
-            each = each.detach()
-            place = (each.device, each.data_ptr(), each.shape, each.stride(), each.dtype)
-            if each.numel() == 0 or place not in copies:
-                new = each.clone() if each.device.type == "cpu" else _to_cpu(each)
-                if each.numel() == 0:
-                    return new
-                copies[place] = new
-            return copies[place]
-        if isinstance(each, dict):
-            return {key: copied(item) for key, item in each.items()}
-        if isinstance(each, list | tuple):
-            return type(each)(copied(item) for item in each)
-        return each
+    def copied(each: Tensor) -> Tensor:
+        each = each.detach()
+        place = (each.device, each.data_ptr(), each.shape, each.stride(), each.dtype)
+        if each.numel() == 0 or place not in copies:
+            new = each.clone() if each.device.type == "cpu" else _to_cpu(each)
+            if each.numel() == 0:
+                return new
+            copies[place] = new
+        return copies[place]
 
-    taken = copied(value)
+    taken = map_tensors(value, copied)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return taken

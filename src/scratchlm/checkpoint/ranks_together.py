@@ -23,6 +23,7 @@ from scratchlm.checkpoint.directory import contents, write_files, write_manifest
 from scratchlm.devices.ranks import Ranks, agreed
 from scratchlm.devices.shards import is_shard, local, spread
 from scratchlm.files.atomic import naming, replacing_directory
+from scratchlm.files.plain_values import map_tensors
 
 T = TypeVar("T")
 
@@ -40,20 +41,14 @@ def whole(state: Any, ranks: Ranks) -> Any:
     held = [0] * ranks.size
     taken: dict[tuple[Any, ...], Tensor] = {}
 
-    def take(each: Any) -> Any:
-        if isinstance(each, Tensor):
-            # Tied weights share one storage, also on a rank whose part is empty.
-            own = local(each)
-            storage = own.untyped_storage()._cdata
-            place = (storage, own.storage_offset(), own.stride(), each.shape, each.dtype)
-            if place not in taken:
-                taken[place] = gathered(each.detach())
-            return taken[place]
-        if isinstance(each, dict):
-            return {key: take(item) for key, item in each.items()}
-        if isinstance(each, list | tuple):
-            return type(each)(take(item) for item in each)
-        return each
+    def take(each: Tensor) -> Tensor:
+        # Tied weights share one storage, also on a rank whose part is empty.
+        own = local(each)
+        storage = own.untyped_storage()._cdata
+        place = (storage, own.storage_offset(), own.stride(), each.shape, each.dtype)
+        if place not in taken:
+            taken[place] = gathered(each.detach())
+        return taken[place]
 
     def gathered(tensor: Tensor) -> Tensor:
         owner = 0
@@ -65,7 +60,7 @@ def whole(state: Any, ranks: Ranks) -> Any:
             return tensor.to("cpu", copy=True)
         return torch.empty_like(tensor, device="meta")
 
-    return take(state)
+    return map_tensors(state, take)
 
 
 def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:

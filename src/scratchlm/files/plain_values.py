@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ from torch import Tensor, nn
 
 _SCALARS = (type(None), bool, int, float, str)
 _TAGS = {"__tensor__", "__float__", "__tuple__", "__dict__"}
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a copy of plain data in which `change` replaces each tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(each, change) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(each, change) for each in value)
+    return value
 
 
 def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
