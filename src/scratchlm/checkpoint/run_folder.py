@@ -11,7 +11,6 @@ import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -168,12 +167,7 @@ class CheckpointFolder:
     def __enter__(self) -> CheckpointFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         writer, self._writer = self._writer, CheckpointWriter()
         writer.finish()
         if error is None:

@@ -200,19 +200,7 @@ def write_sidecar(
     ValueError if an id is not below `vocab_size`. Then another tokenizer made the ids, or `dtype`
     is wrong.
     """
-    info = _describe(Path(path), dtype, text_bytes, vocab_size, tokenizer_hash, tokenizer)
-    _write(Path(path), info)
-    return info
-
-
-def _describe(
-    path: Path,
-    dtype: str,
-    text_bytes: int,
-    vocab_size: int,
-    tokenizer_hash: str,
-    tokenizer: str | None,
-) -> ShardInfo:
+    path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be uint16 or uint32 ({dtype}); pass one of them")
     sha256, max_id = hashlib.sha256(), 0
@@ -226,7 +214,7 @@ def _describe(
             "pass the tokenizer that made the ids, and their dtype"
         )
     status = path.stat()
-    return ShardInfo(
+    info = ShardInfo(
         dtype=dtype,
         count=status.st_size // DTYPES[dtype].itemsize,
         text_bytes=text_bytes,
@@ -238,6 +226,8 @@ def _describe(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )
+    _write(path, info)
+    return info
 
 
 def _write(path: Path, info: ShardInfo) -> None:
