@@ -54,16 +54,10 @@ def _parser(description: str) -> Parser:
     flag("--special_tokens", **many, type=text, metavar="TEXT", help="default: <|endoftext|>")
     flag("--pattern", **utf8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
          " starcoder, tekken, or a regular expression that cuts text into pieces")  # fmt: skip
-    flag(
-        "--min_frequency",
-        **number,
-        help="merge no pair that occurs fewer than N times (default: 0)",
-    )
-    flag(
-        "--max_token_length",
-        **number,
-        help="learn no token longer than N bytes (default: any length)",
-    )
+    flag("--min_frequency", **number,
+         help="merge no pair that occurs fewer than N times (default: 0)")  # fmt: skip
+    flag("--max_token_length", **number,
+         help="learn no token longer than N bytes (default: any length)")  # fmt: skip
 
     group = parser.add_argument_group("encode")
     flag = group.add_argument
@@ -72,13 +66,8 @@ def _parser(description: str) -> Parser:
          ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
     flag("--output", **one, metavar="PATH", help="FILE.bin for one file (default: beside it), "
          "with its special tokens as ids; or a folder, for shards of many documents")  # fmt: skip
-    flag(
-        "--val_fraction",
-        **one,
-        type=float,
-        metavar="X",
-        help="fraction of documents to hold out (default: 0)",
-    )
+    flag("--val_fraction", **one, type=float, metavar="X",
+         help="fraction of documents to hold out (default: 0)")  # fmt: skip
     flag("--seed", **number, help="choose which documents to hold out (default: 0)")
     flag("--shard_tokens", **number, help="number of ids in a shard (default: 100,000,000)")
     flag("--resume", action="store_true", default=None, help="continue an incomplete folder")
@@ -99,12 +88,8 @@ def _parser(description: str) -> Parser:
     flag("--html", **one, metavar="FILE", help="write a page that shows the tokens, bytes and "
          "merges of a typed text; it needs no network")  # fmt: skip
     flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json learned")
-    flag(
-        "--sample",
-        **one,
-        metavar="FILE",
-        help="with --inspect: print how much it compresses this text",
-    )
+    flag("--sample", **one, metavar="FILE",
+         help="with --inspect: print how much it compresses this text")  # fmt: skip
     flag("--word", **utf8, metavar="TEXT", help="with --inspect: print how it merges this word")
     return parser
 

@@ -109,7 +109,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.ramp_from": ("micro-batches in the first step, if their number grows",),
     "train.ramp_steps": ("steps over which that number grows",),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm"),
-    "train.z_loss": ("weight of a loss: the square of the logits' logsumexp", "z_loss"),
+    "train.z_loss": ("weight of the squared logsumexp of the logits in the loss", "z_loss"),
     "train.eval_every": ("steps between validations; 0: only at the end", "eval_every"),
     "train.eval_batches": ("batches in a validation; 0: all", "eval_batches"),
     "train.save_every": ("steps between checkpoints; 0: only at the end", "save_every"),
