@@ -34,7 +34,6 @@ EXCEPTIONS = {
     "generate": "one a strategy, as in Hugging Face's generate",
     "Trainer.__init__": "the parts of a run, each of which a caller may replace",
     "build": "the parts meet here, in order; each is made elsewhere",
-    "resolve": "the layers of a configuration, in order",
     "_parser": "a list of flags",
     "beam_search": "the published rules in one loop",
     "speculate": "the published rules in one loop",

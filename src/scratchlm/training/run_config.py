@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,86 +50,92 @@ def resolve(
     file, or of the run's config.toml, that the recipe overrules, and a line if `last` is missing.
     """
     from_file = {} if file is None else _with_absolute_paths(configuration.read_toml(file))
-    layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file]
-    out = flags.get("train.out")
+    in_file = from_file.get("train", {})
+    out, weights = flags.get("train.out"), flags.get("train.init_from")
     if out == "":
         raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
-    in_file = from_file.get("train", {}).get("out")
-    if resume == "auto" and isinstance(in_file, str):
-        out = out or in_file
-    checkpoint = _checkpoint_to_resume(resume, out, say)
-    init_from = flags.get("train.init_from")
-    run, recipe = None, {}
-    if checkpoint is not None:
-        if checkpoint.name in ("", ".."):  # "." and ".." do not name it
-            checkpoint = Path(os.path.abspath(checkpoint))
+    if resume == "auto" and isinstance(in_file.get("out"), str):
+        out = out or in_file["out"]
+    run, checkpoint = None, _checkpoint_to_resume(resume, out, say)
+    if checkpoint is not None:  # go on
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
-        begun_from = recipe.get("train", {}).get("init_from")
-        # The checkpoint holds the tokenizer, so its old path does not matter.
-        layers += [recipe, {"data": {"tokenizer": None}, "train": {"init_from": begun_from}}]
+        if weights is not None:
+            _leave_out(weights, resume, checkpoint, say)
+        weights = recipe.get("train", {}).get("init_from")
         out = out or (_new_run() if run is None else str(run))
-        if init_from is not None:
-            flags = _without_weights(flags, resume, checkpoint, say)
-    elif init_from := init_from or from_file.get("train", {}).get("init_from"):
-        if not is_hf_folder(init_from):
-            init_from = find_checkpoint(init_from)  # fix the step: `best` may move
-        init_from = os.path.abspath(init_from)
-        recipe = _of_weights(init_from)
-        layers.append(recipe)
-    layers.append(_with_absolute_paths(configuration.nest(flags)))
+        # The checkpoint holds the tokenizer, so its old path does not matter.
+        kept = {"data": {"tokenizer": None}, "train": {"out": out, "init_from": weights}}
+        recipe, whose = configuration.merge(recipe, kept), "the run's"
+    else:  # begin, perhaps from weights
+        weights, recipe = _weights_to_begin_from(weights or in_file.get("init_from"))
+        out, whose = out or in_file.get("out") or _new_run(), "the weights'"
 
+    given = _with_absolute_paths(configuration.nest(flags))
+    layers: list[Layer] = [{"model": DEFAULT_MODEL}, from_file, recipe, given]
     tree = configuration.merge({"train": {}, "data": {}}, *layers)
-    train, data = tree["train"], tree["data"]
-    if checkpoint is None:
-        train["init_from"] = init_from
+    tree["train"] |= {"out": out, "init_from": weights}
     if not _keep_the_last("train", {"iterations", "epochs", "minutes"}, tree, layers):
-        train["iterations"] = DEFAULT_ITERATIONS
+        tree["train"]["iterations"] = DEFAULT_ITERATIONS
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
-    train["out"] = out or train.get("out") or _new_run()
-    check_folder_name(train["out"], "a run is a folder")
-    own = run is not None and run.resolve() == Path(train["out"]).resolve()
-    if not own and _last_of(Path(train["out"]) / "checkpoints") is not None:
-        raise ValueError(
-            f"there is a run in this folder already ({train['out']}); go on with it by "
-            "--resume auto, or choose another --out"
-        )
+    own = _is_its_own(out, run)
     if checkpoint is not None:
-        _check_still_there(data, flags)
-    if not data.get("train"):
-        raise ValueError("no training data is given (data.train); give --train_data FILE")
-    if "vocab_size" not in tree["model"]:
-        size = default_vocab_size(configuration.build(DataConfig, data, "data."), say)
-        tree["model"]["vocab_size"] = size
-    if not any("context_length" in layer.get("model", {}) for layer in layers[1:]):
-        data.setdefault("fit_context", True)
-    if checkpoint is not None:
-        recipe = configuration.merge(recipe, {"train": {"out": train["out"]}})
-        _say_kept(from_file, file, recipe, "the run's", flags, say)
-    elif init_from is not None:
-        _say_kept(from_file, file, recipe, "the weights'", flags, say)
-    saved = Path(train["out"]) / "config.toml"
+        _check_still_there(tree["data"], flags)
+    _fit_to_data(tree, layers[1:], say)
+    _say_kept(from_file, file, recipe, whose, flags, say)
+    saved = Path(out) / "config.toml"
     if own and saved.is_file():  # a failed start, or the user, may have changed it
         last_start = configuration.read_toml(saved)
         last_start.get("train", {}).pop("out", None)  # relative to another directory
-        _say_kept(last_start, saved, recipe, "the run's", flags, say)
+        _say_kept(last_start, saved, recipe, whose, flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
 
 
-def _without_weights(
-    flags: Mapping[str, Any], resume: str | None, checkpoint: Path, say: Callable[[str], None]
-) -> Mapping[str, Any]:
-    """Drop `train.init_from` from the flags of a resumed run, because the run has its own weights.
+def _leave_out(
+    weights: str, resume: str | None, checkpoint: Path, say: Callable[[str], None]
+) -> None:
+    """Tell the user that a resumed run ignores --init_from, because it has its own weights.
 
     ValueError unless `resume` is "auto": the user then asks for two sets of weights.
     """
-    weights = flags["train.init_from"]
     if resume != "auto":
         raise ValueError(
             f"a resumed run has its own weights (--resume {resume}, --init_from {weights}); "
             "give one of the two"
         )
     say(f"the run continues from {checkpoint} and ignores --init_from {weights}")
-    return {key: value for key, value in flags.items() if key != "train.init_from"}
+
+
+def _weights_to_begin_from(path: str | None) -> tuple[str | None, Tree]:
+    """Return the absolute path of the weights, and their model config as a layer."""
+    if not path:
+        return path, {}
+    # find_checkpoint fixes the step: `best` may move.
+    path = os.path.abspath(path if is_hf_folder(path) else find_checkpoint(path))
+    model = dataclasses.asdict(read_config(path))
+    return path, {"model": {key: value for key, value in model.items() if value is not None}}
+
+
+def _is_its_own(out: str, run: Path | None) -> bool:
+    """Return whether a resumed run continues in its folder; ValueError if `out` has another run."""
+    check_folder_name(out, "a run is a folder")
+    own = run is not None and run.resolve() == Path(out).resolve()
+    if not own and _last_of(Path(out) / "checkpoints") is not None:
+        raise ValueError(
+            f"there is a run in this folder already ({out}); go on with it by "
+            "--resume auto, or choose another --out"
+        )
+    return own
+
+
+def _fit_to_data(tree: Tree, layers: Sequence[Layer], say: Callable[[str], None]) -> None:
+    """Let the data decide the vocabulary and the context length that no layer gives."""
+    if not tree["data"].get("train"):
+        raise ValueError("no training data is given (data.train); give --train_data FILE")
+    if "vocab_size" not in tree["model"]:
+        size = default_vocab_size(configuration.build(DataConfig, tree["data"], "data."), say)
+        tree["model"]["vocab_size"] = size
+    if not any("context_length" in layer.get("model", {}) for layer in layers):
+        tree["data"].setdefault("fit_context", True)
 
 
 def _with_absolute_paths(layer: Tree) -> Tree:
@@ -151,12 +157,6 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
                 f"the run's data is not there any more ({path}); say where it is by "
                 f"--{name}_data FILE"
             )
-
-
-def _of_weights(path: str) -> dict[str, Any]:
-    """Return the model config of the weights as a layer of the configuration."""
-    model = dataclasses.asdict(read_config(path))
-    return {"model": {key: value for key, value in model.items() if value is not None}}
 
 
 def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
@@ -248,13 +248,19 @@ def _checkpoint_to_resume(
     else:
         folders = [Path(resume), Path(resume) / "checkpoints"]
     lasts = [last for folder in folders if (last := _last_of(folder)) is not None]
-    if not lasts:
-        return None if resume == "auto" else find_checkpoint(resume, "last")
-    last = max(lasts, key=lambda path: path.lstat().st_mtime)
-    if last.name != "last":  # a kill came before `last`, or `last` was lost
-        say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
-    with naming_an_earlier(last):
-        return find_checkpoint(last)
+    if lasts:
+        last = max(lasts, key=lambda path: path.lstat().st_mtime)
+        if last.name != "last":  # a kill came before `last`, or `last` was lost
+            say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
+        with naming_an_earlier(last):
+            checkpoint = find_checkpoint(last)
+    elif resume == "auto":
+        return None
+    else:
+        checkpoint = find_checkpoint(resume, "last")
+    if checkpoint.name in ("", ".."):  # "." and ".." do not name it
+        return Path(os.path.abspath(checkpoint))
+    return checkpoint
 
 
 def _last_of(folder: Path) -> Path | None:
