@@ -72,6 +72,34 @@ def build(
     began = time.monotonic() if began is None else began
     assert config.train.out is not None
     out = Path(config.train.out)
+    device = _set_device(config, ranks)
+    config, data = _prepared(config, out, resume, ranks, say)
+    config, batches = _planned(config, data, device, ranks, say, typed)
+    weights = config.train.init_from if resume is None else None  # a resumed run has its own
+    trainer = _assembled(config, data, batches, weights, device, ranks)
+    if config.train.minutes is not None:
+        trainer.limit = TimeLimit(60 * config.train.minutes, began)
+        with agreed(ranks):
+            steps = steps_in_time(trainer, trainer.limit, resume, say)
+            config = of_length(config, steps, typed, say)
+    with agreed(ranks):
+        set_length(trainer, config)
+        say(configuration.to_toml(config))
+        for line in trainer.resume(resume) if resume is not None else ():
+            say(line)
+    # Change the run's folder only after everything above has succeeded.
+    if ranks.first and trainer.step < trainer.iterations:
+        out.mkdir(parents=True, exist_ok=True)
+        if data.tokenizer is not None:
+            write_file(out / "tokenizer.json", data.tokenizer.to_json().encode())
+        write_config(config, out)
+    if trainer.limit is not None:
+        let_it_be_replanned(trainer, trainer.limit, config)
+    return trainer
+
+
+def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
+    """Return this rank's device, and make it and the number of threads torch's own."""
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
@@ -79,10 +107,27 @@ def build(
         torch.cuda.set_device(device)
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
-    config, data = _prepared(config, out, resume, ranks, say)
-    length = config.model.context_length
+    return device
+
+
+def _planned(
+    config: TrainConfig,
+    data: PreparedData,
+    device: torch.device,
+    ranks: Ranks,
+    say: Callable[[str], None],
+    typed: Container[str],
+) -> tuple[TrainConfig, TrainBatches]:
+    """Return the configuration with every choice made, and the batches, once the run fits.
+
+    Only the number of steps stays open in a run with a time limit.
+    """
+    assert config.train.out is not None
+    out = Path(config.train.out)
     with agreed(ranks):
-        batches = TrainBatches(data.train, config.train.batch_size, length, config.train.seed)
+        batches = TrainBatches(
+            data.train, config.train.batch_size, config.model.context_length, config.train.seed
+        )
         _tell_repetition(config.train, batches, say)
         steps = given_steps(config.train, batches)
         config, reason = _resolved(config, steps, device, ranks)
@@ -100,31 +145,41 @@ def build(
             beside=ranks.local_size,
         )
     say(f"compilation is {reason}")
+    return config, batches
 
+
+def _assembled(
+    config: TrainConfig,
+    data: PreparedData,
+    batches: TrainBatches,
+    weights: str | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> Trainer:
+    """Return a trainer at step 0. Its model begins with `weights`, or with random ones."""
+    train, length = config.train, config.model.context_length
     with agreed(ranks):
-        seed_everything(config.train.seed)
+        seed_everything(train.seed)
         model = Transformer(config.model)
-        if config.train.init_from is not None and resume is None:
-            _initialize(model, config.train.init_from)
+        if weights is not None:
+            _initialize(model, weights)
         sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
-    seed_everything(config.train.seed + ranks.rank)  # each rank drops other units
+    seed_everything(train.seed + ranks.rank)  # each rank drops other units
     extra: dict[str, Any] = {}
     if data.tokenizer is not None:
         extra["tokenizer"] = data.tokenizer.to_json()
-    extra["validation"] = data.val_id | {"batches": config.train.eval_batches}
-    trainer = Trainer(
+    extra["validation"] = data.val_id | {"batches": train.eval_batches}
+    return Trainer(
         model,
         build_optimizer(config.optim, model),
         batches,
-        counted(config.train),
-        val_batches=EvalBatches(
-            data.val, config.train.batch_size, length, config.train.eval_batches
-        ),
+        counted(train),
+        val_batches=EvalBatches(data.val, train.batch_size, length, train.eval_batches),
         bytes_of=None if data.tokenizer is None else torch.from_numpy(bytes_of(data.tokenizer)),
         dtype=resolve_dtype(config.runtime.dtype, device),
         extra=extra,
-        data_id=data.data_id | _batches_id(config.train, length),
+        data_id=data.data_id | _batches_id(train, length),
         objective=objective,
         ranks=ranks,
         compiled=config.runtime.compile == "on",
@@ -133,25 +188,6 @@ def build(
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
     )
-    if config.train.minutes is not None:
-        trainer.limit = TimeLimit(60 * config.train.minutes, began)
-        with agreed(ranks):
-            steps = steps_in_time(trainer, trainer.limit, resume, say)
-            config = of_length(config, steps, typed, say)
-    with agreed(ranks):
-        set_length(trainer, config)
-        say(configuration.to_toml(config))
-        for line in trainer.resume(resume) if resume is not None else ():
-            say(line)
-    # Change the run's folder only after everything above has succeeded.
-    if ranks.first and trainer.step < trainer.iterations:
-        out.mkdir(parents=True, exist_ok=True)
-        if "tokenizer" in extra:
-            write_file(out / "tokenizer.json", extra["tokenizer"].encode())
-        write_config(config, out)
-    if trainer.limit is not None:
-        let_it_be_replanned(trainer, trainer.limit, config)
-    return trainer
 
 
 def _tell_repetition(
