@@ -32,7 +32,6 @@ MOST = 10  # parameters
 EXCEPTIONS = {
     "MultiHeadAttention.__init__": "a leaf takes numbers, never the config: one a variant",
     "generate": "one a strategy, as in Hugging Face's generate",
-    "Trainer.__init__": "the parts of a run, each of which a caller may replace",
     "_parser": "a list of flags",
     "beam_search": "the published rules in one loop",
     "speculate": "the published rules in one loop",

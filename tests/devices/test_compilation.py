@@ -28,7 +28,7 @@ from scratchlm.generation.decoder import CompiledStep, Decoder
 from scratchlm.generation.sampling import decode
 from scratchlm.generation.strategies import Strategy
 from scratchlm.training.objective import Objective
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
 
 LIBRARY = Path(regex.__file__).parent  # real shared libraries, small and whole
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF, /proc and g++")
@@ -103,7 +103,7 @@ def test_training_validation_and_generation_are_wrapped():
     batches = TrainBatches(np.arange(200), 2, 8, 0)
     config = TrainerConfig(iterations=1, batch_size=2)
     trainer = Trainer(model, SGD(model.parameters(), 0.1), batches, config, objective=objective,
-                      val_batches=[batches.batch(0)], compiled=True)  # fmt: skip
+                      val_batches=[batches.batch(0)], notes=Notes(compiled=True))  # fmt: skip
     step = CompiledStep(model, failing)
 
     def generate():

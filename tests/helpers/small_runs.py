@@ -11,7 +11,7 @@ from scratchlm import Muon
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.optim.groups import muon_groups
 from scratchlm.optim.schedule import cosine_schedule
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
 
 TOKENS = np.random.default_rng(0).integers(0, 300, 3000).astype(np.uint16)
 
@@ -30,7 +30,7 @@ def trainer(out=None, *, model=None, batches=None, seed=0, dropout=0.1, **change
             step, max_lr=1.0, min_lr=0.1, warmup_steps=2, total_steps=8
         ),
         val_batches=EvalBatches(TOKENS[2700:], config.batch_size, 32, 2),
-        data_id={"train data": "tokens"},
+        notes=Notes(data_id={"train data": "tokens"}),
     )
 
 

@@ -49,7 +49,7 @@ from scratchlm.training.run_length import (
 )
 from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.train_config import TrainConfig
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
 
 __all__ = ["TrainConfig", "build"]
 
@@ -166,24 +166,35 @@ def _assembled(
         sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(train.seed + ranks.rank)  # each rank drops other units
-    extra: dict[str, Any] = {}
-    if data.tokenizer is not None:
-        extra["tokenizer"] = data.tokenizer.to_json()
-    extra["validation"] = data.val_id | {"batches": train.eval_batches}
     return Trainer(
         model,
         build_optimizer(config.optim, model),
         batches,
         counted(train),
         val_batches=EvalBatches(data.val, train.batch_size, length, train.eval_batches),
-        bytes_of=None if data.tokenizer is None else torch.from_numpy(bytes_of(data.tokenizer)),
-        dtype=resolve_dtype(config.runtime.dtype, device),
-        extra=extra,
-        data_id=data.data_id | _batches_id(train, length),
         objective=objective,
+        dtype=resolve_dtype(config.runtime.dtype, device),
         ranks=ranks,
+        notes=_notes(config, data, sample, device, ranks),
+    )
+
+
+def _notes(
+    config: TrainConfig,
+    data: PreparedData,
+    sample: Callable[[nn.Module], str] | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> Notes:
+    train, tokenizer = config.train, data.tokenizer
+    extra: dict[str, Any] = {} if tokenizer is None else {"tokenizer": tokenizer.to_json()}
+    extra["validation"] = data.val_id | {"batches": train.eval_batches}
+    return Notes(
+        data_id=data.data_id | _batches_id(train, config.model.context_length),
+        extra=extra,
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
+        bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer)),
         sample=sample,
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,28 @@ from scratchlm.training.time_limit import TimeLimit, keep_within
 from scratchlm.training.trainer_config import TrainerConfig
 from scratchlm.training.validation import check_finite, mean_loss
 
-__all__ = ["Trainer", "TrainerConfig"]
+__all__ = ["Notes", "Trainer", "TrainerConfig"]
+
+
+@dataclass(frozen=True, eq=False)
+class Notes:
+    """What the log, the screen and the checkpoints tell of a run. They change no step.
+
+    data_id: plain values that identify the batches; a checkpoint with another `data_id` does not
+    resume. extra: more content for each checkpoint (recipe, tokenizer, identity of the validation
+    data). compiled: torch compiles the objective. recomputed: activation checkpointing. bytes_of:
+    (vocab,) bytes of each id's text, for bits per byte. sample: model -> text, for
+    `config.sample_every`. flops_per_token and peak (FLOP/s of all devices) give the MFU.
+    """
+
+    data_id: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    compiled: bool = False
+    recomputed: bool = False
+    bytes_of: Tensor | None = None
+    sample: Callable[[nn.Module], str] | None = None
+    flops_per_token: float = 0.0
+    peak: float | None = None
 
 
 @takes_synonyms()
@@ -49,12 +71,8 @@ class Trainer:
     """A trainer changes `model` in place. `fit` trains until step `config.iterations`.
 
     schedule: step (from 1) -> factor on every parameter group's learning rate. val_batches: the
-    fixed validation batches. bytes_of: (vocab,) bytes of each id's text, for bits per byte.
-    config.out: the folder of the log and the checkpoints; None writes nothing. extra: more content
-    for each checkpoint (recipe, tokenizer, identity of the validation data). data_id: plain values
-    that identify the batches; a checkpoint with another `data_id` does not resume. objective:
-    `Objective(model)`, compiled or spread over `ranks`. sample: model -> text, for
-    `config.sample_every`. peak: FLOP/s of all devices, for the MFU.
+    fixed validation batches. config.out: the folder of the log and the checkpoints; None writes
+    nothing. objective: `Objective(model)`, compiled or spread over `ranks`.
     """
 
     def __init__(
@@ -66,18 +84,12 @@ class Trainer:
         *,
         schedule: Callable[[int], float] = lambda step: 1.0,
         val_batches: Iterable[Batch] = (),
-        bytes_of: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
-        extra: dict[str, Any] | None = None,
-        data_id: dict[str, Any] | None = None,
         objective: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
         ranks: Ranks = ALONE,
-        compiled: bool = False,
-        recomputed: bool = False,
-        sample: Callable[[nn.Module], str] | None = None,
-        flops_per_token: float = 0.0,
-        peak: float | None = None,
+        notes: Notes | None = None,
     ) -> None:
+        notes = Notes() if notes is None else notes
         if config.iterations is None:
             raise ValueError("the trainer counts in steps (iterations is None); set iterations")
         if iter(val_batches) is val_batches:
@@ -86,16 +98,17 @@ class Trainer:
         self.objective = Objective(model, config.z_loss) if objective is None else objective
         self.params = [param for param in model.parameters() if param.requires_grad]
         self.iterations = config.iterations
-        self.schedule, self.val_batches, self.bytes_of = schedule, val_batches, bytes_of
+        self.schedule, self.val_batches = schedule, val_batches
         self.device, self.dtype, self.ranks = self.params[0].device, dtype, ranks
-        self.extra, self.data_id, self.sample = extra or {}, data_id or {}, sample
-        self.flops_per_token, self.peak = flops_per_token, peak
+        self.data_id, self.extra = dict(notes.data_id), dict(notes.extra)
+        self.bytes_of, self.sample = notes.bytes_of, notes.sample
+        self.flops_per_token, self.peak = notes.flops_per_token, notes.peak
         self.micro_batches = MicroBatches(batches, config, ranks, pinned=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         # A gradient too large for fp16 is no error: the scaler skips the step and scales less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
-        self.compiling = compiling if compiled else nullcontext
-        self.environment = environment(model, dtype, compiled, recomputed, ranks)
+        self.compiling = compiling if notes.compiled else nullcontext
+        self.environment = environment(model, dtype, notes.compiled, notes.recomputed, ranks)
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
         if self.out:
