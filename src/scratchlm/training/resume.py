@@ -1,31 +1,25 @@
-"""The state of a run in a checkpoint beside weights and optimizer, and its checks on resume.
+"""What a run checks and restores when it resumes from a checkpoint, beside the trainer's own state.
 
-One part continues the training: random states, scaler, best loss, smoothed loss, tokens. The other
-part shows that the run continues unchanged: its data, the batches of it, the machine.
+A run continues unchanged if its data, the batches of it and the machine are the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from scratchlm.checkpoint.payload import best_with_its_own
 from scratchlm.checkpoint.ranks_together import is_sharded
 from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.devices.ranks import Ranks
 from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.model.transformer import Transformer
-
-if TYPE_CHECKING:
-    from scratchlm.training.trainer import Trainer
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
@@ -34,50 +28,6 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
           "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
           "seed": "--train.seed {}", "context_length": "--model.context_length {}"}  # fmt: skip
-
-
-def state_of(run: Trainer, pending: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a checkpoint holds beside weights and optimizer.
-
-    pending: the log line of the step, if the run saves before it validates the step.
-    """
-    return {
-        "best_val_loss": run.best_val_loss,
-        "best_step": run.best_step,
-        "pending": pending,
-        "smoothed": run.smoothed,
-        "tokens": run.tokens,
-        "cursor": run.micro_batches.cursor(run.step),
-        "scaler": run.scaler.state_dict(),
-        "optimizer_name": type(run.optimizer).__name__,
-        "rng": all_rng_states(run.ranks),
-        "data_id": run.data_id,
-        "environment": run.environment,
-        "history": run.history,
-    }
-
-
-def resume(run: Trainer, payload: Mapping[str, Any], path: Path) -> list[str]:
-    """Put `run` into the state of the checkpoint, and return the lines to print."""
-    check(payload, path, data_id=run.data_id, cursor=run.micro_batches.cursor,
-          optimizer_name=type(run.optimizer).__name__)  # fmt: skip
-    restore_keeping_settings(payload, run.model, run.optimizer, str(path))
-    run.step, run.tokens = payload["step"], payload["tokens"]
-    best = run.ranks.gather(best_with_its_own(payload, path))[0]
-    run.best_val_loss, run.best_step, run.pending = best
-    run.smoothed, run.history = payload["smoothed"], payload["history"]
-    if payload["scaler"]:
-        run.scaler.load_state_dict(payload["scaler"])
-    if run.folder:
-        run.folder.saved = path
-    set_own_rng_state(payload["rng"], run.ranks, run.config.seed + run.step)
-    if changed := changes(payload.get("recipe", {}), run.extra.get("recipe", {})):
-        run.history = [*run.history, {"step": run.step, "changed": changed}]
-    if otherwise := validated_otherwise(payload, run.extra):
-        run.best_val_loss = math.inf  # `best` stays until a new best replaces it
-    run.best_before = run.best_val_loss, run.best_step
-    news = news_of(changed, otherwise, payload["environment"], run.environment)
-    return [f"resumed at step {run.step}: {path}", *news]
 
 
 def environment(

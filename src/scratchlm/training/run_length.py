@@ -11,7 +11,8 @@ from scratchlm.checkpoint.save_and_load import read_settings
 from scratchlm.data.batches import TrainBatches
 from scratchlm.files.atomic import write_file
 from scratchlm.optim.recipe import build_schedule, fitting
-from scratchlm.training.time_limit import TimeLimit, steps_that_fit
+from scratchlm.training.time_limit import TimeLimit
+from scratchlm.training.timing import steps_that_fit
 from scratchlm.training.train_config import TrainConfig
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scratchlm.checkpoint.payload import best_with_its_own
 from scratchlm.checkpoint.pointers import naming_an_earlier
 from scratchlm.checkpoint.run_folder import CheckpointFolder
 from scratchlm.checkpoint.save_and_load import read_checkpoint
@@ -37,8 +38,7 @@ from scratchlm.training import resume
 from scratchlm.training.micro_batches import Batches, MicroBatches, StepBatches
 from scratchlm.training.objective import Objective
 from scratchlm.training.progress import Progress, Record, to_numbers
-from scratchlm.training.resume import environment, how_to_go_on
-from scratchlm.training.time_limit import TimeLimit, keep_within
+from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.trainer_config import TrainerConfig
 from scratchlm.training.validation import check_finite, mean_loss
 
@@ -108,7 +108,7 @@ class Trainer:
         # A gradient too large for fp16 is no error: the scaler skips the step and scales less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         self.compiling = compiling if notes.compiled else nullcontext
-        self.environment = environment(model, dtype, notes.compiled, notes.recomputed, ranks)
+        self.environment = resume.environment(model, dtype, notes.compiled, notes.recomputed, ranks)
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
         if self.out:
@@ -158,7 +158,7 @@ class Trainer:
         except Exception as error:
             error = as_lost_rank(error, self.ranks)
             if self.saved and self.out:
-                error.add_note(how_to_go_on(error, self.saved, self.out, self.optimizer))
+                error.add_note(resume.how_to_go_on(error, self.saved, self.out, self.optimizer))
             raise error
 
     def _loop(
@@ -179,7 +179,7 @@ class Trainer:
             except NumericalError:
                 progress.write()  # the log keeps the steps before the error
                 raise
-            keep_within(self, progress)
+            self._keep_within_limit(progress)
             last = self.step == self.iterations
             self.smoothed = progress.smoothed.state()
             save |= stop or last
@@ -192,6 +192,16 @@ class Trainer:
                     self.folder.wait()
                 number = stopped_by[0] if stopped_by else signal.SIGTERM  # else another rank got it
                 raise Interrupted(number, f"stopped at step {self.step} of {self.iterations}")
+
+    def _keep_within_limit(self, progress: Progress) -> None:
+        """Change the number of steps, on all ranks, if the time limit allows fewer or more."""
+        if self.limit is None:
+            return
+        before = self.iterations
+        total = self.ranks.gather(self.limit.total(self.step, before))[0]
+        if total != before and self.limit.replanned(total):
+            self._note_change({"train.iterations": [before, total]})
+            progress.set_total(total)
 
     def _validate_and_save(self, progress: Progress, record: Record, save: bool) -> None:
         """Validate, sample, save and log a step, each if it is due.
@@ -336,8 +346,25 @@ class Trainer:
         pending: the step's log line, if its validation comes later.
         """
         assert self.folder is not None
-        state = resume.state_of(self, pending)
+        state = self._state(pending)
         self.folder.save(self.model, self.optimizer, self.step, best=best, **state, **self.extra)
+
+    def _state(self, pending: Record | None) -> dict[str, Any]:
+        """Return what a checkpoint holds beside weights, optimizer and `extra`."""
+        return {
+            "best_val_loss": self.best_val_loss,
+            "best_step": self.best_step,
+            "pending": pending,
+            "smoothed": self.smoothed,
+            "tokens": self.tokens,
+            "cursor": self.micro_batches.cursor(self.step),
+            "scaler": self.scaler.state_dict(),
+            "optimizer_name": type(self.optimizer).__name__,
+            "rng": resume.all_rng_states(self.ranks),
+            "data_id": self.data_id,
+            "environment": self.environment,
+            "history": self.history,
+        }
 
     def resume(self, path: str | Path) -> list[str]:
         """Resume from a checkpoint: weights, optimizer, step, random states.
@@ -345,9 +372,32 @@ class Trainer:
         Return the lines to print: changed settings, and why the run may not be bit-exact. The
         current optimizer keeps its learning rate, weight decay and betas.
         """
-        with naming_an_earlier(Path(path)):
+        path = Path(path)
+        with naming_an_earlier(path):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
-        return resume.resume(self, payload, Path(path))
+        resume.check(payload, path, data_id=self.data_id, cursor=self.micro_batches.cursor,
+                     optimizer_name=type(self.optimizer).__name__)  # fmt: skip
+        resume.restore_keeping_settings(payload, self.model, self.optimizer, str(path))
+        self.step, self.tokens = payload["step"], payload["tokens"]
+        best = self.ranks.gather(best_with_its_own(payload, path))[0]
+        self.best_val_loss, self.best_step, self.pending = best
+        self.smoothed, self.history = payload["smoothed"], payload["history"]
+        if payload["scaler"]:
+            self.scaler.load_state_dict(payload["scaler"])
+        if self.folder:
+            self.folder.saved = path
+        resume.set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
+        if changed := resume.changes(payload.get("recipe", {}), self.extra.get("recipe", {})):
+            self._note_change(changed)
+        if otherwise := resume.validated_otherwise(payload, self.extra):
+            self.best_val_loss = math.inf  # `best` stays until a new best replaces it
+        self.best_before = self.best_val_loss, self.best_step
+        news = resume.news_of(changed, otherwise, payload["environment"], self.environment)
+        return [f"resumed at step {self.step}: {path}", *news]
+
+    def _note_change(self, changed: Mapping[str, Any]) -> None:
+        """Add changed settings, {key: [was, is]}, to the history in each later checkpoint."""
+        self.history = [*self.history, {"step": self.step, "changed": changed}]
 
     @property
     def saved(self) -> Path | None:
