@@ -282,7 +282,7 @@ CASES = [
     ("tokenize", USE + " --html tokenizer.json", 2, "a page is an .html (tokenizer.json)"),
     ("tokenize", USE + " --html nodir/new.html", 2, "make nodir first"),
     ("tokenize", USE + " --encode page.html --output x.bin --html page.html", 2, "name another"),
-    ("tokenize", "--tokenizer_path han.json --html new.html", 2, "other than categories"),
+    ("tokenize", "--tokenizer_path han.json --html new.html", 2, "other than Unicode categories"),
     ("tokenize", TOKENIZE + " --html new.html --pattern a++|[\\s\\S]", 2, "possessive repeats"),
     ("train", "", 2, "--train_data"),
     ("train", TRAIN + " --train_data missing.bin", 2, "two values"),

@@ -303,7 +303,7 @@ def test_ten_sentences_train_on_defaults(tmp_path, monkeypatch, capsys):
     saved = tomllib.loads(Path("run/config.toml").read_text(encoding="utf-8"))
     assert (saved["model"]["vocab_size"], saved["model"]["context_length"]) == (vocab_size, context)
     assert context >= 8
-    assert re.search(r"a step reads 32 sequences, and the data has only \d+ of \d+ tokens", said)
+    assert re.search(r"a step reads 32 sequences, but the data has only \d+ of \d+ tokens", said)
     assert generate(["--model_path", "run", "--prompt", "The cat", "--max_tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("The cat")
     assert train(["--resume", "run", "--iterations", "3"]) == 0

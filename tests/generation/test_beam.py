@@ -179,11 +179,11 @@ def test_a_value_out_of_its_range_is_named(beams: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("strategy", "num_return", "message"),
     [
-        ({"temperature": 0.5}, 1, r"do not sample \(temperature 0.5\); leave it out"),
-        ({"top_k": 5}, 1, r"do not sample \(top_k 5\); leave it out"),
-        ({"typical_p": 0.5}, 1, r"do not sample \(typical_p 0.5\); leave it out"),
-        ({}, 0, r"from 1 to num_beams texts \(0 of 4\); raise num_beams"),
-        ({}, 5, r"from 1 to num_beams texts \(5 of 4\); raise num_beams"),
+        ({"temperature": 0.5}, 1, r"does not sample \(temperature 0.5\); leave it out"),
+        ({"top_k": 5}, 1, r"does not sample \(top_k 5\); leave it out"),
+        ({"typical_p": 0.5}, 1, r"does not sample \(typical_p 0.5\); leave it out"),
+        ({}, 0, r"returns 1 to num_beams texts \(0 of 4\); raise num_beams"),
+        ({}, 5, r"returns 1 to num_beams texts \(5 of 4\); raise num_beams"),
     ],
 )
 def test_beams_say_what_they_do_not_do(

@@ -154,7 +154,7 @@ def test_fewer_texts_than_asked_for_are_refused(writer: TextGenerator) -> None:
     bias = {id: -math.inf for id in range(300) if id not in (65, 66)}
     how: dict[str, Any] = {"beams": Beams(4), "logit_bias": bias}
     assert len(writer.complete(["a"], 1, num_samples=2, **how)) == 2
-    with pytest.raises(ValueError, match=r"fewer texts than are asked for \(2 of 3\); ask for"):
+    with pytest.raises(ValueError, match=r"found too few texts \(2 of 3\); ask for"):
         writer.complete(["a"], 1, num_samples=3, **how)
 
 
@@ -301,8 +301,8 @@ LONG = "the cat sat " * 40
         (["a"], {"top_k": 301}, r"top_k is more than the vocabulary \(301 of 300\)"),
         (["a"], {"logit_bias": {305: 1.0}}, r"not in the vocabulary \(305 of 300\)"),
         (["a"], {"beams": Beams(2), "num_samples": 3}, r"1 to num_beams texts \(3 of 2\); raise"),
-        (["a"], {"beams": Beams(2), "top_p": 0.9}, r"do not sample \(top_p 0.9\); leave"),
-        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"at end tokens alone \(stop 'x'\); give ids"),
+        (["a"], {"beams": Beams(2), "top_p": 0.9}, r"does not sample \(top_p 0.9\); leave"),
+        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"takes no stop strings \(stop 'x'\); give"),
         (["a"], {"beams": Beams(2), "max_tokens": -1}, r"max_tokens is at least 0 \(-1\)"),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ CHANGED = [  # of a tokenizer.json
                 put("added_tokens", 1, to=token(259, "e\u0301", normalized=True))(c)),
      "a normalized added token that NFC changes"),
     (lambda c: (drop(*VOCAB, "é")(c), put(*VOCAB, "é", to=259)(c),
-                put("added_tokens", 0, to=token(259, "é"))(c)), "written as the bytes b'.xe9' are"),
+                put("added_tokens", 0, to=token(259, "é"))(c)), "the name of the bytes b'.xe9'"),
     (lambda c: (put(*VOCAB, "あ", to=259)(c), put(*VOCAB, "ãģĤ", to=260)(c),
                 put("added_tokens", to=[token(258, END), token(259, "あ")])(c)),
      r"two ids have the same bytes"),

@@ -234,7 +234,7 @@ def test_only_the_end_of_a_text_tells_gpt4s_pieces_from_llama3s() -> None:
 def test_classes_are_written_as_ranges_inside_and_outside_brackets() -> None:
     def written(ranges: list[tuple[int, int]]) -> str:
         return "".join(
-            f"\\U{a:08x}-\\U{b:08x}" if a < b else f"\\U{a:08x}"
+            f"\\x{a:02x}-\\x{b:02x}" if a < b else f"\\x{a:02x}"
             for a, b in ((a, min(b, 0x7F)) for a, b in ranges if a <= 0x7F)
         )
 

@@ -53,7 +53,7 @@ def test_a_run_of_minutes_equals_one_of_as_many_iterations(tmp_path):
 
 def test_a_resumed_run_keeps_the_number_that_was_fixed(tmp_path):
     trainer = built(by_minutes(tmp_path, "run", 0.2))
-    steps = trainer.iterations
+    steps, trainer.limit = trainer.iterations, None
     trainer.iterations = 5  # as where it was stopped
     trainer.fit()
     recorded = read_settings(find_checkpoint(tmp_path / "run", "last"))["recipe"]["train"]
