@@ -21,7 +21,7 @@ MODES = {
 
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
-    """List the commands. ValueError for any arguments, with the command to use instead."""
+    """List the commands. Raise ValueError for any arguments, with the command to use instead."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"scratchlm {__version__}")

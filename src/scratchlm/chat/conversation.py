@@ -42,11 +42,12 @@ class Conversation:
         self.finish_reason: FinishReason | None = None
 
     def reply(self, text: str, max_tokens: int = 256, **how: Any) -> Pieces:
-        """Yield the model's reply to `text` in pieces. `how`: arguments of `TextGenerator.steps`.
+        """Yield the model's reply to `text` in pieces. `how` holds arguments of
+        `TextGenerator.steps`.
 
-        If the caller closes the iterator, or presses Ctrl-C, `messages` keep the partial reply. If
-        an error occurs, the conversation does not change. It raises ValueError for a message that
-        is too long.
+        If the caller closes the iterator, or the user presses Ctrl-C, `messages` keeps the partial
+        reply. If an error occurs, the conversation does not change. Raise ValueError if `text` is
+        too long.
         """
         return self._reply(self.messages, text, max_tokens, how)
 

@@ -30,7 +30,8 @@ class RunningText:
         self.writer = writer
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
-        """Return the text in at most `room` ids: drop the oldest ids, but keep the system text.
+        """Return the ids of the text, at most `room`. Drop the oldest ids, but keep the system
+        text.
 
         It raises ValueError if the last message alone does not fit, or if there is no text.
         """

@@ -280,7 +280,7 @@ def _read_json(path: Path) -> Any:
 
 
 def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors with tied weights once, and {other name: the name that is kept}."""
+    """Return the tensors, each tied weight only once, and {dropped name: the name that is kept}."""
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():

@@ -39,7 +39,7 @@ def set_config(path: StrPath, changes: Mapping[str, str]) -> dict[str, tuple[Any
     the same, bit for bit. The `model` of a recipe gets the same changes. A kill at any moment
     leaves the old checkpoint or the new one.
 
-    ValueError for an unknown key or a wrong value; for a config that needs weights with other
+    Raise ValueError for an unknown key or a wrong value; for a config that needs weights with other
     names, shapes or another meaning; and for a checkpoint of a run that is training now.
     """
     path = find_checkpoint(path)

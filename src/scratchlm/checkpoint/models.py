@@ -76,7 +76,7 @@ class Loaded(NamedTuple):
 def load_with_tokenizer(path: StrPath, tokenizer_path: StrPath | None = None) -> Loaded:
     """Load a model on the CPU, with its own tokenizer or the given one.
 
-    ValueError if the two tokenizers differ, or if there is none.
+    Raise ValueError if the two tokenizers differ, or if there is none.
     """
     model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
     if tokenizer is None:

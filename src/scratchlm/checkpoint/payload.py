@@ -24,7 +24,7 @@ def check_order(path_or_file: object, model: object, call: str) -> None:
 def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
     """Return the payload with its containers copied.
 
-    elsewhere: see `plain_values.checked`. ValueError for content that no checkpoint may have.
+    elsewhere: see `plain_values.checked`. Raise ValueError for content that no checkpoint may have.
     """
     payload = {
         key: plain_values.checked(value, str(key), elsewhere=elsewhere)

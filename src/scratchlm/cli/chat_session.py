@@ -109,7 +109,7 @@ class Session:
                 self.terminal.note(f"scratchlm: error: {one_line(error)}")
 
     def set_system(self, text: str) -> None:
-        """Set the system text. ValueError for a text that cannot be encoded."""
+        """Set the system text. Raise ValueError for a text that cannot be encoded."""
         self.conversation.writer.tokenizer.encode(text, allowed_special="none")
         self.conversation.system = text
 

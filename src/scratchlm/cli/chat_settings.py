@@ -45,7 +45,7 @@ class Settings:
     def fit(self, vocab_size: int) -> None:
         """Check the settings against the vocabulary, now and at each later `set`.
 
-        ValueError for an id outside the vocabulary.
+        Raise ValueError for an id outside the vocabulary.
         """
         self.vocab_size = vocab_size
         self._check(self.values)

@@ -21,7 +21,7 @@ STRATEGY = (
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """Parse the flags. ValueError for a flag without effect and for a seed out of range."""
+    """Parse the flags. Raise ValueError for a flag without effect and for a seed out of range."""
     args = _parser(description).parse_args(argv)
     check_seed(args.seed)
     for flag, needed in (

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _changes(words: list[str]) -> dict[str, str]:
-    """Turn ["a=1"] into {"a": "1"}. ValueError for two values of one key."""
+    """Turn ["a=1"] into {"a": "1"}. Raise ValueError for two values of one key."""
     changes: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")

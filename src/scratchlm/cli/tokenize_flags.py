@@ -21,7 +21,7 @@ USES = ("encode", "show", "html")  # uses of a tokenizer, new or given
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """Parse the flags. ValueError if they contradict each other or would overwrite an input.
+    """Parse the flags. Raise ValueError if they contradict each other or would overwrite an input.
 
     Add what follows from them: `corpus_files`, `encode_files`, `as_documents` (whether the corpus
     is documents), `one_text` (whether there is one text to encode), and `to_folder` (whether the

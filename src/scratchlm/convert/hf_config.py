@@ -140,7 +140,7 @@ _VARIANTS = (
 
 
 def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
-    """Return the model config of a config.json; FileFormatError if we do not support it."""
+    """Return the model config of a config.json. Raise FileFormatError if we do not support it."""
     architecture = architecture_of(hub, path)
     for key, possible in _REQUIRED.items():
         if key in hub and hub[key] not in possible:
@@ -201,7 +201,7 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
 
 
 def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
-    """Return the `model_type` of a config.json; FileFormatError if it is unknown."""
+    """Return the `model_type` of a config.json. Raise FileFormatError if it is unknown."""
     architecture = hub.get("model_type")
     if not isinstance(architecture, str) or architecture not in _NAMES:
         raise FileFormatError(
@@ -247,7 +247,7 @@ def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
 
 
 def config_to_hub(config: ModelConfig) -> Json:
-    """Return the config.json of a model; ValueError if no architecture of the hub fits it."""
+    """Return the config.json of a model. Raise ValueError if no architecture of the hub fits it."""
     architecture = hub_architecture(config)
     hub: Json = {"model_type": architecture, "architectures": [_CLASSES[architecture]]}
     for ours, theirs in _NAMES[architecture].items():

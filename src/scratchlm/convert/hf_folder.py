@@ -195,7 +195,7 @@ def to_hf(
     before a text. A model inside torch.compile or DDP is written as the plain model. Rows that pad
     the vocabulary are left out.
 
-    ValueError if no architecture of the hub fits the model, or if the folder is not empty.
+    Raise ValueError if no architecture of the hub fits the model, or if the folder is not empty.
     """
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):

@@ -107,7 +107,7 @@ def share(batch_size: int, accumulate: int, ranks: int) -> tuple[int, int]:
     """Return (sequences per micro-batch, micro-batches per step) of one rank.
 
     The `ranks` share a step of `accumulate` micro-batches of `batch_size` sequences. Raise
-    ValueError if they cannot share it evenly.
+    Raise ValueError if they cannot share it evenly.
     """
     if ranks < 1:
         raise ValueError(f"ranks is at least 1 ({ranks}); raise it")

@@ -73,7 +73,7 @@ def encode_corpus(
 
     Raise ValueError if the separator is not a special token, if the folder already holds a corpus,
     if `resume` finds nothing to resume, and for input that `read_documents` refuses. Raise
-    FileFormatError if `resume` gets other settings, another tokenizer or other inputs.
+    Raise FileFormatError if `resume` gets other settings, another tokenizer or other inputs.
     """
     _check(tokenizer, separator, val_fraction, shard_tokens)
     files = find_files(paths)
@@ -216,7 +216,7 @@ class _Stream:
         return self._seen > self._first
 
     def add(self, ids: npt.NDArray[np.integer]) -> None:
-        """Write the ids of the next wanted item."""
+        """Write the ids of the next item of this split."""
         start, self._skip = self._skip, 0
         while start < len(ids):
             if self._shard is None:

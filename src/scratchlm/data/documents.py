@@ -58,7 +58,7 @@ def read_documents(
 
     Raise ValueError for content that is not text or not UTF-8 (with its offset), for a line, item
     or row without a string in `field` (with its number), and for a missing optional package. Raise
-    FileFormatError for a damaged Parquet, gz or zst file.
+    Raise FileFormatError for a damaged Parquet, gz or zst file.
     """
     if not separator:
         raise ValueError("the separator is empty (''); give the text that stands between documents")
@@ -208,7 +208,7 @@ def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exceptio
 
 
 def _split(texts: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
-    """Split a text in chunks as `str.split` does. Hold back a possible start of a separator."""
+    """Split a text that arrives in chunks, as `str.split` splits the whole text."""
     held = ""
     for text in texts:
         *documents, held = (held + text).split(separator)

@@ -173,7 +173,7 @@ def _fitting(
     """Return `context_length`, or a shorter one that the data allows if `shrinks` is given.
 
     `shrinks` receives a line about the change. A window has one token more than the context. Raise
-    ValueError if no window fits.
+    Raise ValueError if no window fits.
     """
     longest = min(map(len, data)) - 1
     if longest >= context_length:

@@ -89,7 +89,8 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending of a format, in lower case. Names such as run.v2 and 3.1 have none."""
+    """Return the ending of a file name, in lower case, if it names a format. run.v2 and 3.1 have
+    none."""
     ending = path.suffix.lower()
     is_format = re.match(r"\.(?!v\d)[^\W\d_]", ending) or ending in FILE_ENDINGS
     return ending if is_format else ""

@@ -21,10 +21,10 @@ _PLACE = 1 << 30  # the locked byte, past the text: on Windows nobody else can r
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/lock` for a run; ValueError if another run holds it.
+    """Hold `folder/lock` for a run. Raise ValueError if another run holds it.
 
-    The same process may hold it again inside the block. At the end, remove the lock and its
-    folder if the folder was made for the lock and holds nothing else.
+    Inside the `with` block, the same process may take the lock again. At the end, remove the lock.
+    Also remove the folder if it was made for the lock and is empty.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def lock_file(
 
 
 def _opened(path: Path, what: str, remedy: str) -> TextIO:
-    """Open and lock the file; ValueError if another process has locked it."""
+    """Open and lock the file. Raise ValueError if another process has locked it."""
     while True:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(path.open("a+", encoding="utf-8"))
@@ -110,9 +110,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _take(descriptor: int) -> bool:
-    """Take the lock if it is free, and return whether it was.
+    """Take the lock if it is free. Return whether it was free.
 
-    Unix uses `flock`, because closing any descriptor of the file drops a POSIX lock.
+    On Unix this is `flock`, because a POSIX lock is lost when the process closes any descriptor of
+    the file.
     """
     try:
         if sys.platform == "win32":

@@ -53,7 +53,7 @@ class Sink(Protocol):
 def write_tensors(
     sink: Sink, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write `tensors` in the layout above; ValueError for a dtype that the layout lacks."""
+    """Write `tensors` in the layout above. Raise ValueError for a dtype that the layout lacks."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     offset = 0
     # The widest elements come first, so every tensor starts at a multiple of its element's size.

@@ -196,10 +196,10 @@ class TextGenerator:
         row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
-        """Yield after each step the piece of text that it adds, and the whole continuation.
+        """After each step, yield its piece of text, and all the text generated so far.
 
-        The piece is empty while a character is incomplete. row: with the same seed, the text is the
-        same as row `row` of a batch.
+        The piece is empty while a character is incomplete. With the same seed, the text equals
+        text number `row` of a batch.
         """
         how, whole = self._strategy(strategy), [int(id) for id in ids]
         job = _Job([whole], max_tokens, 1, _listed(stop), overflow, logprobs, how, stop_ids, row)

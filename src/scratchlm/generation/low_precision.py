@@ -174,10 +174,10 @@ class OneDNNLinear(nn.Module):
 class WidenedLinear(nn.Module):
     """`Linear` in bf16 on a processor without bf16 arithmetic.
 
-    One row uses the stored matrix. For several rows torch would multiply number by number on such a
-    processor, so they use a copy and fp32 arithmetic: the same products, rounded to bf16 once. The
-    copies of a model take as long to make as 70 tokens. With copied=False, each call widens the
-    matrix instead.
+    An input of one row is multiplied by the stored matrix. With several rows, torch is slow on
+    such a processor. So this layer keeps an fp32 copy, multiplies with that, and rounds the result
+    to bf16 once. Making the copies of a model takes as long as generating 70 tokens. With
+    copied=False there is no copy: each call converts the matrix to fp32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, copied: bool = True) -> None:

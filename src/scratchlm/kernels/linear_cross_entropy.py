@@ -1,10 +1,10 @@
 """The head and the loss in one function, which holds the logits of one chunk of tokens at a time.
 
 The logits are the largest tensor of a training step: 2,048 tokens and a vocabulary of 50,000 take
-400 MB in fp32, and plain autograd holds three such tensors. But the gradient of a token's logits,
-softmax − one-hot, needs only these logits. So the forward pass also computes both gradients, chunk
-by chunk in one buffer, and the backward pass only scales them (Liger-Kernel, arXiv 2410.10989,
-section 3.2).
+400 MB in fp32, and plain autograd holds three such tensors. The gradient for one token is softmax
+− one-hot, which depends only on the logits of that token. So the forward pass also computes the
+gradients of the input and of the weight, one chunk at a time. The backward pass only multiplies
+them by the incoming gradient (Liger-Kernel, arXiv 2410.10989, section 3.2).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def linear_cross_entropy(
     chunk: the number of tokens whose logits it holds at a time. A smaller chunk saves memory and
     costs time: its matrix products are small, and each chunk updates all of `weight`'s gradient.
 
-    It is differentiable once. ValueError for shapes that do not match.
+    It is differentiable once. Raise ValueError for shapes that do not match.
     """
     if weight.ndim != 2 or hidden.shape != (*targets.shape, weight.shape[1]):
         raise ValueError(

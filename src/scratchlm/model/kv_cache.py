@@ -92,7 +92,7 @@ class KVCache:
         self.length = kept
 
     def take(self, other: KVCache, rows: Tensor) -> None:
-        """rows (batch,): copy sequence rows[i] of the other cache into sequence i."""
+        """rows (batch,): sequence `rows[i]` of the other cache becomes sequence i of this one."""
         self.length = other.length
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             mine[..., : self.length, :] = theirs[..., : self.length, :].index_select(1, rows)

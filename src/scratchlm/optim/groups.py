@@ -1,8 +1,9 @@
-"""Parameter groups: the rule and the decay of each parameter, by its name and shape.
+"""Parameter groups: the update rule and the weight decay of each parameter, by name and shape.
 
-Both functions take `model.named_parameters()` and skip parameters with `requires_grad=False`. A
-parameter with two names (a tied embedding) gets the group of its first name. Only matrices get
-weight decay: it bounds weights, but a gain or a bias pulled to 0 would change the model.
+The functions of this file take `model.named_parameters()` and skip parameters with
+`requires_grad=False`. A parameter with two names (a tied embedding) gets the group of its first
+name. Only matrices get weight decay, which keeps their values small. Gains and biases get none,
+because moving them to 0 would change what the model computes.
 """
 
 from __future__ import annotations

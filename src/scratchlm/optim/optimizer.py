@@ -21,7 +21,7 @@ class Optimizer(torch.optim.Optimizer):
 
     A step skips parameters without a gradient and leaves their state unchanged. It raises
     ValueError, before it changes anything, if a gradient is sparse. Adding a group raises
-    ValueError if a setting is out of range. Loading a state raises it if `update` could not
+    Raise ValueError if a setting is out of range. Loading a state raises it if `update` could not
     continue from that state.
     """
 

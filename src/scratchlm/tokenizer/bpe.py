@@ -243,7 +243,7 @@ class BPETokenizer:
         Special tokens in the file become their ids. The sidecar `dst` + ".json" describes the
         numbers (see `token_files`). Up to `num_workers` processes read and encode ranges of the
         file: by default one per core, and only this process for less than 4 MB. The new file
-        replaces `dst` only when it is complete. ValueError if the source is not UTF-8.
+        replaces `dst` only when it is complete. Raise ValueError if the source is not UTF-8.
         """
         with writing_ids(self, Path(dst)) as writer:
             for ids in encoded_ranges(self, src, num_workers):
@@ -326,7 +326,7 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
-        """Read tokenizer.json. FileFormatError if it is broken or not a byte-level BPE."""
+        """Read tokenizer.json. Raise FileFormatError if it is broken or not a byte-level BPE."""
         return cls.from_json(read_file(path), path)
 
     @classmethod

@@ -60,7 +60,7 @@ class ChatTemplate:
 
     `end_ids`: the ids of the markers. A reply contains none of them.
 
-    ValueError if a marker is not a special token of the tokenizer.
+    Raise ValueError if a marker is not a special token of the tokenizer.
     """
 
     def __init__(self, name: str, tokenizer: BPETokenizer) -> None:

@@ -70,7 +70,7 @@ def compression(tokenizer: BPETokenizer, sample: str) -> str:
 def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
     """Show how merges build each piece of a word: one line per merge, with its rank.
 
-    ValueError for a lone surrogate, or a byte that encoding would drop.
+    Raise ValueError for a lone surrogate, or a byte that encoding would drop.
     """
     tokenizer.encode_array(word, allowed_special="none", strict=True)
     ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}

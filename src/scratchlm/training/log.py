@@ -71,7 +71,7 @@ def _step(line: bytes) -> float:
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a `log.jsonl`; skip a last line that a kill cut.
 
-    FileFormatError for any other line that does not hold a step.
+    Raise FileFormatError for any other line that does not hold a step.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -27,7 +27,7 @@ def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
     """Return how many steps from now on end in time, and set `limit.costs`.
 
     run: a trainer that has not begun; its state does not change. All ranks get the same number.
-    ValueError if no step ends in time.
+    Raise ValueError if no step ends in time.
     """
     limit.costs = costs = _measured(run, limit)
     room = limit.left() - limit.margin - costs.end

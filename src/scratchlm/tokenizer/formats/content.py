@@ -77,7 +77,7 @@ class TokenizerParts:
 
 
 def check(parts: TokenizerParts) -> None:
-    """Check the rules of the parts. ValueError for the first broken rule."""
+    """Check the rules of the parts. Raise ValueError for the first broken rule."""
     vocab = parts.vocab
     if vocab and (min(vocab) < 0 or max(vocab) > LARGEST_ID):
         id = next(id for id in vocab if not 0 <= id <= LARGEST_ID)

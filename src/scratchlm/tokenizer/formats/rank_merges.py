@@ -112,7 +112,8 @@ def _powers(base: int, count: int) -> Hashes:
 
 
 class _HashTable:
-    """Look up the index of each hash. If its slot is taken, it goes to the next, smaller table."""
+    """A table that gives the index of each hash. A hash whose slot is taken goes into a second,
+    smaller table."""
 
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes

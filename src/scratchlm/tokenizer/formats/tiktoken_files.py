@@ -153,7 +153,7 @@ def parts_of_ranks(
 ) -> TokenizerParts:
     """Return the tokenizer that gives tiktoken's ids. The special tokens may come with their ids.
 
-    ValueError for two tokens of one rank.
+    Raise ValueError for two tokens of one rank.
     """
     vocab: dict[int, bytes] = {}
     with_ids = special_tokens.items() if isinstance(special_tokens, Mapping) else ()

@@ -51,10 +51,10 @@ _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_
 
 
 def write_tokenizer_json(parts: TokenizerParts) -> str:
-    """Return the text of tokenizer.json. ValueError if it cannot hold the tokenizer.
+    """Return the text of tokenizer.json. Raise ValueError if it cannot hold the tokenizer.
 
-    The model's vocabulary includes the special tokens. Otherwise `tokenizers` would ignore their
-    ids in the file, and number them itself.
+    In the file, `model.vocab` includes the special tokens. Without this, `tokenizers` ignores
+    their ids and gives them new ones.
     """
     check(parts)
     check_portable(parts.pattern)

@@ -107,7 +107,7 @@ def is_known(pattern: Pattern) -> bool:
 def canonical(pattern: Pattern) -> Pattern:
     """Return the pattern of `PATTERNS` with this name or the same pieces, else `pattern` itself.
 
-    ValueError for any other single word: as an expression it would not match most text.
+    Raise ValueError for any other single word: as an expression it would not match most text.
     """
     if not isinstance(pattern, str):
         cuts = tuple(_canonical(cut) for cut in pattern)
@@ -234,7 +234,7 @@ class Cuts:
 
 @functools.cache
 def find_pieces(pattern: Pattern) -> PieceFinder | Cuts:
-    """Return the finder of a pattern's pieces. ValueError if it is not a pattern."""
+    """Return the finder of a pattern's pieces. Raise ValueError if it is not a pattern."""
     pattern = canonical(pattern)
     return PieceFinder(pattern) if isinstance(pattern, str) else Cuts(pattern)
 

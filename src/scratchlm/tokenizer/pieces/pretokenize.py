@@ -48,12 +48,13 @@ BLOCK_CHARACTERS = 1 << 20  # of a block; its pieces take about 20 MB
 
 
 class Pretokenizer:
-    """Pieces of text under one pattern and one set of special tokens.
+    """Split text into pieces with one pattern and one set of special tokens.
 
-    pattern: see `patterns`. ValueError if it has a capturing group. If it is one expression, it
-        must match every character; otherwise text would be lost, so `pieces` raises ValueError.
+    pattern: see `patterns`. ValueError if it has a capturing group. A single expression must match
+    every character. If it does not, `pieces` raises ValueError, because text would be lost.
     normalization: the Unicode form that a caller converts the blocks to.
-    normalized_tokens: special tokens to find later, in the normalized text between the others.
+    normalized_tokens: special tokens that are found after normalization, in the text between the
+    other special tokens.
     """
 
     def __init__(
@@ -219,7 +220,7 @@ def _border(pattern: str) -> re.Pattern[str]:
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
-    """Return a list. ValueError for a string, and for an empty, broken or repeated token."""
+    """Return a list. Raise ValueError for a string, and for an empty, broken or repeated token."""
     if isinstance(special_tokens, str):
         raise ValueError(
             f"special_tokens is one string ({special_tokens!r}); put it in a list: "

@@ -78,5 +78,5 @@ def together(stretches: Iterable[bytes]) -> str:
 
 
 def plain_text(stretch: str) -> str:
-    """Replace the marks in a text by spaces again."""
+    """Change the marks in a text back into spaces."""
     return stretch.replace(_MARK, " ")

@@ -136,7 +136,7 @@ def cut_file(
 
 
 def texts_of(item: Range | str | list[str], pretokenizer: Pretokenizer) -> Iterable[str]:
-    """Return the blocks of an item: read a range; a text or a list of texts needs no reading."""
+    """Return the blocks of an item. A range is read from its file; texts stay as they are."""
     if isinstance(item, Range):
         return pretokenizer.blocks(read_text(item.path, None, item.start, item.end))
     return [item] if isinstance(item, str) else item

@@ -67,7 +67,7 @@ def visible(token: bytes) -> str:
 
 def write_page(tokenizer: BPETokenizer, path: StrPath, name: str) -> int:
     """Write the page atomically, and return its size in bytes. The page shows the tokenizer's
-    `name`. ValueError if JavaScript cannot express the pattern."""
+    `name`. Raise ValueError if JavaScript cannot express the pattern."""
     page = page_of(tokenizer, name).encode()
     write_file(path, page)
     return len(page)
