@@ -376,7 +376,7 @@ def test_a_clicked_token_shows_its_merges(opened) -> None:
         ]  # fmt: skip
         i = last + 1
     page.locator("#ids .token").nth(i).click()
-    assert "before anything is merged" in page.inner_text("#chosen")
+    assert "before it merges" in page.inner_text("#chosen")
     page.locator("#tokens .token").first.hover()
     assert page.inner_text("#near") == f"id {tokenizer.encode('the')[0]}, 3 bytes: 74 68 65"
 
@@ -430,12 +430,12 @@ def test_whole_pieces_normal_forms_and_overlapping_specials(opened, form) -> Non
 
 
 def test_what_cannot_be_encoded_is_said(opened) -> None:
-    """By the page as by `encode`; nothing of the text before stays."""
+    """The page says what `encode_array(strict=True)` says. Nothing of the text before stays."""
     tokenizer = BPETokenizer({1: b"a", 5: b"b"}, [], pattern=r"[abc]|\P{L}")
     page = opened(tokenizer)
     for text in ("a\ud83d", "abc", "ab\n", "a中"):
         with pytest.raises(ValueError) as error:
-            tokenizer.encode(text)
+            tokenizer.encode_array(text, strict=True)
         (ids, tokens, _counts), *_ = page.evaluate(SHOWN, [text])
         assert (ids, tokens) == ("", "")
         assert page.is_visible("#error")
