@@ -56,8 +56,8 @@ def strategy(args: Namespace) -> dict[str, Any]:
 def prompts(args: Namespace) -> list[str]:
     """Return all prompts: those of --prompt, then the files.
 
-    Without both, read standard input if it is a pipe or a file. ValueError with the name of a file
-    that is not UTF-8.
+    Without both, read standard input if it is a pipe or a file. Raise ValueError with the name
+    of a file that is not UTF-8.
     """
     texts = list(args.prompt or [])
     names = list(args.prompt_file or [])

@@ -13,7 +13,7 @@ from scratchlm.files.file_kinds import check_downloaded
 def find_config(word: str) -> Path:
     """Return the TOML file that `--config` means: a file by its path, or a recipe by its name.
 
-    In a name, `-` and `_` are equal. ValueError with similar names if there is neither.
+    In a name, `-` and `_` are equal. Raise ValueError with similar names if there is neither.
     """
     path, names, hyphened = Path(word), _recipes(), word.replace("_", "-")
     if path.is_file():

@@ -205,8 +205,8 @@ def _tokenizer(
     say: Callable[[str], None],
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
-    """Return the tokenizer and its file: the configured one, that of the weights, that of the
-    shard, or a newly trained one."""
+    """Return a tokenizer and its file. The configured tokenizer comes first, then the tokenizer of
+    the weights, then the tokenizer of the shard. Without any of them, train one."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)

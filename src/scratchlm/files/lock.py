@@ -57,8 +57,8 @@ def lock_file(
 ) -> Iterator[None]:
     """Hold the file `path`, which holds this process's id. Delete it at the end if `remove()`.
 
-    Processes forked inside the block do not hold it. ValueError with `what`, the holder's id and
-    `remedy` if another process holds it.
+    Processes forked inside the block do not hold it. Raise ValueError with `what`, the holder's id
+    and `remedy` if another process holds it.
     """
     unwanted = False
     try:

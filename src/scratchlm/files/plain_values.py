@@ -35,8 +35,9 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
-    """Return `value` with its containers copied. ValueError with the key of a value that is not
-    plain. elsewhere: accept tensors on the meta device, because another process has their numbers.
+    """Return `value` with its containers copied. Raise ValueError with the key if it is not plain.
+
+    elsewhere: accept tensors on the meta device, because another process has their numbers.
 
     It compares types exactly. `numpy.float64` is a subclass of float, but a loader that runs no
     code refuses it.
