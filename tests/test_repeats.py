@@ -1,0 +1,70 @@
+"""No six lines of the package stand in two places, except pairs with a reason."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import scratchlm
+
+PACKAGE = Path(scratchlm.__file__).parent
+RUN = 6  # lines
+TWINS = "the readable function and its fast twin take the same parameters"
+# A repeat is named by the two places where it stands: module and innermost definition.
+REASONS = {
+    frozenset(places): reason
+    for reason, *places in [
+        (TWINS, "functional scaled_dot_product_attention", "model/attention sdpa"),
+        (TWINS, *(f"optim/adamw adamw_update{twin}" for twin in ("", "_foreach", "_fused"))),
+        (TWINS, "optim/muon muon_update", "optim/muon muon_update_stacked"),
+        (
+            "two strategies take the same settings",
+            "generation/sampling decode",
+            "generation/speculative speculate",
+        ),
+        (
+            "the model passes its arguments to each attention layer",
+            "model/attention forward",
+            "model/transformer forward",
+        ),
+        (
+            "one returns the numbers that the other prints",
+            "costs/model_costs training_memory",
+            "costs/model_costs training_report",
+        ),
+        (
+            "the corpus is in files, or in memory",
+            "tokenizer/learning/training train_bpe",
+            "tokenizer/learning/training train_bpe_from_texts",
+        ),
+    ]
+}
+
+
+def definitions(source: str) -> list[str]:
+    """Return the name of the innermost function or class for each line of `source`."""
+    names = [""] * (source.count("\n") + 2)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            for line in range(node.lineno, (node.end_lineno or 0) + 1):
+                names[line] = node.name
+    return names
+
+
+def repeats() -> set[frozenset[str]]:
+    """Return the places of each run of RUN equal lines, without indentation and empty lines."""
+    places = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        module, names = path.relative_to(PACKAGE).with_suffix("").as_posix(), definitions(source)
+        lines = [(i, line.strip()) for i, line in enumerate(source.split("\n"), 1) if line.strip()]
+        for start in range(len(lines) - RUN + 1):
+            run = lines[start : start + RUN]
+            if not all(text.startswith(("import ", "from ")) for _, text in run):
+                places[tuple(text for _, text in run)].append(f"{module} {names[run[0][0]]}")
+    return {frozenset(found) for found in places.values() if len(found) > 1}
+
+
+def test_no_six_lines_stand_twice_without_a_reason() -> None:
+    assert repeats() == REASONS.keys()
