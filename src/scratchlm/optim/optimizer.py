@@ -16,6 +16,12 @@ Params = TypeVar("Params")
 Group = dict[str, Any]  # one entry of `param_groups`: {"params": [...], "lr": ..., ...}
 
 
+# torch decorates these methods so that torch.compile skips them. At its first call, the decorator
+# imports the compiler (seconds). Only `inspect.unwrap` finds the functions without the decorator.
+_add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+_zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose rule is two methods, `check` and `update`.
 
@@ -37,7 +43,7 @@ class Optimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def add_param_group(self, param_group: Group) -> None:
-        _plain("add_param_group")(self, param_group)
+        _add_param_group(self, param_group)
         try:
             self.check(self.param_groups[-1])
         except ValueError:
@@ -45,7 +51,7 @@ class Optimizer(torch.optim.Optimizer):
             raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        _plain("zero_grad")(self, set_to_none)
+        _zero_grad(self, set_to_none)
 
     def kept(self, group: Group) -> tuple[str, ...]:
         """Return the names of the state that `update` keeps for a parameter of `group`."""
@@ -83,14 +89,6 @@ def not_a_model(params: Params) -> Params:
         kind = type(params).__name__
         raise ValueError(f"params are tensors, not a model ({kind}); give model.parameters()")
     return params
-
-
-def _plain(name: str) -> Callable[..., Any]:
-    """Return a method of torch's optimizer without its decorator.
-
-    The decorator disables torch.compile, and imports the compiler (seconds) at its first call.
-    """
-    return inspect.unwrap(getattr(torch.optim.Optimizer, name))
 
 
 def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
