@@ -23,7 +23,6 @@ from scratchlm.model.layers import Linear, RMSNorm
 from scratchlm.model.transformer import Transformer
 
 Weights = Literal["stored", "int8"]
-_DIRECT: dict[type[nn.Module], type[nn.Module]] = {}  # the classes that `_call_directly` makes
 INT8_STEP = 32  # rows are padded to a multiple; torch's int8 product with AVX-512 needs 16
 FEW = 16  # rows; for more, the arithmetic takes longer than reading the weights
 
@@ -94,12 +93,16 @@ def _call_directly(twin: nn.Module) -> None:
 
     The hundred module calls for one token take a tenth of a small model's time.
     """
-    kind = type(twin)
-    if kind not in _DIRECT:
-        _DIRECT[kind] = type(kind.__name__, (kind,), {"__call__": kind.forward})
-    twin.__class__ = _DIRECT[kind]
+    # Python looks up `__call__` in the class of an object, so only another class can change a call.
+    twin.__class__ = _direct(type(twin))  # type: ignore[arg-type]
     for parts in (twin._modules, twin._parameters, twin._buffers):
         twin.__dict__.update(parts)
+
+
+@cache
+def _direct(kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass of `kind` whose call runs `forward` without the hooks."""
+    return type(kind.__name__, (kind,), {"__call__": kind.forward})
 
 
 def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bool) -> nn.Module:
