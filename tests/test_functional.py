@@ -112,7 +112,7 @@ def test_cross_entropy_is_stable_and_stays_wide() -> None:
 
 
 def test_cross_entropy_refuses_wrong_shapes_and_targets() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 3, 5\) for \(2, 2\)\); reshape"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 5\)\) must have .*\(\(2, 2\)\), .*; reshape"):
         cross_entropy(torch.randn(2, 3, 5), torch.zeros(2, 2, dtype=torch.long))
     for target in (-1, 5):
         with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
@@ -194,7 +194,7 @@ def test_attention_shares_a_key_head_among_neighbouring_query_heads() -> None:
         q, k.repeat_interleave(2, -3), v.repeat_interleave(2, -3)
     )
     torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"multiple of the heads of k \(6, 4\)"):
+    with pytest.raises(ValueError, match=r"of q \(6\) must be a multiple of .* k \(4\)"):
         scaled_dot_product_attention(q, torch.randn(2, 4, 4, 8), torch.randn(2, 4, 4, 8))
 
 

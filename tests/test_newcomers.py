@@ -48,15 +48,15 @@ def test_a_tokenizer_knows_its_vocab_size(tokenizer):
 
 
 MODEL_CALLS = {
-    "model(ids, ids)": r"no targets \(it gives logits\); write cross_entropy\(model\(ids\), targe",
+    "model(ids, ids)": r"targets must be None.*; write cross_entropy\(model\(ids\), targets",
     "model(ids, targets=ids)": "write cross_entropy",
     "model('the cat')": r"whole numbers, in rows of one length \('the cat'\); encode",
     "model(1.5)": r"whole numbers.*\(1.5\)",
     "model([[1], [2, 3]])": "rows of one length",
-    "model([300])": r"an id is not in the vocabulary \(from 300 to 300, of 300\)",
-    "model(torch.tensor([-1]))": r"not in the vocabulary \(from -1 to -1",
+    "model([300])": r"ids must be in 0…299, the vocabulary \(300 to 300\)",
+    "model(torch.tensor([-1]))": r"the vocabulary \(-1 to -1\)",
     "model.generate(ids, 5)": r"it is generate\(model, ids, max_tokens\) here",
-    "Transformer({'vocab_size': 3})": r"takes a ModelConfig \(\{'vocab_size': 3\}\)",
+    "Transformer({'vocab_size': 3})": r"config must be a ModelConfig \(\{'vocab_size': 3\}\)",
     "generate(model, 'the cat', 3)": "encode text with the tokenizer",
     "generate(model, [ids, ids], 3)": r"one row of ids \(shape \(2, 5\)\); write \[generate",
     "generate(model, ids, '3')": r"max_tokens is a whole number \('3'\)",
@@ -64,15 +64,15 @@ MODEL_CALLS = {
     "generate(model, ids, 3, stop=5)": r"stop holds ids \(5\); write stop=\[5\]",
     "generate(model, ids, 3, generator=5)": r"torch.Generator\(\).manual_seed\(1\)",
     "generate(model, ids, 3, seed=5)": r"has no argument seed; pass generator=torch",
-    "AdamW(model)": r"not a model \(Transformer\); give model.parameters\(\)",
-    "Muon(model, lr=0.1)": "give model.parameters",
-    "clip_grad_norm(model, 1.0)": "give model.parameters",
+    "AdamW(model)": r"not a model \(Transformer\); pass model.parameters\(\)",
+    "Muon(model, lr=0.1)": "pass model.parameters",
+    "clip_grad_norm(model, 1.0)": "pass model.parameters",
     "save_checkpoint(model, AdamW(model.parameters()), 5, 'x')":
         r"the path comes first.*write save_checkpoint\(path, model, optimizer, step\)",
     "save_checkpoint('x', model.state_dict(), None, 5)": r"the model next \(str, Ord",
     "load_checkpoint(model, 'x')": r"write load_checkpoint\(path, model, optimizer\)",
     "get_batch(np.arange(99), 2.0, 8, 'cpu')": r"batch_size must be a whole number.*2.0",
-    "cross_entropy(torch.randn(2, 9), torch.zeros(2))": "targets are ids .*long",
+    "cross_entropy(torch.randn(2, 9), torch.zeros(2))": "targets must be ids .*long",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Language models from scratch: every part is written here, readable, and tested.
+"""Language models from scratch: the code of every part is here, readable and tested.
 
 Python imports the public names below at their first use, so `import scratchlm` takes milliseconds
 and `scratchlm-train --help` does not wait for torch.
@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-# The only list of the public names. Type checkers read it, and `_homes` reads it at run time.
+# This is the only list of the public names. Type checkers and `_homes` read this list.
 if TYPE_CHECKING:
     from scratchlm.checkpoint.models import load_model as load_model
     from scratchlm.checkpoint.save_and_load import load_checkpoint as load_checkpoint
@@ -109,7 +109,7 @@ FOREIGN = {
 
 @functools.cache
 def _homes() -> dict[str, str]:
-    """Return {public name: the module that defines it}, from the imports above."""
+    """Return {public name: the module that defines this name}, from the imports above."""
     import ast
     import pkgutil
 
@@ -126,7 +126,7 @@ def _homes() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return sorted(_homes())
-    if name.startswith("__"):  # `_homes` looks up some of these itself
+    if name.startswith("__"):  # `_homes` needs some names like this
         raise AttributeError(f"module 'scratchlm' has no attribute {name!r}")
     if name in _homes():
         value = getattr(importlib.import_module(_homes()[name]), name)

@@ -12,7 +12,7 @@ from scratchlm import __version__
 from scratchlm.cli.command import command
 
 COMMANDS = ("tokenize", "train", "generate", "chat", "convert", "inspect", "plot")
-# {mode of another project's single command: what to run here}.
+# {mode of another project's single command: the command to run here}.
 MODES = {
     "demo": "bash scripts/quickstart.sh in a checkout",
     "interactive": "scratchlm-chat",
@@ -21,13 +21,13 @@ MODES = {
 
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
-    """List the commands. Raise ValueError for any arguments, with the command to use instead."""
+    """List the commands. For other arguments, raise ValueError with the command to use instead."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:
         print(f"scratchlm {__version__}")
     elif words and words not in (["--help"], ["-h"]):
         raise ValueError(
-            f"python -m scratchlm only lists commands ({' '.join(words)}); {_instead(words)}"
+            f"python -m scratchlm only lists the commands ({' '.join(words)}); {_instead(words)}"
         )
     else:
         print(_listing())
@@ -40,12 +40,14 @@ def _listing() -> str:
         module = importlib.import_module(f"scratchlm.cli.{name}")
         called, _, phrase = (module.__doc__ or "").partition("\n")[0].partition(": ")
         lines.append(f"{called:<19} {phrase.rstrip('.')}")
-    return "\n".join([*lines, "", "scratchlm-COMMAND --help lists the flags of each."])
+    return "\n".join([*lines, "", "scratchlm-COMMAND --help lists the flags of COMMAND."])
 
 
 def _instead(words: Sequence[str]) -> str:
-    """Return `use scratchlm-train --epochs 1` for `--mode train --epochs 1` and for
-    `train --epochs 1`."""
+    """Return what to do instead of `words`.
+
+    For `train --epochs 1` and `--mode train --epochs 1`, return `use scratchlm-train --epochs 1`.
+    """
     name, *rest = words
     if name == "--mode" and rest:
         name, *rest = rest
@@ -55,7 +57,7 @@ def _instead(words: Sequence[str]) -> str:
         return f"use {' '.join([known[name], shlex.join(rest)]).strip()}"
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {known[close[0]]}? " if close else ""
-    return f"{hint}python -m scratchlm lists the commands"
+    return f"{hint}run python -m scratchlm to list the commands"
 
 
 if __name__ == "__main__":

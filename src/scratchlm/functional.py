@@ -1,9 +1,11 @@
 """The definitions: each operation of a language model in a few readable lines.
 
-`scratchlm.model` holds fast twins of these functions, and tests check that both are equal. einx
-names the axes: `einx.dot("query [d], key [d] -> query key", q, k)` sums over the axis in brackets,
-`...` stands for any further axes, and `einx.id("(head d) -> head d", x, head=4)` only rearranges.
-einx refuses an axis of length 0.
+`scratchlm.model` contains fast versions of these functions, and tests check that both are equal.
+
+einx gives each axis a name. `einx.dot("query [d], key [d] -> query key", q, k)` sums over the axis
+in brackets. `...` means any number of other axes. `einx.id("(head d) -> head d", x, head=4)` only
+rearranges. einx refuses an axis of length 0.
+
 The functions compute sums and exponentials in at least fp32, and round once to the input's dtype.
 Only the cross-entropies return the wide dtype.
 """
@@ -19,8 +21,9 @@ from torch import Tensor
 from scratchlm.config import takes_synonyms
 
 
+# This must be an object, because Python ignores a module's `__getattr__` inside the module.
 class _Einx:
-    """einx, imported at its first use: the import takes a second, and generation needs none."""
+    """Import einx at its first use. The import takes a second, and generation needs no einx."""
 
     def __getattr__(self, name: str) -> Any:
         import einx
@@ -30,11 +33,11 @@ class _Einx:
 
 einx = _Einx()
 
-IGNORED = -100  # the loss ignores this target, as in torch
+IGNORED = -100  # the losses ignore this target, as in torch
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return `x` in at least fp32: 16-bit sums and exponentials lose digits or overflow."""
+    """Return `x` in at least fp32, because 16-bit sums and exponentials lose digits or overflow."""
     if not x.is_floating_point():
         raise ValueError(f"values must be floating point ({x.dtype}); convert them with .float()")
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -45,7 +48,8 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
 
     softmax(x)_i = exp(x_i − max x) / Σ_j exp(x_j − max x)
 
-    The maximum cancels, and keeps exp from overflowing. A row of only −inf gives NaN, as in torch.
+    The maximum cancels out, and prevents an overflow of exp. A row of only −inf returns NaN, as in
+    torch.
     """
     wide = _wide(x)
     exps = torch.exp(wide - wide.amax(dim, keepdim=True))
@@ -57,7 +61,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
 
     log_softmax(x)_i = x_i − max x − log Σ_j exp(x_j − max x)
 
-    log(softmax(x)) would give −inf for a probability below fp32's smallest number.
+    log(softmax(x)) would return −inf for a probability below fp32's smallest number.
     """
     wide = _wide(x)
     shifted = wide - wide.amax(dim, keepdim=True)
@@ -70,7 +74,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     mean over the targets t ≠ −100 of  max x + log Σ_j exp(x_j − max x) − x_t
 
     The result is at least fp32. It is NaN (0/0) if every target is −100, as in torch. A target
-    outside the vocabulary raises; on a GPU, it raises a device assertion.
+    outside the vocabulary raises an error. On a GPU, the error is a device assertion.
     """
     losses, _ = _target_losses(logits, targets)
     return losses.sum() / (targets != IGNORED).sum()
@@ -81,11 +85,11 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
-    With the logits x = W h, summed over the targets t ≠ −100:
-    nats = Σ (log Σ_j exp x_j − x_t),  loss = nats + z · Σ (log Σ_j exp x_j)²
+    x = W h are the logits. Both results are sums over the targets t ≠ −100:
+    nats = Σ (log Σ_j exp x_j − x_t),  loss = nats + z_loss · Σ (log Σ_j exp x_j)²
 
-    The nats are for the log and have no gradient. The second term of the loss keeps the logits
-    from drifting (PaLM, arXiv 2204.02311, section 5).
+    The nats are for the training log and have no gradient. The second term of the loss prevents
+    large logits (PaLM, arXiv 2204.02311, section 5).
     """
     losses, log_sums = _target_losses(linear(hidden, weight), targets)
     cross_entropy = losses.sum()
@@ -97,14 +101,14 @@ def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     fp32. Both are 0 at an ignored target."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(
-            f"logits need the shape of the targets and a vocabulary axis "
-            f"({tuple(logits.shape)} for {tuple(targets.shape)}); reshape one of them"
+            f"logits ({tuple(logits.shape)}) must have the axes of targets "
+            f"({tuple(targets.shape)}), followed by a vocabulary axis; reshape one of them"
         )
     if targets.is_floating_point():
-        raise ValueError(f"targets are ids ({targets.dtype}); convert them with .long()")
+        raise ValueError(f"targets must be ids ({targets.dtype}); convert targets with .long()")
     wide = _wide(logits)
     counted = targets != IGNORED
-    # gather refuses a target of −1; indexing would read the last entry of the vocabulary.
+    # gather refuses a target of −1, but indexing would read the last entry of the vocabulary.
     index = targets.where(counted, 0).unsqueeze(-1)
     peak = wide.amax(-1, keepdim=True).detach()
     log_sum = (wide - peak).exp().sum(-1).log() + peak.squeeze(-1)
@@ -173,8 +177,8 @@ def mixture_of_experts(
     """x (..., d_model), router (expert, d_model), gate and up (expert, d_ff, d_model),
     down (expert, d_model, d_ff) -> (..., d_model).
 
-    Σ_e w_e swiglu_e(x). w is softmax(router x) with all but the `num_active` largest entries set to
-    0, divided by its sum.  arXiv 2401.04088, section 2.1
+    Σ_e w_e swiglu_e(x). To compute w, take softmax(router x), set all but the `num_active` largest
+    entries to 0, and divide by the sum.  arXiv 2401.04088, section 2.1
     """
     weights = softmax(einx.dot("... [d_model], expert [d_model] -> ... expert", _wide(x), router))
     least = weights.topk(num_active, dim=-1).values[..., -1:]
@@ -217,26 +221,29 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
-    softmax(q kᵀ / √d_head) v over the keys a query may attend.  arXiv 1706.03762, section 3.2.1
+    softmax(q kᵀ / √d_head) v over the keys to which a query may attend.  arXiv 1706.03762, 3.2.1
 
-    mask: boolean, broadcast to (..., query, key), True where a query may attend.
-    causal: query i may attend keys j ≤ i + key − query. The last query is at the last key, as with
-    a cache of past keys.
-    window: query i may attend only the last `window` of these keys (arXiv 2310.06825).
-    A query attends a key only if all three allow it. A query that may attend no key gets zeros.
+    mask: boolean, broadcasts to (..., query, key), True where a query may attend.
+    causal: query i may attend to keys j ≤ i + key − query. The last query is at the last key, as
+    with a cache of past keys.
+    window: query i may attend only to the last `window` of these keys (arXiv 2310.06825).
+    A query attends to a key only if `mask`, `causal` and `window` allow the key. A query that may
+    attend to no key gets zeros.
 
-    k and v may have fewer heads (axis −3) than q. Then each of their heads serves a group of
-    neighbouring heads of q.  arXiv 2305.13245
+    `k` and `v` may have fewer heads (axis −3) than `q`. Then a group of neighbouring heads of `q`
+    uses the same head of `k` and `v`.  arXiv 2305.13245
+
+    Raises ValueError if `mask` is not boolean, or if the numbers of heads do not fit together.
     """
     if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
+        raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
     wide_q, wide_k, wide_v = _wide(q), _wide(k), _wide(v)
     if q.ndim > 2 and q.shape[-3] != k.shape[-3]:
         group, rest = divmod(q.shape[-3], k.shape[-3])
         if rest:
             raise ValueError(
-                f"heads of q must be a multiple of the heads of k ({q.shape[-3]}, {k.shape[-3]}); "
-                f"change one of them"
+                f"the number of heads of q ({q.shape[-3]}) must be a multiple of the number of "
+                f"heads of k ({k.shape[-3]}); change one of these numbers"
             )
         spread = "... kv_head key d -> ... (kv_head group) key d"
         wide_k = einx.id(spread, wide_k, group=group)
@@ -252,6 +259,7 @@ def scaled_dot_product_attention(
         allowed = allowed & einx.less_equal("key, query -> query key", keys, last)
         if window is not None:
             allowed = allowed & einx.greater("key, query -> query key", keys, last - window)
-    # The smallest number, not −inf, keeps a row without an allowed key finite; × makes it 0.
+    # The smallest number, unlike −inf, keeps a row without allowed keys finite. Then × allowed
+    # makes this row 0.
     weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)

@@ -463,7 +463,7 @@ def test_weights_of_another_kind_of_number(folder: Path) -> None:
     model = tiny.model()
     model.state_dict = lambda: whole  # type: ignore[method-assign,assignment]
     save_checkpoint(folder / "whole", model, None, 1)
-    with pytest.raises(FileFormatError, match=r"is torch\.int32 there, torch\.float32 in"):
+    with pytest.raises(FileFormatError, match=r"torch\.int32 in the checkpoint, torch\.float32 in"):
         load_model(folder / "whole", "cpu")
 
 

@@ -44,8 +44,8 @@ def test_the_overview_imports_no_torch():
         ("train --lr 1", "; use scratchlm-train --lr 1"),
         ("scratchlm-chat", "; use scratchlm-chat"),
         ("trian", "did you mean scratchlm-train?"),
-        ("--mode", "lists the commands"),
-        ("dance", "lists the commands"),
+        ("--mode", "to list the commands"),
+        ("dance", "to list the commands"),
     ],
 )
 def test_the_overview_runs_nothing_and_names_the_command(

@@ -196,4 +196,6 @@ def test_weight_decay_without_effect_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.corpus(tmp_path)
     words = "--train_data corpus.txt --optimizer sgddecay --weight_decay 0.1 --vocab_size 300"
-    check_refusal(train, words.split(), 2, "optim.weight_decay has no effect on sgddecay", capsys)
+    check_refusal(
+        train, words.split(), 2, "optim.weight_decay (0.1) has no effect on sgddecay", capsys
+    )

@@ -170,7 +170,7 @@ def test_two_weights_of_one_name_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     for prefix in ("module.", "model."):
         rewrite(tmp_path, weights | {f"{prefix}model.norm.weight": torch.ones(16)})
-        with pytest.raises(FileFormatError, match=r"two weights have one name .*model\.norm"):
+        with pytest.raises(FileFormatError, match=r"two weights have .* name .*model\.norm"):
             from_hf(tmp_path)
 
 

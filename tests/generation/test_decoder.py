@@ -134,7 +134,7 @@ def test_several_ids_at_once_do_not_slide() -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"longer than context_length \(25 > 24\)"):
+    with pytest.raises(ValueError, match=r"at most context_length tokens \(25 > 24\)"):
         Decoder(small().eval(), 1).prefill([[1] * (CONTEXT + 1)])
 
 

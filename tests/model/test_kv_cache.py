@@ -40,9 +40,11 @@ def test_overflow_is_refused_and_changes_nothing() -> None:
     cache.update(0, *filled(1, 6))
     cache.advance(6)
     before = cache.keys.clone()
-    with pytest.raises(ValueError, match=r"no room \(6 of 8 positions filled, 3 to add\); reset"):
+    with pytest.raises(
+        ValueError, match=r"for 3 more tokens \(6 of 8 positions are filled\); call"
+    ):
         cache.update(0, *filled(1, 3))
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="must have room"):
         cache.advance(3)
     assert torch.equal(cache.keys, before)
     assert cache.length == 6
@@ -60,9 +62,7 @@ def test_reset_forgets() -> None:
 
 
 def test_other_shapes_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"\(2, 2, 3, 4\), not \(1, 2, 3, 4\)\); make another cache"
-    ):
+    with pytest.raises(ValueError, match=r"\(\(2, 2, 3, 4\)\) .* \(\(1, 2, 3, 4\)\); make a cache"):
         KVCache(1, 1, 2, 8, 4).update(0, *filled(2, 3))
 
 

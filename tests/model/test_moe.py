@@ -178,10 +178,10 @@ def test_under_autocast_it_computes_in_bf16() -> None:
     ("values", "message"),
     [
         ((0, 1), r"moe.num_experts must be a positive integer \(0\)"),
-        ((2, 3), r"num_active is at most num_experts \(3 of 2\)"),
-        ((2, 1, -1), r"num_shared is 0 or more \(-1\)"),
-        ((2, 1, 0, -1.0), r"balance_weight is 0 or more \(-1.0\)"),
-        ((2, 1, 0, 0.0, 0.0, 1.0), r"jitter is at least 0 and below 1 \(1.0\)"),
+        ((2, 3), r"num_active \(3\) must be at most moe.num_experts \(2\)"),
+        ((2, 1, -1), r"num_shared must be an integer of at least 0 \(-1\)"),
+        ((2, 1, 0, -1.0), r"balance_weight must be a finite number of at least 0 \(-1.0\)"),
+        ((2, 1, 0, 0.0, 0.0, 1.0), r"jitter must be at least 0 and below 1 \(1.0\)"),
     ],
 )
 def test_config_refuses(values: tuple[Any, ...], message: str) -> None:

@@ -93,14 +93,14 @@ def test_positions_broadcast_over_leading_axes() -> None:
 @pytest.mark.parametrize("position", [-1, 20])
 def test_position_outside_the_table_is_refused(position: int) -> None:
     rope = RotaryEmbedding(8, 20)
-    with pytest.raises(ValueError, match=r"positions must lie in 0…19 .*; shorten"):
+    with pytest.raises(ValueError, match=r"positions must be in 0…19 .*; shorten"):
         rope(torch.randn(2, 8), torch.tensor([3, position]))
 
 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"d_head must be even"):
         RotaryEmbedding(7, 20)
-    with pytest.raises(ValueError, match=r"x must end in d_head \(16, not 8\)"):
+    with pytest.raises(ValueError, match=r"last axis of x \(16\) must be d_head \(8\)"):
         RotaryEmbedding(8, 20)(torch.randn(2, 16), torch.arange(2))
 
 

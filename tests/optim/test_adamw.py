@@ -317,13 +317,13 @@ def test_sparse_gradients_are_refused_before_anything_changes() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": -1.0}, "lr must be in [0, inf) (-1.0)"),
-        ({"lr": float("nan")}, "lr must be in [0, inf) (nan)"),
-        ({"lr": torch.ones(2)}, "a tensor lr must have one element (2)"),
-        ({"betas": (0.9, 1.0)}, "betas[1] must be in [0, 1) (1.0)"),
-        ({"eps": -1e-8}, "eps must be in [0, inf) (-1e-08)"),
-        ({"weight_decay": -0.1}, "weight_decay must be in [0, inf) (-0.1)"),
-        ({"foreach": True, "fused": True}, "foreach and fused exclude each other (both True)"),
+        ({"lr": -1.0}, "lr must be at least 0 and below inf (-1.0)"),
+        ({"lr": float("nan")}, "lr must be at least 0 and below inf (nan)"),
+        ({"lr": torch.ones(2)}, "lr must be one number (a tensor of 2 numbers)"),
+        ({"betas": (0.9, 1.0)}, "betas[1] must be at least 0 and below 1 (1.0)"),
+        ({"eps": -1e-8}, "eps must be at least 0 and below inf (-1e-08)"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and below inf (-0.1)"),
+        ({"foreach": True, "fused": True}, "foreach and fused must not both be True"),
     ],
 )
 def test_refuses_settings_of_the_constructor_and_of_a_group(

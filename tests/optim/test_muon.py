@@ -201,14 +201,17 @@ def test_resumed_is_bit_exact_for_both_algorithms() -> None:
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({}, "Muon updates matrices, or stacks of them (shape (3,)); put it into a group"),
-        ({"algorithm": "lion"}, "algorithm must be 'muon' or 'adamw' ('lion'); pass one"),
-        ({"algorithm": "adamw", "momentum": 0.9}, "adamw algorithm has no such setting (momentum)"),
-        ({"betas": (0.9, 0.9)}, "muon algorithm has no such setting (betas)"),
-        ({"algorithm": "adamw", "eps": -1.0}, "eps must be in [0, inf) (-1.0)"),
+        ({}, "must be matrices or stacks of matrices (shape (3,)); put other"),
+        ({"algorithm": "lion"}, "algorithm must be 'muon' or 'adamw' ('lion'); use one"),
+        (
+            {"algorithm": "adamw", "momentum": 0.9},
+            "algorithm='adamw' must not have the setting momentum",
+        ),
+        ({"betas": (0.9, 0.9)}, "algorithm='muon' must not have the setting betas"),
+        ({"algorithm": "adamw", "eps": -1.0}, "eps must be at least 0 and below inf (-1.0)"),
         ({"ns_dtype": "float16"}, "ns_dtype must be 'auto', 'float32' or 'bfloat16' ('float16')"),
-        ({"ns_steps": 0}, "ns_steps must be in [1, inf) (0)"),
-        ({"momentum": 1.0}, "momentum must be in [0, 1) (1.0)"),
+        ({"ns_steps": 0}, "ns_steps must be at least 1 and below inf (0)"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1 (1.0)"),
     ],
 )
 def test_refuses_what_it_cannot_use(group: dict[str, object], message: str) -> None:

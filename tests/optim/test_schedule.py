@@ -78,8 +78,8 @@ def test_wsd_without_decay_is_stable_to_the_end() -> None:
     ("settings", "message"),
     [
         ({"step": -1}, r"step must be at least 0 \(-1\); "),
-        ({"warmup_steps": -1}, r"warmup_steps must be between 0 and total_steps \(-1, 10\); "),
-        ({"warmup_steps": 11}, r"warmup_steps must be between 0 and total_steps \(11, 10\); "),
+        ({"warmup_steps": -1}, r"warmup_steps \(-1\) must be from 0 to total_steps \(10\); "),
+        ({"warmup_steps": 11}, r"warmup_steps \(11\) must be from 0 to total_steps \(10\); "),
         ({"min_lr": 2.0}, r"rates must satisfy .*\(min_lr 2.0, max_lr 1.0\); "),
         ({"min_lr": -0.1}, r"rates must satisfy .*\(min_lr -0.1, max_lr 1.0\); "),
         ({"max_lr": math.nan}, r"rates must satisfy .*max_lr nan\); "),
@@ -95,5 +95,5 @@ def test_refuses_contradictions(settings: dict[str, float], message: str) -> Non
 
 
 def test_wsd_refuses_a_decay_that_reaches_into_the_warmup() -> None:
-    with pytest.raises(ValueError, match=r"decay_steps .*\(9, 10 - 2\); shorten"):
+    with pytest.raises(ValueError, match=r"decay_steps \(9\) .*\(10 - 2\); shorten"):
         wsd_schedule(0, **RATES, warmup_steps=2, decay_steps=9, total_steps=10)

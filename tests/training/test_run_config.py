@@ -391,4 +391,4 @@ def test_a_warm_up_or_decay_that_is_not_typed_fits_a_short_run(tmp_path, flags, 
         given = [*words, f"--optim.{typed}", "30", "--out", str(tmp_path / typed)]
         assert main(given) == 2
         said = capsys.readouterr().err
-        assert f"optim.{typed} does not fit in the run {text}; lower it" in said
+        assert f"optim.{typed} must fit in the run {text}; use a smaller number" in said

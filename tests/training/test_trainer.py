@@ -172,7 +172,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(FileFormatError, match=r"train data was tokens, is now other"):
         other.resume(last)
     wider = trainer(model=tiny.model(d_ff=128))
-    with pytest.raises(FileFormatError, match="another model"):
+    with pytest.raises(FileFormatError, match="must fit the model"):
         wider.resume(last)
     adamw = trainer()
     adamw.optimizer = AdamW(adamw.model.parameters())

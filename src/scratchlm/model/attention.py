@@ -35,18 +35,20 @@ def sdpa(
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
-    This is the fast version of `functional.scaled_dot_product_attention`, with the same contract:
+    This is the fast version of `functional.scaled_dot_product_attention`, with the same contract.
     `mask` is boolean and broadcasts to (..., query, key). `causal` aligns the last query with the
-    last key. A query that may attend to no key gets zeros. k and v may have fewer heads (axis −3)
-    than q.
+    last key. A query that may attend to no key gets zeros. `k` and `v` may have fewer heads (axis
+    −3) than `q`.
 
-    With `window`, a query attends to the last `window` keys, its own included. `window` implies
-    `causal` (sliding windows, arXiv 2310.06825).
+    With `window`, a query attends to the last `window` keys, including the query's own key.
+    `window` implies `causal` (sliding windows, arXiv 2310.06825).
+
+    Raises ValueError if `mask` is not boolean, or if `window` is below 1.
     """
     if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be boolean ({mask.dtype}); pass True where one may attend")
+        raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
     if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 ({window}); 1 is the query's own key")
+        raise ValueError(f"window must be at least 1 ({window}); use 1 for the query's own key")
 
     query, key = q.shape[-2], k.shape[-2]
     if window is not None:
@@ -55,7 +57,8 @@ def sdpa(
             k, v, key = k[..., -reach:, :], v[..., -reach:, :], reach
             mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., -reach:]
         window = window if window < key else None
-    # torch aligns is_causal to the first key. Ours aligns to the last, so the lengths must agree.
+    # torch's is_causal aligns the first query with the first key. `causal` aligns the last query
+    # with the last key. Both mean the same only for equal lengths.
     is_causal = causal and window is None and mask is None and query == key
     if causal and not is_causal and (window is not None or query > 1):
         last = key - query  # query i has the position of key i + last
@@ -72,7 +75,7 @@ def sdpa(
 class AttentionGate(nn.Module):
     """y (..., head, seq, d_head), x (..., seq, d_model) -> y ⊙ sigmoid(W x).  arXiv 2505.06708
 
-    W gives one number per element of y (`width` d_head), or one per head (`width` 1).
+    W computes one number per element of y (`width` d_head), or one number per head (`width` 1).
     """
 
     def __init__(self, d_model: int, num_heads: int, width: int) -> None:
@@ -87,7 +90,7 @@ class AttentionGate(nn.Module):
 
 
 class NoGate(nn.Module):
-    """The layer that replaces a gate in a model without one: y -> y."""
+    """The layer that replaces a gate in a model without gates: y -> y."""
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         return y
@@ -95,16 +98,21 @@ class NoGate(nn.Module):
 
 @takes_synonyms()
 class MultiHeadAttention(nn.Module):
-    """x (..., seq, d_model) -> (..., seq, d_model), with num_heads queries over num_kv_heads keys.
+    """x (..., seq, d_model) -> (..., seq, d_model).
 
-    W_o concat_h(attend(W_q x, W_k x, W_v x)_h).  arXiv 1706.03762; fewer key and value heads:
-    arXiv 2305.13245
+    W_o concat_h(attend(W_q x, W_k x, W_v x)_h).  arXiv 1706.03762
 
-    rope rotates q and k by their positions. Without it, only the causal mask tells the layer about
-    order. qk_norm applies an RMSNorm over d_head to q and k before rope (arXiv 2302.05442), and
-    qk_norm_gain gives it a gain. gate multiplies the output of attention before W_o
-    (`AttentionGate`). window goes to `attend` and means the same as in `sdpa`. bias adds a bias to
-    all four projections, qkv_bias to q, k and v.
+    `num_heads` is the number of query heads. `num_kv_heads` is the number of key and value heads,
+    which may be smaller (arXiv 2305.13245).
+
+    `rope` rotates q and k by their positions. Without `rope`, the layer learns the order of tokens
+    only from the causal mask. `qk_norm` applies an RMSNorm over d_head to q and k before `rope`
+    (arXiv 2302.05442), and `qk_norm_gain` adds a gain to this RMSNorm. `gate` multiplies the output
+    of attention before W_o (`AttentionGate`). The layer passes `window` to `attend`, where it means
+    the same as in `sdpa`. `bias` adds a bias to all four projections, and `qkv_bias` only to the
+    projections of q, k and v.
+
+    Raises ValueError if `d_model`, `num_heads` and `num_kv_heads` do not fit together.
     """
 
     def __init__(
@@ -129,12 +137,12 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if (d_head is None and d_model % num_heads) or num_heads % num_kv_heads:
             raise ValueError(
-                "num_heads must divide d_model, and num_kv_heads must divide num_heads "
-                f"({d_model}, {num_heads}, {num_kv_heads}); change one of them"
+                f"num_heads ({num_heads}) must divide d_model ({d_model}), and num_kv_heads "
+                f"({num_kv_heads}) must divide num_heads; change one of these numbers"
             )
         self.d_head = d_model // num_heads if d_head is None else d_head
         self.causal = causal
-        # Without a window, `attend` may be a function that takes no `window`.
+        # Without a window, `attend` may be a function that accepts no `window`.
         self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
         self.rope: RotaryEmbedding | NoPositions = NoPositions() if rope is None else rope
         qkv_bias = qkv_bias or bias
@@ -163,9 +171,10 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """x (..., seq, d_model) -> (..., seq, d_model).
 
-        positions: (seq,), or (..., seq) with x's leading axes. By default they continue the cache.
+        positions: (seq,), or (..., seq) with x's leading axes. The default positions start at 0,
+        or at the length of the cache.
         mask: boolean, broadcasts to (..., head, seq, key), True where a query may attend. The
-        causal mask applies too. With a cache, the keys are the cached ones, then those of x.
+        causal mask applies too. With a cache, the keys of x follow the cached keys.
         """
         # (..., seq, head · d_head) -> (..., seq, head, d_head) -> (..., head, seq, d_head)
         q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)

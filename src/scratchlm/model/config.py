@@ -21,8 +21,9 @@ _ROPE_THETA = 10_000.0
 def default_d_ff(d_model: int, ffn: FeedForward = "swiglu") -> int:
     """Return the usual width of a feed-forward layer: 8/3 or 4 times d_model.
 
-    SwiGLU has three matrices and the others have two, so its 8/3 · d_model costs as much as their
-    4 · d_model (arXiv 2002.05202). It is a multiple of 64, which is fast on matrix units.
+    A SwiGLU has three matrices, and the other layers have two. So a SwiGLU with the width
+    8/3 · d_model costs as much as another layer with 4 · d_model (arXiv 2002.05202). This function
+    rounds the width of a SwiGLU up to a multiple of 64, which is fast on matrix units.
     """
     match ffn:
         case "swiglu":
@@ -33,12 +34,14 @@ def default_d_ff(d_model: int, ffn: FeedForward = "swiglu") -> int:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Scaling of the rotary frequencies, for texts longer than those of the training.
+    """Scaling of the rotary frequencies, for texts longer than the training texts.
 
     `linear` divides every frequency by `factor` (position interpolation, arXiv 2306.15595).
     `llama3` counts the turns of a pair within `original_context_length`. It divides the frequency
-    by `factor` below `low_freq_factor` turns, keeps it above `high_freq_factor` turns, and
-    interpolates in between (arXiv 2407.21783; the fields of the hub's `rope_type: llama3`).
+    by `factor` below `low_freq_factor` turns, keeps the frequency above `high_freq_factor` turns,
+    and interpolates in between (arXiv 2407.21783). The hub's `rope_type: llama3` has these fields.
+
+    The constructor raises ValueError for a value that is out of range or has no effect.
     """
 
     kind: Literal["linear", "llama3"]
@@ -55,7 +58,8 @@ class RopeScaling:
             value = getattr(self, name)
             if self.kind == "linear" and value is not None:
                 raise ValueError(
-                    f"rope_scaling.{name} has no effect on linear ({value}); leave it out"
+                    f"rope_scaling.{name} ({value}) has no effect with kind linear; "
+                    "remove this setting"
                 )
             if self.kind == "llama3":
                 _require_positive(f"rope_scaling.{name}", value)
@@ -64,20 +68,22 @@ class RopeScaling:
             assert self.high_freq_factor is not None
             if self.low_freq_factor >= self.high_freq_factor:
                 raise ValueError(
-                    "rope_scaling.low_freq_factor must be below high_freq_factor "
-                    f"({self.low_freq_factor}, {self.high_freq_factor}); Llama 3 uses 1 and 4"
+                    f"rope_scaling.low_freq_factor ({self.low_freq_factor}) must be below "
+                    f"high_freq_factor ({self.high_freq_factor}); use 1 and 4, as Llama 3 does"
                 )
 
 
 @takes_synonyms()
 @dataclass(frozen=True)
 class MoEConfig:
-    """A mixture of experts that replaces every feed-forward layer; `d_ff` is one expert's width.
+    """A mixture of experts that replaces every feed-forward layer. `d_ff` is one expert's width.
 
     Each token goes through `num_active` of the `num_experts`, and also through `num_shared` experts
     that serve all tokens. `balance_weight` and `z_weight` multiply the router's two losses (arXiv
     2101.03961, 2202.08906). Training multiplies the router's input by random numbers in 1 ±
     `jitter`.
+
+    The constructor raises ValueError for a value that is out of range.
     """
 
     num_experts: int
@@ -92,18 +98,24 @@ class MoEConfig:
         _require_count("moe.num_active", self.num_active)
         if self.num_active > self.num_experts:
             raise ValueError(
-                f"moe.num_active is at most num_experts ({self.num_active} of "
-                f"{self.num_experts}); lower it"
+                f"moe.num_active ({self.num_active}) must be at most moe.num_experts "
+                f"({self.num_experts}); decrease num_active"
             )
         if type(self.num_shared) is not int or self.num_shared < 0:
-            raise ValueError(f"moe.num_shared is 0 or more ({self.num_shared!r}); raise it")
+            raise ValueError(
+                f"moe.num_shared must be an integer of at least 0 ({self.num_shared!r}); "
+                "use 0 for no shared experts"
+            )
         for name in ("balance_weight", "z_weight"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < math.inf):
-                raise ValueError(f"moe.{name} is 0 or more ({value!r}); 0 turns it off")
+                raise ValueError(
+                    f"moe.{name} must be a finite number of at least 0 ({value!r}); "
+                    "use 0 to turn this loss off"
+                )
         if not (_is_number(self.jitter) and 0 <= self.jitter < 1):
             raise ValueError(
-                f"moe.jitter is at least 0 and below 1 ({self.jitter!r}); 0 turns it off"
+                f"moe.jitter must be at least 0 and below 1 ({self.jitter!r}); use 0 for no jitter"
             )
 
 
@@ -114,13 +126,15 @@ class ModelConfig:
 
     The constructor replaces `num_kv_heads=None` by `num_heads` and `d_ff=None` by `default_d_ff`. A
     saved config therefore describes the same model even if a default changes. To compute such a
-    field again, pass None: `dataclasses.replace(config, d_model=..., d_ff=None)`.
+    field for another size, pass None: `dataclasses.replace(config, d_model=..., d_ff=None)`.
 
-    `head_dim` is the width of a head (None: d_model / num_heads). The embedding and the head have
-    `vocab_size` rows, rounded up to a multiple of `vocab_multiple` (64 is fast on matrix units).
-    The extra rows belong to no token, and the logits leave them out. `window` is the number of last
-    keys that a query attends to, its own included. The feed-forward `silu` is SwiGLU without its
-    gate.
+    `head_dim` is the width of an attention head (None: d_model / num_heads). The embedding and
+    `lm_head` have `vocab_size` rows, rounded up to a multiple of `vocab_multiple` (64 is fast on
+    matrix units). The extra rows belong to no token, and the logits leave them out. A query attends
+    to the last `window` keys, including the query's own key (None: to all keys so far). The
+    feed-forward layer `silu` is SwiGLU without its gate.
+
+    The constructor raises ValueError for a value that is out of range or has no effect.
     """
 
     vocab_size: int
@@ -157,7 +171,9 @@ class ModelConfig:
                 try:
                     object.__setattr__(self, name, section(**value))
                 except TypeError as error:
-                    raise ValueError(f"{name} has wrong keys ({error}); see {section}") from None
+                    raise ValueError(
+                        f"{name} has wrong keys ({error}); use the fields of {section.__name__}"
+                    ) from None
         _require_choice("norm", self.norm, get_args(Norm))
         _require_choice("position", self.position, get_args(Position))
         _require_choice("ffn", self.ffn, get_args(FeedForward))
@@ -188,7 +204,7 @@ class ModelConfig:
             _require_positive(name, getattr(self, name))
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(
-                f"dropout must be at least 0 and below 1 ({self.dropout!r}); 0 turns it off"
+                f"dropout must be at least 0 and below 1 ({self.dropout!r}); use 0 for no dropout"
             )
         self._check_heads()
         self._check_position()
@@ -200,7 +216,7 @@ class ModelConfig:
 
     @property
     def padded_vocab_size(self) -> int:
-        """The number of rows of the embedding and of the head."""
+        """The number of rows of the embedding and of `lm_head`."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     def _check_heads(self) -> None:
@@ -208,13 +224,13 @@ class ModelConfig:
         if self.head_dim is None and self.d_model % self.num_heads:
             above = math.ceil(self.d_model / self.num_heads) * self.num_heads
             raise ValueError(
-                f"d_model must be a multiple of num_heads ({self.d_model}, {self.num_heads}); "
-                f"take d_model {above}, another num_heads, or give head_dim"
+                f"d_model ({self.d_model}) must be a multiple of num_heads ({self.num_heads}); "
+                f"use d_model {above} or another num_heads, or set head_dim"
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads must be a multiple of num_kv_heads ({self.num_heads}, "
-                f"{self.num_kv_heads}); take num_kv_heads from the divisors of {self.num_heads}"
+                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "
+                f"({self.num_kv_heads}); set num_kv_heads to a divisor of {self.num_heads}"
             )
 
     def _check_position(self) -> None:
@@ -222,28 +238,30 @@ class ModelConfig:
             case "rope":
                 if self.d_head % 2:
                     raise ValueError(
-                        f"d_model / num_heads must be even with rope ({self.d_head}); "
-                        f'change one of them, or set position="none"'
+                        f"the width of a head must be even with rope ({self.d_head}); change "
+                        "d_model, num_heads or head_dim, or set position to none"
                     )
             case other:
                 rope = (self.rope_theta, self.rope_interleaved, self.rope_scaling)
                 if rope != (_ROPE_THETA, False, None):
                     raise ValueError(
-                        "rope_theta, rope_interleaved and rope_scaling do nothing with "
-                        f'position="{other}" ({", ".join(map(str, rope))}); leave them out, or '
-                        f"give their defaults: {_ROPE_THETA:g}, false, none"
+                        f"rope_theta ({rope[0]}), rope_interleaved ({rope[1]}) and rope_scaling "
+                        f"({rope[2]}) have no effect with position {other}; remove these settings, "
+                        f"or set their defaults: {_ROPE_THETA:g}, false, none"
                     )
 
     def _check_effects(self) -> None:
         """Raise ValueError for a setting that has no effect."""
         if self.qkv_bias and self.bias:
-            raise ValueError("qkv_bias does nothing with bias (true, true); leave one out")
+            raise ValueError("qkv_bias (true) has no effect with bias (true); remove one of them")
         if not self.qk_norm_gain and not self.qk_norm:
-            raise ValueError("qk_norm_gain does nothing without qk_norm (false); leave it out")
+            raise ValueError(
+                "qk_norm_gain (false) has no effect without qk_norm; remove qk_norm_gain"
+            )
         if self.moe is not None and (self.ffn != "swiglu" or self.bias):
             raise ValueError(
-                f"experts are SwiGLUs without biases (ffn {self.ffn}, bias {self.bias}); "
-                "leave both out with moe"
+                f"ffn ({self.ffn}) must be swiglu and bias ({self.bias}) must be false with moe; "
+                "set these two values"
             )
 
 
@@ -252,17 +270,19 @@ def _is_number(value: object) -> bool:
 
 
 def _require_count(name: str, value: object) -> None:
-    # In Python a bool is an int, and a tensor's shape cannot hold 256.0.
+    # In Python a bool is an int, and a tensor's shape cannot contain 256.0.
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer ({value!r}); give 1 or more")
+        raise ValueError(f"{name} must be a positive integer ({value!r}); use 1 or more")
 
 
 def _require_positive(name: str, value: object) -> None:
     if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
-        raise ValueError(f"{name} must be positive ({value!r}); see the default")
+        raise ValueError(
+            f"{name} must be a positive number ({value!r}); use a finite number above 0"
+        )
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = " or ".join(map(repr, choices))
-        raise ValueError(f"{name} has no such value ({value!r}); use {known}")
+        raise ValueError(f"{name} must be {known} ({value!r}); use one of these values")

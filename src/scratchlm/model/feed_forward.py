@@ -1,4 +1,4 @@
-"""The feed-forward layers, which transform each position on its own."""
+"""The feed-forward layers, which transform each position separately."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ gelu = partial(F.gelu, approximate="tanh")
 
 
 def new_feed_forward(ffn: FeedForward, d_model: int, d_ff: int, bias: bool) -> nn.Module:
-    """Make the layer that `ffn` names. `silu` is SwiGLU without its gate."""
+    """Return a new layer of the kind `ffn`. The kind `silu` is SwiGLU without its gate."""
     match ffn:
         case "swiglu":
             return SwiGLU(d_model, d_ff, bias)

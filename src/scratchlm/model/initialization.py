@@ -10,16 +10,20 @@ Gains start at 1 and biases at 0. Matrices (out, in) start as in this table:
 | `kaiming`   | a normal               | √(2/in)                              | √(2/in)           |
 
 `residual_scale` multiplies the std of `o_proj` and `down_proj`, which write into the residual
-stream. The residual stream is the sum of 2 · layers branches, so each starts with 1/(2 · layers)
-of the variance (GPT-2, section 2.3). With residual_init zero, these matrices start at 0.
+stream. The residual stream is the sum of 2 · layers branches, so each branch starts with
+1/(2 · layers) of the variance (GPT-2, section 2.3). With `residual_init` zero, these matrices start
+at 0.
 
-1/√in keeps the variance of the activations at any width. lm_head starts with half of this std, and
-then the first loss is about ln(vocab_size) + 1/8. gpt2 has the lowest loss in the first hundred
-steps of a small model: its weights are smaller, so a layer adds little to the embedding. xavier
-(Glorot and Bengio 2010) is a compromise between the variance of the forward and of the backward
-pass. kaiming (arXiv 1502.01852) makes up for the half of the variance that a ReLU removes. xavier
-and kaiming were made for networks without norms and residuals. They are here for comparison.
-`scratchlm-plot init` plots all four.
+- `truncated`: 1/√in keeps the variance of the activations at any width. `lm_head` starts with half
+  of this std, so the first loss is about ln(vocab_size) + 1/8.
+- `gpt2` has the lowest loss in the first hundred steps of a small model. Its weights are smaller,
+  so a layer adds little to the embedding.
+- `xavier` (Glorot and Bengio 2010) is a compromise: the forward pass and the backward pass need
+  different variances.
+- `kaiming` (arXiv 1502.01852) doubles the variance, because a ReLU removes half of it.
+
+`xavier` and `kaiming` were made for networks without norms and residuals. They are here for
+comparison. `scratchlm-plot init` plots all four.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The keys and values of past tokens, so that a new token costs only one token's work."""
+"""Keys and values of past tokens. With this cache, a new token costs one token's work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ Device = torch.device | str | int | None
 class KVCache:
     """Memory for the keys and values of `context_length` tokens in every layer, allocated once.
 
-    keys, values (layer, batch, kv_head, context, d_head): the first `length` positions are filled.
-    In a forward pass every layer writes after `length`. The model raises `length` once, at the end,
-    so a failed pass adds no token. A caller lowers `length` to forget the last tokens.
+    `keys` and `values` have the shape (layer, batch, kv_head, context, d_head). The first `length`
+    positions are filled. In a forward pass every layer writes after `length`. The model increases
+    `length` once, at the end, so a failed pass adds no token. A caller can decrease `length` to
+    forget the last tokens.
 
-    The cache is for generation: it keeps no graph, so backward through a pass that used it fails.
+    The cache is for generation. It stores no autograd graph, so `backward` fails after a pass with
+    a cache.
     """
 
     def __init__(
@@ -49,17 +51,18 @@ class KVCache:
         return [LayerCache(self, layer) for layer in range(self.keys.shape[0])]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v (batch, kv_head, seq, d_head) -> both (batch, kv_head, length + seq, d_head), views.
+        """k, v (batch, kv_head, seq, d_head) -> both (batch, kv_head, length + seq, d_head).
 
-        Raises ValueError if k does not fit the cache.
+        Store `k` and `v`, and return views of all keys and values of this layer. Raises ValueError
+        if `k` does not fit in the cache.
         """
         seq = k.shape[-2]
         self.require(seq)
         _, batch, kv_head, _, d_head = self.keys.shape
         if k.shape != (batch, kv_head, seq, d_head):
             raise ValueError(
-                "keys do not fit the (batch, kv_head, seq, d_head) of the cache "
-                f"({tuple(k.shape)}, not {(batch, kv_head, seq, d_head)}); make another cache"
+                f"the shape of the keys ({tuple(k.shape)}) must be the cache's (batch, kv_head, "
+                f"seq, d_head) ({(batch, kv_head, seq, d_head)}); make a cache for this shape"
             )
         keys, values = self.keys[layer], self.values[layer]
         keys.narrow(2, self.length, seq).copy_(k.detach())
@@ -71,8 +74,8 @@ class KVCache:
         """Raise ValueError unless `seq` more tokens fit."""
         if self.length + seq > self.context_length:
             raise ValueError(
-                f"the cache has no room ({self.length} of {self.context_length} positions filled, "
-                f"{seq} to add); reset() it or make a longer one"
+                f"the cache must have room for {seq} more tokens ({self.length} of "
+                f"{self.context_length} positions are filled); call reset(), or make a longer cache"
             )
 
     def advance(self, seq: int) -> None:
@@ -92,15 +95,15 @@ class KVCache:
         self.length = kept
 
     def take(self, other: KVCache, rows: Tensor) -> None:
-        """rows (batch,): sequence `rows[i]` of the other cache becomes sequence i of this one."""
+        """rows (batch,): copy sequence `rows[i]` of `other` into sequence i of this cache."""
         self.length = other.length
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
             mine[..., : self.length, :] = theirs[..., : self.length, :].index_select(1, rows)
 
     def select(self, rows: Tensor) -> None:
-        """rows (n,): copy sequence rows[i] into sequence i; n becomes the batch size.
+        """rows (n,): copy sequence `rows[i]` into sequence i. The new batch size is n.
 
-        If the batch size stays, it copies only the filled positions and allocates no new cache.
+        If n is the old batch size, copy only the filled positions, and keep the memory.
         """
         if len(rows) == self.keys.shape[1]:
             for tensor in (self.keys, self.values):
@@ -114,11 +117,12 @@ class KVCache:
 class ConstantShapes:
     """A view of a `KVCache` with constant shapes, for `torch.compile` and CUDA graphs.
 
-    A pass writes at `index`, and attention gets every position, filled or not. The caller passes
-    positions and a mask of the filled ones to the model, and moves `index` itself.
+    A pass writes at `index`. Attention gets every position, even those that are not filled. So the
+    caller passes the positions and a mask of the filled positions to the model. The caller also
+    changes `index`.
     """
 
-    length = 0  # the model cannot know it: the caller gives positions and checks the room
+    length = 0  # always 0: the caller passes the positions, and checks that new tokens fit
 
     def __init__(self, cache: KVCache) -> None:
         self.keys, self.values = cache.keys, cache.values
@@ -134,7 +138,7 @@ class ConstantShapes:
         return keys.index_copy_(2, self.index, k), values.index_copy_(2, self.index, v)
 
     def advance(self, seq: int) -> None:
-        """Do nothing: the caller moves `index`."""
+        """Do nothing, because the caller changes `index`."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scratchlm.config import takes_synonyms
 class Linear(nn.Module):
     """x (..., in_features) -> (..., out_features):  y = W x + b, with W of shape (out, in).
 
-    The weight starts from a normal with standard deviation 1/√in_features, and the bias at zero.
+    The weight starts from a normal with standard deviation 1/√in_features. The bias starts at zero.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
@@ -40,7 +40,7 @@ class Linear(nn.Module):
 
 @takes_synonyms()
 class Embedding(nn.Module):
-    """ids (...) -> (..., d_model): row `id` of the weight (vocab_size, d_model).
+    """ids (...) -> (..., d_model): for each id, row `id` of the weight (vocab_size, d_model).
 
     The weight starts from a normal with standard deviation 1/(2√d_model).
     """
@@ -64,10 +64,10 @@ class Embedding(nn.Module):
 
 @takes_synonyms()
 class RMSNorm(nn.Module):
-    """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight, or without the weight.
+    """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight.
 
-    It computes in fp32 and rounds once. The hub's Llama rounds before it multiplies by the weight,
-    so in bf16 the last bit may differ.
+    With `gain=False`, there is no weight. The layer computes in fp32 and rounds once. The hub's
+    Llama rounds before it multiplies by the weight, so in bf16 the last bit may differ.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, gain: bool = True) -> None:
@@ -124,7 +124,8 @@ class LayerNorm(nn.Module):
 class LearnedPositions(nn.Module):
     """x (..., seq, d_model), positions (..., seq) -> x plus row `position` of the weight.
 
-    The weight (context_length, d_model) starts like that of an `Embedding`.  arXiv 1810.04805
+    The weight (context_length, d_model) starts like the weight of an `Embedding`. Raises ValueError
+    if a position is outside 0…context_length − 1.  arXiv 1810.04805
     """
 
     def __init__(self, context_length: int, d_model: int) -> None:
@@ -140,7 +141,7 @@ class LearnedPositions(nn.Module):
             return x + F.embedding(positions, self.weight)
         except IndexError:
             raise ValueError(
-                f"positions must lie in 0…{len(self.weight) - 1} ({positions.min().item()} to "
+                f"positions must be in 0…{len(self.weight) - 1} ({positions.min().item()} to "
                 f"{positions.max().item()}); shorten the text"
             ) from None
 
@@ -149,7 +150,7 @@ class LearnedPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """The layer that replaces learned or rotary positions in a model without them: x -> x."""
+    """The layer that replaces `LearnedPositions` or `RotaryEmbedding` in other models: x -> x."""
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         return x
@@ -161,10 +162,10 @@ class NoPositions(nn.Module):
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, std: float) -> None:
     """Fill `weight` from a normal of standard deviation `std`, cut at ±3 std."""
-    if weight.is_meta:  # nothing to fill, and torch would import its compiler (2 s)
+    if weight.is_meta:  # there is nothing to fill, and torch would import its compiler (2 s)
         return
-    # This maps a uniform through the inverse normal CDF, as nn.init.trunc_normal_ does, in a
-    # seventh of its time. It draws in fp32 even if the weight has a narrower dtype.
+    # This maps uniform numbers through the inverse normal CDF, as nn.init.trunc_normal_ does, but
+    # takes a seventh of the time. The numbers are fp32 even if the weight has a narrower dtype.
     edge = math.erf(3 / math.sqrt(2))
     draws = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     weight.copy_(draws.uniform_(-edge, edge).erfinv_().mul_(math.sqrt(2) * std))

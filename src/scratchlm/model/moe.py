@@ -4,7 +4,8 @@
     y = Σ_{e in top k of p} (p_e / Σ p) expert_e(x)  +  shared(x)
 
 `functional.mixture_of_experts` is the definition. This module sorts the tokens by expert, so that
-each expert is one matrix product. It drops no token, even if the load is uneven (arXiv 2211.15841).
+each matrix of an expert needs one product. It drops no token, even if some experts get many more
+tokens than others (arXiv 2211.15841).
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ class MixtureOfExperts(nn.Module):
     The router takes the top k of a softmax and normalizes their weights to sum 1, as in Mixtral
     (arXiv 2401.04088). `MoEConfig` explains the arguments.
 
-    A forward pass sets `load` (expert,), the share of the token–expert pairs that each expert got,
-    and `auxiliary_loss`, the weighted sum of two losses:
+    A forward pass sets `load` (expert,), the fraction of the token–expert pairs for each expert. It
+    also sets `auxiliary_loss`, the weighted sum of two losses:
 
     - balance, num_experts · Σ_e f_e P_e, where f_e is the number of choices of e per token and P_e
-      its mean probability. It is least when both are uniform (arXiv 2101.03961, section 2.2).
-    - z, the mean of (log Σ exp logits)², keeps logits small (arXiv 2202.08906, section 3.3).
+      is the mean probability of e. This loss is smallest when f and P are uniform (arXiv
+      2101.03961, section 2.2).
+    - z, the mean of (log Σ exp logits)², which keeps logits small (arXiv 2202.08906, section 3.3).
     """
 
     # These are the values before the first forward pass, and after a copy.
@@ -71,7 +73,7 @@ class MixtureOfExperts(nn.Module):
         return mixed.view_as(x) + self.shared(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the results of the last forward pass: a loss with a graph cannot be copied."""
+        """Leave out the last results, because Python cannot copy a loss with an autograd graph."""
         state = dict(self.__dict__)
         for name in ("auxiliary_loss", "load"):
             state.pop(name, None)
@@ -103,7 +105,7 @@ class Experts(nn.Module):
         """tokens (token, d_model), chosen and weights (token, choice), counts (expert,)
         -> (token, d_model): the weighted sum of the chosen experts.
 
-        counts[e] is the number of times that `chosen` names e.
+        counts[e] is the number of times that `chosen` contains e.
         """
         order = chosen.flatten().argsort(stable=True)  # (token · choice): pairs sorted by expert
         owner = order // chosen.shape[-1]  # the token of each pair
@@ -122,13 +124,14 @@ def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """x (row, in), weight (group, out, in), counts (group,) -> (row, out).
 
     The first counts[0] rows go through weight[0], the next counts[1] through weight[1], and so on.
-    It is one call if torch's kernel takes the dtype and the sizes, and `grouped_loop` otherwise.
+    If torch's kernel accepts the dtype and the sizes, the function calls this kernel once.
+    Otherwise it calls `grouped_loop`.
     """
     device, dtype = x.device.type, x.dtype
     if torch.is_autocast_enabled(device):  # the kernel ignores autocast
         dtype = torch.get_autocast_dtype(device)
-    # The kernel takes floats of 2 or 4 bytes, in rows of a multiple of 16 bytes. Compiled, it takes
-    # only bf16.
+    # The kernel accepts floats of 2 or 4 bytes, if the bytes of a row are a multiple of 16. When
+    # compiled, it accepts only bf16.
     compiled = torch.compiler.is_compiling() and dtype != torch.bfloat16
     if (
         compiled
@@ -147,7 +150,10 @@ def grouped_loop(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 class Jitter(nn.Module):
-    """x -> each element times a random number in 1 ± eps; x in evaluation.  arXiv 2101.03961"""
+    """x -> x with each element times a random number in 1 ± eps.  arXiv 2101.03961
+
+    In evaluation, x -> x.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -160,7 +166,7 @@ class Jitter(nn.Module):
 
 
 class Nothing(nn.Module):
-    """The layer that replaces shared experts in a model without them: x -> 0."""
+    """The layer that replaces shared experts in a model without shared experts: x -> 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(())

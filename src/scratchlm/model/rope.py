@@ -19,11 +19,11 @@ class RotaryEmbedding(nn.Module):
 
     Pair i of the vector at position p turns by p · theta^(−2i / d_head) radians. `scaling` changes
     these angles. Positions broadcast over x's leading axes. Pair i is elements i and i + d_head/2,
-    as in Llama weights on the hub. With `interleaved` it is elements 2i and 2i + 1, as in the paper
-    (arXiv 2104.09864).
+    as in Llama weights on the hub. With `interleaved`, pair i is elements 2i and 2i + 1, as in the
+    paper (arXiv 2104.09864).
 
-    A position outside 0…max_seq_len − 1 raises ValueError. On a GPU it fails a device assertion
-    instead, because a check would make every call wait.
+    A position outside 0…max_seq_len − 1 raises ValueError. On a GPU, such a position fails a device
+    assertion instead, because a check would make every call wait for the GPU.
     """
 
     table: Tensor  # (position, 2 · d_head): cosines of each element's angle, then signed sines
@@ -39,7 +39,7 @@ class RotaryEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if d_head % 2:
-            raise ValueError(f"d_head must be even, to form pairs ({d_head}); add or drop one")
+            raise ValueError(f"d_head must be even ({d_head}), to form pairs; add 1 or subtract 1")
         self.d_head = d_head
         self.max_seq_len = max_seq_len
         self.theta = theta
@@ -53,7 +53,7 @@ class RotaryEmbedding(nn.Module):
             table = torch.empty(self.max_seq_len, 2 * self.d_head, device=device)
             self.register_buffer("table", table, persistent=False)
             return
-        # fp64 on the CPU gives every device the same table; fp32 angles past 10⁵ lose 3 digits.
+        # fp64 on the CPU gives every device the same table. fp32 angles above 10⁵ lose 3 digits.
         exponents = (
             -torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head
         )
@@ -75,8 +75,8 @@ class RotaryEmbedding(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
         """Follow `.to(device)` and `.to_empty`, but stay fp32 under `.bfloat16()`.
 
-        In bf16 the table would be wrong in its third digit. After `to_empty` it would be noise,
-        because no checkpoint holds it.
+        In bf16 the table would be wrong in its third digit. After `to_empty` the table would be
+        noise, because no checkpoint contains the table.
         """
         device = fn(self.table.new_empty(0)).device
         if device != self.table.device:
@@ -86,22 +86,23 @@ class RotaryEmbedding(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         if x.shape[-1] != self.d_head:
             raise ValueError(
-                f"x must end in d_head ({x.shape[-1]}, not {self.d_head}); split the heads first"
+                f"the last axis of x ({x.shape[-1]}) must be d_head ({self.d_head}); "
+                "split the heads first"
             )
-        try:  # embedding refuses −1; indexing would read the last row
+        try:  # F.embedding refuses −1, but indexing would read the last row
             cos, sin = F.embedding(positions, self.table).chunk(2, -1)
         except IndexError:
             raise ValueError(
-                f"positions must lie in 0…{self.max_seq_len - 1} ({positions.min().item()} to "
-                f"{positions.max().item()}); shorten the text or raise max_seq_len"
+                f"positions must be in 0…{self.max_seq_len - 1} ({positions.min().item()} to "
+                f"{positions.max().item()}); shorten the text or increase max_seq_len"
             ) from None
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return torch.addcmul(wide * cos, self.swap(wide), sin).to(x.dtype)
 
     def turn(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """q, k (..., head, seq, d_head), with any numbers of heads -> both rotated.
+        """q, k (..., head, seq, d_head) -> both rotated. q and k may have different heads.
 
-        One call for both halves the lookups and the kernel launches.
+        One call for q and k needs half as many lookups and kernel launches as two calls.
         """
         turned = self(torch.cat((q, k), -3), positions)
         q, k = turned.split((q.shape[-3], k.shape[-3]), -3)

@@ -45,7 +45,7 @@ class TransformerBlock(nn.Module):
         self, config: ModelConfig, *, rope: RotaryEmbedding | None = None, attend: Attend = sdpa
     ) -> None:
         super().__init__()
-        assert config.d_ff is not None  # ModelConfig resolves it
+        assert config.d_ff is not None  # ModelConfig replaces None
         self.attn_norm = _new_norm(config)
         self.attn = MultiHeadAttention(
             config.d_model,
@@ -78,7 +78,7 @@ class TransformerBlock(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x (..., seq, d_model) -> (..., seq, d_model); see `MultiHeadAttention` for the rest."""
+        """x (..., seq, d_model) -> (..., seq, d_model). `MultiHeadAttention` explains the rest."""
         attended = self.attn(self.attn_norm(x), cache=cache, positions=positions, mask=mask)
         x = x + self.dropout(attended)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
@@ -100,17 +100,19 @@ FOREIGN = {
 class Transformer(nn.Module):
     """ids (..., seq) -> logits (..., seq, vocab).
 
-    The module `initialization` lists the initial weights. `attend` computes attention; no
-    checkpoint holds it. Under `with torch.device("meta"):` the weights have shapes and no memory.
-    `allocate` then gives them memory, for example to load a checkpoint.
+    The module `initialization` lists the initial weights. `attend` computes attention, and
+    checkpoints do not contain it. Under `with torch.device("meta"):` the weights have shapes but no
+    memory. `allocate` then allocates their memory, for example to load a checkpoint.
     """
 
     def __init__(self, config: ModelConfig, attend: Attend = sdpa) -> None:
         super().__init__()
         if not isinstance(config, ModelConfig):
-            raise ValueError(f"a Transformer takes a ModelConfig ({config!r:.40}); make one first")
+            raise ValueError(
+                f"config must be a ModelConfig ({config!r:.40}); make a ModelConfig first"
+            )
         self.config = config
-        with torch.device("meta"):  # no memory yet, so that each weight is drawn once
+        with torch.device("meta"):  # without memory, so that each weight is initialized only once
             self.embedding = Embedding(config.padded_vocab_size, config.d_model)
             match config.position:
                 case "learned":
@@ -120,7 +122,7 @@ class Transformer(nn.Module):
                 case "rope" | "none":
                     self.position_embedding = NoPositions()
             self.dropout = nn.Dropout(config.dropout)
-            rope = _new_rope(config)  # one table, shared by all layers
+            rope = _new_rope(config)  # all layers use this one table
             self.layers = nn.ModuleList(
                 TransformerBlock(config, rope=rope, attend=attend) for _ in range(config.num_layers)
             )
@@ -140,7 +142,7 @@ class Transformer(nn.Module):
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Use these CPU tensors as the weights. Copy nothing, and keep each dtype."""
-        self.allocate("cpu")  # builds the rotary table; untouched memory costs nothing
+        self.allocate("cpu")  # builds the rotary table; memory that nobody fills costs nothing
         if self.config.tie_embeddings:
             weights = {**weights, "lm_head.weight": weights["embedding.weight"]}
         self.load_state_dict(weights, assign=True)
@@ -151,7 +153,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Set new initial weights, by `config.init` and `config.residual_init`."""
+        """Set new initial weights, which depend on `config.init` and `config.residual_init`."""
         match self.config.residual_init:
             case "scaled":
                 residual_scale = 1 / math.sqrt(2 * self.config.num_layers)
@@ -168,21 +170,22 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """ids (..., seq) -> logits (..., seq, vocab), of the token that follows each.
+        """ids (..., seq) -> logits (..., seq, vocab) for the token that follows each id.
 
         ids: a tensor, lists or an array.
-        targets: the model refuses them; the loss is `cross_entropy(model(ids), targets)`.
-        cache: ids (batch, seq) continue its tokens, and the pass adds them to it.
-        positions: (seq,) or (..., seq); by default 0…seq−1, or onward from the cache's length.
+        targets: must be None. The loss is `cross_entropy(model(ids), targets)`.
+        cache: ids (batch, seq) follow the cached tokens, and the pass adds them to the cache.
+        positions: (seq,) or (..., seq). The default positions start at 0, or at the cache's length.
         mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend. The
-        causal mask applies too. The keys are the cached tokens, then those of ids.
+        causal mask applies too. With a cache, the keys of `ids` follow the cached keys.
 
         Raises ValueError if the tokens do not fit in `context_length` or in the cache.
         """
         if targets is not None:
             raise ValueError(
-                "a model takes no targets (it gives logits); write cross_entropy(model(ids), "
-                "targets), or F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())"
+                "targets must be None, because a model returns logits; write cross_entropy("
+                "model(ids), targets), or F.cross_entropy(model(ids).flatten(0, 1), "
+                "targets.flatten())"
             )
         if not isinstance(ids, Tensor):
             ids = as_ids(ids, self.embedding.weight.device)
@@ -190,15 +193,15 @@ class Transformer(nn.Module):
             return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
         except IndexError:
             if ids.min() >= 0 and ids.max() < self.config.padded_vocab_size:
-                raise  # the ids are valid, so the cause is another
+                raise  # the ids are valid, so the error has another cause
             raise ValueError(
-                f"an id is not in the vocabulary (from {ids.min()} to {ids.max()}, of "
-                f"{self.config.vocab_size}); use the tokenizer the model was trained with"
+                f"ids must be in 0…{self.config.vocab_size - 1}, the vocabulary ({ids.min()} to "
+                f"{ids.max()}); use the tokenizer of this model"
             ) from None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., d_model), from `hidden` -> logits (..., vocab): only the head."""
-        return self.lm_head(hidden)[..., : self.config.vocab_size]  # drops the padding rows
+        """hidden (..., d_model), the result of `hidden` -> logits (..., vocab)."""
+        return self.lm_head(hidden)[..., : self.config.vocab_size]  # without the padding rows
 
     def hidden(
         self,
@@ -208,7 +211,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """ids (..., seq) -> (..., seq, d_model): `forward` without the head, but with `norm`."""
+        """ids (..., seq) -> (..., seq, d_model): `forward` up to `norm`, without `lm_head`."""
         start = 0 if cache is None else cache.length
         self._check(ids, start, mask)
         if positions is None:
@@ -223,17 +226,18 @@ class Transformer(nn.Module):
 
     def _check(self, ids: Tensor, start: int, mask: Tensor | None) -> None:
         if ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"ids must be int64 or int32 ({ids.dtype}); convert them with .long()")
+            raise ValueError(f"ids must be int64 or int32 ({ids.dtype}); convert ids with .long()")
         end = start + ids.shape[-1]
         if end > self.config.context_length:
             raise ValueError(
-                f"the text is longer than context_length ({end} > {self.config.context_length}); "
-                f"drop its beginning, or train with a longer context"
+                f"the text must have at most context_length tokens ({end} > "
+                f"{self.config.context_length}); remove the beginning of the text, or train a "
+                "model with a longer context"
             )
         if mask is not None and mask.ndim not in (2, ids.ndim + 2):
             raise ValueError(
-                f"mask must be (seq, key) or (batch, 1 or head, seq, key) ({tuple(mask.shape)}); "
-                f"reshape a mask of keys with mask[:, None, None, :]"
+                "the shape of mask must be (seq, key) or (batch, 1 or head, seq, key) "
+                f"({tuple(mask.shape)}); reshape a mask of keys with mask[:, None, None, :]"
             )
 
     def new_cache(
@@ -243,8 +247,8 @@ class Transformer(nn.Module):
         *,
         dtype: torch.dtype | None = None,
     ) -> KVCache:
-        """Return an empty cache on the model's device. Under autocast, pass autocast's dtype."""
-        assert self.config.num_kv_heads is not None  # ModelConfig resolves it
+        """Return an empty cache on the model's device. Under autocast, pass the autocast dtype."""
+        assert self.config.num_kv_heads is not None  # ModelConfig replaces None
         weight = self.embedding.weight
         return KVCache(
             self.config.num_layers,
@@ -257,7 +261,7 @@ class Transformer(nn.Module):
         )
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Return the routers' loss in the last forward pass, averaged over the layers.
+        """Return the mean of the layers' `auxiliary_loss` in the last forward pass.
 
         Return None for a model without experts.
         """
@@ -265,16 +269,16 @@ class Transformer(nn.Module):
         return torch.stack(losses).mean() if losses else None
 
     def expert_load(self) -> list[list[float]]:
-        """Return each expert's share of the last forward pass, per layer, to 4 digits."""
+        """Return the `load` of every layer in the last forward pass, rounded to 4 digits."""
         return [[round(share, 4) for share in m.load.tolist()] for m in self._mixtures()]
 
     def _mixtures(self) -> list[MixtureOfExperts]:
         return [layer.ffn for layer in self.layers if isinstance(layer.ffn, MixtureOfExperts)]
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Count the parameters. Without `embeddings`, leave out the embedding and lm_head.
+        """Count the parameters. With `embeddings=False`, leave out the embedding and `lm_head`.
 
-        That smaller count is the N of arXiv 2001.08361.
+        The count without embeddings is the N of arXiv 2001.08361.
         """
         total = sum(p.numel() for p in self.parameters())  # a tied weight appears once
         if embeddings:
@@ -284,7 +288,7 @@ class Transformer(nn.Module):
 
 
 def as_ids(ids: Ids, device: torch.device) -> Tensor:
-    """ids (..., seq), as lists or an array -> an int64 tensor on the device."""
+    """ids (..., seq), as lists or an array -> an int64 tensor (..., seq) on the device."""
     try:
         array = np.asarray(ids)
     except ValueError:  # lists of different lengths
@@ -292,8 +296,8 @@ def as_ids(ids: Ids, device: torch.device) -> Tensor:
     if not array.ndim or (array.size and array.dtype.kind not in "iu"):
         shown = " ".join(f"{ids!r:.40}".split())
         raise ValueError(
-            f"ids are whole numbers, in rows of one length ({shown}); encode text with the "
-            "tokenizer, and take rows of other lengths one by one"
+            f"ids must be whole numbers, in rows of one length ({shown}); encode text with the "
+            "tokenizer, and pass rows of different lengths one by one"
         )
     return torch.from_numpy(array.astype(np.int64)).to(device)
 

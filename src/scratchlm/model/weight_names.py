@@ -4,8 +4,8 @@
     DistributedDataParallel(model)         module.layers.0.…
     model.layers[0] = torch.compile(…)     layers.0._orig_mod.…
 
-A checkpoint holds the plain names, so a model can be saved and loaded with different wrappers. FSDP
-and activation checkpointing already give plain names.
+A checkpoint contains the plain names, so a user can save and load a model with different wrappers.
+FSDP and activation checkpointing already use plain names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile, DDP, FSDP 1 and activation checkpointing, if any."""
+    """Return the model without torch.compile, DDP, FSDP 1 and activation checkpointing."""
     while True:
         inner = [model.get_submodule(name) for name in _ALWAYS if hasattr(model, name)]
         if isinstance(model, _PARALLEL):
@@ -39,7 +39,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def plain_names(model: nn.Module, names: Mapping[str, object]) -> dict[str, str]:
-    """Return {a name in the model's state: the name without wrapper prefixes}."""
+    """Return {a name in the model's state: this name without wrapper prefixes}."""
     parallel = [
         _WRAPPERS.sub("", f"{path}.module." if path else "module.")
         for path, module in model.named_modules()
@@ -56,24 +56,28 @@ def plain_names(model: nn.Module, names: Mapping[str, object]) -> dict[str, str]
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's state under plain names."""
+    """Return the model's state with plain names."""
     state = model.state_dict()
     plain = plain_names(model, state)
     return {plain[name]: tensor for name, tensor in state.items()}
 
 
 def without_wrappers(weights: Mapping[str, Tensor], path: StrPath) -> dict[str, Tensor]:
-    """Return stored weights under plain names. Warn with a Notice if a name changes."""
+    """Return stored weights with plain names. Warn with a Notice if a name changes.
+
+    Raises FileFormatError if two weights have the same plain name.
+    """
     plain = {_WRAPPERS_IN_FILES.sub("", name): name for name in weights}
     changed = [old for new, old in plain.items() if new != old]
     if len(plain) < len(weights):
         raise FileFormatError(
-            f"two weights have one name without their prefixes ({os.fspath(path)}: "
-            f"{', '.join(sorted(weights.keys() - plain.values()))[:100]}); save the model again"
+            f"two weights have the same name without their prefixes ({os.fspath(path)}: "
+            f"{', '.join(sorted(weights.keys() - plain.values()))[:100]}); save the model without "
+            "its wrapper"
         )
     if changed:
         warnings.warn(
-            f"the weights are read without the prefixes of a compiled or parallel model "
+            "scratchlm reads the weights without the prefixes of a compiled or parallel model "
             f"({os.fspath(path)}: {changed[0]})",
             Notice,
             stacklevel=2,
@@ -82,9 +86,9 @@ def without_wrappers(weights: Mapping[str, Tensor], path: StrPath) -> dict[str, 
 
 
 def fitted(weights: Mapping[str, Tensor], model: nn.Module, path: StrPath) -> dict[str, Tensor]:
-    """Return stored weights under the names of the model's state.
+    """Return stored weights with the names of the model's state.
 
-    A tied weight appears under all its names. A name that does not fit stays unchanged.
+    A tied weight appears with all its names. A name that the model does not have stays unchanged.
     """
     plain = plain_names(model, model.state_dict())
     known = set(plain.values())
@@ -111,8 +115,8 @@ def check_tied(weights: Mapping[str, Tensor], model: nn.Module, path: StrPath) -
             one, two = weights[first], weights[other]
             if one.data_ptr() != two.data_ptr() and not torch.equal(one, two):
                 raise FileFormatError(
-                    f"the model ties weights that differ ({os.fspath(path)}: {other} is not "
-                    f"{first}); set tie_embeddings to false, or save it again"
+                    f"weights that the model ties must be equal ({os.fspath(path)}: {other} is not "
+                    f"{first}); set tie_embeddings to false, or save the model a second time"
                 )
 
 
@@ -123,13 +127,13 @@ def check_shapes(model: nn.Module, theirs: Mapping[str, Tensor], name: str) -> N
         here, there = (tuple(d[key].shape) if key in d else "absent" for d in (ours, theirs))
         if here != there:
             raise FileFormatError(
-                f"the checkpoint is of another model ({name}: {key} is {there} there, {here} in "
-                "the model); use the config it was trained with"
+                f"the checkpoint must fit the model ({name}: {key} is {there} in the checkpoint, "
+                f"{here} in the model); use the config of the checkpoint"
             )
         if ours[key].is_floating_point() != theirs[key].is_floating_point():
             raise FileFormatError(
-                f"the checkpoint is of another model ({name}: {key} is {theirs[key].dtype} there, "
-                f"{ours[key].dtype} in the model); use the config it was trained with"
+                f"the checkpoint must fit the model ({name}: {key} is {theirs[key].dtype} in the "
+                f"checkpoint, {ours[key].dtype} in the model); use the config of the checkpoint"
             )
 
 

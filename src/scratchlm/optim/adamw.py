@@ -28,14 +28,19 @@ ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @takes_synonyms()
 class AdamW(Optimizer):
-    """A drop-in for `torch.optim.AdamW`: each reads the other's state_dict.
+    """A replacement for `torch.optim.AdamW`. Each of the two loads the other's state_dict.
 
-    The update has three forms: `adamw_update`, the readable one; the same over whole lists
-    (`foreach`); and torch's one kernel for everything (`fused`). With both None, it is fused on the
-    CPU and on CUDA if the gradients have the strides of their parameters. Otherwise it goes tensor
-    by tensor on the CPU, and uses lists on other devices. A step waits for a GPU only if `lr` is a
-    tensor there. Time per step for 18.3M parameters in 57 tensors on one core: fused 15 ms, tensor
-    by tensor 51 ms, torch's default 93 ms.
+    The update has three forms:
+
+    - `adamw_update` is readable, and updates one tensor after the other.
+    - `foreach` computes the same with each line as one call over a whole list of tensors.
+    - `fused` computes everything in one kernel of torch.
+
+    If `foreach` and `fused` are None, the update is fused on the CPU and on CUDA, if the gradients
+    have the strides of their parameters. Otherwise the update goes tensor by tensor on the CPU, and
+    uses lists on other devices. A step waits for the GPU only if `lr` is a tensor on the GPU. Time
+    per step for 18.3M parameters in 57 tensors on one core: fused 15 ms, tensor by tensor 51 ms,
+    torch's default 93 ms.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class AdamW(Optimizer):
         return ADAMW_STATE
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Old states, saved before the fused form existed, lack this setting.
+        # States that were saved before the fused form existed lack this setting.
         groups = [{"fused": None, **group} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
 
@@ -86,14 +91,15 @@ def adamw_update(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """param, grad, exp_avg (m), exp_avg_sq (v): one shape; step counts from 1. Update in place.
+    """param (θ), grad (g), exp_avg (m), exp_avg_sq (v), all of one shape. Update θ, m, v in place.
 
         θ ← θ − lr·λ·θ
         m ← β₁m + (1 − β₁)g
         v ← β₂v + (1 − β₂)g²
         θ ← θ − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
 
-    1711.05101, algorithm 2. As in every implementation, lr scales the decay.
+    The first step t is 1. arXiv 1711.05101, algorithm 2. As in every implementation, `lr`
+    multiplies the decay too.
     """
     beta1, beta2 = betas
     param.mul_(1 - lr * weight_decay)
@@ -115,10 +121,10 @@ def adamw_update_foreach(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Apply `adamw_update` to each parameter, each line of it as one call over the whole list.
+    """Apply `adamw_update` to each parameter. Each line is one call over the whole list.
 
-    All tensors share a device and a dtype. The update allocates a temporary as large as the
-    parameters.
+    All tensors have the same device and dtype. The update allocates temporary tensors that are as
+    large as the parameters.
     """
     beta1, beta2 = betas
     torch._foreach_mul_(params, 1 - lr * weight_decay)
@@ -145,10 +151,10 @@ def adamw_update_fused(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Apply `adamw_update` to each parameter in one kernel. It reads and writes each number once.
+    """Apply `adamw_update` to each parameter in one kernel, which accesses each number only once.
 
-    All tensors share a device, and all but `steps` (fp32) share a dtype. The four tensors of a
-    parameter have the same strides, because torch's kernel walks them by address.
+    All tensors have the same device. All except `steps` (fp32) have the same dtype. The four
+    tensors of a parameter must have the same strides, because torch's kernel ignores strides.
     """
     beta1, beta2 = betas
     torch._fused_adamw_(
@@ -169,7 +175,7 @@ def adamw_update_fused(
 
 
 def check_adamw(group: Group) -> None:
-    """Raise ValueError if a setting of an AdamW group cannot be used."""
+    """Raise ValueError if a setting of an AdamW group is not valid."""
     check_lr(group["lr"])
     beta1, beta2 = group["betas"]
     check_range("betas[0]", beta1, 0.0, 1.0, example=0.9)
@@ -177,7 +183,7 @@ def check_adamw(group: Group) -> None:
     check_range("eps", group["eps"], 0.0, math.inf, example=1e-8)
     check_range("weight_decay", group["weight_decay"], 0.0, math.inf, example=0.01)
     if group["foreach"] and group.get("fused"):
-        raise ValueError("foreach and fused exclude each other (both True); pass one of them")
+        raise ValueError("foreach and fused must not both be True; pass only one of them")
 
 
 def update_adamw_group(
@@ -203,7 +209,7 @@ def update_adamw_group(
         exp_avgs = [local(moments["exp_avg"]) for moments in states]
         exp_avg_sqs = [local(moments["exp_avg_sq"]) for moments in states]
         form = _form(group, some, grads, exp_avgs, exp_avg_sqs)
-        # `step` is on the device that reads it, so nothing waits: the kernel's, or Python's CPU.
+        # The fused kernel reads `step` on its device, and Python on the CPU. So no step waits.
         device = some[0].device if form == "fused" else torch.device("cpu")
         for moments in states:
             moments["step"] = torch.as_tensor(moments["step"], dtype=torch.float32, device=device)
@@ -221,8 +227,11 @@ def update_adamw_group(
 
 
 def _form(group: Group, params: list[Tensor], *others: list[Tensor]) -> str:
-    """Choose the update: "fused", "foreach" or "each". `others`: gradients and moments."""
-    foreach, fused = group["foreach"], group.get("fused")  # an old state of Muon may lack it
+    """Return the form of the update: "fused", "foreach" or "each".
+
+    `others` are the gradients and the moments. Raises ValueError if they do not fit `fused=True`.
+    """
+    foreach, fused = group["foreach"], group.get("fused")  # an old state of Muon may lack "fused"
     if foreach:
         return "foreach"
     on_cpu = params[0].device.type == "cpu"
@@ -237,7 +246,8 @@ def _form(group: Group, params: list[Tensor], *others: list[Tensor]) -> str:
             return "fused"
         if fused:
             raise ValueError(
-                "fused needs floating-point parameters, and gradients with the same strides "
-                f"({params[0].dtype}, strides {'equal' if alike else 'differ'}); pass fused=None"
+                f"fused parameters must be floating point ({params[0].dtype}) and must have the "
+                f"strides of their gradients (the strides {'agree' if alike else 'differ'}); "
+                "pass fused=None"
             )
     return "each" if on_cpu or foreach is False else "foreach"

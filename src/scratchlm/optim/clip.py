@@ -17,19 +17,19 @@ from scratchlm.optim.optimizer import by_device_and_dtype, not_a_model
 @takes_synonyms()
 @torch.no_grad()
 def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place; return the norm before.
+    """Scale all gradients by min(1, max_norm/(norm + 1e-6)), in place. Return the old norm.
 
     The norm (0-dim) is the norm of all gradients as one vector. The function skips parameters
-    without a gradient. `max_norm=inf` only measures. If the norm is not finite, it raises
-    NumericalError and changes no gradient, because scaling would spread one NaN to every parameter.
-    This check waits for a GPU to finish the backward pass.
+    without a gradient. With `max_norm=inf`, the function only measures the norm. If the norm is not
+    finite, the function raises NumericalError and changes no gradient, because scaling would spread
+    one NaN to every parameter. This check waits until a GPU has finished the backward pass.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
     if not math.isfinite(norm):
         raise NumericalError(
-            f"the gradient norm is not finite ({norm.item()}); lower the learning rate, or resume "
-            "from the last checkpoint with another seed"
+            f"the gradient norm is not finite ({norm.item()}); use a lower learning rate, or "
+            "resume from the last checkpoint with another seed"
         )
     _scale(alike, norm, max_norm)
     return norm
@@ -37,10 +37,10 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
 
 @torch.no_grad()
 def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale the gradients as `clip_grad_norm` does, but without its check or its wait for a GPU.
+    """Scale the gradients as `clip_grad_norm` does, but do not check the norm.
 
-    If the returned norm is not finite, at least one gradient is NaN or infinite. A caller that
-    reads the norm after the update has already lost the parameters.
+    The function does not wait for a GPU. If the returned norm is not finite, at least one gradient
+    is NaN or infinite. After an update with these gradients, all parameters are NaN.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
@@ -70,7 +70,7 @@ def _global_norm(alike: list[list[Tensor]]) -> Tensor:
 
 def _scale(alike: list[list[Tensor]], norm: Tensor, max_norm: float) -> None:
     scale = (max_norm / (norm + 1e-6)).clamp(max=1)
-    if scale.device.type == "cpu" and scale == 1:  # on the CPU this check is free and saves a pass
+    if scale.device.type == "cpu" and scale == 1:  # this check costs nothing on the CPU
         return
     for some in alike:
         torch._foreach_mul_([local(grad) for grad in some], scale.to(some[0].device))

@@ -16,15 +16,17 @@ _LARGEST = 1e36
 @dataclass(frozen=True)
 class OptimConfig:
     """`lr` is the peak learning rate. With muon, `lr` is the rate of the blocks' matrices, and
-    `adamw_lr` (None: a tenth of `lr`) is the rate of all other weights. Where `betas`, `eps`,
-    `momentum` or `nesterov` is None, the optimizer takes its own default. `weight_decay` None is
-    0.1. sgddecay has no weight decay, and lowers the rate of step t to lr / √(t + 1) by itself.
+    `adamw_lr` (None: a tenth of `lr`) is the rate of all other weights. If `betas`, `eps`,
+    `momentum` or `nesterov` is None, the optimizer uses its own default. `weight_decay=None` means
+    0.1. sgddecay has no weight decay. It decreases the rate of step t to lr / √(t + 1) itself.
 
     The rate rises for `warmup_steps` (None: a tenth of the run, at most 100). Then it follows
     `schedule` (None: cosine, or constant for sgddecay) down to `min_lr`. The rates of all groups
     fall in proportion. wsd decays along `decay_shape`, in the last `decay_steps` or in the last
     `decay_fraction` (None: 0.2) of the run. To start the decay from a checkpoint, resume it with
     --iterations set to its step + decay_steps.
+
+    The constructor raises ValueError for a value that is out of range or has no effect.
     """
 
     optimizer: Literal["adamw", "muon", "sgd", "sgddecay"] = "adamw"
@@ -49,22 +51,28 @@ class OptimConfig:
         if self.schedule is None:
             object.__setattr__(self, "schedule", "constant" if decays_itself else "cosine")
         if not self.lr > 0:
-            raise ValueError(f"optim.lr is above 0 ({self.lr}); 1e-3 is a good start")
+            raise ValueError(f"optim.lr must be above 0 ({self.lr}); start with 1e-3")
         for name in ("lr", "adamw_lr", "eps", "momentum", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not value <= _LARGEST:
                 raise ValueError(
-                    f"optim.{name} is at most {_LARGEST:g}, for float32 ({value}); lower it"
+                    f"optim.{name} must be at most {_LARGEST:g} ({value}), because float32 would "
+                    "overflow; use a smaller value"
                 )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(
-                f"optim.min_lr is from 0 to lr ({self.min_lr}, lr {self.lr}); lower it"
+                f"optim.min_lr ({self.min_lr}) must be from 0 to optim.lr ({self.lr}); "
+                "use a value in this range"
             )
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps is at least 0 ({self.warmup_steps}); raise it")
+            raise ValueError(
+                f"optim.warmup_steps must be at least 0 ({self.warmup_steps}); use 0 or more"
+            )
         if self.decay_fraction is not None and not 0 <= self.decay_fraction <= 1:
-            share = self.decay_fraction
-            raise ValueError(f"optim.decay_fraction is from 0 to 1 ({share}); give a share of 1")
+            raise ValueError(
+                f"optim.decay_fraction must be from 0 to 1 ({self.decay_fraction}); "
+                "use a fraction of the run, such as 0.2"
+            )
         users = {
             "adamw_lr": ("muon",),
             "betas": ("adamw", "muon"),
@@ -76,20 +84,22 @@ class OptimConfig:
         for name, optimizers in users.items():
             if getattr(self, name) is not None and self.optimizer not in optimizers:
                 raise ValueError(
-                    f"optim.{name} has no effect on {self.optimizer} ({getattr(self, name)}); "
-                    f"unset it (--optim.{name} none), or choose optim.optimizer "
+                    f"optim.{name} ({getattr(self, name)}) has no effect on {self.optimizer}; "
+                    f"remove this setting with --optim.{name} none, or set optim.optimizer to "
                     f"{' or '.join(optimizers)}"
                 )
         for name in ("decay_fraction", "decay_steps", "decay_shape"):
             if getattr(self, name) is not None and self.schedule != "wsd":
                 raise ValueError(
-                    f"optim.{name} has no effect on {self.schedule} ({getattr(self, name)}); "
-                    f"unset it (--optim.{name} none), or choose optim.schedule wsd"
+                    f"optim.{name} ({getattr(self, name)}) has no effect on {self.schedule}; "
+                    f"remove this setting with --optim.{name} none, or set optim.schedule to wsd"
                 )
         if self.decay_fraction is not None and self.decay_steps is not None:
             raise ValueError(
-                f"optim.decay_fraction and decay_steps exclude each other ({self.decay_fraction}, "
-                f"{self.decay_steps}); give one of them"
+                f"optim.decay_fraction ({self.decay_fraction}) and optim.decay_steps "
+                f"({self.decay_steps}) must not both be set; set only one of them"
             )
         if self.decay_steps is not None and self.decay_steps < 0:
-            raise ValueError(f"optim.decay_steps is at least 0 ({self.decay_steps}); raise it")
+            raise ValueError(
+                f"optim.decay_steps must be at least 0 ({self.decay_steps}); use 0 or more"
+            )

@@ -2,8 +2,8 @@
 
 The functions of this file take `model.named_parameters()` and skip parameters with
 `requires_grad=False`. A parameter with two names (a tied embedding) gets the group of its first
-name. Only matrices get weight decay, which keeps their values small. Gains and biases get none,
-because moving them to 0 would change what the model computes.
+name. Only matrices get weight decay, which keeps their values small. Gains and biases get no weight
+decay, because gains and biases of 0 would change what the model computes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scratchlm.optim.optimizer import Group
 def adamw_groups(
     named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float
 ) -> list[Group]:
-    """Return AdamW groups: matrices (ndim ≥ 2, embeddings too) decay; gains and biases do not."""
+    """Return AdamW groups. Only matrices (ndim ≥ 2, also embeddings) get weight decay."""
     params = [param for _, param in _trainable(named_parameters)]
     return _nonempty(
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
@@ -39,19 +39,19 @@ def muon_groups(
 ) -> list[Group]:
     """Return groups for Muon.
 
-    Muon updates the matrices under `layers.`, including stacks of experts' matrices. AdamW updates
-    the rest with `adamw_lr`. It also gets the embedding and the head, with decay: their rows are
-    vectors of single tokens, and no map between hidden spaces.
+    Muon updates the matrices whose name starts with `layers.`, including stacks of experts'
+    matrices. AdamW updates the rest with `adamw_lr`. The rest includes the embedding and `lm_head`,
+    with weight decay: their rows are vectors of single tokens, and not maps between hidden spaces.
 
-    Raises ValueError if no matrix has a name that starts with `layers.` (a wrapped model's names
-    have a prefix), because AdamW would then silently update everything.
+    Raises ValueError if no matrix has a name that starts with `layers.`, because AdamW would then
+    silently update everything. The names of a wrapped model have a prefix.
     """
     trainable = _trainable(named_parameters)
     hidden = [param for name, param in trainable if _is_hidden_matrix(name, param)]
     if not hidden:
         names = ", ".join(name for name, _ in trainable[:3])
         raise ValueError(
-            f"no matrix for Muon: none has a name that starts with 'layers.' ({names}, …); "
+            f"a matrix for Muon must have a name that starts with 'layers.' ({names}, …); "
             "pass the unwrapped model's named_parameters()"
         )
     others = [(name, param) for name, param in trainable if not _is_hidden_matrix(name, param)]

@@ -31,16 +31,17 @@ _ADAMW_DEFAULTS: Group = {
     "foreach": None,
     "fused": None,
 }
-_STACK = 2**22  # most elements to orthogonalize in one stack: 16 MB in fp32
+_STACK = 2**22  # the largest number of elements in one stack: 16 MB in fp32
 
 
 @takes_synonyms()
 class Muon(Optimizer):
     """Two rules in one optimizer: one `param_groups`, one state_dict, one `step`.
 
-    A group with `"algorithm": "muon"` (the default) takes the settings of the constructor, and only
-    matrices. A group with `"algorithm": "adamw"` takes AdamW's settings (`lr betas eps weight_decay
-    foreach fused`) with AdamW's defaults. `scratchlm.optim.groups.muon_groups` makes such groups.
+    A group with `"algorithm": "muon"` (the default) accepts the settings of the constructor, and
+    only matrices. A group with `"algorithm": "adamw"` accepts AdamW's settings (`lr betas eps
+    weight_decay foreach fused`), and has AdamW's defaults. `scratchlm.optim.groups.muon_groups`
+    makes such groups.
 
     `ns_dtype` is the dtype of Newton–Schulz. "auto" means bfloat16 on a GPU, as published, and
     float32 on the CPU, where bfloat16 took 30 times as long.
@@ -73,12 +74,12 @@ class Muon(Optimizer):
         for name in _MUON_ONLY if adamw else _ADAMW_ONLY:
             if name in param_group:
                 raise ValueError(
-                    f"a group of the {'adamw' if adamw else 'muon'} algorithm has no such setting "
-                    f"({name}); remove it or set the group's algorithm"
+                    f"a group with algorithm='{'adamw' if adamw else 'muon'}' must not have the "
+                    f"setting {name}; remove the setting, or change the group's algorithm"
                 )
         super().add_param_group({**_ADAMW_DEFAULTS, **param_group} if adamw else param_group)
         if adamw:
-            for name in _MUON_ONLY:  # torch filled in these defaults; AdamW ignores them
+            for name in _MUON_ONLY:  # torch added these defaults, but AdamW does not use them
                 del self.param_groups[-1][name]
 
     def check(self, group: Group) -> None:
@@ -88,7 +89,7 @@ class Muon(Optimizer):
             case "adamw":
                 check_adamw(group)
             case other:
-                raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); pass one")
+                raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); use one")
 
     def kept(self, group: Group) -> tuple[str, ...]:
         return ADAMW_STATE if group["algorithm"] == "adamw" else ("momentum_buffer",)
@@ -126,7 +127,7 @@ def muon_update(
     ns_steps: int,
     ns_dtype: torch.dtype,
 ) -> None:
-    """param, grad, momentum_buffer (b): (..., rows, cols); param and b change in place.
+    """param (θ), grad (g), momentum_buffer (b), all (..., rows, cols). Update θ and b in place.
 
     b ← μb + (1 − μ)g
     u = (1 − μ)g + μb if nesterov else b
@@ -179,12 +180,13 @@ def muon_update_stacked(
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(..., rows, cols) -> (..., rows, cols) in `dtype`: about UVᵀ, with the SVD USVᵀ of a matrix.
+    """matrix (..., rows, cols) -> about UVᵀ (..., rows, cols), where USVᵀ is the matrix's SVD.
 
     X ← aX + b(XXᵀ)X + c(XXᵀ)²X maps each singular value s to as + bs³ + cs⁵ and keeps U and V.
-    These coefficients have the steepest slope at 0, so small singular values grow fast. The values
-    end in about [0.7, 1.2], which costs no quality. They start in [0, 1], because X is divided by
-    its Frobenius norm, which bounds the spectral norm.
+    These coefficients have the steepest slope at 0, so small singular values grow fast. The
+    singular values start in [0, 1], because the function divides X by its Frobenius norm, which
+    bounds the spectral norm. The singular values end in about [0.7, 1.2], which costs no quality.
+    The function computes in `dtype`, and the result has this dtype.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
@@ -224,11 +226,12 @@ def _check_muon(group: Group) -> None:
     check_range("ns_steps", group["ns_steps"], 1, math.inf, example=5)
     if group["ns_dtype"] not in ("auto", *_DTYPES):
         raise ValueError(
-            f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); pass one"
+            f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); use one"
         )
     for param in group["params"]:
         if param.ndim not in (2, 3):
             raise ValueError(
-                f"Muon updates matrices, or stacks of them (shape {tuple(param.shape)}); "
-                "put it into a group with algorithm='adamw', as muon_groups does"
+                f"Muon's parameters must be matrices or stacks of matrices (shape "
+                f"{tuple(param.shape)}); put other parameters into a group with algorithm='adamw', "
+                "as muon_groups does"
             )

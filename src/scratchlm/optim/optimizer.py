@@ -1,4 +1,4 @@
-"""The base of every update rule: closures, parameters with gradients, checked settings."""
+"""`Optimizer`, the base class of every update rule. It runs closures and checks settings."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose rule is two methods, `check` and `update`.
 
-    A step skips parameters without a gradient and leaves their state unchanged. It raises
-    ValueError, before it changes anything, if a gradient is sparse. Adding a group raises
-    Raise ValueError if a setting is out of range. Loading a state raises it if `update` could not
-    continue from that state.
+    `step` skips parameters without a gradient and leaves their state unchanged. It raises
+    ValueError, before it changes anything, if a gradient is sparse. `add_param_group` raises
+    ValueError if a setting is out of range. `load_state_dict` raises ValueError if `update` could
+    not continue from the loaded state.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(not_a_model(params), defaults)
 
     def check(self, group: Group) -> None:
-        """Raise ValueError if a setting of `group` cannot be used."""
+        """Raise ValueError if a setting of `group` is not valid."""
         raise NotImplementedError
 
     def update(self, group: Group, params: list[Tensor]) -> None:
-        """Apply the rule to `params`: the parameters of `group` that have a gradient."""
+        """Update `params`, which are the parameters of `group` that have a gradient."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: Group) -> None:
@@ -61,7 +61,10 @@ class Optimizer(torch.optim.Optimizer):
         # torch itself refuses a wrong number or size of groups.
         for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=False):
             for name in self.defaults.keys() & ours.keys() - theirs.keys():
-                raise ValueError(f"a group lacks a setting ({name}); load another state")
+                raise ValueError(
+                    f"every group of the loaded state must have the setting {name}; "
+                    "load another state"
+                )
             self.check({**theirs, "params": ours["params"]})
             kept = {*self.kept(ours), *self.kept(theirs)}
             for index, param in zip(theirs["params"], ours["params"], strict=False):
@@ -72,7 +75,7 @@ class Optimizer(torch.optim.Optimizer):
     # torch declares two overloads of step. This one signature accepts the calls of both.
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every group. `closure` recomputes the gradients; return its result."""
+        """Update every group. If a `closure` computes the gradients, return its result."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -84,15 +87,15 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def not_a_model(params: Params) -> Params:
-    """Return `params`. Raise ValueError if it is a model."""
+    """Return `params`. Raise ValueError if `params` is a model."""
     if isinstance(params, nn.Module):
         kind = type(params).__name__
-        raise ValueError(f"params are tensors, not a model ({kind}); give model.parameters()")
+        raise ValueError(f"params must be tensors, not a model ({kind}); pass model.parameters()")
     return params
 
 
 def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
-    """Raise ValueError unless counts are numbers and other values have the parameter's shape."""
+    """Raise ValueError unless each count is a number and other values have the shape of `param`."""
     for name in kept | state.keys():
         value = state.get(name)
         if name in ("step", "t"):
@@ -104,8 +107,8 @@ def _check_state(state: Group, param: Tensor, kept: set[str]) -> None:
             fits = isinstance(value, Tensor) and value.shape == param.shape
         if not fits:
             raise ValueError(
-                f"the loaded state does not fit a parameter of shape {tuple(param.shape)} "
-                f"({name}); load another state"
+                f"the loaded state ({name}) must fit a parameter of shape {tuple(param.shape)}; "
+                "load another state"
             )
 
 
@@ -115,14 +118,14 @@ def _with_gradient(params: list[Tensor]) -> list[Tensor]:
         assert param.grad is not None
         if param.grad.is_sparse:
             raise ValueError(
-                f"gradients must be dense (sparse, of a parameter of shape {tuple(param.shape)}); "
-                "use an embedding with sparse=False"
+                "gradients must be dense (a parameter of shape "
+                f"{tuple(param.shape)} has a sparse gradient); use an embedding with sparse=False"
             )
     return found
 
 
 def gradients(params: list[Tensor]) -> list[Tensor]:
-    """Return the gradients of parameters that all have one."""
+    """Return the gradients of `params`. Every parameter must have a gradient."""
     return [param.grad for param in params if param.grad is not None]
 
 
@@ -136,11 +139,14 @@ def by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
 
 def check_lr(lr: float | Tensor) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"a tensor lr must have one element ({lr.numel()}); pass one number")
+        raise ValueError(f"lr must be one number (a tensor of {lr.numel()} numbers); pass one")
     check_range("lr", float(lr), 0.0, math.inf, example=1e-3)
 
 
 def check_range(name: str, value: float, low: float, high: float, *, example: float) -> None:
     """Raise ValueError unless low <= value < high. NaN always fails."""
     if not low <= value < high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}) ({value}); pass e.g. {example:g}")
+        raise ValueError(
+            f"{name} must be at least {low:g} and below {high:g} ({value}); "
+            f"pass {example:g}, for example"
+        )

@@ -18,7 +18,7 @@ from scratchlm.optim.sgd import SGD, SGDDecay
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer. Only matrices decay. Muon gets the blocks' matrices, AdamW the rest."""
+    """Return the optimizer. Only matrices get weight decay. `muon_groups` explains Muon."""
     if config.optimizer == "sgddecay":
         return SGDDecay(model.parameters(), lr=config.lr)
     assert config.weight_decay is not None
@@ -46,9 +46,9 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
 def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConfig:
     """Return `config` for a run of `steps` steps.
 
-    It sets a warm-up of None to a tenth of the run, at most 100 steps. It shortens a warm-up or
-    decay that is too long for the run, unless the user typed it. `typed` holds keys such as
-    "optim.warmup_steps".
+    If `warmup_steps` is None, use a tenth of the run, at most 100 steps. Shorten a warm-up or
+    a decay that is too long for the run, unless the user typed its number of steps. `typed`
+    contains the keys that the user typed, such as "optim.warmup_steps".
     """
     warmup, decay = config.warmup_steps, config.decay_steps
     kept = (decay or 0) if "optim.decay_steps" in typed else 0
@@ -60,20 +60,23 @@ def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConf
 
 
 def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
-    """Return a function: step -> factor on every group's peak learning rate."""
+    """Return a function: step -> the factor that multiplies the peak learning rate of every group.
+
+    Raises ValueError if the warm-up or the decay does not fit in `steps`.
+    """
     warmup = config.warmup_steps or 0
     for name, longest in (("warmup_steps", steps), ("decay_steps", steps - warmup)):
         value = getattr(config, name) or 0
         if value > longest:
             raise ValueError(
-                f"optim.{name} does not fit in the run ({value} > {longest} of "
-                f"{steps} steps); lower it, or leave it out"
+                f"optim.{name} must fit in the run ({value} > {longest} of {steps} steps); "
+                "use a smaller number, or remove this setting"
             )
     shape: dict[str, Any] = {
         "max_lr": 1.0,
         "min_lr": config.min_lr / config.lr,
         "warmup_steps": warmup,
-        "total_steps": steps + 1,  # reaches min_lr after the last step, which still learns
+        "total_steps": steps + 1,  # the last step still learns, and the rate is min_lr after it
     }
     match config.schedule:
         case "cosine":

@@ -1,8 +1,8 @@
 """Learning rates as pure functions of the step.
 
 Every schedule rises linearly from 0 at step 0 to `max_lr` at `warmup_steps`. It reaches `min_lr` at
-`total_steps`, which includes the warm-up, and stays there. It raises ValueError if steps or rates
-contradict each other.
+`total_steps`, which includes the warm-up, and then stays `min_lr`. Every schedule raises ValueError
+if steps or rates contradict each other.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def wsd_schedule(
     total_steps: int,
     decay_shape: DecayShape = "linear",
 ) -> float:
-    """Return `max_lr` until `decay_steps` before the end, then decay to `min_lr`.
+    """Return a rate that stays `max_lr`, and decays to `min_lr` in the last `decay_steps` steps.
 
-    In the decay p goes from 0 to 1, and the rate is min_lr + (max_lr − min_lr)·d. d is 1 − p
-    (linear) or 1 − √p (sqrt), which falls fast at first and had the lowest loss in 2405.18392. The
-    rate is constant before the decay, so the decay can start from any checkpoint of that stable
-    part, with another `total_steps`.
+    In the decay p goes from 0 to 1, and the rate is min_lr + (max_lr − min_lr)·d. The factor d is
+    1 − p (linear) or 1 − √p (sqrt). sqrt falls fast at first, and had the lowest loss in
+    2405.18392. The rate is constant between the warm-up and the decay. So the decay can start from
+    any checkpoint of this constant part, with another `total_steps`.
 
     Hu et al., 2404.06395.
     """
     _check(step, max_lr, min_lr, warmup_steps, total_steps)
     if not 0 <= decay_steps <= total_steps - warmup_steps:
         raise ValueError(
-            f"decay_steps must be between 0 and total_steps - warmup_steps ({decay_steps}, "
-            f"{total_steps} - {warmup_steps}); shorten the decay or the warm-up"
+            f"decay_steps ({decay_steps}) must be from 0 to total_steps - warmup_steps "
+            f"({total_steps} - {warmup_steps}); shorten the decay or the warm-up"
         )
     if step >= total_steps:
         return min_lr
@@ -91,10 +91,10 @@ def _check(step: int, max_lr: float, min_lr: float, warmup_steps: int, total_ste
     if not 0 <= min_lr <= max_lr < math.inf:
         raise ValueError(
             f"rates must satisfy 0 <= min_lr <= max_lr (min_lr {min_lr}, max_lr {max_lr}); "
-            "lower min_lr or raise max_lr"
+            "decrease min_lr or increase max_lr"
         )
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(
-            f"warmup_steps must be between 0 and total_steps ({warmup_steps}, {total_steps}); "
-            "shorten the warm-up or train longer"
+            f"warmup_steps ({warmup_steps}) must be from 0 to total_steps ({total_steps}); "
+            "shorten the warm-up, or train for more steps"
         )

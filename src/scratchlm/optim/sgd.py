@@ -13,13 +13,14 @@ from scratchlm.optim.optimizer import Group, Optimizer, check_lr, check_range
 
 @takes_synonyms()
 class SGD(Optimizer):
-    """A drop-in for `torch.optim.SGD`. Weight decay is the L2 penalty λ/2·‖θ‖².
+    """A replacement for `torch.optim.SGD`. Weight decay is the L2 penalty λ/2·‖θ‖².
 
         g ← g + λθ
         b ← μb + (1 − dampening)·g        (b = g at a parameter's first step)
         θ ← θ − lr·(g + μb if nesterov else b)
 
-    Arguments after `momentum` are keyword-only: torch has `dampening` before `weight_decay`.
+    Arguments after `momentum` are keyword-only, because torch's next argument is `dampening`, and
+    not `weight_decay`.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class SGD(Optimizer):
         check_range("weight_decay", group["weight_decay"], 0.0, math.inf, example=0.1)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
-                "nesterov needs momentum > 0 and no dampening "
-                f"(momentum {group['momentum']}, dampening {group['dampening']}); "
-                "pass e.g. momentum=0.9, dampening=0"
+                f"momentum ({group['momentum']}) must be above 0 and dampening "
+                f"({group['dampening']}) must be 0 with nesterov; pass momentum=0.9 and "
+                "dampening=0, for example"
             )
 
     def update(self, group: Group, params: list[Tensor]) -> None:
