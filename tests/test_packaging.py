@@ -43,7 +43,7 @@ def test_the_readme_names_every_folder_in_the_order_of_imports():
 
 def folders_in_order() -> list[str]:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    order = page.split("There is a fixed order:\n\n")[1].split("\n\n")[0]
+    order = page.split("have a fixed order:\n\n")[1].split("\n\n")[0]
     return re.findall(r"`(\w+)`", order)[3:]  # after errors, config and functional
 
 
