@@ -241,7 +241,7 @@ def test_an_error_leaves_the_conversation_as_it_was(writer, monkeypatch):
 
 def test_retry_replaces_the_last_reply(writer):
     conversation = Conversation(writer, find_template("chatml", writer))
-    with pytest.raises(ValueError, match="no message to answer again"):
+    with pytest.raises(ValueError, match="no message to answer"):
         conversation.retry()
     list(conversation.reply("hi", 3, **always(writer, "a")))
     list(conversation.reply("more", 3, **always(writer, "a")))
@@ -296,7 +296,7 @@ def test_a_message_that_is_too_long_is_refused(writer, name):
     conversation = Conversation(writer, find_template(name, writer))
     list(conversation.reply("hi", 3))
     before = conversation.to_json()
-    with pytest.raises(ValueError, match=r"too long \(\d+ tokens, \d+ fit"):
+    with pytest.raises(ValueError, match=r"too long \(\d+ tokens, but \d+ fit"):
         conversation.reply("xq" * 90, 3)
     assert conversation.to_json() == before
 
@@ -321,15 +321,15 @@ PAIR = [message("user", "a"), message("assistant", "b")]
         ("", "not JSON"),
         (b"\xff", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "not an object"),
-        ({"messages": []}, "not an object"),
-        (GOOD | {"more": 1}, "not an object"),
+        ("[]", "must be an object"),
+        ({"messages": []}, "must be an object"),
+        (GOOD | {"more": 1}, "must be an object"),
         (GOOD | {"template": "auto"}, "'auto'"),
-        (GOOD | {"template": ["plain"]}, "template is"),
+        (GOOD | {"template": ["plain"]}, "template must be"),
         (GOOD | {"system": 5}, "system"),
         (GOOD | {"system": "\udc80"}, "system"),
         (GOOD | {"messages": {}}, "messages"),
-        (GOOD | {"messages": PAIR[:1]}, "by turns"),
+        (GOOD | {"messages": PAIR[:1]}, "pairs of a user message and a reply"),
         (GOOD | {"messages": PAIR[::-1]}, "message 0"),
         (GOOD | {"messages": [*PAIR, *PAIR[::-1]]}, "message 2"),
         (GOOD | {"messages": [PAIR[0], {"role": "assistant"}]}, "message 1"),
@@ -525,7 +525,7 @@ REFUSED = [
     ("/set logit_bias 99999=1", "99999"),
     ("/set max_tokens 0", "(0)"),
     ("/set seed -3", "(-3)"),
-    ("/retry", "no message to answer again"),
+    ("/retry", "no message to answer"),
     ("/save", "write /save FILE"),
     ("/save no/folder.json", "no such folder (no)"),
     ("/save notes.txt", "the file exists and is no conversation (notes.txt)"),
@@ -565,8 +565,8 @@ def test_what_is_refused_changes_nothing(talk, typed, names):
         ("--model_path folder", 3, "folder"),
         ("--model_path bare.pt", 2, "--tokenizer_path"),
         ("--model_path m.pt --model base.pt", 2, "two values"),
-        ("--model_path base.pt --template chatml", 2, "no <|im_start|>"),
-        ("--model_path base.pt --template llama3", 2, "no <|begin_of_text|>"),
+        ("--model_path base.pt --template chatml", 2, "does not have (<|im_start|>)"),
+        ("--model_path base.pt --template llama3", 2, "does not have (<|begin_of_text|>)"),
         ("--model_path m.pt --template alpaca", 2, "alpaca"),
         ("--model_path m.pt --temperature -1", 2, "temperature"),
         ("--model_path m.pt --temperature hot", 2, "hot"),
@@ -578,7 +578,7 @@ def test_what_is_refused_changes_nothing(talk, typed, names):
         ("--model_path m.pt --sytem x", 2, "did you mean --system"),
         ("--model_path m.pt --load missing.json", 2, "missing.json"),
         ("--model_path m.pt --load broken.json", 3, "broken.json"),
-        ("--model_path base.pt --load chatml.json", 2, "no <|im_start|>"),
+        ("--model_path base.pt --load chatml.json", 2, "does not have (<|im_start|>)"),
         ("--model_path m.pt --system a\udcff", 2, "not UTF-8"),
         ("--model_path m.pt --device cuda:99", 2, "cuda:99"),
     ],

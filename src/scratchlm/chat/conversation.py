@@ -26,9 +26,9 @@ class Conversation:
     """A chat: the model that replies, and the `messages` so far.
 
     `messages` alternate between the user and the assistant. The context keeps room for the reply:
-    max_tokens or half the context, whichever is less. Messages that no longer fit stay in
-    `messages`, but the model does not read them, and `complete` is False. `finish_reason`: why the
-    last reply ended; None if it was interrupted.
+    `max_tokens` tokens, or half of the context if that is less. Old messages that no longer fit
+    stay in `messages`, but the model does not read them. Then `complete` is False.
+    `finish_reason` is the reason why the last reply ended. It is None if the reply was interrupted.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class Conversation:
         self.finish_reason: FinishReason | None = None
 
     def reply(self, text: str, max_tokens: int = 256, **how: Any) -> Pieces:
-        """Yield the model's reply to `text` in pieces. `how` holds arguments of
-        `TextGenerator.steps`.
+        """Yield the model's reply to `text` in pieces.
+
+        `how` contains arguments for `TextGenerator.steps`.
 
         If the caller closes the iterator, or the user presses Ctrl-C, `messages` keeps the partial
         reply. If an error occurs, the conversation does not change. Raise ValueError if `text` is
@@ -52,9 +53,9 @@ class Conversation:
         return self._reply(self.messages, text, max_tokens, how)
 
     def retry(self, max_tokens: int = 256, **how: Any) -> Pieces:
-        """Yield another reply to the last message. It replaces the old reply."""
+        """Yield another reply to the last message. The new reply replaces the old one."""
         if not self.messages:
-            raise ValueError("there is no message to answer again; write one")
+            raise ValueError("there is no message to answer (0 messages); write a message first")
         *before, said, _ = self.messages
         return self._reply(before, said["content"], max_tokens, how)
 
@@ -66,7 +67,7 @@ class Conversation:
     def _reply(
         self, before: list[Message], text: str, max_tokens: int, how: dict[str, Any]
     ) -> Pieces:
-        # Encode the text alone first, so that an error names the place in this text.
+        # Encode the text alone first, so that an error contains the position in this text.
         self.writer.tokenizer.encode(text, allowed_special="none")
         said: Message = {"role": "user", "content": text}
         context_length = self.writer.model.config.context_length
@@ -111,9 +112,9 @@ class Conversation:
     ) -> Conversation:
         """Read the text that `to_json` returned.
 
-        name: of the file, for errors. template: replaces the template that the text names. It
-        raises FileFormatError if the text is not a conversation, and ValueError if the template
-        does not fit the tokenizer.
+        name: the name of the file, for error messages. template: replaces the template that the
+        text specifies. Raise FileFormatError if the text is not a conversation. Raise ValueError if
+        the template does not fit the tokenizer.
         """
         content = _checked(text, name)
         found = find_template(template or content["template"], writer)
@@ -123,7 +124,7 @@ class Conversation:
 
 
 def is_conversation(text: bytes) -> bool:
-    """Tell whether `from_json` accepts `text`."""
+    """Return whether `from_json` accepts `text`."""
     try:
         _checked(text, "")
     except FileFormatError:
@@ -135,31 +136,32 @@ def _checked(text: str | bytes, name: StrPath) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _broken(name, f"not JSON: {error}") from None
+        raise _broken(name, f"the text is not JSON: {error}") from None
     if not isinstance(content, dict) or content.keys() != {"template", "system", "messages"}:
-        raise _broken(name, "not an object of template, system and messages")
+        raise _broken(name, "it must be an object with the keys template, system and messages")
     template, system, messages = content["template"], content["system"], content["messages"]
     if template not in TEMPLATES[1:]:
-        raise _broken(name, f"template is {template!r}")
+        known = ", ".join(TEMPLATES[1:])
+        raise _broken(name, f"template must be one of {known}, not {template!r}")
     if system is not None and not _is_text(system):
-        raise _broken(name, "system is not a text")
+        raise _broken(name, "system must be a text or null")
     if not isinstance(messages, list) or len(messages) % 2:
-        raise _broken(name, "messages is not a list of user and assistant messages by turns")
+        raise _broken(name, "messages must be a list of pairs of a user message and a reply")
     for i, message in enumerate(messages):
         role = ("user", "assistant")[i % 2]
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            raise _broken(name, f"message {i} is not an object of role and content")
+            raise _broken(name, f"message {i} must be an object with the keys role and content")
         if message["role"] != role or not _is_text(message["content"]):
-            raise _broken(name, f"message {i} is not a text of the {role}")
+            raise _broken(name, f"message {i} must have the role {role} and a text as its content")
     return content
 
 
 def _is_text(value: object) -> bool:
-    """Tell whether `value` is a string that UTF-8 can encode, without lone surrogates."""
+    """Return whether `value` is a string without lone surrogates, which UTF-8 can encode."""
     return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
 
 
 def _broken(name: StrPath, what: str) -> FileFormatError:
     return FileFormatError(
-        f"the file is not a conversation ({name}: {what}); give a file that /save wrote"
+        f"the file is not a conversation ({name}: {what}); choose a file that /save wrote"
     )

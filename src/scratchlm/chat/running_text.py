@@ -30,10 +30,10 @@ class RunningText:
         self.writer = writer
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
-        """Return the ids of the text, at most `room`. Drop the oldest ids, but keep the system
-        text.
+        """Return the ids of the text, but at most `room` ids.
 
-        It raises ValueError if the last message alone does not fit, or if there is no text.
+        Drop the oldest ids, but keep the system text. Raise ValueError if the last message alone
+        does not fit, or if there is no text.
         """
         head = list(self.writer.start_ids)
         if system is not None:
@@ -59,12 +59,15 @@ TEMPLATES = ("auto", RunningText.name, *FORMS)
 
 
 def find_template(name: str, writer: TextGenerator) -> Template:
-    """Return the template `name`.
+    """Return the template with this name.
 
-    "auto" takes the first template whose markers the tokenizer has, or else "plain".
+    "auto" means the first template whose markers are all special tokens of the tokenizer. If no
+    template has such markers, "auto" means "plain".
     """
     if name not in TEMPLATES:
-        raise ValueError(f"no such template ({name!r}); give one of {', '.join(TEMPLATES)}")
+        raise ValueError(
+            f"no template has this name ({name!r}); choose one of {', '.join(TEMPLATES)}"
+        )
     if name == "auto":
         known = set(writer.tokenizer.special_tokens)
         fitting = [each for each, form in FORMS.items() if known.issuperset(markers(form))]

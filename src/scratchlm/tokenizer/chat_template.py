@@ -45,7 +45,7 @@ FORMS = {
 
 
 class Prompt(NamedTuple):
-    """The ids that the model reads. `complete`: they hold the whole conversation."""
+    """The ids that the model reads. `complete`: whether they contain the whole conversation."""
 
     ids: list[int]
     complete: bool
@@ -55,10 +55,10 @@ class ChatTemplate:
     """Encode messages with one of `FORMS` and a tokenizer.
 
     The markers are special tokens. The template encodes all other text as plain text, so a message
-    can never contain a marker. For messages without special tokens, the ids equal those of
+    can never contain a marker. For messages without special tokens, the ids equal the ids from
     `apply_chat_template` in `transformers`.
 
-    `end_ids`: the ids of the markers. A reply contains none of them.
+    `end_ids`: the ids of the markers. A reply contains none of these ids.
 
     Raise ValueError if a marker is not a special token of the tokenizer.
     """
@@ -70,8 +70,8 @@ class ChatTemplate:
         missing = [each for each in markers(self.form) if each not in tokenizer.special_tokens]
         if missing:
             raise ValueError(
-                f"the tokenizer has no {missing[0]}, a marker of the chat template ({name}); "
-                "use plain"
+                f"the chat template {name} needs a special token that the tokenizer does not have "
+                f"({missing[0]}); choose the template plain"
             )
         self.end_ids = [tokenizer.token_to_id(marker) for marker in markers(self.form)]
 
@@ -81,10 +81,10 @@ class ChatTemplate:
         return self._filled(self.form.start) + turns + self._opening()
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
-        """Encode the messages in at most `room` ids. Drop the oldest exchanges, keep `system`.
+        """Encode the messages in at most `room` ids. Drop the oldest pairs, but keep `system`.
 
-        messages: pairs of user and assistant messages, then one user message. ValueError if that
-        last message alone does not fit.
+        messages: pairs of user and assistant messages, then one user message. Raise ValueError if
+        the last message alone does not fit.
         """
         head = self._filled(self.form.start)
         if system is not None:
@@ -109,7 +109,7 @@ class ChatTemplate:
         return self._filled(self.form.turn.partition("{content}")[0], role="assistant")
 
     def _filled(self, form: str, **values: str) -> list[int]:
-        """Cut the form at its markers, then fill in the values: a value cannot add a marker."""
+        """Cut the form at its markers, then fill in the values. So a value cannot add a marker."""
         ids = []
         for i, part in enumerate(_MARKER.split(form)):
             if i % 2:
@@ -121,8 +121,8 @@ class ChatTemplate:
 
 def too_long(count: int, room: int) -> ValueError:
     return ValueError(
-        f"the message is too long ({count} tokens, {max(room, 0)} fit beside the system text and a "
-        "reply); shorten it, or set a lower max_tokens"
+        f"the message is too long ({count} tokens, but {max(room, 0)} fit beside the system text "
+        "and a reply); shorten the message, or decrease max_tokens"
     )
 
 
