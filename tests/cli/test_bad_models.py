@@ -118,7 +118,7 @@ CASES = [
     ("plot", "init --steps 0", 2, "(0)"),
     ("plot", "init --steps few", 2, "few"),
     ("plot", "init --output init.pdf", 2, "init.pdf"),
-    ("plot", "init --config huge.toml", 2, "too large to train it four times"),
+    ("plot", "init --config huge.toml", 2, "parameters for four training runs"),
     ("plot", "init --output no/such/init.png", 2, "no/such/init.png"),
     ("plot", "init --config missing.toml", 2, "missing.toml"),
     ("plot", "init --config model.toml", 2, "model is a section"),

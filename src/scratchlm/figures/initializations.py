@@ -37,7 +37,7 @@ class InitRun:
 
     activations: the root mean square of the residual stream after the embedding and after each
     layer, at the first step. gradients: for each layer, the norm of its gradients divided by the
-    norm of its weights, at the first step. losses: of each step.
+    norm of its weights, at the first step. losses: the loss of each step.
     """
 
     activations: list[float]
@@ -46,7 +46,10 @@ class InitRun:
 
 
 def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Return ids that a model can learn: 90 % of them are one of four followers of the last id."""
+    """Return ids that a model can learn.
+
+    Each id has four fixed followers. With a probability of 90 %, the next id is one of them.
+    """
     rng = np.random.default_rng(seed)
     followers = rng.integers(vocab_size, size=(vocab_size, 4))
     choices, noise = rng.integers(4, size=count), rng.random(count) < 0.1
@@ -62,8 +65,8 @@ def check_size(config: ModelConfig) -> None:
     size = count_parameters(config).total
     if size > LARGEST:
         raise ValueError(
-            f"the model is too large to train it four times ({size:,} parameters); give one of at "
-            f"most {LARGEST:,}, such as --config shakespeare"
+            f"the model must have at most {LARGEST:,} parameters for four training runs "
+            f"({size:,}); choose a smaller model, such as --config shakespeare"
         )
 
 
@@ -75,7 +78,7 @@ def init_runs(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[Init, InitRun]:
-    """Train with every initialization on the same batches, with AdamW at a constant rate.
+    """Train with every initialization on the same batches, with AdamW at a constant learning rate.
 
     tokens: a 1-D array of ids.
     """
@@ -149,13 +152,15 @@ def draw_init(runs: dict[Init, InitRun], path: StrPath, title: str) -> None:
 def require_matplotlib() -> None:
     """Raise ValueError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("figures need matplotlib (not installed); pip install 'scratchlm[viz]'")
+        raise ValueError(
+            "figures need matplotlib (not installed); run pip install 'scratchlm[viz]'"
+        )
 
 
 def visible_text(text: str) -> str:
-    """Replace line breaks and tabs by signs, and characters without a glyph by their code points.
+    """Replace line breaks and tabs with signs that a figure can show.
 
-    The glyphs are those of matplotlib's font.
+    Replace characters without a glyph in matplotlib's font with their code points.
     """
     from matplotlib.font_manager import findfont, get_font
 

@@ -30,8 +30,8 @@ PANELS = {
 }
 KEYS = (*PANELS, "val_loss", "mfu")
 PARTS = 30  # the average looks back over 1/30 of the longest run
-EARLY = 0.05  # of a run; the loss axis ignores this steep part, which would flatten the rest
-FEW = 10  # runs; a palette has this many distinct colours, and a panel's legend this much room
+EARLY = 0.05  # part of a run; the loss axis ignores this steep part, which would flatten the rest
+FEW = 10  # runs; a palette has this many distinct colours, and a legend has room for as many
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ Run = dict[str, Curve]  # a curve for each of KEYS
 def read_runs(paths: Sequence[str], x: XAxis = "step") -> dict[str, Run]:
     """Read each run, and return the runs by name.
 
-    A path is a run's folder or its log. The name is the folder's name, or the whole path if two
-    names are equal. It raises ValueError for a path without a log, a log without a step, and a log
-    without the numbers for `x`. It raises FileFormatError for a damaged line.
+    A path is a run's folder or its log. A run's name is its folder's name, or the whole path if two
+    names are equal. Raise ValueError for a path without a log, a log without a step, and a log
+    without the numbers for `x`. Raise FileFormatError for a damaged line.
     """
     logs = [_find_log(path) for path in paths]
     if len(set(logs)) < len(logs):
-        raise ValueError(f"a run is named twice ({' '.join(paths)}); name each once")
+        raise ValueError(f"a run is listed twice ({' '.join(paths)}); list each run once")
     names = [log.parent.name if log.name == "log.jsonl" else log.stem for log in logs]
     if len(set(names)) < len(names):
         names = list(paths)
@@ -66,7 +66,7 @@ def _find_log(path: str) -> Path:
     if log.is_dir():
         log /= "log.jsonl"
         if not log.exists():
-            raise ValueError(f"no log.jsonl in this folder ({path}); name a run's folder")
+            raise ValueError(f"the folder has no log.jsonl ({path}); choose a run's folder")
     return log
 
 
@@ -91,19 +91,19 @@ def _read_run(log: Path, x: XAxis) -> Run:
                 curve.x.append(place)
                 curve.y.append(value)
     if not run["loss"].y:
-        raise ValueError(f"no loss in this log yet ({log}); draw it after the run's first step")
+        raise ValueError(f"the log has no loss yet ({log}); plot the run after its first step")
     return run
 
 
 def _needed(line: dict[str, Any], key: str, log: Path) -> float:
     value = _number(line, key, log)
     if value is None or value <= 0:
-        raise ValueError(f"no {key!r} in this log ({log}, step {line['step']}); use --x step")
+        raise ValueError(f"the log has no {key!r} ({log}, step {line['step']}); use --x step")
     return value
 
 
 def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
-    """Return the number, or None if it is missing, null (an unknown MFU) or not finite."""
+    """Return the line's number, or None if it is missing, null (an unknown MFU) or not finite."""
     value = line.get(key)
     if value is None:
         return None
@@ -111,13 +111,14 @@ def _number(line: dict[str, Any], key: str, log: Path) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise FileFormatError(
-            f"{key} is not a number ({log}, step {line['step']}: {value!r:.40}); delete that line"
+            f"{key} must be a number ({value!r:.40}, step {line['step']} of {log}); delete the "
+            "line from the log"
         ) from None
     return number if math.isfinite(number) else None
 
 
 def draw_runs(runs: dict[str, Run], path: StrPath, x: XAxis = "step") -> None:
-    """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
+    """Write the result of `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(runs, x)
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120)
@@ -210,8 +211,8 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
 def loss_limits(runs: Sequence[Run], window: int) -> tuple[float, float]:
     """Return the range of the loss axis.
 
-    It covers the losses after the early part of each run, without the rarest spikes, and the last
-    average of each run.
+    The range covers the losses after the early part of each run, except the rarest spikes. It also
+    covers the last average of each run.
     """
     ends: list[float] = []
     for run in runs:

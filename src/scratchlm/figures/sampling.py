@@ -1,4 +1,4 @@
-"""`draw_sampling` shows one distribution before and after each strategy; it needs the extra `viz`.
+"""`draw_sampling` shows one distribution before and after each strategy. It needs the extra `viz`.
 
 draw_sampling(made_up(), "sampling.png")    docs/sampling.png
 """
@@ -40,7 +40,7 @@ PER_MILLE = {
 class NextToken:
     """The logits (vocab,) of the token that follows `text`.
 
-    ids: of `text`. name: returns an id as text.
+    ids: the ids of `text`. name: a function that returns the text of an id.
     """
 
     logits: Tensor
@@ -61,7 +61,7 @@ def made_up() -> NextToken:
 
 
 def of_model(writer: TextGenerator, prompt: str) -> NextToken:
-    """Return the model's logits after `prompt`. Raise ValueError if the model cannot read it."""
+    """Return the model's logits after a prompt. Raise ValueError if the prompt does not fit."""
     ids = writer.encode(prompt)
     check_prompts([ids], 1, writer.model.config, "stop")
     logits = Decoder(writer.model, 1).prefill([ids])[0, : len(writer.tokenizer)].float()
@@ -96,7 +96,7 @@ def examples(logits: Tensor) -> dict[str, Strategy]:
 def distribution_after(strategy: Strategy, next_token: NextToken) -> Tensor:
     """Return the probabilities (vocab,) after the strategy.
 
-    The whole text counts as generated, not as the prompt.
+    The penalties treat all of the text as generated text, not as a prompt.
     """
     logits = strategy.penalize(next_token.logits, [], next_token.ids)
     # Temperature 0 is argmax, and top_p 0 is the same.
@@ -104,7 +104,7 @@ def distribution_after(strategy: Strategy, next_token: NextToken) -> Tensor:
 
 
 def draw_sampling(next_token: NextToken, path: StrPath) -> None:
-    """Write `new_figure` as one PNG. An interrupted write leaves no partial file."""
+    """Write the result of `new_figure` as one PNG. An interrupted write leaves no partial file."""
     figure = new_figure(next_token)
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120, pil_kwargs={"optimize": True})
@@ -120,7 +120,7 @@ def new_figure(next_token: NextToken) -> Any:
     order = before.argsort(descending=True, stable=True)
     labels = [_label(next_token.name(id)) for id in order[:BARS].tolist()]
     labels.append(f"{len(order) - BARS:,} others")
-    edge = min(2 * float(before.max()), 1.0)  # a longer bar gets its value as a label
+    edge = min(2 * float(before.max()), 1.0)  # a longer bar shows its value as text
 
     figure = Figure(figsize=(10, 12.8))
     figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.06)
@@ -128,8 +128,8 @@ def new_figure(next_token: NextToken) -> Any:
     text = text if len(text) <= 90 else "…" + text[-89:]
     figure.suptitle(
         f"What may follow “{text}”\n"
-        f"outlined: as the model gave it, {_entropy(before):.2f} nats · "
-        "blue: what is drawn from · crossed out: cut",
+        f"outlined: the model's distribution, {_entropy(before):.2f} nats · "
+        "blue: the distribution after the strategy · crossed out: removed tokens",
         fontsize=11, parse_math=False, x=0.012, ha="left", linespacing=1.5,
     )  # fmt: skip
     for axis, (title, strategy) in zip(figure.subplots(4, 3).flat, strategies.items(), strict=True):
@@ -144,7 +144,7 @@ def new_figure(next_token: NextToken) -> Any:
 
 
 def _summary(before: Tensor, after: Tensor) -> str:
-    """before, after (vocab,) -> how many tokens are left, their mass before, the entropy after."""
+    """before, after (vocab,) -> the remaining tokens, their mass before, the entropy after."""
     kept = after > 0
     if kept.all():
         return f"all tokens · {_entropy(after):.2f} nats"
