@@ -50,9 +50,10 @@ def main() -> None:
     ]
     lines = textwrap.wrap("".join(runs), 96)
     TARGET.write_text(
-        '"""General categories of all code points in Unicode 16: those tiktoken and tokenizers see.'
-        "\n\nMade by scripts/make_unicode_table.py. Runs from U+0000 on: a category and how many"
-        '\ncode points have it, one where no number follows.\n"""\n\n'
+        '"""General categories of all code points in Unicode 16, as in tiktoken and tokenizers.\n\n'
+        "Made by scripts/make_unicode_table.py. RUNS lists runs of code points from U+0000 on.\n"
+        "A run is a category and its number of code points. No number means one code point.\n"
+        '"""\n\n'
         "RUNS = (\n" + "".join(f'    "{line}"\n' for line in lines) + ")\n",
         encoding="utf-8",
     )

@@ -100,7 +100,7 @@ TOKENIZER_CALLS = {
     "train_bpe('the cat sat\\non it', 300)": "pass texts to train_bpe_from_texts",
     "train_bpe(['the cat sat', 'on it'], 300)": "pass texts in memory to train_bpe_from_texts",
     "train_bpe('x' * 300, 300)": "pass texts in memory to train_bpe_from_texts",
-    "train_bpe_from_texts(['a'], '300')": r"vocab_size is a whole number \('300'\)",
+    "train_bpe_from_texts(['a'], '300')": r"vocab_size must be a whole number \('300'\)",
 }
 
 

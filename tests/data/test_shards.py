@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,7 +241,7 @@ def test_malformed_sidecar(shard: Path, change: str | dict[str, object]) -> None
         change = json.dumps(json.loads(sidecar.read_text()) | change)
     sidecar.write_text(change)
     with pytest.raises(
-        FileFormatError, match=r"not the description .*train\.bin\.json.*; encode"
+        FileFormatError, match=r"does not describe a token shard .*train\.bin\.json.*; encode"
     ) as e:
         open_shard(shard)
     assert "\n" not in str(e.value)
@@ -318,7 +317,7 @@ def test_write_sidecar_describes_ids_from_elsewhere(tmp_path: Path) -> None:
     assert isinstance(info, ShardInfo)
     opened = open_shard(path, verify=True)
     assert (opened.info, opened.tokens.tolist()) == (info, [1, 70_000])
-    with pytest.raises(ValueError, match=re.escape("70000, vocab_size 70000); pass the tokenizer")):
+    with pytest.raises(ValueError, match=r"size 70000 \(70000 in .*\); use the tokenizer"):
         write_sidecar(path, dtype="uint32", vocab_size=70_000, **settings)
     with pytest.raises(ValueError, match=r"dtype must be uint16 or uint32 \(int64\); pass"):
         write_sidecar(path, dtype="int64", vocab_size=70_001, **settings)

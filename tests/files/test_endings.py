@@ -69,7 +69,7 @@ def test_python_refuses_it(prepared, tmp_path):
             save_checkpoint(tmp_path / name, model, None, 1)
     tokenizer = tiny.tokenizer(prepared)
     for name in ("a.npy", "a.h5", "a.ids"):
-        with pytest.raises(ValueError, match=rf"to a \.bin file .*{name}\); name it a\.bin"):
+        with pytest.raises(ValueError, match=rf"with \.bin .*{name}\); use the name a\.bin"):
             tokenizer.encode_file(prepared / "a.txt", tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

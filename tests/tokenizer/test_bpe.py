@@ -337,11 +337,11 @@ def test_ids_may_have_holes() -> None:
         ({0: b"a", 1: b"b"}, [(b"a", b"b")], [], r"merge 0 needs a token .*\(b'ab'\)"),
         ({0: b"a", 1: b"ab"}, [(b"a", b"b")], [], r"merge 0 needs a token .*\(b'b'\)"),
         ({0: b"a", 1: b"aa"}, [(b"a", b"a")] * 2, [], "a merge is listed 2 times"),
-        ({0: b"a", 1: b"a"}, [], [], r"two ids have the same bytes \(b'a', 0 and 1\)"),
-        ({-1: b"a", 0: b"b"}, [], [], r"an id is negative \(-1\)"),
+        ({0: b"a", 1: b"a"}, [], [], r"two ids must not have the same bytes \(b'a', ids 0 and 1\)"),
+        ({-1: b"a", 0: b"b"}, [], [], r"an id must be at least 0 \(-1\)"),
         ({0: b"a"}, [], ["c", "c"], "2 times"),
         ({0: b"a"}, [], [""], "empty"),
-        ({0: b"a"}, [], "<|x|>", "put it in a list"),
+        ({0: b"a"}, [], "<|x|>", "must be a list of strings"),
     ],
 )
 def test_inconsistent_arguments(

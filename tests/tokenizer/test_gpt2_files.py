@@ -64,7 +64,7 @@ def test_gpt2_files_keep_special_tokens_that_the_reader_is_told(tmp_path: Path) 
 def test_gpt2_files_refuse_what_they_cannot_hold(other: dict[str, Any]) -> None:
     parts = TokenizerParts(BYTES, [], [], **other)
     for write in (write_gpt2_vocab, write_gpt2_merges):
-        with pytest.raises(ValueError, match=rf"GPT-2's files cannot hold {next(iter(other))}"):
+        with pytest.raises(ValueError, match=rf"GPT-2's files cannot store {next(iter(other))}"):
             write(parts)
 
 
@@ -72,7 +72,7 @@ VOCAB_JSON = [
     (lambda c: c.update(a=98), "two tokens have the same id"),
     (lambda c: c.update(a=1.5), ID),
     (lambda c: c.update(a=[]), ID),
-    (lambda c: c.update({"a b": 300}), "stands for no byte"),
+    (lambda c: c.update({"a b": 300}), "represents no byte"),
     (lambda c: c.pop("ab"), r"merge 0 needs a token that is not in the vocabulary \(b'ab'\)"),
     (lambda c: c.update(zzz=300), r"no merge makes a token \(b'zzz', id 300\)"),
 ]
@@ -89,9 +89,9 @@ def test_a_broken_vocab_json_is_refused(tmp_path: Path, change: Change, message:
 
 
 MERGES_TXT = [
-    (b"", "it is empty"),
-    (b"a b\n\xff", r"it is not UTF-8 \(byte 0xff at offset 4\)"),
-    (b"\x1f\x8b\x08\0", "it is not UTF-8"),
+    (b"", "the file is empty"),
+    (b"a b\n\xff", r"the file is not UTF-8 \(byte 0xff at offset 4\)"),
+    (b"\x1f\x8b\x08\0", "the file is not UTF-8"),
     (b"a b\0\n", "a token has a character that .* no byte .line 1: "),
     (
         "\ufeff\ufeff#version: 0.2\na b\nab c".encode(),
@@ -100,13 +100,13 @@ MERGES_TXT = [
     (b"a b c", "a merge must be two tokens .line 1: "),
     (b"#version: 0.2\na b\nab", "a merge must be two tokens .line 3: "),
     (b"a b\n\nab c\n", "a merge must be two tokens .line 2: "),
-    (b"a b\r\r\nab c\n", "a merge must be two tokens|stands for no byte"),
+    (b"a b\r\r\nab c\n", "a merge must be two tokens|represents no byte"),
     (b"a\tb", "a merge must be two tokens"),
     ("a 中".encode(), "a token has a character that .* no byte .line 1: "),
     (b"a b\n#version c", "only the first line may start with #version .line 2"),
     (b"a b\nb c\nab c", r"merge 1 needs a token .*\(b'bc'\)"),
     (b"a b\nab c\na b", "a merge is listed 2 times"),
-    (b"ab c\na b", "merge 0 joins a token that no merge before it makes"),
+    (b"ab c\na b", "merge 0 joins a token that no earlier merge makes"),
     (b"a b\n", r"no merge makes a token \(b'abc', id 257\)"),
     (b"#version: 0.2\n", "no merge makes a token"),
     (write_gpt2_vocab(GPT2_PARTS).encode(), "a merge must be two tokens"),

@@ -90,12 +90,12 @@ def test_what_is_not_the_default_is_named() -> None:
         "special tokens  25",
         "  and 5 more",
         "pattern         qwen2",
-        "  known whole  the\n          ids  8",
+        "  whole piece  the\n          ids  8",
     ):
         assert line in report
     assert tokenizer.encode("the") == [8]
     other = BPETokenizer(dict(enumerate(TOKENS)), MERGES, pattern=r"[\s\S]")
-    assert "pattern         of its own" in inspect(other)
+    assert "pattern         custom" in inspect(other)
 
 
 def test_what_cannot_be_encoded_is_a_value_error() -> None:

@@ -344,15 +344,15 @@ def test_capturing_groups_are_refused(pattern: str) -> None:
     "pattern", [r"(?i:[a-z]+)|[\s\S]", "(?i:'i)|.", r"(?is)\p{Lu}|.", "(?i:ss)|.", "(?x). # x"]
 )
 def test_flags_that_engines_read_in_several_ways_are_refused(pattern: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"a flag that engines read in several ways .*; write both"
-    ):
+    with pytest.raises(ValueError, match=r"a flag that engines read differently .*; write both"):
         find_pieces(pattern)
 
 
 def test_a_pattern_goes_by_its_name_too() -> None:
     assert [canonical(name) for name in PATTERNS] == list(PATTERNS.values())
-    with pytest.raises(ValueError, match=r"no such pattern \(gpt9\); give one of gpt2, cl100k, "):
+    with pytest.raises(
+        ValueError, match=r"no pattern has this name \(gpt9\); choose one of gpt2, cl100k, "
+    ):
         find_pieces("gpt9")
 
 
@@ -360,13 +360,13 @@ def test_a_pattern_goes_by_its_name_too() -> None:
 @pytest.mark.parametrize("text", ["ab, cd\n", "😀ab, cd\n"])
 def test_a_pattern_that_leaves_text_out_is_an_error(pattern: str, text: str) -> None:
     for find in (find_pieces(pattern), find_pieces(pattern).lengths):
-        with pytest.raises(ValueError, match=r"leaves characters of the text out .*; let it match"):
+        with pytest.raises(ValueError, match=r"does not match every character of the text .*; add"):
             find(text)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", r"\p{Nonsense}", "a**", "*", "(?<=a"])
 def test_broken_patterns_are_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match=r"no regular expression .*; correct it"):
+    with pytest.raises(ValueError, match=r"must be a regular expression .*; correct the pattern"):
         find_pieces(pattern)
 
 

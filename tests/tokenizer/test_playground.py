@@ -425,7 +425,7 @@ def test_whole_pieces_normal_forms_and_overlapping_specials(opened, form) -> Non
     assert plain == tokenizer.encode("abc", "none") == [97, 98, 99]
     page.fill("#text", "the")
     page.locator("#tokens .token").click()
-    assert read_steps(page)[-2:] == [("merge 0", ["th", "e"]), ("known whole", ["the"])]
+    assert read_steps(page)[-2:] == [("merge 0", ["th", "e"]), ("whole piece", ["the"])]
     assert form in page.inner_text("#notes")
 
 

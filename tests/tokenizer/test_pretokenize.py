@@ -94,8 +94,8 @@ def test_an_endless_word_is_not_searched_again_and_again() -> None:
 @pytest.mark.parametrize(
     ("special_tokens", "message"),
     [
-        ("<|a|>", "put it in a list"),
-        ([""], "is empty"),
+        ("<|a|>", "must be a list of strings"),
+        ([""], "must not be empty"),
         (["b", "a", "b"], "2 times"),
         (["\ud800"], "lone"),
     ],
@@ -106,11 +106,11 @@ def test_wrong_special_tokens(special_tokens: list[str], message: str) -> None:
 
 
 def test_wrong_patterns() -> None:
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="must be a regular expression"):
         Pretokenizer("(")
     with pytest.raises(ValueError, match="capturing groups"):
         Pretokenizer("(a)|b")
-    with pytest.raises(ValueError, match="leaves characters of the text out"):
+    with pytest.raises(ValueError, match="does not match every character of the text"):
         Pretokenizer(r"\w+").pieces("one two")
 
 

@@ -59,7 +59,9 @@ def test_a_tiktoken_file_of_ours_loads_in_tiktoken(
 def test_two_tokens_of_one_rank_are_refused() -> None:
     ranks = {bytes([byte]): byte for byte in range(256)}
     for given, specials in ((ranks, {"<|x|>": 65}), (ranks | {b"ab": 97}, ())):
-        with pytest.raises(ValueError, match=r"two tokens have one rank \((65|97): b'[aA]' and "):
+        with pytest.raises(
+            ValueError, match=r"two tokens have the same rank \((65|97): b'[aA]' and "
+        ):
             BPETokenizer.from_tiktoken(given, specials)
 
 
@@ -86,7 +88,7 @@ def test_what_is_no_tiktoken_file_is_refused() -> None:
     assert len(tiktoken_ranks(TokenizerParts(vocab, merges, []))) == 259
     for parts, message in (
         (TokenizerParts(vocab, [merges[1], merges[0], merges[2]], []),
-         r"in the order of ids, but merge 1 makes id 256 after id 257"),
+         r"in the order of ids \(merge 1 makes id 256 after id 257\)"),
         (TokenizerParts(vocab, merges[:2], []), r"ranks imply other merges \(merge 2: \[\]"),
         (TokenizerParts(vocab, [*merges[:2], (b"a", b"bc")], []), r"imply other merges \(merge 2"),
         (TokenizerParts(vocab, merges, [], normalization="NFC"), r"not normalize text \(NFC\)"),
@@ -95,7 +97,7 @@ def test_what_is_no_tiktoken_file_is_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             tiktoken_ranks(parts)
-    with pytest.raises(ValueError, match="give each its own"):
+    with pytest.raises(ValueError, match="change a rank"):
         write_tiktoken({b"a": 0, b"b": 0})
 
 
@@ -104,18 +106,18 @@ def line(token: bytes, rank: object) -> bytes:
 
 
 TIKTOKEN = [
-    (b"", "it is empty"),
+    (b"", "the file is empty"),
     (RANKS[: len(RANKS) // 2], "line 1.. must be a token|no rank"),
     (RANKS[:-3], "line 258 must be a token|repeats the rank of"),
-    (RANKS + b"YWJjZA==", "line 259 must be a token in base64, a space and its rank"),
+    (RANKS + b"YWJjZA==", "line 259 must be a token in base64, a space and a rank"),
     (RANKS + b"YWJjZA== \n", "line 259 must be"),
     (RANKS + b"YWJjZA==  300\n", "line 259 must be"),
     (RANKS + b"YWJjZA== 300 1\n", "line 259 must be"),
     (RANKS + b"\nYWJjZA== 300\n", "line 259 must be"),
-    (RANKS + b"YWJjZA 300\n", "line 259 has a token that is not base64"),
-    (RANKS + b"YWJjZB== 300\n", "line 259 has a token that is not base64"),
-    (RANKS + b"YW!jZA== 300\n", "line 259 has a token that is not base64"),
-    (RANKS + b"= 300\n", "line 259 has a token that is not base64"),
+    (RANKS + b"YWJjZA 300\n", "the token in line 259 must be base64"),
+    (RANKS + b"YWJjZB== 300\n", "the token in line 259 must be base64"),
+    (RANKS + b"YW!jZA== 300\n", "the token in line 259 must be base64"),
+    (RANKS + b"= 300\n", "the token in line 259 must be base64"),
     (RANKS + b" 300\n", "line 259 must be"),
     (RANKS + line(b"abcd", -1), "line 259 must be"),
     (RANKS + line(b"abcd", 3.0), "line 259 must be"),

@@ -157,7 +157,7 @@ def test_texts_in_memory_are_learned_as_files_are(
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("one string", "put it in a list"),
+        ("one string", "put the string in a list"),
         ([], "corpus is empty"),
         (["a", "b\udfffc"], r"lone surrogate \(U\+DFFF\)"),
         (["a b " * 50 + "\ud800"], r"lone surrogate \(U\+D800\)"),
@@ -171,10 +171,10 @@ def test_texts_that_cannot_be_learned(texts: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"min_frequency": -1}, r"min_frequency is negative \(-1\)"),
+        ({"min_frequency": -1}, r"min_frequency must be at least 0 \(-1\)"),
         ({"max_token_length": 0}, r"at least 1 \(0\)"),
-        ({"pattern": "("}, "no regular expression"),
-        ({"pattern": "[a]"}, "leaves characters of the text out"),
+        ({"pattern": "("}, "must be a regular expression"),
+        ({"pattern": "[a]"}, "does not match every character of the text"),
     ],
 )
 def test_what_may_be_asked_of_training(arguments: dict[str, Any], message: str) -> None:
@@ -277,12 +277,12 @@ def test_progress_is_silent_where_stderr_is_no_terminal(
 @pytest.mark.parametrize(
     ("vocab_size", "special_tokens", "message"),
     [
-        (256, [END], r"all special tokens \(256\); give at least 257"),
-        (-1, [], r"\(-1\); give at least 256"),
-        (300, END, "put it in a list"),
+        (256, [END], r"must be at least 257 \(256\), for the 256 bytes and all special tokens"),
+        (-1, [], r"must be at least 256 \(-1\)"),
+        (300, END, "must be a list of strings"),
         (300, [END, END], "2 times"),
         (300, [""], "empty"),
-        (300, ["\n"], "single byte"),
+        (300, ["\n"], "longer than one byte"),
     ],
 )
 def test_wrong_arguments(

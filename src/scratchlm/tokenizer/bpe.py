@@ -82,22 +82,23 @@ FOREIGN = {
 class BPETokenizer:
     """Byte-level BPE from a vocabulary and its merges, listed by rank.
 
-    vocab: the bytes of each id. Special tokens that it lacks get the next ids, in their order.
+    vocab: the bytes of each id. Special tokens that are not in `vocab` get the next ids, in order.
     pattern: cuts the text outside special tokens into pieces: one expression, or a tuple of
         expressions that cut one after another (see `patterns`). Merges stay inside a piece.
     ignore_merges: a piece that is in `vocab` becomes that token without merging (Llama 3's file).
     normalization: the Unicode form that text is converted to first ("NFC" in Qwen's file), with
         this Python's Unicode version. Decoding returns the normalized text.
     normalized_tokens: the special tokens to find after normalization (GPT-NeoX's runs of spaces).
-    unk_token: replaces a byte that `vocab` lacks. Without it, encoding drops such a byte and warns
-        once.
+    unk_token: replaces a byte that is not in `vocab`. If `unk_token` is None, encoding drops such a
+        byte and warns once.
     fuse_unk: one `unk_token` replaces several unknown bytes in a row.
 
-    Each argument is also an attribute (`vocab` includes the special tokens). Do not change them.
-    `len()` is the largest id + 1: the vocabulary size that a model needs.
+    Each argument is also an attribute (`vocab` includes the special tokens). Do not change these
+    attributes. `len()` is the largest id + 1: the vocabulary size that a model needs.
 
-    ValueError if an id is negative, two ids have the same bytes, a merge is listed twice, its parts
-    or its product are not in the vocabulary, or a special token is empty or repeated.
+    Raise ValueError if an id is negative, two ids have the same bytes, or a special token is empty
+    or repeated. Also raise ValueError if a merge is listed twice, or if its parts or its product
+    are not in the vocabulary.
 
     >>> tokens = [b"t", b"h", b"e", b" ", b"c", b"a", b"th", b"the", b" c"]
     >>> merges = [(b"t", b"h"), (b" ", b"c"), (b"th", b"e")]
@@ -129,7 +130,7 @@ class BPETokenizer:
 
         id_of, special_ids = ids_of(self.vocab, self.special_tokens)
         if self.vocab and min(self.vocab) < 0:
-            raise ValueError(f"an id is negative ({min(self.vocab)}); count ids from 0")
+            raise ValueError(f"an id must be at least 0 ({min(self.vocab)}); number the ids from 0")
         self._size = max(self.vocab, default=-1) + 1
         for special in self.special_tokens:
             if special not in special_ids:
@@ -185,13 +186,17 @@ class BPETokenizer:
         return content_hash(self.parts)
 
     def token_to_id(self, token: str) -> int:
-        """Return the id of the token, special or not, with this text. ValueError if none has it."""
+        """Return the id of the token, ordinary or special, with this text.
+
+        Raise ValueError if no token has this text.
+        """
         try:
             special = self._special_ids.get(token)
             return self._id_of[token.encode()] if special is None else special
         except KeyError:
             raise ValueError(
-                f"no token has this text ({token!r}); its special tokens are {self.special_tokens}"
+                f"no token has this text ({token!r}); use the text of a token, such as one of the "
+                f"special tokens {self.special_tokens}"
             ) from None
 
     # Encoding
@@ -202,8 +207,8 @@ class BPETokenizer:
         allowed_special: "all", "none", or a collection of the special tokens that become their id.
             The tokenizer reads other special tokens as plain text. Pass "none" for untrusted text.
 
-        ValueError for any other string, for an unknown special token, and for a lone surrogate in
-        the text (the message gives its position).
+        Raise ValueError for any other string, an unknown special token, or a lone surrogate in the
+        text. The message contains the surrogate's position.
         """
         return self.encode_array(text, allowed_special).tolist()
 
@@ -212,7 +217,8 @@ class BPETokenizer:
     ) -> npt.NDArray[Any]:
         """Return the ids of a text as an array `(ids,)` of `dtype`.
 
-        Errors as in `encode`. With `strict`, ValueError for a byte that encoding would drop.
+        Raise the same errors as `encode`. If `strict` is True, also raise ValueError for a byte
+        that encoding would otherwise drop.
         """
         if not isinstance(text, str):
             raise not_a_text(text)
@@ -227,9 +233,9 @@ class BPETokenizer:
     ) -> Iterator[int]:
         """Yield the ids of one text that comes in chunks, such as the lines of an open file.
 
-        The ids are the ids of the joined text. The method yields an id once no later chunk can
-        change it. The longest chunk and the longest piece bound its memory (see
-        `Pretokenizer.blocks`). Errors as in `encode`.
+        The ids are the ids of the joined text. The method yields an id when no later chunk can
+        change the id. The longest chunk and the longest piece limit the memory that the method
+        needs (see `Pretokenizer.blocks`). Raise the same errors as `encode`.
         """
         pretokenizer = self.pretokenizer(allowed_special)
         blocks = pretokenizer.blocks(texts)
@@ -242,8 +248,9 @@ class BPETokenizer:
 
         Special tokens in the file become their ids. The sidecar `dst` + ".json" describes the
         numbers (see `token_files`). Up to `num_workers` processes read and encode ranges of the
-        file: by default one per core, and only this process for less than 4 MB. The new file
-        replaces `dst` only when it is complete. Raise ValueError if the source is not UTF-8.
+        file. By default, the method uses one process per core, and only this process for a file
+        below 4 MB. The new file replaces `dst` only when the new file is complete. Raise ValueError
+        if the source is not UTF-8.
         """
         with writing_ids(self, Path(dst)) as writer:
             for ids in encoded_ranges(self, src, num_workers):
@@ -251,7 +258,7 @@ class BPETokenizer:
         return writer.count
 
     def pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
-        """Return the pretokenizer that `encode` uses. Errors as in `encode`."""
+        """Return the pretokenizer that `encode` uses. Raise the same errors as `encode`."""
         if allowed_special == "all":
             return self._all_special
         if allowed_special == "none":
@@ -259,13 +266,13 @@ class BPETokenizer:
         if isinstance(allowed_special, str):
             raise ValueError(
                 f'allowed_special must be "all", "none" or a set ({allowed_special!r}); '
-                f"to allow one token give {{{allowed_special!r}}}"
+                f"write {{{allowed_special!r}}} to allow this token"
             )
         unknown = set(allowed_special) - self._special_ids.keys()
         if unknown:
             raise ValueError(
-                f"allowed_special holds an unknown special token ({min(unknown)!r}); "
-                f"the tokenizer has {self.special_tokens}"
+                f"allowed_special contains an unknown special token ({min(unknown)!r}); "
+                f"choose from the tokenizer's special tokens {self.special_tokens}"
             )
         return self._pretokenizer(set(allowed_special))
 
@@ -275,7 +282,10 @@ class BPETokenizer:
     # Decoding
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of ids, a list, array or tensor (ids,). ValueError for an unknown id."""
+        """Return the bytes of a list, array or tensor of ids (ids,).
+
+        Raise ValueError for an unknown id.
+        """
         try:
             return b"".join([self.vocab[operator.index(id)] for id in ids])
         except (KeyError, TypeError) as error:
@@ -292,17 +302,26 @@ class BPETokenizer:
         write_file(path, self.to_json().encode())
 
     def to_json(self) -> str:
-        """Return the text of tokenizer.json. ValueError if `load` would not restore this one."""
+        """Return the text of tokenizer.json.
+
+        Raise ValueError if `load` could not restore this tokenizer from the text.
+        """
         return tokenizer_json.write_tokenizer_json(self.parts)
 
     def save_gpt2(self, vocab_json: StrPath, merges_txt: StrPath) -> None:
-        """Write GPT-2's two files. ValueError if they cannot hold it (such as another pattern)."""
+        """Write GPT-2's two files.
+
+        Raise ValueError if the files cannot store the tokenizer, such as one with another pattern.
+        """
         vocab, merges = write_gpt2_vocab(self.parts), write_gpt2_merges(self.parts)
         write_file(vocab_json, vocab.encode())
         write_file(merges_txt, merges.encode())
 
     def save_tiktoken(self, path: StrPath) -> None:
-        """Write tiktoken's rank file, without special tokens. ValueError if it gives other ids."""
+        """Write tiktoken's rank file, without special tokens.
+
+        Raise ValueError if tiktoken would return other ids.
+        """
         write_file(path, write_tiktoken(tiktoken_ranks(self.parts)))
 
     @property
@@ -326,12 +345,12 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
-        """Read tokenizer.json. Raise FileFormatError if it is broken or not a byte-level BPE."""
+        """Read tokenizer.json. Raise FileFormatError if the file is not a valid byte-level BPE."""
         return cls.from_json(read_file(path), path)
 
     @classmethod
     def from_json(cls, text: str | bytes, path: StrPath = "tokenizer.json") -> Self:
-        """Read the text of a tokenizer.json. Errors name it by `path`."""
+        """Read the text of a tokenizer.json. Error messages contain `path`."""
         return cls.from_parts(tokenizer_json.read_tokenizer_json(text, path))
 
     @classmethod
@@ -346,12 +365,12 @@ class BPETokenizer:
         special_tokens: Sequence[str] | Mapping[str, int] = (),
         pattern: Pattern = GPT2,
     ) -> Self:
-        """Convert tiktoken's `mergeable_ranks`, or read the file that has them.
+        """Convert tiktoken's `mergeable_ranks`, or read them from a file.
 
-        The file lacks the special tokens (with or without ids) and the pattern, so pass them.
-        tiktoken stores no merges. BPE with the lower ranks splits each token into parts. If there
-        are two parts, they are the token's merge. If there are more, the tokenizer merges any two
-        neighbours that together are a token, as tiktoken does.
+        The file contains neither the special tokens nor the pattern, so pass both. The special
+        tokens may have ids. tiktoken stores no merges. BPE with the lower ranks splits each token
+        into parts. If there are two parts, they are the token's merge. If there are more parts, the
+        tokenizer merges any two neighbours that together are a token, as tiktoken does.
         """
         if isinstance(ranks, str | os.PathLike):
             ranks = read_tiktoken(ranks)

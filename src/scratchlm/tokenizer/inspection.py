@@ -33,7 +33,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # terminal controls, ex
 
 
 def inspect(tokenizer: BPETokenizer, sample: str | None = None, word: str | None = None) -> str:
-    """Report sizes and longest tokens, the compression of `sample` and the merges of `word`."""
+    """Report the sizes, the longest tokens, the compression of `sample`, the merges of `word`."""
     sections = [_size(tokenizer), _lengths(tokenizer), _longest(tokenizer)]
     if sample:
         sections.append(compression(tokenizer, sample))
@@ -49,7 +49,7 @@ def compression(tokenizer: BPETokenizer, sample: str) -> str:
     the sample as plain text.
     """
     if not sample:
-        raise ValueError("the sample has no text (''); give a file with text")
+        raise ValueError("the sample has no text (''); choose a file with text")
     pieces = Counter(find_pieces(tokenizer.pattern)(sample))
     rows: dict[str, list[int]] = {}
     for piece, count in pieces.items():
@@ -86,7 +86,7 @@ def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
             lines.append(_row("" if rank is None else f"merge {rank:,}", parts))
         if tokenizer.ignore_merges and len(parts) > 1 and piece.encode() in ids:
             parts = [piece.encode()]
-            lines.append(_row("known whole", parts))
+            lines.append(_row("whole piece", parts))
         lines.append(f"{'ids':>13}  " + " ".join(str(ids[part]) for part in parts))
     return "\n".join(lines)
 
@@ -94,7 +94,10 @@ def merge_tree(tokenizer: BPETokenizer, word: str) -> str:
 def merge_steps(
     data: bytes, ranks: dict[tuple[bytes, bytes], int]
 ) -> Iterable[tuple[list[bytes], int | None]]:
-    """Yield the parts before any merge, then after each merge, with its rank: BPE's definition."""
+    """Yield the parts before any merge, then the parts after each merge, with the merge's rank.
+
+    This is the definition of BPE.
+    """
     parts = [data[i : i + 1] for i in range(len(data))]
     yield parts[:], None
     while True:
@@ -116,8 +119,8 @@ def shown_token(token: bytes) -> str:
 def printable(text: str, unprintable: re.Pattern[str] = _NO_WAY_TO_PRINT) -> str:
     """Escape the characters that `unprintable` finds.
 
-    The default finds line ends, control characters and all others that can move a cursor.
-    `CONTROLS` finds fewer.
+    The default finds line ends, control characters and other characters that can move a cursor.
+    `CONTROLS` finds fewer characters.
     """
     return unprintable.sub(lambda match: ascii(match[0])[1:-1], text)
 
@@ -138,7 +141,7 @@ def _size(tokenizer: BPETokenizer) -> str:
         f"special tokens  {len(specials):,}",
         *(f"  {id:>8}  {special!r}" for special, id in list(specials.items())[:SPECIALS]),
         *([f"  and {len(specials) - SPECIALS:,} more"] if len(specials) > SPECIALS else []),
-        f"pattern         {' = '.join(names) or 'of its own'}",
+        f"pattern         {' = '.join(names) or 'custom'}",
         f"  {tokenizer.pattern!r}"[:97],
     ]
     if tokenizer.normalization:
@@ -154,7 +157,7 @@ def _ordinary(tokenizer: BPETokenizer) -> dict[int, bytes]:
 
 
 def _lengths(tokenizer: BPETokenizer) -> str:
-    """Draw a histogram of bytes per token. Tokens longer than 16 bytes share one bar."""
+    """Draw a histogram of bytes per token. One bar counts all tokens longer than 16 bytes."""
     counts = Counter(min(len(token), 17) for token in _ordinary(tokenizer).values())
     most = max(counts.values(), default=1)
     lines = ["bytes per token, without special tokens"]

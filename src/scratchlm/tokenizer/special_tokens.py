@@ -1,3 +1,3 @@
-"""The special token that tokenizers, data and training use when a user names none."""
+"""The special token that tokenizers, data and training use by default."""
 
-END_OF_TEXT = "<|endoftext|>"  # GPT-2's: it ends a document
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's token for the end of a document

@@ -41,7 +41,7 @@ BLOCK = 1 << 24  # bytes to read at a time
 
 @dataclasses.dataclass(frozen=True)
 class ShardInfo:
-    """The sidecar. `text_bytes`: the UTF-8 bytes of the ids' text, without special tokens."""
+    """The sidecar. `text_bytes`: the number of UTF-8 bytes of the text, without special tokens."""
 
     dtype: str
     count: int
@@ -58,10 +58,10 @@ class ShardInfo:
 def encoded_ranges(
     tokenizer: BPETokenizer, src: StrPath, num_workers: int | None = None
 ) -> Iterator[npt.NDArray[Any]]:
-    """Encode a text file in several processes. Yield its ids, range by range, and show a bar.
+    """Encode a text file in several processes. Yield its ids range by range.
 
-    Special tokens in the file become their ids. ValueError if the file is not UTF-8 text, or has a
-    byte that encoding would drop.
+    Show a progress bar. Special tokens in the file become their ids. Raise ValueError if the file
+    is not UTF-8 text, or has a byte that encoding would drop.
     """
     size = os.path.getsize(src)
     workers = workers_for(size, num_workers)
@@ -83,12 +83,12 @@ def writing_ids(
 ) -> Iterator[IdWriter]:
     """Open a writer of ids. If the block ends without an error, write `path` and its sidecar.
 
-    The sidecar names the tokenizer's file if `tokenizer_path` is given.
+    If `tokenizer_path` is not None, the sidecar contains it, relative to the folder of `path`.
     """
     if ending_of(path) not in ("", ".bin"):
-        raise ValueError(f"ids are written to a .bin file ({path}); name it {path.stem}.bin")
+        raise ValueError(f"a file of ids must end with .bin ({path}); use the name {path.stem}.bin")
     if tokenizer_path is not None:
-        with contextlib.suppress(ValueError):  # Windows: none to another drive
+        with contextlib.suppress(ValueError):  # Windows has no relative path to another drive
             tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
         tokenizer_path = Path(tokenizer_path).as_posix()
     writer = IdWriter(path, Maker.of(tokenizer, tokenizer_path))
@@ -115,9 +115,10 @@ class Maker:
 
 
 class IdWriter:
-    """Write ids array by array. Hash and count them at once, so nothing has to be read again.
+    """Write ids array by array. Hash and count them at the same time, to avoid a second read.
 
-    The file exists when `close` returns. Before that, and after a kill, only a temporary file does.
+    The file exists when `close` returns. Before this, and after a kill, there is only a temporary
+    file.
     """
 
     def __init__(self, path: Path, maker: Maker) -> None:
@@ -165,8 +166,8 @@ class IdWriter:
         return self.info
 
     def abandon(self) -> None:
-        """Delete the temporary file, if the ids are not complete."""
-        with contextlib.suppress(OSError):  # `close` writes the rest; a full disk fails again
+        """Delete the temporary file, because the ids are not complete."""
+        with contextlib.suppress(OSError):  # `close` writes, which may fail too
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -182,7 +183,7 @@ def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
 
 
 def partial_path(path: Path) -> Path:
-    """Return the path of a shard that is still being written."""
+    """Return the path of the temporary file of an unfinished shard."""
     return path.with_name(f".{path.name}.partial")  # a new run overwrites a killed run's file
 
 
@@ -195,10 +196,10 @@ def write_sidecar(
     tokenizer_hash: str,
     tokenizer: str | None,
 ) -> ShardInfo:
-    """Write the sidecar of an existing file. Read count, largest id and SHA-256 from the file.
+    """Write the sidecar of an existing file.
 
-    ValueError if an id is not below `vocab_size`. Then another tokenizer made the ids, or `dtype`
-    is wrong.
+    Compute the count, the largest id and the SHA-256 from the file. Raise ValueError if an id is
+    not below `vocab_size`. Then another tokenizer made the ids, or `dtype` is wrong.
     """
     path = Path(path)
     if dtype not in DTYPES:
@@ -210,8 +211,8 @@ def write_sidecar(
             max_id = max(max_id, int(np.frombuffer(data, DTYPES[dtype]).max()))
     if max_id >= vocab_size:
         raise ValueError(
-            f"an id is outside the vocabulary ({path}: {max_id}, vocab_size {vocab_size}); "
-            "pass the tokenizer that made the ids, and their dtype"
+            f"an id must be below the vocabulary size {vocab_size} ({max_id} in {path}); "
+            "use the tokenizer that made the ids, and the dtype of the ids"
         )
     status = path.stat()
     info = ShardInfo(
@@ -240,7 +241,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> ShardInfo | None:
-    """Read the sidecar of a shard. Return None if there is none, as for a `.npy` file."""
+    """Read the sidecar of a shard. Return None if the shard, such as a `.npy` file, has none."""
     path = Path(path)
     if path.suffix.lower() != ".bin":
         return None
@@ -256,13 +257,14 @@ def read_sidecar(path: str | Path) -> ShardInfo | None:
         kind = field.type.split(" | ")[0]  # annotations are strings: "int", "str | None"
         value = getattr(info, field.name)
         if type(value).__name__ != kind and not (value is None and "None" in field.type):
-            raise _bad_sidecar(sidecar, f"{field.name} is {value!r}")
+            raise _bad_sidecar(sidecar, f"{field.name} must be {field.type}, not {value!r}")
     if info.dtype not in DTYPES:
-        raise _bad_sidecar(sidecar, f"dtype is {info.dtype!r}")
+        raise _bad_sidecar(sidecar, f"dtype must be uint16 or uint32, not {info.dtype!r}")
     return info
 
 
 def _bad_sidecar(sidecar: Path, reason: str) -> FileFormatError:
     return FileFormatError(
-        f"not the description of a token shard ({sidecar}: {reason}); encode the text again"
+        f"the file does not describe a token shard ({sidecar}: {reason}); encode the text a second "
+        "time"
     )

@@ -18,7 +18,7 @@ from scratchlm.errors import WorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SMALL_BYTES = 4_000_000  # below this, starting workers costs more time than it saves
+SMALL_BYTES = 4_000_000  # for fewer bytes, starting workers costs more time than it saves
 
 _function: Callable[[Any], Any]  # each worker sets it when it starts
 
@@ -26,7 +26,9 @@ _function: Callable[[Any], Any]  # each worker sets it when it starts
 def workers_for(size: int, num_workers: int | None) -> int:
     """Return the number of processes for `size` bytes: `num_workers`, but 1 for a small file."""
     if num_workers is not None and num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1 ({num_workers}); leave it out for all")
+        raise ValueError(
+            f"num_workers must be at least 1 ({num_workers}); omit num_workers to use all cores"
+        )
     if size < SMALL_BYTES:
         return 1
     if num_workers is not None:
@@ -41,9 +43,9 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yield `map(function, items)` in order, from worker processes, with few items in flight.
 
-    Linux forks the workers. They import nothing, neither torch nor the caller's script, and get
-    `function` at no cost. Windows and macOS spawn them, and they import the caller's script.
-    A worker that dies raises WorkerError instead of hanging.
+    Linux forks the workers. Forked workers import nothing, neither torch nor the caller's script,
+    and get `function` at no cost. Windows and macOS spawn the workers, and spawned workers import
+    the caller's script. If a worker dies, raise WorkerError instead of waiting forever.
     """
     if num_workers == 1:
         yield from map(function, items)
@@ -60,10 +62,10 @@ def parallel_map(
         while in_flight:
             yield in_flight.popleft().result()
     except BrokenProcessPool:
-        guard = "" if forked else ', and keep a script below `if __name__ == "__main__":`'
+        guard = "" if forked else ', and put your code below `if __name__ == "__main__":`'
         raise WorkerError(
-            f"a worker process died (one of {num_workers}), most often because memory ran out; "
-            f"set a lower num_workers{guard}"
+            f"a worker process died (one of {num_workers}), probably because the memory was full; "
+            f"decrease num_workers{guard}"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -79,7 +81,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Exit when the parent ends. A killed parent sends no signal; the worker would wait forever."""
+    """Exit when the parent ends. A killed parent sends no signal. The worker would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,8 +1,9 @@
 """Merge many words at once in numpy: the fast twin of `merging.merge_word`.
 
 One array holds all words, one after another. Each round does one step of `merge_word` for every
-word: one `minimum.reduceat` finds each word's pair of lowest rank (of equal ranks, the leftmost),
-and the round merges these pairs in all words together. A word without a pair to merge drops out.
+word: one `minimum.reduceat` finds each word's pair of lowest rank (the leftmost pair, if several
+have this rank), and the round merges these pairs in all words together. A word without a pair to
+merge is finished.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class BatchMerger:
     def merge(self, data: npt.NDArray[np.uint8], starts: Ids, limits: Ids | None = None) -> Ids:
         """data (byte,), starts (word,), limits (word,) -> ids (byte,)
 
-        Merge the words that start at `starts` in `data`; the first starts at 0. A token's id stands
-        at its first byte, and -1 at its other bytes. Every byte must have an id. With `limits`, a
-        word merges only pairs whose rank is below its limit.
+        Merge the words that start at `starts` in `data`. The first word starts at 0. The result has
+        a token's id at the token's first byte, and -1 at its other bytes. Every byte must have an
+        id. With `limits`, a word merges only pairs whose rank is below its limit.
         """
         # A place's key packs the rank of the pair that begins there, and the place itself. So a
-        # word's lowest key is the pair to merge.
+        # word's lowest key belongs to the pair to merge.
         size = len(data)
         places = np.arange(size + 1)
         ids = np.append(self._byte_ids[data], self._nothing)
@@ -71,7 +72,7 @@ class BatchMerger:
             if not len(words):
                 break
             if 2 * gone > size or 2 * len(words) < num_words:
-                # Half of the places or words are finished: write the ids out, keep the rest.
+                # Half of the places or words are finished. Store all ids, and keep the other words.
                 merged[origin] = ids
                 kept = _of_words(words, begins) & (ids >= 0)
                 moved = np.cumsum(kept) - 1
@@ -122,8 +123,8 @@ def _of_words(words: Ids, begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_
 class PairTable:
     """A hash table in numpy arrays, which looks up the ranks of many pairs at once.
 
-    A slot packs one pair and its rank into an int64. Pairs whose slot is taken go to a second,
-    smaller table, and so on. Four or five tables hold all pairs.
+    A slot packs one pair and its rank into an int64. If another pair already has the slot, a pair
+    goes to a second, smaller table, and so on. Four or five tables are enough for all pairs.
     """
 
     def __init__(self, pairs: Ids, ranks: Ids, size: int) -> None:
@@ -147,7 +148,7 @@ class PairTable:
             multiplier = (multiplier * 0xD1342543DE82EF95 + 2) % (1 << 64)
 
     def __call__(self, first: Ids, second: Ids) -> Ids:
-        """Return the rank of each pair; a pair without one gets a number above all ranks."""
+        """Return the rank of each pair, or a number above all ranks for a pair without a rank."""
         return self._look_up(first * self._size + second, 0)
 
     def _look_up(self, keys: Ids, level: int) -> Ids:

@@ -5,10 +5,10 @@ The result must equal this loop:
     for piece in find_pieces(pattern)(text):
         ids += merge_word([byte_id[byte] for byte in piece.encode()], ranks, products)
 
-Three things make it fast. Ids stay little-endian bytes, which Python only joins. `stretch_cache`
-looks up the stretches between spaces (`stretches`), all at once. `batch_merging` merges the
-stretches that are new, all together. A reader who wants only the algorithm may skip this module and
-these three, because no other module depends on how they work.
+Three things make this module fast. Ids stay little-endian bytes, which Python only joins.
+`stretch_cache` looks up the stretches between spaces (`stretches`), all at once. `batch_merging`
+merges the new stretches, all together. A reader who wants only the algorithm may skip this module
+and these three modules, because no other module depends on how they work.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from scratchlm.tokenizer.pieces.stretches import (
 LONG_WORD = 500  # bytes; from this length on, a heap is faster than a scan of the word
 SHORT_TEXT = 8_000  # characters; for shorter texts the fast paths cost more than they save
 FEW_WORDS = 100  # for fewer words, one by one is faster than a batch
-MANY = 1 << 18  # stretches or pieces a batch, so that a long text needs arrays of only some MB
+MANY = 1 << 18  # stretches or pieces per batch, so that a long text needs arrays of only some MB
 CACHED_WORDS = 1 << 16
-MANY_WORDS = 64  # after so many merged words, a dict of all pairs pays off
+MANY_WORDS = 64  # after so many merged words, a dict of all pairs saves time
 LONGEST_CACHED = 64  # characters
 
 
@@ -113,12 +113,12 @@ class WordEncoder(dict[str, bytes]):
             f"in {data.decode()[:40]!r})"
         )
         if self._strict:
-            raise ValueError(f"{what}; add all 256 bytes to it")
+            raise ValueError(f"{what}; add all 256 bytes to the vocabulary")
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{what}; such bytes are left out, as in `tokenizers`: add all 256 bytes to keep "
-                "them",
+                f"{what}, so the encoder drops such bytes, as `tokenizers` does; add all 256 "
+                "bytes to the vocabulary",
                 Notice,
                 stacklevel=2,
             )
@@ -158,9 +158,9 @@ class WordEncoder(dict[str, bytes]):
 def no_ids(ids: object, error: KeyError | TypeError, size: int) -> ValueError:
     """Return the error for ids that `decode` cannot read."""
     if isinstance(error, KeyError):
-        return ValueError(f"no token has this id ({error.args[0]}); ids go from 0 to {size - 1}")
+        return ValueError(f"no token has this id ({error.args[0]}); use ids from 0 to {size - 1}")
     return ValueError(
-        f"ids are one row of whole numbers ({ids!r:.60}); give a list, an array or a tensor"
+        f"ids must be one row of whole numbers ({ids!r:.60}); pass a list, an array or a tensor"
     )
 
 
@@ -169,7 +169,7 @@ def not_a_text(value: object) -> ValueError:
     remedy = "write [tokenizer.encode(text) for text in texts]"
     if isinstance(value, bytes):
         remedy = "write tokenizer.encode(text.decode())"
-    return ValueError(f"a text is one string ({type(value).__name__} {value!r:.40}); {remedy}")
+    return ValueError(f"a text must be one string ({type(value).__name__} {value!r:.40}); {remedy}")
 
 
 def lone_surrogate(text: str, offset: int) -> ValueError:
@@ -186,7 +186,9 @@ class TextEncoder:
 
     def __init__(self, words: WordEncoder, pattern: Pattern, form: Any) -> None:
         if form not in (None, *get_args(Normalization)):
-            raise ValueError(f"normalization is NFC, NFD, NFKC, NFKD or None ({form!r}); give one")
+            raise ValueError(
+                f"normalization must be NFC, NFD, NFKC, NFKD or None ({form!r}); choose one of them"
+            )
         self._words = words
         self._pieces = find_pieces(pattern)
         self._known = is_known(pattern)
@@ -195,7 +197,7 @@ class TextEncoder:
         self._stretches = StretchCache()
 
     def __call__(self, text: str) -> bytes:
-        """Encode the text. Errors are those of `WordEncoder`."""
+        """Encode the text. Raise the same errors as `WordEncoder`."""
         if self._form:
             text = unicodedata.normalize(self._form, text)
         if len(text) < SHORT_TEXT:
@@ -205,7 +207,7 @@ class TextEncoder:
         return self._by_pieces(text)
 
     def _by_stretches(self, text: str) -> bytes:
-        """Encode text with spaces through the cache, which already has most of its stretches."""
+        """Encode text with spaces through the cache, which already has most stretches."""
         first, middle, last = stretches_of(text)
         parts = [self._words.join(self._pieces(first + SEPARATOR)[:-1])]
         data, starts, lengths = between_spaces(middle)
@@ -218,7 +220,7 @@ class TextEncoder:
 
     def _merge_stretches(self, stretches: list[bytes]) -> tuple[Array, Array]:
         """Merge the short stretches, which come first, in a batch. Merge each long one alone,
-        because it takes many rounds."""
+        because it needs many rounds."""
         num_short = sum(len(stretch) < LONG_WORD // 4 for stretch in stretches)
         ids, counts = self._merge_batch(stretches[:num_short])
         long_ids, long_counts = self._one_by_one(stretches[num_short:])
@@ -245,7 +247,7 @@ class TextEncoder:
         """Encode text with few spaces, such as Chinese.
 
         Its pieces rarely repeat, so this method merges them in batches without a cache. It cuts the
-        text at each long piece and merges that piece alone, because it takes many rounds.
+        text at each long piece and merges this piece alone, because a long piece needs many rounds.
         """
         lengths = self._pieces.lengths(text)
         ends = np.cumsum(lengths)
@@ -287,8 +289,8 @@ class BlockEncoder:
     def encode(self, blocks: Iterable[str], pretokenizer: Pretokenizer) -> Iterator[bytes]:
         """Yield the bytes of each block's ids.
 
-        A lone surrogate raises ValueError with its place in the text. Other errors are those of
-        `WordEncoder`.
+        Raise ValueError for a lone surrogate, with its position in the text. Otherwise raise the
+        same errors as `WordEncoder`.
         """
         offset = 0
         for block in blocks:

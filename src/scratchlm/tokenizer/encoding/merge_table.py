@@ -1,4 +1,4 @@
-"""A table of merges by the ids of their tokens, and the rules that merges must keep.
+"""A table of merges by the ids of their tokens, and the rules for merges.
 
 A modern vocabulary has hundreds of thousands of merges, and Python loops over them would take most
 of its loading time. So this module looks ids up by `map` and checks whole arrays. It builds pairs
@@ -30,7 +30,8 @@ BYTES = [bytes([byte]) for byte in range(256)]
 class MergeTable(Sequence[BytePair]):
     """The merges of a vocabulary, as a sequence of pairs of bytes.
 
-    It stores ids: `pairs` (merges, 2), and the ids of the merged tokens, `products` (merges,).
+    The table stores ids: `pairs` (merges, 2), and `products` (merges,), the ids of the merged
+    tokens.
     """
 
     def __init__(self, vocab: Mapping[int, bytes], pairs: Ids, products: Ids) -> None:
@@ -38,7 +39,7 @@ class MergeTable(Sequence[BytePair]):
 
     @classmethod
     def of(cls, vocab: Mapping[int, bytes], id_of: Mapping[bytes, int], merges: Any) -> Self:
-        """Build the table from pairs of bytes. ValueError if a merge needs an unknown token."""
+        """Build the table from pairs of bytes. Raise ValueError for a merge of an unknown token."""
         firsts, seconds = [a for a, _ in merges], [b for _, b in merges]
         table = cls._looked_up(vocab, id_of, firsts, seconds)
         if table is None:
@@ -50,7 +51,7 @@ class MergeTable(Sequence[BytePair]):
             )
             raise ValueError(
                 f"merge {rank} needs a token that is not in the vocabulary ({token!r}); "
-                "give vocabulary and merges of the same tokenizer"
+                "use the vocabulary and the merges of the same tokenizer"
             )
         return table
 
@@ -92,14 +93,14 @@ class MergeTable(Sequence[BytePair]):
         return cls(vocab, np.stack(columns[:2], axis=1), columns[2])
 
     def with_vocab(self, vocab: Mapping[int, bytes]) -> Self:
-        """Return the same merges for a larger vocabulary, which contains this one."""
+        """Return the same merges for a larger vocabulary, which contains the old one."""
         table = type(self)(vocab, self.pairs, self.products)
         table.__dict__["_by_key"] = self._by_key
         return table
 
     @cached_property
     def ranks(self) -> dict[Pair, int]:
-        """The rank of each pair of ids. This dict takes a tenth of a second to build."""
+        """The rank of each pair of ids. Python needs a tenth of a second to build this dict."""
         first, second = self.pairs.T.tolist()
         return dict(zip(zip(first, second, strict=True), range(len(first)), strict=True))
 
@@ -111,7 +112,7 @@ class MergeTable(Sequence[BytePair]):
         return int(order[place]) if place < len(keys) and keys[place] == key else default
 
     def check_once(self) -> None:
-        """Check that no merge is listed twice; ValueError otherwise."""
+        """Raise ValueError if a merge is listed twice."""
         keys, _ = self._by_key
         if (keys[1:] == keys[:-1]).any():
             pair, times = Counter(self.as_bytes).most_common(1)[0]
@@ -131,10 +132,11 @@ class MergeTable(Sequence[BytePair]):
         return list(zip(first, second, strict=True))
 
     def check_order(self, id_of: Mapping[bytes, int]) -> None:
-        """Check that for each product some merge comes after both its parts; ValueError otherwise.
+        """Raise ValueError if no merge of a product comes after both its parts.
 
-        One such merge is enough. A file made from tiktoken's ranks (Llama 3's) lists every split of
-        a token at the token's rank, even a split into parts that only later merges make.
+        One such merge is enough for each product. A file made from tiktoken's ranks (Llama 3's)
+        lists every split of a token at the token's rank, even a split into parts that only later
+        merges make.
         """
         size = 1 + max(self.vocab, default=0)
         never = len(self.products)
@@ -159,21 +161,21 @@ class MergeTable(Sequence[BytePair]):
             if product not in made:
                 a, b = self.as_bytes[rank]
                 raise ValueError(
-                    f"merge {rank} joins a token that no merge before it makes ({a!r} + {b!r}); "
-                    "list merges in the order they were learned"
+                    f"merge {rank} joins a token that no earlier merge makes ({a!r} + {b!r}); "
+                    "list the merges in the order in which they were learned"
                 )
 
     def check_without(self, special_ids: Mapping[str, int]) -> None:
-        """Check that no special token is a part or the product of a merge; ValueError otherwise."""
+        """Raise ValueError if a special token is a part or the product of a merge."""
         used = np.zeros(1 + max(self.vocab, default=0), bool)
         used[self.pairs] = used[self.products] = True
         for special, id in special_ids.items():
             if used[id] and len(special.encode()) > 1:
                 found = (self.pairs == id).any(axis=1) | (self.products == id)
                 raise ValueError(
-                    f"merge {found.argmax()} has a special token in it, which the encoder cuts out "
-                    f"before it merges ({special!r}); remove the merge or choose another special "
-                    "token"
+                    f"merge {found.argmax()} must not contain a special token ({special!r}), which "
+                    "the encoder cuts out before it merges; remove the merge, or choose another "
+                    "special token"
                 )
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
 """Encode one word: start from the ids of its bytes, and merge the pair of lowest rank until no pair
-has a rank. Of equal ranks, merge the leftmost first.
+has a rank. If several pairs have the lowest rank, merge the leftmost pair first.
 
 `ranks` maps a pair of ids to its rank; `products[rank]` is the id of the merged token. Both
 functions return the same ids. `merge_word` scans the whole word for each merge, which is fastest
-for usual words. `merge_long_word` takes n log n steps, for a word of a hundred thousand letters.
+for usual words. `merge_long_word` needs n log n steps, which is fast even for a word of a hundred
+thousand letters.
 """
 
 from __future__ import annotations

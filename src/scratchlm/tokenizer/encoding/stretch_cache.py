@@ -1,7 +1,7 @@
 """A cache from stretches to their ids, which looks up all stretches of a text at once.
 
 A short stretch is a number in a hash table of numpy arrays, and a few array operations find all of
-them. The long ones, a tenth of a text, are keys of a dict. Each stretch has an entry, the index of
+them. Long stretches, a tenth of a text, are keys of a dict. Each stretch has an entry, the index of
 its start and count in one array of ids.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from scratchlm.tokenizer.pieces.byte_strings import SHORT, Array, numbers_of, slices, strings_of
 
 CAPACITY = 1 << 19  # stretches; 60 MB of books have nearly as many
-LONG_BYTES = 1 << 24  # bytes; the limit for all keys of the dict
+LONG_BYTES = 1 << 24  # bytes; the limit for all keys of the dict together
 _SLOT_BITS = 20
 _SLOTS = 1 << _SLOT_BITS
 
@@ -26,8 +26,8 @@ Merge = Callable[[list[bytes]], tuple[Array, Array]]
 
 
 class StretchCache:
-    """A cache that empties itself when it is full. So its memory is bounded, and it adapts to new
-    text. A lock lets one thread use it at a time."""
+    """A cache that empties itself when it is full. So its memory is limited, and it adapts to new
+    text. A lock lets only one thread use the cache at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class StretchCache:
         return self._size
 
     def clear(self) -> None:
-        """Forget all stretches."""
+        """Remove all stretches."""
         self._size = 0
         self._keys = np.zeros(_SLOTS, np.uint64)
         self._entries = np.full(_SLOTS, -1, np.int32)
@@ -49,15 +49,17 @@ class StretchCache:
         self._starts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
-        """Return the ids of the stretches at these places of `data`, joined; at most `CAPACITY`
-        stretches. `merge` encodes the new ones."""
+        """Return the joined ids of the stretches at these places of `data`.
+
+        There may be at most `CAPACITY` stretches. `merge` encodes the new ones.
+        """
         if not len(starts):
             return np.zeros(0, np.int64)
         with self._lock:
             try:
                 return self._encode(data, starts, lengths, merge)
             except BaseException:
-                self.clear()  # an update may be half done
+                self.clear()  # an update may be incomplete
                 raise
 
     def _encode(self, data: bytes, starts: Array, lengths: Array, merge: Merge) -> Array:
@@ -127,7 +129,7 @@ class StretchCache:
         while len(numbers):
             free = np.flatnonzero(self._entries[slots] < 0)
             self._keys[slots[free]] = numbers[free]
-            # If several numbers want one slot, the last one written wins.
+            # If several numbers have the same slot, the last number stays in it.
             won = free[self._keys[slots[free]] == numbers[free]]
             self._entries[slots[won]] = entries[won]
             rest = np.ones(len(numbers), bool)

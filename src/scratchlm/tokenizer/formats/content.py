@@ -1,6 +1,6 @@
-"""The content of every tokenizer file, its rules, and the way JSON writes bytes as text.
+"""The content of every tokenizer file, its rules, and the method by which JSON stores bytes.
 
-JSON holds text, not bytes. So these files write each byte as one printable character, by GPT-2's
+JSON stores text, not bytes. So these files write each byte as one printable character, by GPT-2's
 table (`bytes_to_unicode` in openai/gpt-2): a printable byte becomes its own character, and the
 others become the characters from U+0100 on. A space becomes `Ġ`. A special token stays plain text.
 
@@ -31,7 +31,7 @@ from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, find_pieces
 Merges = Sequence[tuple[bytes, bytes]]
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; it bounds the length of arrays
+LARGEST_ID = 2**22 - 1  # sixteen times the largest vocabularies; it limits the length of arrays
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
@@ -40,16 +40,16 @@ _TO_CHARACTERS = {byte: 256 + i for i, byte in enumerate(_OTHERS)}
 AFTER_LAST_CHARACTER = chr(256 + len(_OTHERS))
 _TO_LATIN_1 = dict.fromkeys(_OTHERS, 0xFFFF) | {256 + i: byte for i, byte in enumerate(_OTHERS)}
 
-# Character -> its byte; 256 if it stands for none. The last entry serves all later characters.
+# Character -> its byte; 256 if it represents no byte. The last entry is for all later characters.
 _BYTE_OF = np.full(ord(AFTER_LAST_CHARACTER) + 1, 256, np.uint16)
 _BYTE_OF[_PRINTABLE] = _PRINTABLE
 _BYTE_OF[256 : 256 + len(_OTHERS)] = _OTHERS
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# The syntax that means the same to Python and to Oniguruma, which `tokenizers` uses. Left out: in
-# Oniguruma `{1,3}+` is no possessive repeat, `^` and `$` match at every line, `\w` and `\b` know
-# other letters, and sets nest.
+# The syntax with the same meaning in Python and in Oniguruma, the engine of `tokenizers`. Oniguruma
+# reads other syntax differently: `{1,3}+` is not a possessive repeat, `^` and `$` match at every
+# line, `\w` and `\b` include other letters, and sets nest.
 _ESCAPE = r"\\(?:[pP]\{\^?\w+\}|[sSdDnrtfv]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[^\w])"
 _PORTABLE = re.compile(
     rf"(?:{_ESCAPE}"
@@ -63,7 +63,7 @@ _PORTABLE = re.compile(
 
 @dataclass(frozen=True)
 class TokenizerParts:
-    """The arguments of BPETokenizer, as files hold them. `vocab` includes the special tokens."""
+    """The arguments of BPETokenizer, as files store them. `vocab` includes the special tokens."""
 
     vocab: Mapping[int, bytes]
     merges: Merges
@@ -82,16 +82,18 @@ def check(parts: TokenizerParts) -> None:
     if vocab and (min(vocab) < 0 or max(vocab) > LARGEST_ID):
         id = next(id for id in vocab if not 0 <= id <= LARGEST_ID)
         raise ValueError(
-            f"an id must be from 0 to {LARGEST_ID} ({id} of {vocab[id]!r}); renumber it"
+            f"an id must be from 0 to {LARGEST_ID} ({id} of {vocab[id]!r}); change the id"
         )
     for special in parts.special_tokens:
         if not special:
-            raise ValueError("a special token is empty (''); give it at least one character")
+            raise ValueError("a special token must not be empty (''); remove the empty token")
         if _SURROGATE.search(special):
-            raise ValueError(f"a special token has a lone surrogate ({special!r}); replace it")
+            raise ValueError(
+                f"a special token has a lone surrogate ({special!r}); replace the surrogate"
+            )
     id_of, special_ids = ids_of(vocab, parts.special_tokens)
     if b"" in id_of:
-        raise ValueError(f"a token is empty (id {id_of[b'']}); remove it")
+        raise ValueError(f"a token must not be empty (id {id_of[b'']}); remove the token")
     table = merge_table(parts.vocab, parts.merges, id_of, special_ids)
     table.check_once()
     table.check_without(special_ids)
@@ -124,8 +126,8 @@ def ids_of(
             id = id_of[token]
             if token not in specials or token in ordinary or other > id:
                 raise ValueError(
-                    f"two ids have the same bytes ({token!r}, {other} and {id}); "
-                    "give each token one id"
+                    f"two ids must not have the same bytes ({token!r}, ids {other} and {id}); "
+                    "remove one of the ids"
                 )
             ordinary.add(token)
             id_of[token], special_ids[specials[token]] = other, id
@@ -141,8 +143,8 @@ def merge_table(
     id_of: Mapping[bytes, int],
     special_ids: Mapping[str, int],
 ) -> MergeTable:
-    """Return the table of merges by ids. A special token may be a part. ValueError if a merge needs
-    a token without an id."""
+    """Return the table of merges by ids. A special token may be a part. Raise ValueError if a merge
+    needs a token without an id."""
     if isinstance(merges, MergeTable) and merges.vocab is vocab:
         return merges
     specials = {special.encode(): id for special, id in special_ids.items()}
@@ -150,10 +152,11 @@ def merge_table(
 
 
 def content_hash(parts: TokenizerParts) -> str:
-    """Return the SHA-256, in hex, of vocabulary, merges, special tokens, pattern, and settings that
-    are not the default.
+    """Return the SHA-256 of the content, in hex.
 
-    It depends neither on the kind of file nor on the order of special tokens.
+    The content is the vocabulary, the merges, the special tokens, the pattern, and the settings
+    that are not the default. The hash depends neither on the kind of file nor on the order of the
+    special tokens.
     """
     known = (parts.vocab.get(id) for id in range(max(parts.vocab, default=-1) + 1))
     tokens = [None if token is None else token.decode("latin-1") for token in known]
@@ -173,7 +176,7 @@ def content_hash(parts: TokenizerParts) -> str:
 
 
 def check_portable(pattern: Pattern) -> None:
-    r"""Check that `tokenizers` reads the pattern as we do; ValueError otherwise.
+    r"""Raise ValueError if `tokenizers` would read the pattern differently.
 
     In `tokenizers`, `\p{N}{1,3}+` matches any number of digits, and `$` before every line feed.
     """
@@ -186,13 +189,13 @@ def check_portable(pattern: Pattern) -> None:
     if match.end() < len(pattern):
         raise ValueError(
             f"`tokenizers` would read the pattern differently from character {match.end()} on "
-            f"({shown(pattern[match.end() :])}); write it with classes such as \\p{{L}}, and "
-            "without anchors"
+            f"({shown(pattern[match.end() :])}); write the pattern with classes such as \\p{{L}}, "
+            "and without anchors"
         )
 
 
 def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
-    """Return the parts if they keep the rules; FileFormatError otherwise."""
+    """Return the parts. Raise FileFormatError if they break a rule."""
     try:
         check(parts)
     except ValueError as error:
@@ -215,19 +218,19 @@ def ids_by_name(path: StrPath, ids: Mapping[str, Any]) -> Mapping[str, int]:
     for name, id in ids.items():
         if type(id) is not int or not 0 <= id <= LARGEST_ID:
             what = f"an id must be an int from 0 to {LARGEST_ID} ({shown(id)} of {shown(name)})"
-            refuse(path, what, "renumber it")
+            refuse(path, what, "change the id")
         if id in name_of:
             what = f"two tokens have the same id ({id}, {shown(name_of[id])} and {shown(name)})"
-            refuse(path, what, "give each its own")
+            refuse(path, what, "change one of the ids")
         if not name:
-            refuse(path, f"a token is empty (id {id})", "remove it")
+            refuse(path, f"a token must not be empty (id {id})", "remove the token")
         name_of[id] = name
     return ids
 
 
 def names_of(parts: TokenizerParts) -> dict[str, int]:
-    """Return the names of the tokens in a file, in the order of ids. ValueError if two tokens have
-    the same name."""
+    """Return the names of the tokens in a file, in the order of ids. Raise ValueError if two
+    tokens have the same name."""
     _, special_ids = ids_of(parts.vocab, parts.special_tokens)
     specials = {id: special for special, id in special_ids.items()}
     ids: dict[str, int] = {}
@@ -247,12 +250,12 @@ def to_merge(path: StrPath, parts: Any, place: str, number: int) -> tuple[bytes,
     a, b = parts if type(parts) is list and len(parts) == 2 else ("", "")
     if not (type(a) is str and type(b) is str and a and b):
         what = f"a merge must be two tokens ({place} {number}: {shown(parts)})"
-        refuse(path, what, "save or download it anew")
+        refuse(path, what, "save or download the file a second time")
     return to_bytes(path, a, f"{place} {number}"), to_bytes(path, b, f"{place} {number}")
 
 
 def all_to_bytes(path: StrPath, names: Sequence[str]) -> list[bytes]:
-    """Return `to_bytes` of many names, at once."""
+    """Return the results of `to_bytes` for many names, all at once."""
     characters = np.frombuffer("".join(names).encode("utf-32-le", "surrogatepass"), np.uint32)
     values = _BYTE_OF[np.minimum(characters, len(_BYTE_OF) - 1)]
     if (values > 0xFF).any():
@@ -263,15 +266,15 @@ def all_to_bytes(path: StrPath, names: Sequence[str]) -> list[bytes]:
 
 
 def to_bytes(path: StrPath, name: str, place: str = "vocab") -> bytes:
-    """Return the bytes of a token's name. The error names the `place` in the file."""
+    """Return the bytes of a token's name. The error contains the `place` in the file."""
     try:
         return name.translate(_TO_LATIN_1).encode("latin-1")
     except UnicodeEncodeError as error:
         what = (
-            f"a token has a character that stands for no byte "
+            f"a token has a character that represents no byte "
             f"({place}: {name[error.start]!r} in {shown(name)})"
         )
-        refuse(path, what, "use a byte-level BPE file")
+        refuse(path, what, "choose a byte-level BPE file")
 
 
 def to_characters(token: bytes) -> str:

@@ -1,7 +1,7 @@
 """GPT-2's two files: vocab.json (or encoder.json) and merges.txt (or vocab.bpe).
 
 vocab.json maps each token's name to its id. merges.txt has one merge a line, after a `#version`
-line. The files hold neither the pattern nor the special tokens: both are GPT-2's.
+line. The files contain neither the pattern nor the special tokens: both are GPT-2's.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def read_gpt2(
 ) -> TokenizerParts:
     """Read both files.
 
-    A merge must make every token that is neither special nor one byte. If none does, the merges are
-    incomplete or belong to another vocabulary.
+    Every token needs a merge that makes the token, unless the token is special or one byte. If this
+    merge is missing, the merges are incomplete or belong to another vocabulary.
     """
     ids = ids_by_name(vocab_json, parse_object(vocab_json, read_file(vocab_json)))
     ordinary = {name: id for name, id in ids.items() if name not in special_tokens}
@@ -55,7 +55,7 @@ def read_gpt2(
     for id, token in vocab.items():
         if len(token) > 1 and token not in made:
             what = f"no merge makes a token ({shown(token)}, id {id})"
-            refuse(files, what, "give the whole merges.txt, or name the token as special")
+            refuse(files, what, "use the complete merges.txt, or pass the token as a special token")
     return parts
 
 
@@ -74,26 +74,26 @@ def _merges_of(path: StrPath, start: int, lines: list[str]) -> Merges:
             # Readers disagree here: some read a merge of the token `#version`, others skip the
             # line like a header.
             what = f"only the first line may start with #version (line {i})"
-            refuse(path, what, "give a tokenizer.json")
+            refuse(path, what, "choose a tokenizer.json file")
         merges.append(to_merge(path, line.split(" "), "line", i))
     return merges
 
 
 def write_gpt2_vocab(parts: TokenizerParts) -> str:
-    """Return the text of vocab.json. ValueError if the two files cannot hold the tokenizer."""
+    """Return the text of vocab.json. Raise ValueError if it cannot store the tokenizer."""
     _check_is_gpt2(parts)
     return json.dumps(names_of(parts), ensure_ascii=False)
 
 
 def write_gpt2_merges(parts: TokenizerParts) -> str:
-    """Return the text of merges.txt. ValueError if the two files cannot hold the tokenizer."""
+    """Return the text of merges.txt. Raise ValueError if it cannot store the tokenizer."""
     _check_is_gpt2(parts)
     lines = [f"{to_characters(a)} {to_characters(b)}\n" for a, b in parts.merges]
     for i, line in enumerate(lines):
         if line.startswith("#version"):
             raise ValueError(
-                "merges.txt cannot hold a merge of the token #version, because that starts its "
-                f"header (merge {i}); save tokenizer.json"
+                f"merges.txt cannot store a merge of the token #version (merge {i}), because "
+                "#version begins the header of the file; save a tokenizer.json file"
             )
     return "#version: 0.2\n" + "".join(lines)
 
@@ -109,6 +109,6 @@ def _check_is_gpt2(parts: TokenizerParts) -> None:
     ):
         if value != gpt2:
             raise ValueError(
-                f"GPT-2's files cannot hold {name} ({shown(value)}), because GPT-2 always has "
-                f"{shown(gpt2)}; save tokenizer.json"
+                f"GPT-2's files cannot store {name} ({shown(value)}), because GPT-2 always has "
+                f"{shown(gpt2)}; save a tokenizer.json file"
             )

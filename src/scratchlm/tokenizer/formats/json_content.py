@@ -22,14 +22,14 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_file(path: StrPath) -> bytes:
-    """Return a file's bytes. FileFormatError for a directory or an empty file; OSError if the file
-    is missing or unreadable."""
+    """Return a file's bytes. Raise FileFormatError for a directory or an empty file. Raise OSError
+    if the file is missing or unreadable."""
     try:
         data = Path(path).read_bytes()
     except IsADirectoryError:
-        refuse(path, "it must be a file (a directory)", "give the file in it")
+        refuse(path, "the path must be a file (a directory)", "choose a file in the directory")
     if not data:
-        refuse(path, "it is empty (0 bytes)", "save or download it anew")
+        refuse(path, "the file is empty (0 bytes)", "save or download the file a second time")
     check_downloaded(path)
     return data
 
@@ -39,30 +39,33 @@ def decode(path: StrPath, data: bytes) -> str:
     try:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        what = f"it is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
-        refuse(path, what, "save or download it anew")
+        what = f"the file is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
+        refuse(path, what, "save or download the file a second time")
 
 
 def parse_object(path: StrPath, data: str | bytes) -> dict[str, Any]:
     """Parse a JSON object. No key may repeat, and no string may have a lone surrogate."""
     text = decode(path, data) if isinstance(data, bytes) else data
     if not text:
-        refuse(path, "it is empty (0 bytes)", "save or download it anew")
+        refuse(path, "the file is empty (0 bytes)", "save or download the file a second time")
     try:
         content = parse_json(text)
     except ValueError as error:
-        refuse(path, f"it is not JSON ({error})", "save or download it anew")
+        refuse(path, f"the file is not JSON ({error})", "save or download the file a second time")
     if not isinstance(content, dict):
-        refuse(path, f"it must be a JSON object ({type(content).__name__})", "give another file")
+        what = f"the file must be a JSON object ({type(content).__name__})"
+        refuse(path, what, "choose another file")
     # Text decoded from UTF-8 has a surrogate only through an escape.
     in_text = isinstance(data, str) and not text.isascii() and _SURROGATE.search(text)
     if in_text or ("\\u" in text and _SURROGATE_ESCAPE.search(text)):
         try:
             lone = _SURROGATE.search(json.dumps(content, ensure_ascii=False))
         except RecursionError:
-            refuse(path, "it is not JSON (nested too deeply)", "save or download it anew")
+            what = "the file is not JSON (nested too deeply)"
+            refuse(path, what, "save or download the file a second time")
         if lone:
-            refuse(path, f"a string has a lone surrogate (U+{ord(lone[0]):04X})", "replace it")
+            what = f"a string has a lone surrogate (U+{ord(lone[0]):04X})"
+            refuse(path, what, "replace the surrogate")
     return content
 
 
@@ -71,7 +74,7 @@ def no_collection() -> Iterator[None]:
     """Turn garbage collection off in a block or a function.
 
     A file may hold half a million merges. While Python creates their lists and tuples, the
-    collector would traverse all of them again and again, and find no garbage.
+    collector would traverse all of them many times, and find no garbage.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -86,8 +89,8 @@ def field(path: StrPath, content: Any, key: str, kind: type) -> Any:
     """Return `content[key]`, after a check of its type."""
     value = content.get(key) if isinstance(content, dict) else None
     if type(value) is not kind:
-        what = f"{key!r} must be a {kind.__name__} ({shown(value)})"
-        refuse(path, what, "give a tokenizer.json")
+        what = f"{key!r} must be of type {kind.__name__} ({shown(value)})"
+        refuse(path, what, "choose a tokenizer.json file")
     return value
 
 
@@ -95,8 +98,8 @@ def only(path: StrPath, content: Mapping[str, Any], key: str, *allowed: Any) -> 
     """Check that the value is one of `allowed`; a missing key counts as null."""
     value = content.get(key)
     if not any(type(value) is type(other) and value == other for other in allowed):
-        known = ", ".join(json.dumps(other) for other in allowed)
-        refuse(path, f"{key} must be {known} ({shown(value)})", "use a file with such a value")
+        known = " or ".join(json.dumps(other) for other in allowed)
+        refuse(path, f"{key} must be {known} ({shown(value)})", "choose a file with such a value")
 
 
 def shown(value: Any) -> str:

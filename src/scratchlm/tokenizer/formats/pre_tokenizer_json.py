@@ -15,14 +15,14 @@ from scratchlm.tokenizer.formats.json_content import only, refuse, shown
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical, is_known
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-_REMEDY = "use a byte-level BPE file whose steps are Split, Digits and ByteLevel"
+_REMEDY = "choose a byte-level BPE file whose steps are Split, Digits and ByteLevel"
 
 
 def write_pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
     """Return the JSON of a pattern. ByteLevel has GPT-2's pattern built in.
 
-    With one expression of the user's, `tokenizers` drops the text that it does not match; our
-    encoder raises an error instead.
+    With a single custom expression, `tokenizers` drops the text that the expression does not match.
+    Our encoder raises an error instead.
     """
     if pattern == GPT2:
         return BYTE_LEVEL | {"use_regex": True}
@@ -34,7 +34,7 @@ def write_pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
 
 
 def read_pre_tokenizer(path: StrPath, pre_tokenizer: Any) -> Pattern:
-    """Return the pattern that cuts text as these steps do. FileFormatError if there is none."""
+    """Return the pattern that cuts text as these steps do. Raise FileFormatError if none does."""
     *steps, last = _steps(pre_tokenizer) or [None]
     if not isinstance(last, dict) or last.get("type") != "ByteLevel":
         refuse(path, f"pre_tokenizer must end with ByteLevel ({shown(pre_tokenizer)})", _REMEDY)
@@ -43,7 +43,8 @@ def read_pre_tokenizer(path: StrPath, pre_tokenizer: Any) -> Pattern:
     if last.get("use_regex", True) is not False:
         steps += _splits((GPT2,), "Isolated")
     if not steps:
-        refuse(path, "pre_tokenizer cuts no text (ByteLevel without use_regex)", "add a Split")
+        what = "pre_tokenizer must cut the text (ByteLevel without use_regex)"
+        refuse(path, what, "add a Split step")
     cuts: list[str] = []
     kept_alone = False  # whether only matches become pieces
     for step in steps:

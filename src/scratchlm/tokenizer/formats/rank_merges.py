@@ -1,9 +1,9 @@
-"""Compute the merges behind tiktoken's ranks for all tokens at once: the fast twin of
+"""Compute the merges that tiktoken's ranks imply, for all tokens at once: the fast twin of
 `merges_of_ranks` and `splits_of_ranks` in `tiktoken_files`.
 
 Each inner place of a token splits it into two parts. `known_splits` looks the parts of all places
 up together, by a hash of their bytes, and keeps the splits into two tokens. Then `BatchMerger`
-merges every token by the ranks below its own, and must leave two parts.
+merges every token by the ranks below the token's rank. Two parts must remain.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def merged_pairs(ranks: Mapping[bytes, int], splits: Merges) -> Merges | None:
-    """Return the last merge of each token, in the order of ranks; `splits` is of `known_splits`.
-    Return None if merging by lower ranks does not leave two parts of every token."""
+    """Return the last merge of each token, in the order of ranks. `splits` is the result of
+    `known_splits`. Return None if merging a token by lower ranks does not end with two parts."""
     tokens, limits = _by_rank({token: rank for token, rank in ranks.items() if len(token) > 1})
     if not tokens:
         return splits
@@ -41,8 +41,8 @@ def merged_pairs(ranks: Mapping[bytes, int], splits: Merges) -> Merges | None:
 
 
 def known_splits(ranks: Mapping[bytes, int]) -> Merges | None:
-    """Return all pairs of tokens whose concatenation is a token, in the order of its rank. Return
-    None in the rare case that two tokens have the same hash."""
+    """Return all pairs of tokens whose concatenation is a token, in the order of this token's rank.
+    Return None in the rare case that two tokens have the same hash."""
     tokens, ids = _by_rank(ranks)
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     data = np.frombuffer(b"".join(tokens), np.uint8)
@@ -112,8 +112,8 @@ def _powers(base: int, count: int) -> Hashes:
 
 
 class _HashTable:
-    """A table that gives the index of each hash. A hash whose slot is taken goes into a second,
-    smaller table."""
+    """A table that returns the index of each hash. If another hash already has the slot, a hash
+    goes into a second, smaller table."""
 
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
@@ -137,7 +137,7 @@ class _HashTable:
             index = table[self._slots(hashes[rest], shift)]
             right = (index >= 0) & (self._hashes[index] == hashes[rest])
             found[rest[right]] = index[right]
-            rest = rest[~right & (index >= 0)]  # after an empty slot, no table has it
+            rest = rest[~right & (index >= 0)]  # if a slot is empty, no later table has the hash
         return found
 
     @staticmethod

@@ -1,8 +1,8 @@
 """tiktoken's files: one token a line, `<base64 of its bytes> <rank>`. The rank is the id.
 
-The files hold no merges: tiktoken merges the two neighbours whose joined bytes have the lowest
-rank. So such a file can hold a tokenizer only if its merges are in the order of the ids that they
-make. The files hold neither the pattern nor the special tokens.
+The files contain no merges: tiktoken merges the two neighbours whose joined bytes have the lowest
+rank. So such a file can store a tokenizer only if its merges are in the order of the ids that they
+make. The files contain neither the pattern nor the special tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scratchlm.tokenizer.pieces.patterns import Pattern
 
 
 class UnreachableToken(ValueError):  # noqa: N818 (valid ranks may have such a token)
-    """Raised for a token that merging in the order of ranks never makes."""
+    """Merging in the order of ranks never makes a token."""
 
 
 _LINE = re.compile(rb"(\S+) ([0-9]{1,10})")
@@ -44,8 +44,8 @@ def read_tiktoken(path: StrPath) -> dict[bytes, int]:
 
 
 def _all_lines(data: bytes) -> dict[bytes, int] | None:
-    """Parse all lines at once. Return None for a file that needs `_line_by_line`: one with a broken
-    line, or with another layout."""
+    """Parse all lines at once. Return None for a file with a broken line or another layout, which
+    needs `_line_by_line`."""
     fields = data.split()
     try:
         tokens = list(map(binascii.a2b_base64, fields[::2]))
@@ -75,61 +75,64 @@ def _line_by_line(path: StrPath, data: bytes) -> dict[bytes, int]:
     for i, line in enumerate(data.splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match:
-            what = f"line {i} must be a token in base64, a space and its rank ({shown(line)})"
-            refuse(path, what, "save or download it anew")
+            what = f"line {i} must be a token in base64, a space and a rank ({shown(line)})"
+            refuse(path, what, "save or download the file a second time")
         token, rank = _from_base64(match[1]), int(match[2])
         if not token:
-            what = f"line {i} has a token that is not base64 ({shown(match[1])})"
-            refuse(path, what, "save or download it anew")
+            what = f"the token in line {i} must be base64 ({shown(match[1])})"
+            refuse(path, what, "save or download the file a second time")
         if rank > LARGEST_ID:
-            refuse(path, f"line {i} has a rank above {LARGEST_ID} ({rank})", "renumber it")
+            refuse(path, f"line {i} has a rank above {LARGEST_ID} ({rank})", "change the rank")
         if token in ranks:
             what = f"line {i} repeats a token ({shown(token)})"
-            refuse(path, what, "list it once")
+            refuse(path, what, "list each token once")
         if rank in lines:
             what = f"line {i} repeats the rank of line {lines[rank]} ({rank})"
-            refuse(path, what, "give each token its own")
+            refuse(path, what, "change one of the ranks")
         ranks[token] = rank
         lines[rank] = i
     for byte in range(256):
         if bytes([byte]) not in ranks:
-            what = f"the byte 0x{byte:02x} has no rank (of {len(ranks)} tokens)"
-            refuse(path, what, "give the whole file")
+            what = f"the byte 0x{byte:02x} has no rank (the file has {len(ranks)} tokens)"
+            refuse(path, what, "use the complete file")
     return ranks
 
 
 def write_tiktoken(ranks: Mapping[bytes, int]) -> bytes:
-    """Return the content of a .tiktoken file, its lines in the order of rank."""
+    """Return the content of a .tiktoken file, with the lines in the order of ranks."""
     if len(set(ranks.values())) < len(ranks) or b"" in ranks:
-        raise ValueError("two tokens have one rank, or a token is empty; give each its own")
+        raise ValueError(
+            "two tokens have the same rank, or a token is empty; change a rank or remove the token"
+        )
     lines = sorted((rank, base64.b64encode(token)) for token, rank in ranks.items())
     return b"".join(b"%s %d\n" % (token, rank) for rank, token in lines)
 
 
 def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
-    """Return the ranks with which tiktoken gives the same ids, without special tokens.
+    """Return the ranks of the ordinary tokens. With these ranks, tiktoken returns the same ids.
 
-    ValueError if tiktoken cannot: a byte has no token, the tokenizer normalizes text, or the ranks
-    imply other merges.
+    Raise ValueError if tiktoken cannot return the same ids: a byte has no token, the tokenizer
+    normalizes text, or the ranks imply other merges.
     """
     check(parts)
     if parts.normalization:
         raise ValueError(
-            f"tiktoken does not normalize text ({parts.normalization}); save tokenizer.json"
+            f"tiktoken does not normalize text ({parts.normalization}); save a tokenizer.json file"
         )
     specials = {special.encode() for special in parts.special_tokens}
     ranks = {token: id for id, token in parts.vocab.items() if token not in specials}
     for byte in range(256):
         if bytes([byte]) not in ranks:
             raise ValueError(
-                f"tiktoken needs a token for each byte (0x{byte:02x} has none); save tokenizer.json"
+                f"tiktoken needs a token for each byte (0x{byte:02x} has none); save a "
+                "tokenizer.json file"
             )
     products = [ranks[a + b] for a, b in parts.merges]
     for i in range(1, len(products)):
         if products[i] < products[i - 1]:
             raise ValueError(
-                f"tiktoken merges in the order of ids, but merge {i} makes id {products[i]} after "
-                f"id {products[i - 1]}; save tokenizer.json"
+                f"tiktoken merges in the order of ids (merge {i} makes id {products[i]} after id "
+                f"{products[i - 1]}); save a tokenizer.json file"
             )
     if parts.ignore_merges and set(parts.merges) == set(splits_of_ranks(ranks)):
         return ranks
@@ -142,7 +145,7 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
         own, theirs = (shown(merges[i : i + 1]) for merges in (parts.merges, implied))
         raise ValueError(
             f"tiktoken's ranks imply other merges (merge {i}: {own}, by ranks {theirs}); "
-            "save tokenizer.json"
+            "save a tokenizer.json file"
         )
     return ranks
 
@@ -151,16 +154,17 @@ def tiktoken_ranks(parts: TokenizerParts) -> dict[bytes, int]:
 def parts_of_ranks(
     ranks: Mapping[bytes, int], special_tokens: Sequence[str] | Mapping[str, int], pattern: Pattern
 ) -> TokenizerParts:
-    """Return the tokenizer that gives tiktoken's ids. The special tokens may come with their ids.
+    """Return the parts of a tokenizer that returns tiktoken's ids. The special tokens may have ids.
 
-    Raise ValueError for two tokens of one rank.
+    Raise ValueError if two tokens have the same rank.
     """
     vocab: dict[int, bytes] = {}
     with_ids = special_tokens.items() if isinstance(special_tokens, Mapping) else ()
     for token, id in chain(ranks.items(), ((text.encode(), id) for text, id in with_ids)):
         if vocab.setdefault(id, token) is not token:
             raise ValueError(
-                f"two tokens have one rank ({id}: {vocab[id]!r} and {token!r}); give each its own"
+                f"two tokens have the same rank ({id}: {vocab[id]!r} and {token!r}); change one of "
+                "the ranks"
             )
     specials = list(special_tokens)
     splits = known_splits(ranks) if b"" not in ranks and max(ranks.values()) <= LARGEST_ID else None
@@ -175,10 +179,11 @@ def parts_of_ranks(
 
 
 def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return the merges behind tiktoken's ranks: the two parts that merging by lower ranks leaves
-    of each token.
+    """Return the merges that tiktoken's ranks imply.
 
-    UnreachableToken if it does not leave two parts, because merging then never makes the token.
+    The function merges the bytes of each token by the lower ranks. The two remaining parts are the
+    token's merge. Raise UnreachableToken if the number of remaining parts is not two, because
+    merging then never makes the token.
     """
     merges: list[tuple[bytes, bytes]] = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -188,18 +193,18 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
             raise UnreachableToken(
                 f"merging by lower ranks never makes a token ({token!r}, rank {rank}); "
-                "give all of tiktoken's mergeable_ranks"
+                "pass all of tiktoken's mergeable_ranks"
             )
         merges.append((parts[0], parts[1]))
     return merges
 
 
 def splits_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return every pair of tokens whose concatenation is a token, in the order of its rank, as in
-    Llama 3's tokenizer.json.
+    """Return every pair of tokens whose concatenation is a token, in the order of this token's
+    rank, as in Llama 3's tokenizer.json.
 
-    With `ignore_merges` these merges give tiktoken's ids. They do so even for a vocabulary with
-    tokens that merging never makes, which `merges_of_ranks` refuses.
+    With `ignore_merges`, encoding by these merges returns tiktoken's ids, even for a vocabulary
+    with tokens that merging never makes. `merges_of_ranks` refuses such a vocabulary.
     """
     merges: list[tuple[bytes, bytes]] = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):

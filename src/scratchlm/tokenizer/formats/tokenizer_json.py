@@ -1,11 +1,11 @@
 """tokenizer.json, the file that Hugging Face tokenizers writes and transformers reads.
 
-Ids equal those of `tokenizers`' `encode(text, add_special_tokens=False)`. So the reader accepts a
-post-processor that adds tokens (Llama 3's puts <|begin_of_text|> first), and ignores it. It refuses
-everything else that would give other ids than ours: a prefix space, dropout, other normalizers and
-pre-tokenizers, added tokens that strip the spaces beside them, and ids that `tokenizers` would
-change. It reads the layouts of GPT-2, GPT-NeoX, GPT-4, SmolLM 2, Command R, Llama 3, Qwen 2 to 3
-and DeepSeek V3. The rules of `content.check` hold too.
+Our ids equal the ids of `encode(text, add_special_tokens=False)` in `tokenizers`. So the reader
+accepts a post-processor that adds tokens (Llama 3's puts <|begin_of_text|> first), and ignores it.
+The reader refuses all other settings that would lead to different ids: a prefix space, dropout,
+other normalizers and pre-tokenizers, added tokens that strip the spaces beside them, and ids that
+`tokenizers` would change. It reads the layouts of GPT-2, GPT-NeoX, GPT-4, SmolLM 2, Command R,
+Llama 3, Qwen 2 to 3 and DeepSeek V3. The content must also follow the rules of `content.check`.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_
 
 
 def write_tokenizer_json(parts: TokenizerParts) -> str:
-    """Return the text of tokenizer.json. Raise ValueError if it cannot hold the tokenizer.
+    """Return the text of tokenizer.json. Raise ValueError if the file cannot store the tokenizer.
 
-    In the file, `model.vocab` includes the special tokens. Without this, `tokenizers` ignores
-    their ids and gives them new ones.
+    In the file, `model.vocab` includes the special tokens. Otherwise `tokenizers` would ignore
+    their ids and assign new ids.
     """
     check(parts)
     check_portable(parts.pattern)
     ids = names_of(parts)
     _check_special_names(ids, parts)
-    # If a special and an ordinary token have the same bytes, merges mean the ordinary one, which
-    # has the smaller id.
+    # If a special and an ordinary token have the same bytes, merges refer to the ordinary token,
+    # which has the smaller id.
     names = {parts.vocab[id]: name for name, id in reversed(ids.items())}
     pairs = [(names[a], names[b]) for a, b in parts.merges]
     merges: list[Any] = [f"{a} {b}" for a, b in pairs]
@@ -106,12 +106,12 @@ def write_tokenizer_json(parts: TokenizerParts) -> str:
 
 @no_collection()
 def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
-    """Parse the text of a tokenizer.json. FileFormatError if it is broken, or if `tokenizers` would
-    give other ids than ours."""
+    """Parse the text of a tokenizer.json. Raise FileFormatError if the text is broken, or if
+    `tokenizers` would return other ids than our encoder."""
     content = parse_object(path, text)
     for key in content:
         if key not in _KEYS:
-            refuse(path, f"an unknown key ({shown(key)})", "give a tokenizer.json")
+            refuse(path, f"it has an unknown key ({shown(key)})", "choose a tokenizer.json file")
     only(path, content, "version", None, "1.0")
     only(path, content, "truncation", None)
     only(path, content, "padding", None)
@@ -123,7 +123,8 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     if content.get("decoder") is not None:
         decoder = field(path, content, "decoder", dict)
         if decoder.get("type") != "ByteLevel":
-            refuse(path, f"decoder must be ByteLevel ({shown(decoder)})", "use a byte-level file")
+            what = f"decoder must be ByteLevel ({shown(decoder)})"
+            refuse(path, what, "choose a byte-level BPE file")
 
     ids = ids_by_name(path, field(path, model, "vocab", dict))
     added = field(path, content, "added_tokens", list)
@@ -168,7 +169,7 @@ def _model_of(path: StrPath, content: dict[str, Any]) -> dict[str, Any]:
     model = field(path, content, "model", dict)
     if model.get("type", "BPE") != "BPE":
         what = f"the model must be BPE ({shown(model['type'])})"
-        refuse(path, what, "use a byte-level BPE file")
+        refuse(path, what, "choose a byte-level BPE file")
     only(path, model, "dropout", None, 0, 0.0)
     only(path, model, "continuing_subword_prefix", None, "")
     only(path, model, "end_of_word_suffix", None, "")
@@ -185,8 +186,8 @@ def _merges_one_by_one(path: StrPath, pairs: Sequence[Any]) -> list[tuple[bytes,
     for i, merge in enumerate(pairs):
         if isinstance(merge, str):
             if merge.startswith("#version"):
-                what = f"`tokenizers` skips a merge written like a header ({shown(merge)})"
-                refuse(path, what, "write it as a list of two")
+                what = f"`tokenizers` skips a merge that begins like a header ({shown(merge)})"
+                refuse(path, what, "write the merge as a list of two tokens")
             merge = merge.split(" ")
         merges.append(to_merge(path, merge, "merge", i))
     return merges
@@ -195,9 +196,9 @@ def _merges_one_by_one(path: StrPath, pairs: Sequence[Any]) -> list[tuple[bytes,
 def _added_tokens(
     path: StrPath, tokens: Sequence[Any], ids: Mapping[str, int], normalization: Any
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the added tokens with their ids, and those that `tokenizers` finds in normalized text.
+    """Return the added tokens with their ids, and the tokens to find in normalized text.
 
-    We treat all of them as special, because `tokenizers` cuts all of them out of the text.
+    We treat all added tokens as special, because `tokenizers` cuts all of them out of the text.
     """
     specials: dict[str, int] = {}
     normalized: list[str] = []
@@ -213,18 +214,19 @@ def _added_tokens(
             refuse(path, f"an added token is listed twice ({shown(special)})", "list it once")
         for flag in ("single_word", "lstrip", "rstrip"):
             if flags[flag]:
-                what = f"{flag} is not supported (added token {shown(special)})"
-                refuse(path, what, "set it to false")
+                what = f"{flag} must be false (added token {shown(special)})"
+                refuse(path, what, f"set {flag} to false")
         if flags["normalized"]:
             if normalization and not unicodedata.is_normalized(normalization, special):
-                what = f"a normalized added token that {normalization} changes ({shown(special)})"
+                what = f"{normalization} must not change a normalized token ({shown(special)})"
                 refuse(path, what, "set normalized to false")
             normalized.append(special)
-        # `tokenizers` numbers a token that the model does not have in this way.
+        # `tokenizers` numbers the tokens that the model does not have in this way.
         own = ids.get(special, len(ids) + new)
         if id != own:
-            what = f"an added token's id must be the one that `tokenizers` gives, {own} ({id} of "
-            refuse(path, f"{what}{shown(special)})", "put it into model.vocab with that id")
+            what = f"the id of an added token must be {own}, as in `tokenizers` ({id} of "
+            remedy = f"add the token to model.vocab with the id {id}"
+            refuse(path, f"{what}{shown(special)})", remedy)
         new += special not in ids
         specials[special] = id
     new_ids = set(specials.values()) - {ids[special] for special in specials if special in ids}
@@ -250,8 +252,8 @@ def _name_of_unknown(parts: TokenizerParts) -> str | None:
 
 
 def _is_no_byte(name: str) -> bool:
-    """Check whether the name is one character that stands for no byte (Command R has hundreds of
-    emoji). Encoding never gives such a token, so its id gets none."""
+    """Return whether the name is one character that represents no byte (Command R has hundreds of
+    emoji). Encoding never returns such a token, so its id has no token in our vocabulary."""
     return len(name) == 1 and name >= AFTER_LAST_CHARACTER
 
 
@@ -259,7 +261,8 @@ def _unknown_token(path: StrPath, model: Mapping[str, Any], ids: Mapping[str, in
     """Return the token for bytes without a token, or None if the encoder drops them."""
     unknown: str | None = model.get("unk_token")
     if unknown is not None and unknown not in ids:
-        refuse(path, f"unk_token is not in the vocabulary ({shown(unknown)})", "set it to null")
+        what = f"unk_token must be in the vocabulary ({shown(unknown)})"
+        refuse(path, what, "set unk_token to null")
     return unknown
 
 
@@ -274,8 +277,8 @@ def _can_overlap(a: str, b: str) -> bool:
 
 
 def _check_special_names(ids: Mapping[str, int], parts: TokenizerParts) -> None:
-    """Check that no special token has the name of other bytes that `tokenizers` looks up in the
-    model's vocabulary: one byte, or with `ignore_merges` a whole piece. ValueError otherwise."""
+    """Raise ValueError if a special token has the name of other bytes that `tokenizers` looks up in
+    the model's vocabulary: one byte, or with `ignore_merges` a whole piece."""
     for special in parts.special_tokens:
         if special not in ids:
             continue
@@ -302,7 +305,7 @@ def _normalization_of(path: StrPath, normalizer: Any) -> Normalization | None:
             form = normalizer["type"]
         case _:
             what = f"normalizer must be NFC, NFD, NFKC, NFKD or null ({shown(normalizer)})"
-            refuse(path, what, "use a file without it")
+            refuse(path, what, "choose a file without this normalizer")
     return form
 
 
@@ -317,4 +320,4 @@ def _check_post_processor(path: StrPath, processor: Any) -> None:
                 _check_post_processor(path, step)
         case _:
             what = f"post_processor must be ByteLevel or TemplateProcessing ({shown(processor)})"
-            refuse(path, what, "set it to null")
+            refuse(path, what, "set post_processor to null")

@@ -1,9 +1,10 @@
 """Count how often each piece occurs in a corpus. Training needs only these counts.
 
 Worker processes get batches of texts and return counts. The definition is one line,
-`Counter(pieces)`. Two methods make it fast. It first counts stretches (see `stretches`), and cuts
-only the distinct ones into pieces; a distinct stretch occurs about fifty times. It counts byte
-strings of up to eight bytes, which most are, as numbers, with a sort.
+`Counter(pieces)`. Two methods make this module fast. First, it counts stretches (see `stretches`),
+and cuts only the distinct stretches into pieces. A distinct stretch occurs about fifty times.
+Second, it counts byte strings of up to eight bytes as numbers, with a sort. Most strings are so
+short.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scratchlm.tokenizer.pieces.stretches import SEPARATOR, has_stretches, stret
 from scratchlm.tokenizer.pieces.text_files import Range, texts_of
 from scratchlm.tokenizer.workers import parallel_map
 
-BATCH_CHARACTERS = 1 << 24  # that a worker counts at a time
+BATCH_CHARACTERS = 1 << 24  # a worker counts this many characters at a time
 
 Item = Range | str | list[str]
 
@@ -38,7 +39,7 @@ def count_pieces(
     """Count the pieces (as UTF-8) of file ranges and texts, without special tokens.
 
     No piece crosses from one item or text to the next. The counts do not depend on the number of
-    worker processes. UnicodeEncodeError for a lone surrogate.
+    worker processes. Raise UnicodeEncodeError for a lone surrogate.
     """
     counts: Counter[bytes] = Counter()
     for found in parallel_map(PieceCounter(pretokenizer), items, num_workers):
@@ -47,7 +48,7 @@ def count_pieces(
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yield lists of texts. Each but the last has at least `BATCH_CHARACTERS` characters."""
+    """Yield lists of texts. Every list but the last has at least `BATCH_CHARACTERS` characters."""
     batch: list[str] = []
     size = 0
     for text in texts:

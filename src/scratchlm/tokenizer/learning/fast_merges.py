@@ -5,10 +5,10 @@ symbol. So a few vector operations on the places of a pair merge it everywhere.
 
 Two ideas make it fast. Every occurrence of a pair appears together with the newer of its two
 tokens, so the count of a pair is highest when the pair appears, and then only falls.
-1. The heap may keep old counts. When a pair reaches the top, its places are counted again, and it
-   goes back into the heap if its count fell.
+1. The heap may contain old counts. When a pair reaches the top, `pop` counts its places a second
+   time. If the count fell, the pair goes back into the heap.
 2. A pair that appears below a bound can wait until all other pairs fall below the bound. So the
-   work goes in rounds. Each round counts all pairs anew, with an eighth of the last bound.
+   work has several rounds. Each round counts all pairs, and its bound is an eighth of the last one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tqdm import tqdm
 Ints = npt.NDArray[Any]
 
 FEW = 48  # places; for fewer, plain Python is faster than numpy
-MANY = 4096  # places; from here on, it drops rare pairs before it sorts
+MANY = 4096  # places; from this number on, `_add` drops rare pairs before it sorts
 _BUCKETS = 1 << 16
 _BORDER = -1  # between two words
 _GONE = -2  # merged into the previous symbol
@@ -37,7 +37,7 @@ def learn_merges_fast(
     min_frequency: int = 0,
     max_token_length: int | None = None,
 ) -> list[tuple[bytes, bytes]]:
-    """Return the result of `merges.learn_merges`, which documents arguments and order."""
+    """Return the result of `merges.learn_merges`, which explains the arguments and the order."""
     corpus = _Corpus(words, max_token_length)
     lowest = max(1, min_frequency)
     merges: list[tuple[bytes, bytes]] = []
@@ -70,7 +70,7 @@ class _Corpus:
         self._longest = max_token_length or 1 << 62
 
     def _lay_out(self, symbols: Ints, weights: Ints) -> None:
-        """Store symbols one after another, with the count of its word at every place."""
+        """Store the symbols one after another, with the count of the word at each place."""
         places = np.arange(len(symbols), dtype=np.int32)
         self._symbols, self._weights = symbols, weights
         self._next, self._previous = places + np.int32(1), places - np.int32(1)
@@ -212,7 +212,7 @@ class _Corpus:
 
 
 def _descending(token: bytes) -> str:
-    """Return a key that sorts byte strings in descending order, because a heap pops the least.
+    """Return a key that sorts byte strings in descending order, because a heap pops the least key.
 
     The complement of each byte reverses the order, except if one token is a prefix of another. The
     end mark is above every byte, so it puts the longer token first.

@@ -6,7 +6,7 @@ Training uses `fast_merges.learn_merges_fast`, which gives the same merges.
 
 An example: `low` occurs 5 times, `lower` 2, `widest` 3, `newest` 6. At first every byte is a token.
 The most frequent pairs are `e s` and `s t`: each occurs 9 times, in widest and newest. In a tie,
-`learn_merges` takes the lexicographically greater pair, so `s t` becomes `st`:
+`learn_merges` chooses the lexicographically greater pair, so `s t` becomes `st`:
 
     l o w · l o w e r · w i d e st · n e w e st        e st occurs 9 times now, e s never
     l o w · l o w e r · w i d est · n e w est          l o and o w occur 7 times; o w is greater
@@ -48,7 +48,7 @@ def learn_merges(
     """Return up to `num_merges` merges, most frequent pair first, from words and their counts.
 
     In a tie, the greater pair of byte strings comes first. In a word, merging goes from left to
-    right, so `aaa` becomes `aa a`. Learning stops early when no pair is left that occurs at least
+    right, so `aaa` becomes `aa a`. Learning stops early when no pair occurs at least
     `min_frequency` times and makes a token of at most `max_token_length` bytes.
     """
     tokens_of = {word: [bytes([byte]) for byte in word] for word in words}
@@ -94,7 +94,7 @@ def _merge_pair(tokens: Sequence[bytes], pair: tuple[bytes, bytes]) -> list[byte
 
 
 class Training:
-    """The arguments of `train_bpe`, checked before any text is read."""
+    """Check the arguments of `train_bpe` before any text is read, then learn merges."""
 
     def __init__(
         self,
@@ -108,22 +108,27 @@ class Training:
         for token in self.specials:
             if len(token.encode()) == 1:
                 raise ValueError(
-                    f"a special token is a single byte ({token!r}), which has an id of its own; "
-                    "use a longer one"
+                    f"a special token must be longer than one byte ({token!r}), because every byte "
+                    "has an id; use a longer token"
                 )
         if int(vocab_size) != vocab_size:
-            raise ValueError(f"vocab_size is a whole number ({vocab_size!r}); give 1000, say")
+            raise ValueError(
+                f"vocab_size must be a whole number ({vocab_size!r}); use 1000, for example"
+            )
         self.num_merges = int(vocab_size) - 256 - len(self.specials)
         if self.num_merges < 0:
             raise ValueError(
-                "vocab_size must hold the 256 bytes and all special tokens "
-                f"({vocab_size}); give at least {256 + len(self.specials)}"
+                f"vocab_size must be at least {256 + len(self.specials)} ({vocab_size}), for the "
+                "256 bytes and all special tokens; increase vocab_size"
             )
         if min_frequency < 0:
-            raise ValueError(f"min_frequency is negative ({min_frequency}); give 0 for any")
+            raise ValueError(
+                f"min_frequency must be at least 0 ({min_frequency}); use 0 to allow any frequency"
+            )
         if max_token_length is not None and max_token_length < 1:
             raise ValueError(
-                f"max_token_length must be at least 1 ({max_token_length}); leave it out for any"
+                f"max_token_length must be at least 1 ({max_token_length}); omit max_token_length "
+                "to allow any length"
             )
         self.pretokenizer = Pretokenizer(pattern, self.specials)
         self.min_frequency, self.max_token_length = min_frequency, max_token_length
@@ -148,12 +153,14 @@ class Training:
     def learn_from_texts(self, texts: Iterable[str], num_workers: int | None) -> TokenizerParts:
         """Learn merges from texts. For a small corpus, use one process."""
         if isinstance(texts, str):
-            raise ValueError(f"texts is one string ({texts[:20]!r}); put it in a list")
+            raise ValueError(
+                f"texts must not be one string ({texts[:20]!r}); put the string in a list"
+            )
         bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, disable=None)
         blocks = chain.from_iterable(map(self._blocks, bar))
         first = list(_up_to(blocks, SMALL_BYTES))
         if not first:
-            raise ValueError("the corpus is empty (no text); give text to learn from")
+            raise ValueError("the corpus is empty (no text); choose texts that are not empty")
         workers = workers_for(sum(map(len, first)), num_workers)
         return self.learn(batches(chain(first, blocks)), workers)
 

@@ -34,26 +34,27 @@ def train_bpe(
 ) -> BPETokenizer:
     """Train a tokenizer on one UTF-8 text file or several.
 
-    Its ids are the 256 bytes, then the merges in the order learned, then the special tokens. If the
-    corpus runs out of pairs, the tokenizer is smaller; see its `len()`.
+    The ids are the 256 bytes, then the merges in the order of learning, then the special tokens. If
+    the corpus has too few pairs, the tokenizer is smaller than `vocab_size`; see its `len()`.
 
     vocab_size: the number of all these ids.
     special_tokens: they split the text. No merge crosses a special token or the end of a file.
-    num_workers: processes that cut and count the text; by default one per core, and only this
-        process for a corpus below 4 MB. The result does not depend on it.
-    min_frequency: a pair that occurs fewer times is not merged.
-    max_token_length: a pair whose token would have more bytes is not merged.
+    num_workers: the number of processes that cut and count the text. The default is one process per
+        core, and only this process for a corpus below 4 MB. The result does not depend on this
+        number.
+    min_frequency: training does not merge a pair that occurs fewer times.
+    max_token_length: training does not merge a pair whose token would have more bytes.
 
-    ValueError for a `vocab_size` below 256 + the number of special tokens, an empty corpus, text
-    that is not UTF-8, an invalid pattern, and a special token that is empty, repeated, or a single
-    byte (which already has an id). OSError for a file that cannot be read.
+    Raise ValueError for a `vocab_size` below 256 + the number of special tokens, an empty corpus,
+    text that is not UTF-8, an invalid pattern, and a special token that is empty, repeated, or a
+    single byte (which already has an id). Raise OSError for a file that cannot be read.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
     size = sum(_size(path) for path in files)
     if not size:
         names = ", ".join(map(str, files)) or "no file"
-        raise ValueError(f"the corpus is empty ({names}); give text to learn from")
+        raise ValueError(f"the corpus is empty ({names}); choose files that are not empty")
     with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
         # Two ranges per worker keep all workers busy to the end. More ranges would cost time.
         workers = workers_for(size, num_workers)
@@ -66,7 +67,7 @@ def _size(path: StrPath) -> int:
     name = os.fspath(path)
     if "\n" in name or len(name) > 4096:
         raise ValueError(
-            f"a text is not a path ({name!r:.40}…); pass texts to train_bpe_from_texts"
+            f"this is a text, not a path ({name!r:.40}…); pass texts to train_bpe_from_texts"
         )
     try:
         return os.path.getsize(name)
@@ -89,8 +90,8 @@ def train_bpe_from_texts(
 ) -> BPETokenizer:
     """Train a tokenizer on texts in memory, or on an iterator over more text than fits in memory.
 
-    No merge crosses from one text to the next. Arguments and errors as in `train_bpe`. ValueError
-    also for a lone surrogate.
+    No merge crosses from one text to the next. The arguments and the errors are the same as in
+    `train_bpe`. Also raise ValueError for a lone surrogate.
     """
     training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
     return BPETokenizer.from_parts(training.learn_from_texts(texts, num_workers))

@@ -19,7 +19,7 @@ _MASKS = np.array([(1 << 8 * length) - 1 for length in range(SHORT + 1)], np.uin
 def between_spaces(text: str) -> tuple[bytes, Array, Array]:
     """Return the bytes of a text, and the start and length of each string after a space.
 
-    The text begins with a space, or contains none.
+    The text must begin with a space, or contain no space.
     """
     data = text.encode()
     spaces = np.flatnonzero(np.frombuffer(data + b" ", np.uint8) == ord(" "))
@@ -35,7 +35,7 @@ def numbers_of(data: bytes, starts: Array, lengths: Array) -> Array:
 
 def strings_of(numbers: Array) -> list[bytes]:
     """Convert the numbers back to strings."""
-    strings: list[bytes] = numbers.astype("<u8").view(f"S{SHORT}").tolist()  # it drops zero bytes
+    strings: list[bytes] = numbers.astype("<u8").view(f"S{SHORT}").tolist()  # `S8` drops zero bytes
     return strings
 
 

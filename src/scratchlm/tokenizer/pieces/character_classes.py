@@ -107,7 +107,7 @@ def category(name: str) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """Return all other code points."""
+    """Return all code points outside the ranges."""
     starts = [0, *(last + 1 for _, last in ranges)]
     ends = [*(first - 1 for first, _ in ranges), 0x10FFFF]
     return [(a, b) for a, b in zip(starts, ends, strict=True) if a <= b]
@@ -153,5 +153,8 @@ def _written(ranges: Ranges) -> str:
 
 
 def _character(code_point: int) -> str:
-    """Write a character for a [class]. Beyond Latin-1, itself: it parses faster than an escape."""
+    """Write a character for a [class].
+
+    Beyond Latin-1, write the character itself, because `re` parses it faster than an escape.
+    """
     return chr(code_point) if code_point > 0xFF else f"\\x{code_point:02x}"

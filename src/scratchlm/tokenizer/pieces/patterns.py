@@ -2,8 +2,8 @@ r"""The patterns that cut text into pieces.
 
 Each pattern has the form that its own tokenizer uses. `\p{L}` means a letter of Unicode 16, as in
 tiktoken and `tokenizers`. Python's `re` has no `\p`, and the installed `regex` may use a newer
-Unicode, which has thousands more letters. So `translate` replaces the classes by ranges from a
-table, and `re` does the matching: it is the fastest on such ranges.
+Unicode, which has thousands more letters. So `translate` replaces the classes with ranges from a
+table, and `re` searches, because `re` is the fastest engine for such ranges.
 
 A pattern is one regular expression or a tuple of several. With one expression, every match is a
 piece (as in tiktoken). The expressions of a tuple cut the text one after another (as in
@@ -63,7 +63,7 @@ O200K = (
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
 # StarCoder, SmolLM, Granite, Command R: they cut every digit out first, then use GPT-2's pattern.
-# So white space before a digit ends a text there, and is one piece.
+# So white space before a digit is one piece, as at the end of a text.
 STARCODER = r"'s|'t|'re|'ve|'m|'ll|'d|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
 # Mistral's tekken (NeMo): GPT-4o's without contractions, and every digit is one piece.
@@ -91,23 +91,23 @@ _SAME_PIECES: dict[Pattern, str] = {
     rf" ?[^(\s|[{_BLOOM}])]+": rf" ?[^(\s|{_BLOOM})]+",
 }
 
-# (?i:…) that every engine reads alike. Beyond ASCII, its letters have no other case except ſ and
-# the Kelvin sign, which all engines know. In some engines i has three other cases, and a pair such
-# as ss or st is another case of one letter.
+# Groups (?i:…) that every engine reads in the same way. Beyond ASCII, their letters have no other
+# case except ſ and the Kelvin sign, which all engines support. In some engines, i has three other
+# cases, and a pair such as ss or st is another case of one letter.
 _CASELESS = re.compile(r"\(\?i:(?:(?!(?i:ss|st|f[fl]))[A-HJ-Za-hj-z'\u2019|\[\]?])*\)")
 _CASELESS_FLAG = re.compile(r"\(\?[a-zA-Z]*i[a-zA-Z]*[:)-]")
 _BEYOND_BMP = re.compile("[\U00010000-\U0010ffff]")
 
 
 def is_known(pattern: Pattern) -> bool:
-    """Return whether it is one of `PATTERNS`, whose borders and coverage are proven."""
+    """Return whether the pattern is one of `PATTERNS`, whose borders and coverage are proven."""
     return canonical(pattern) in PATTERNS.values()
 
 
 def canonical(pattern: Pattern) -> Pattern:
     """Return the pattern of `PATTERNS` with this name or the same pieces, else `pattern` itself.
 
-    Raise ValueError for any other single word: as an expression it would not match most text.
+    Raise ValueError for any other single word, because such an expression matches little text.
     """
     if not isinstance(pattern, str):
         cuts = tuple(_canonical(cut) for cut in pattern)
@@ -120,8 +120,8 @@ def canonical(pattern: Pattern) -> Pattern:
 def _canonical(pattern: str) -> str:
     if pattern.isidentifier() and pattern not in PATTERNS:
         raise ValueError(
-            f"no such pattern ({pattern}); give one of {', '.join(PATTERNS)}, or a regular "
-            "expression"
+            f"no pattern has this name ({pattern}); choose one of {', '.join(PATTERNS)}, or write "
+            "a regular expression"
         )
     return _SAME_PIECES.get(pattern, PATTERNS.get(pattern, pattern))
 
@@ -130,10 +130,10 @@ class PieceFinder:
     """Find the pieces of a text: `findall` of one expression.
 
     Python's `re` finds a character of the Basic Multilingual Plane (BMP) in a bitmap, but tries the
-    ranges beyond it one by one. So the ranges end with the BMP, and a BMP character of the same
-    category stands in for each character beyond it. `regex` handles patterns that distinguish
-    characters beyond ASCII by more than their category, and patterns that `re` cannot read
-    (scripts, set operations, `\\X`).
+    ranges beyond the BMP one by one. So the ranges end with the BMP, and `_searched` replaces each
+    character beyond the BMP with a BMP character of the same category. `regex` handles patterns
+    that distinguish characters beyond ASCII by more than their category, and patterns that `re`
+    cannot read (scripts, set operations, `\\X`).
     """
 
     def __init__(self, pattern: str) -> None:
@@ -153,7 +153,7 @@ class PieceFinder:
         self._find = self._expression.findall
 
     def __call__(self, text: str) -> list[str]:
-        """Return the pieces in order. ValueError if the pattern does not match all of the text."""
+        """Return the pieces in order. Raise ValueError if the pattern does not match all text."""
         pieces = self._covering(text)
         if pieces is None:
             raise self._leaves_out()
@@ -171,7 +171,7 @@ class PieceFinder:
         return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
     def lengths(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the number of characters of each piece. Errors as in `__call__`."""
+        """Return the number of characters of each piece. Raise the same errors as `__call__`."""
         found = self._find(self._searched(text))
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         if not self._known and lengths.sum() != len(text):
@@ -196,8 +196,8 @@ class PieceFinder:
 
     def _leaves_out(self) -> ValueError:
         return ValueError(
-            f"the pattern leaves characters of the text out ({self._pattern!r}); "
-            r"let it match every character, for example by ending it with |[\s\S]"
+            f"the pattern does not match every character of the text ({self._pattern!r}); "
+            r"add |[\s\S] at the end of the pattern, for example"
         )
 
     def _searched(self, text: str) -> str:
@@ -216,7 +216,9 @@ class Cuts:
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         if not patterns:
-            raise ValueError("the pattern has no expression (()); give at least one")
+            raise ValueError(
+                "the pattern must have an expression (()); add at least one expression"
+            )
         self._finders = [PieceFinder(pattern) for pattern in patterns]
 
     def __call__(self, text: str) -> list[str]:
@@ -234,7 +236,7 @@ class Cuts:
 
 @functools.cache
 def find_pieces(pattern: Pattern) -> PieceFinder | Cuts:
-    """Return the finder of a pattern's pieces. Raise ValueError if it is not a pattern."""
+    """Return the finder of a pattern's pieces. Raise ValueError if the pattern is invalid."""
     pattern = canonical(pattern)
     return PieceFinder(pattern) if isinstance(pattern, str) else Cuts(pattern)
 
@@ -243,27 +245,28 @@ def _check(pattern: str) -> None:
     """Raise ValueError for an invalid expression, and for one that engines read differently."""
     if _compiled(pattern).groups:
         raise ValueError(
-            f"the pattern has capturing groups ({pattern!r}); write (?:…) instead of (…)"
+            f"the pattern must not have capturing groups ({pattern!r}); write (?:…) instead of (…)"
         )
     rest = _CASELESS.sub("", pattern)
     if flags := _CASELESS_FLAG.search(rest) or re.search(r"\(\?[a-z]*x", rest):
         raise ValueError(
-            f"the pattern has a flag that engines read in several ways ({flags[0]} in "
-            f"{pattern!r}); write both cases out, as in [Aa], and no comments"
+            f"the pattern must not have a flag that engines read differently ({flags[0]} in "
+            f"{pattern!r}); write both cases of each letter, as in [Aa], and write no comments"
         )
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
-    """Compile with `regex`. Its V1 has nested sets and set operations (&&), as the oracles do."""
+    """Compile with `regex`. V1 has nested sets and set operations (&&), like tiktoken's engine."""
     try:
         return regex.compile(pattern, regex.V1)
     except regex.error as error:
         raise ValueError(
-            f"the pattern is no regular expression ({error}: {pattern!r}); correct it"
+            f"the pattern must be a regular expression ({error}: {pattern!r}); correct the pattern"
         ) from None
     except (RecursionError, OverflowError, MemoryError) as error:
         raise ValueError(
-            f"the pattern is too deep or too long ({type(error).__name__}); shorten it"
+            f"the pattern is nested too deeply or is too long ({type(error).__name__}); shorten "
+            "the pattern"
         ) from None
 
 

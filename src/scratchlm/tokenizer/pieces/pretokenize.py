@@ -1,9 +1,9 @@
 """Cut text into pieces. BPE merges only inside a piece.
 
-Special tokens split the text first: the leftmost one, and the longest one if several start at the
-same place. A pattern (by default GPT-2's) cuts the text between them. Code that reads a long text
-in blocks must cut it at places that do not change the pieces. Training, streamed encoding and file
-encoding all use `Pretokenizer.blocks` for this.
+Special tokens split the text first: the leftmost token, and the longest token if several start at
+the same place. A pattern (by default GPT-2's) cuts the text between them. Code that reads a long
+text in blocks must cut the text at places that do not change the pieces. Training, streamed
+encoding and file encoding all use `Pretokenizer.blocks` for this.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ _BORDER = (
 )
 _BORDER_OF_K_FORMS = r"[^\s](?= )"
 
-BLOCK_CHARACTERS = 1 << 20  # of a block; its pieces take about 20 MB
+BLOCK_CHARACTERS = 1 << 20  # of a block; its pieces need about 20 MB
 
 
 class Pretokenizer:
     """Split text into pieces with one pattern and one set of special tokens.
 
-    pattern: see `patterns`. ValueError if it has a capturing group. A single expression must match
-    every character. If it does not, `pieces` raises ValueError, because text would be lost.
+    pattern: see `patterns`. Raise ValueError if the pattern has a capturing group. A single
+    expression must match every character. Otherwise `pieces` raises ValueError, because text would
+    be lost.
     normalization: the Unicode form that a caller converts the blocks to.
-    normalized_tokens: special tokens that are found after normalization, in the text between the
-    other special tokens.
+    normalized_tokens: the special tokens to find after normalization, in the text between the other
+    special tokens.
     """
 
     def __init__(
@@ -96,12 +97,13 @@ class Pretokenizer:
         return self.find(ordinary)
 
     def blocks(self, texts: Iterable[str]) -> Iterator[str]:
-        """Cut one text, given in chunks, into blocks whose pieces are the pieces of the whole.
+        """Cut one text, which comes in chunks, into blocks. The blocks have the pieces of the text.
 
-        The method yields a block as soon as it is safe. It keeps the text that later text can still
-        change: the last piece, a few characters around it, and the length of the longest special
-        token. So one chunk and the longest piece bound the memory. Only known patterns have proven
-        borders. With other patterns, the method cuts only at special tokens.
+        The method yields a block as soon as it is safe. It keeps the end of the text, whose pieces
+        later text can still change: the last piece, a few characters around this piece, and the
+        length of the longest special token. So one chunk and the longest piece limit the memory.
+        Only known patterns have proven borders. With other patterns, the method cuts only at
+        special tokens.
         """
         held: list[str] = []
         held_length = wanted = 0
@@ -117,16 +119,16 @@ class Pretokenizer:
                     yield text[:border]
                 held = [text[border:]]
                 held_length = len(text) - border
-                # Search again only when the text has doubled: a very long word stays linear.
+                # Wait until the text has doubled, so a very long word needs linear time.
                 wanted = 2 * held_length
         if held_length:
             yield "".join(held)
 
     def _last_border(self, text: str) -> int:
-        """Return the last safe cut of `text`, whatever text follows; 0 if there is none.
+        """Return the last cut of `text` that is safe for any following text; 0 if there is none.
 
-        A special token that starts at or before `limit` is complete, and so are all others that
-        start there. One that starts later may be incomplete, or a longer one may start there.
+        All special tokens that start at or before `limit` are complete. A token that starts later
+        may be incomplete, or a longer token may start at the same place.
         """
         limit = len(text) - self.longest_special
         if limit < 0:
@@ -181,7 +183,7 @@ class Pretokenizer:
 def _is_inert(token: str, normalization: str | None) -> bool:
     """Return whether normalization can never create this token across a border.
 
-    White space never lies across a border. NFC turns other characters into ASCII in only three
+    White space never crosses a border. NFC turns other characters into ASCII in only three
     cases: K, ; and `.
     """
     if token.isspace() or normalization is None:
@@ -220,17 +222,19 @@ def _border(pattern: str) -> re.Pattern[str]:
 
 
 def check_special_tokens(special_tokens: Sequence[str]) -> list[str]:
-    """Return a list. Raise ValueError for a string, and for an empty, broken or repeated token."""
+    """Return the tokens as a list. Raise ValueError for a string, and for an invalid token."""
     if isinstance(special_tokens, str):
         raise ValueError(
-            f"special_tokens is one string ({special_tokens!r}); put it in a list: "
+            f"special_tokens must be a list of strings ({special_tokens!r}); write "
             f"[{special_tokens!r}]"
         )
     for token, times in Counter(special_tokens).items():
         if not token:
-            raise ValueError("a special token is empty (''); give it at least one character")
+            raise ValueError("a special token must not be empty (''); remove the empty token")
         if any("\ud800" <= character <= "\udfff" for character in token):
-            raise ValueError(f"a special token has a lone surrogate ({token!r}); replace it")
+            raise ValueError(
+                f"a special token has a lone surrogate ({token!r}); replace the surrogate"
+            )
         if times > 1:
-            raise ValueError(f"a special token is given {times} times ({token!r}); give it once")
+            raise ValueError(f"a special token is listed {times} times ({token!r}); list it once")
     return list(special_tokens)

@@ -21,7 +21,7 @@ _CONTINUING = bytes(range(0x80, 0xC0))  # UTF-8 continuation bytes
 
 
 class Range(NamedTuple):
-    """A part of a file whose pieces are pieces of the whole."""
+    """A part of a file. The pieces of the part are also pieces of the whole file."""
 
     path: StrPath
     start: int
@@ -33,8 +33,8 @@ def read_text(
 ) -> Iterator[str]:
     """Yield the text of a file, or of a range of it, in chunks of up to 1 MiB; see `decoded`.
 
-    `bar` advances by the bytes read. ValueError if the file is not text, or if a byte is not UTF-8
-    (the message gives its offset).
+    `bar` advances by the number of bytes in each chunk. Raise ValueError if the file is not text,
+    or if a byte is not UTF-8. The message contains the byte's offset.
     """
     chunks = _bytes(path, bar, start, end)
     if start == 0 and end is None:
@@ -64,10 +64,10 @@ def checked(path: StrPath, chunks: Iterable[bytes], *, html: bool = True) -> Ite
 
 
 def check_text(path: StrPath, head: bytes, *, html: bool = True) -> None:
-    """Raise ValueError if the first bytes of a file show that it is not the text.
+    """Raise ValueError if the first bytes of a file show that the file is not the expected text.
 
-    It may be a picture, for example, or a Git LFS pointer, which only names the real file. `html`:
-    accept a web page.
+    The file may be a picture, for example, or a Git LFS pointer, which only refers to the real
+    file. `html`: accept a web page.
     """
     kind = kind_of(head[:HEAD])
     if kind and not (kind.is_text and html):
@@ -77,7 +77,7 @@ def check_text(path: StrPath, head: bytes, *, html: bool = True) -> None:
 def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[str]:
     """Decode UTF-8 bytes that begin at offset `start` of the file.
 
-    Newlines stay as they are. A byte order mark at the start of the file is dropped.
+    Keep newlines unchanged. Drop a byte order mark at the start of the file.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, at_start = start, start == 0
@@ -136,7 +136,7 @@ def cut_file(
 
 
 def texts_of(item: Range | str | list[str], pretokenizer: Pretokenizer) -> Iterable[str]:
-    """Return the blocks of an item. A range is read from its file; texts stay as they are."""
+    """Return the blocks of an item. Read a range from its file. Return texts unchanged."""
     if isinstance(item, Range):
         return pretokenizer.blocks(read_text(item.path, None, item.start, item.end))
     return [item] if isinstance(item, str) else item

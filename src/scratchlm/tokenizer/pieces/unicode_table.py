@@ -1,7 +1,7 @@
-"""General categories of all code points in Unicode 16: those tiktoken and tokenizers see.
+"""General categories of all code points in Unicode 16, as in tiktoken and tokenizers.
 
-Made by scripts/make_unicode_table.py. Runs from U+0000 on: a category and how many
-code points have it, one where no number follows.
+Made by scripts/make_unicode_table.py. RUNS lists runs of code points from U+0000 on.
+A run is a category and its number of code points. No number means one code point.
 """
 
 RUNS = (

@@ -1,8 +1,9 @@
 r"""Translate a pattern for a browser, to the source of a JavaScript `RegExp` with the flag `u`.
 
 Classes become ranges of Unicode 16, because the browser's own `\p{L}` depends on its Unicode
-version. `(?i:…)` becomes both cases of each letter, and `.` becomes all but a line feed. The
-translation refuses what JavaScript cannot express: possessive repeats, atomic groups, scripts.
+version. `(?i:…)` becomes both cases of each letter, and `.` becomes every character except a line
+feed. The translation refuses what JavaScript cannot express: possessive repeats, atomic groups,
+scripts.
 
 >>> print(browser_pattern(r"(?i:'s|'ll)|x{,3}y|\'|."))
 (?:'[sSſ]|'[lL][lL])|x{0,3}y|\u{27}|[^\n]
@@ -30,7 +31,7 @@ _THIRD_CASE = {"s": "\u017f", "k": "\u212a"}  # cases of ASCII letters outside A
 
 
 def browser_pattern(pattern: Pattern) -> str:
-    """Return the JavaScript source that gives the same pieces; ValueError if there is none."""
+    """Return JavaScript source that finds the same pieces. Raise ValueError if there is none."""
     if not isinstance(pattern, str):
         _refuse(pattern, "several successive cuts")
     check_portable(pattern)
@@ -105,5 +106,5 @@ def _as_code_point(match: re.Match[str]) -> str:
 def _refuse(pattern: Pattern, what: str) -> NoReturn:
     raise ValueError(
         f"a browser cannot search with {what} ({shown(pattern)}); write a pattern without them, "
-        "or leave the page out"
+        "or do not write the page"
     )

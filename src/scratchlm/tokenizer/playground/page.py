@@ -10,10 +10,10 @@ a| a|<E4><B8>|<AD>
 ids  0 5 6 4
 tokens 4, characters 4, bytes 6, bytes/token 1.50
 
-The page (`playground.html`) is one file that needs no network. It holds the vocabulary, the merges
-and the pattern as JSON: 1.0 MB for GPT-2's 50,257 ids. The pattern's classes are those of
-Unicode 16 in every browser, but normalization uses the browser's Unicode. A text box turns every
-line end into one line feed, so the page has a checkbox for CRLF.
+The page (`playground.html`) is one file that needs no network. It contains the vocabulary, the
+merges and the pattern as JSON: 1.0 MB for GPT-2's 50,257 ids. The pattern's classes mean Unicode 16
+in every browser, but normalization uses the browser's Unicode. A text box turns every line end into
+one line feed, so the page has a checkbox for CRLF.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PLACE = "{{tokenizer}}"
 def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     """Return three lines: the tokens, in `colour` or with bars between them; the ids; the counts.
 
-    Bytes of a split character appear as <E4>, control characters as \\x1b. Errors are those of
+    Bytes of a split character appear as <E4>, control characters as \\x1b. Raise the same errors as
     `encode`.
     """
     ids = tokenizer.encode(text)
@@ -74,19 +74,19 @@ def write_page(tokenizer: BPETokenizer, path: StrPath, name: str) -> int:
 
 
 def page_of(tokenizer: BPETokenizer, name: str = "tokenizer.json") -> str:
-    """Return the page's HTML. Errors are those of `write_page`."""
+    """Return the page's HTML. Raise the same errors as `write_page`."""
     if tokenizer.normalized_tokens or tokenizer.unk_token is not None:
         raise ValueError(
             "a page supports neither special tokens in normalized text nor an unknown token "
-            f"({[*tokenizer.normalized_tokens, tokenizer.unk_token][0]!r}); leave the page out"
+            f"({[*tokenizer.normalized_tokens, tokenizer.unk_token][0]!r}); do not write the page"
         )
     ids = {token: id for id, token in tokenizer.vocab.items()}
     patterns = [key for key, pattern in PATTERNS.items() if pattern == tokenizer.pattern]
     content: dict[str, Any] = {
         "name": name,
-        "patternName": " = ".join(patterns) or "of its own",
+        "patternName": " = ".join(patterns) or "custom",
         "pattern": browser_pattern(tokenizer.pattern),
-        # As in tokenizer.json, one character stands for a byte. An id without a token is null.
+        # As in tokenizer.json, one character represents a byte. An id without a token is null.
         "bytes": to_characters(bytes(range(256))),
         "tokens": [
             to_characters(tokenizer.vocab[id]) if id in tokenizer.vocab else None
