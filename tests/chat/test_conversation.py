@@ -230,7 +230,7 @@ def test_an_error_leaves_the_conversation_as_it_was(writer, monkeypatch):
 
     def diverging(*_, **__):
         yield "half", writer_row
-        raise NumericalError("no token can be chosen; take another checkpoint")
+        raise NumericalError("no token can be chosen; use another checkpoint")
 
     writer_row = type("Row", (), {"finish_reason": None})
     monkeypatch.setattr(writer, "steps", diverging)

@@ -118,7 +118,10 @@ def test_a_pickle_of_more_than_plain_values(folder: Path, name: str) -> None:
     torch.save(PICKLES[name], folder / "bad.pt")
     with pytest.raises(FileFormatError, match=r"bad\.pt"):
         read_checkpoint(folder / "bad.pt")
-    with pytest.raises(FileFormatError, match="not a"), (folder / "bad.pt").open("rb") as file:
+    with (
+        pytest.raises(FileFormatError, match=r"not a checkpoint|only tensors"),
+        (folder / "bad.pt").open("rb") as file,
+    ):
         read_checkpoint(file)
 
 
@@ -166,7 +169,7 @@ def test_a_pickle_nested_without_end(folder: Path) -> None:
     repacked(folder / "model.pt", data=nested(100))
     assert read_checkpoint(folder / "model.pt")["x"], "the pickle is one that loads"
     repacked(folder / "model.pt", data=nested(100_000))
-    with pytest.raises(FileFormatError, match=r"model\.pt: nested too deeply"):
+    with pytest.raises(FileFormatError, match=r"model\.pt: it is nested too deeply"):
         read_checkpoint(folder / "model.pt")
 
 

@@ -169,7 +169,7 @@ def test_find_follows_pointers_and_folders(tmp_path):
     write_pointer(folder / "last", "../../etc/passwd")
     with pytest.raises(FileFormatError, match="nor a pointer"):
         find_checkpoint(folder / "last")
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+    with pytest.raises(FileNotFoundError, match="the checkpoint does not exist"):
         find_checkpoint(tmp_path / "nothing")
 
 
@@ -346,13 +346,13 @@ def test_the_manifest_states_sizes_and_hashes(tmp_path):
 @pytest.mark.parametrize(
     ("step", "more", "message"),
     [
-        (True, {}, r"step is an int \(True\)"),
-        (3.0, {}, r"step is an int \(3\.0\)"),
-        (1, {"tokenizer": {"a": 1}}, r"tokenizer is a str \(dict\)"),
-        (1, {"config": "big"}, r"config is a dict \(str\)"),
-        (1, {"config": {"x": torch.ones(1)}}, "config must fit into JSON"),
-        (1, {"config": {"x": float("nan")}}, "config must fit into JSON"),
-        (-1, {}, r"step is 0 or more \(-1\)"),
+        (True, {}, r"step must be an int \(True\)"),
+        (3.0, {}, r"step must be an int \(3\.0\)"),
+        (1, {"tokenizer": {"a": 1}}, r"tokenizer must be a str \(dict\)"),
+        (1, {"config": "big"}, r"config must be a dict \(str\)"),
+        (1, {"config": {"x": torch.ones(1)}}, "config must contain only JSON values"),
+        (1, {"config": {"x": float("nan")}}, "config must contain only JSON values"),
+        (-1, {}, r"step must be 0 or more \(-1\)"),
     ],
 )
 def test_what_could_not_be_read_back_is_not_saved(tmp_path, step, more, message):
@@ -366,7 +366,7 @@ def test_only_a_checkpoint_is_replaced_by_one(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("mine too")
     for name in ("mine", "file"):
-        with pytest.raises(ValueError, match="a checkpoint replaces only a checkpoint"):
+        with pytest.raises(ValueError, match="exists and is not a checkpoint"):
             save_checkpoint(tmp_path / name, tiny.model(), None, 1)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     (tmp_path / "empty").mkdir()

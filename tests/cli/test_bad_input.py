@@ -381,7 +381,7 @@ CASES = [
     ("generate", "--model_path loop", 3, "loop"),
     ("generate", GENERATE + " --seed -1", 2, "-1"),
     ("generate", GENERATE + " --prompt", 2, "--flag=VALUE"),
-    ("generate", GENERATE + " --top_p nan", 2, "top_p is from 0 to 1 (nan)"),
+    ("generate", GENERATE + " --top_p nan", 2, "top_p must be from 0 to 1 (nan)"),
     ("generate", "", 2, "--model_path"),
     ("generate", "--model_path missing.pt", 2, "missing.pt"),
     ("generate", "--model_path folder", 3, "folder"),

@@ -59,7 +59,7 @@ CASES = [
      f"--train_data corpus.txt {RUN} --out {{}}"),
     ("generate", "--model_path m.pt 'the cat'", "write (--prompt 'the cat')",
      "--model_path m.pt {}"),
-    ("generate", "--model_path bare.pt --prompt the", "give (--tokenizer_path) FILE",
+    ("generate", "--model_path bare.pt --prompt the", "add (--tokenizer_path) FILE",
      "--model_path bare.pt --prompt the {} tokenizer.json"),
     ("generate", "--model_path m.pt --prompt_file corpus.txt", "set (overflow to slide)",
      "--model_path m.pt --prompt_file corpus.txt --max_tokens 1 --overflow slide"),

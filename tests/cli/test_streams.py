@@ -80,7 +80,7 @@ def test_a_pipe_is_read_as_utf8(run, encoding, tmp_path):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_error_names_the_file_as_it_was_typed(run, encoding):
     errors = run(generate, ["--model_path", "ö.pt", "--prompt", "a"], encoding, code=2)[1]
-    assert errors.startswith("scratchlm: error: no such checkpoint (ö.pt); ")
+    assert errors.startswith("scratchlm: error: the checkpoint does not exist (ö.pt); ")
     _, errors = run(inspect, ["a\ud800"], encoding, code=2)
     assert "(a\\ud800)" in errors
 

@@ -38,9 +38,17 @@ CASES = [
         "_tokenizer t.json",
     ),
     (train, "--train_data a.txt --iterations 1 --out run.pt", "a run is a folder, not a .pt"),
-    (convert, "--from m.pt --to hub.safetensors", "a model of the hub is a folder"),
-    (convert, "--from m.pt --to other.pt", "a model of the hub is a folder, not a .pt (other.pt)"),
-    (convert, "--from hub --to m.ckpt", "a checkpoint is a folder, or one .pt file, not a .ckpt"),
+    (convert, "--from m.pt --to hub.safetensors", "a Hugging Face model must be a folder"),
+    (
+        convert,
+        "--from m.pt --to other.pt",
+        "a Hugging Face model must be a folder, not a .pt (other.pt)",
+    ),
+    (
+        convert,
+        "--from hub --to m.ckpt",
+        "a checkpoint must be a folder or one .pt file, not a .ckpt",
+    ),
 ]
 
 

@@ -164,11 +164,14 @@ def test_ids_of_the_padding_are_never_searched() -> None:
 @pytest.mark.parametrize(
     ("beams", "message"),
     [
-        ({"num_beams": 0}, r"num_beams is from 1 to 1000 \(0\); 4"),
-        ({"num_beams": 1001}, r"num_beams is from 1 to 1000 \(1001\); 4"),
-        ({"length_penalty": 21}, r"length_penalty is from -20 to 20 \(21\); 1 compares"),
-        ({"length_penalty": math.nan}, r"length_penalty is from -20 to 20 \(nan\); 1 compares"),
-        ({"early_stopping": "soon"}, r"early_stopping is true, false or never \(soon\); give"),
+        ({"num_beams": 0}, r"num_beams must be from 1 to 1000 \(0\); try 4"),
+        ({"num_beams": 1001}, r"num_beams must be from 1 to 1000 \(1001\); try 4"),
+        ({"length_penalty": 21}, r"length_penalty must be from -20 to 20 \(21\); use 1 to compare"),
+        (
+            {"length_penalty": math.nan},
+            r"length_penalty must be from -20 to 20 \(nan\); use 1 to compare",
+        ),
+        ({"early_stopping": "soon"}, r"early_stopping must be true, false or never \(soon\); use"),
     ],
 )
 def test_a_value_out_of_its_range_is_named(beams: dict[str, Any], message: str) -> None:
@@ -179,11 +182,11 @@ def test_a_value_out_of_its_range_is_named(beams: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("strategy", "num_return", "message"),
     [
-        ({"temperature": 0.5}, 1, r"does not sample \(temperature 0.5\); leave it out"),
-        ({"top_k": 5}, 1, r"does not sample \(top_k 5\); leave it out"),
-        ({"typical_p": 0.5}, 1, r"does not sample \(typical_p 0.5\); leave it out"),
-        ({}, 0, r"returns 1 to num_beams texts \(0 of 4\); raise num_beams"),
-        ({}, 5, r"returns 1 to num_beams texts \(5 of 4\); raise num_beams"),
+        ({"temperature": 0.5}, 1, r"does not sample \(temperature 0.5\); leave out"),
+        ({"top_k": 5}, 1, r"does not sample \(top_k 5\); leave out"),
+        ({"typical_p": 0.5}, 1, r"does not sample \(typical_p 0.5\); leave out"),
+        ({}, 0, r"from 1 to num_beams texts \(0, num_beams 4\); increase num_beams"),
+        ({}, 5, r"from 1 to num_beams texts \(5, num_beams 4\); increase num_beams"),
     ],
 )
 def test_beams_say_what_they_do_not_do(

@@ -117,7 +117,9 @@ def test_sliding_reads_the_last_half_anew(model: Transformer) -> None:
 def test_a_full_context_is_refused_and_changes_nothing(model: Transformer) -> None:
     decoder = Decoder(model, 9)
     decoder.prefill([[1] * (CONTEXT - 2), [2]])
-    with pytest.raises(ValueError, match=r"context is full \(22 of 24 tokens, 3 to add\); stop"):
+    with pytest.raises(
+        ValueError, match=r"context is full \(22 of 24 tokens, 3 to add\); add fewer"
+    ):
         decoder.extend([[1, 2, 3]] * 2)
     decoder.step([3, 4])
     check(decoder.step([5, 6]), model, [[1] * (CONTEXT - 2) + [3, 5], [2, 4, 6]])
@@ -218,7 +220,7 @@ def test_a_smaller_batch_has_a_graph_of_its_own(counter: Any) -> None:
 
 
 def test_windows_do_not_compile() -> None:
-    with pytest.raises(ValueError, match=r"sliding window does not compile \(window 5\); use"):
+    with pytest.raises(ValueError, match=r"sliding window cannot be compiled \(window 5\); use"):
         CompiledStep(small(window=5))
 
 

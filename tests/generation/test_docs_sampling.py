@@ -49,7 +49,7 @@ def test_the_table_has_each_strategy_in_its_order_with_its_default():
     defaults = {
         field.name: getattr(Strategy(), field.name) for field in dataclasses.fields(Strategy)
     }
-    told = Strategy.__doc__.split("are not there): ")[1]
+    told = Strategy.__doc__.split("penalties): ")[1]
     order = list(dict.fromkeys(word for word in re.findall(r"\w+", told) if word in defaults))
     table = {row[0].split(" ")[0].strip("`-"): row[-1] for row in rows("flag")}
     assert list(table) == order

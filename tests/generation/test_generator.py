@@ -154,7 +154,7 @@ def test_fewer_texts_than_asked_for_are_refused(writer: TextGenerator) -> None:
     bias = {id: -math.inf for id in range(300) if id not in (65, 66)}
     how: dict[str, Any] = {"beams": Beams(4), "logit_bias": bias}
     assert len(writer.complete(["a"], 1, num_samples=2, **how)) == 2
-    with pytest.raises(ValueError, match=r"found too few texts \(2 of 3\); ask for"):
+    with pytest.raises(ValueError, match=r"found too few texts \(2 of 3\); request"):
         writer.complete(["a"], 1, num_samples=3, **how)
 
 
@@ -209,7 +209,7 @@ def test_start_ids_begin_every_prompt(model: Transformer, tokenizer: BPETokenize
     assert writer.encode("") == [7, 8]
     assert TextGenerator(model, tokenizer).encode("") == [end]
     assert TextGenerator(model, tokenizer).encode("a<|endoftext|>")[-1] == end
-    with pytest.raises(ValueError, match=r"the prompt is empty \(''\).*; give a text"):
+    with pytest.raises(ValueError, match=r"the prompt is empty \(''\).*; write a text"):
         TextGenerator(model, tokenizer, end_ids=[]).encode("")
 
 
@@ -262,12 +262,12 @@ def test_it_loads_a_model_with_its_draft(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"compile": "yes"}, r"compile is auto, on or off \('yes'\); give one of them"),
-        ({"num_draft": 0}, r"num_draft is from 1 to 100 \(0\); 4 is usual"),
-        ({"num_draft": 101}, r"num_draft is from 1 to 100 \(101\); 4 is usual"),
-        ({"weights": "int4"}, r"weights is stored or int8 \('int4'\); give one of them"),
+        ({"compile": "yes"}, r"compile must be auto, on or off \('yes'\); use one of them"),
+        ({"num_draft": 0}, r"num_draft must be from 1 to 100 \(0\); try 4"),
+        ({"num_draft": 101}, r"num_draft must be from 1 to 100 \(101\); try 4"),
+        ({"weights": "int4"}, r"weights must be stored or int8 \('int4'\); use one of them"),
         ({"draft_model": tiny.model(vocab_size=299)},
-         r"the tokenizer is of another draft model \(300 ids, the draft model knows 299\); give"),
+         r"the tokenizer has more ids than the draft model \(300 ids, vocab_size 299\); use"),
     ],
 )  # fmt: skip
 def test_a_generator_that_cannot_be_is_refused(
@@ -278,7 +278,7 @@ def test_a_generator_that_cannot_be_is_refused(
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: BPETokenizer) -> None:
-    with pytest.raises(ValueError, match=r"of another model \(300 ids, the model knows 299\)"):
+    with pytest.raises(ValueError, match=r"more ids than the model \(300 ids, vocab_size 299\)"):
         TextGenerator(tiny.model(vocab_size=299), tokenizer)
 
 
@@ -288,22 +288,22 @@ LONG = "the cat sat " * 40
 @pytest.mark.parametrize(
     ("prompts", "how", "message"),
     [
-        ([], {}, r"there is no prompt \(\[\]\); give one or more"),
-        ([LONG], {}, r"longer than the context \(\d+ tokens, 80 fit\); cut it, or set"),
-        (["a"], {"max_tokens": -1}, r"max_tokens is at least 0 \(-1\); give"),
-        (["a"], {"overflow": "wrap"}, r"overflow is stop or slide \('wrap'\); give one"),
-        (["a"], {"num_samples": 0}, r"num_samples is from 1 to 10,000 \(0\); 1 is usual"),
-        (["a"], {"num_samples": 10_001}, r"num_samples is from 1 to 10,000 \(10001\)"),
-        (["a"], {"stop": [""]}, r"a stop string is not empty \(''\); leave it out"),
-        (["a"], {"stop_ids": [300]}, r"a stop id is not in the vocabulary \(300 of 300\)"),
-        (["a"], {"max_tokens": 5, "min_new_tokens": 6}, r"more than max_tokens \(6 of 5\)"),
-        (["a"], {"temperature": -1}, r"temperature is finite and at least 0 \(-1\)"),
-        (["a"], {"top_k": 301}, r"top_k is more than the vocabulary \(301 of 300\)"),
-        (["a"], {"logit_bias": {305: 1.0}}, r"not in the vocabulary \(305 of 300\)"),
-        (["a"], {"beams": Beams(2), "num_samples": 3}, r"1 to num_beams texts \(3 of 2\); raise"),
+        ([], {}, r"there must be at least one prompt \(\[\]\); add a prompt"),
+        ([LONG], {}, r"longer than the context \(\d+ tokens, 80 fit\); shorten the prompt, or set"),
+        (["a"], {"max_tokens": -1}, r"max_tokens must be at least 0 \(-1\); try"),
+        (["a"], {"overflow": "wrap"}, r"overflow must be stop or slide \('wrap'\); use one"),
+        (["a"], {"num_samples": 0}, r"num_samples must be from 1 to 10,000 \(0\); try 1"),
+        (["a"], {"num_samples": 10_001}, r"num_samples must be from 1 to 10,000 \(10001\)"),
+        (["a"], {"stop": [""]}, r"a stop string must not be empty \(''\); leave out"),
+        (["a"], {"stop_ids": [300]}, r"a stop id is not in the vocabulary \(300, vocab_size 300\)"),
+        (["a"], {"max_tokens": 5, "min_new_tokens": 6}, r"at most max_tokens \(6, max_tokens 5\)"),
+        (["a"], {"temperature": -1}, r"temperature must be finite and at least 0 \(-1\)"),
+        (["a"], {"top_k": 301}, r"top_k must be at most vocab_size \(301, vocab_size 300\)"),
+        (["a"], {"logit_bias": {305: 1.0}}, r"not in the vocabulary \(305, vocab_size 300\)"),
+        (["a"], {"beams": Beams(2), "num_samples": 3}, r"num_beams texts \(3, num_beams 2\)"),
         (["a"], {"beams": Beams(2), "top_p": 0.9}, r"does not sample \(top_p 0.9\); leave"),
-        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"takes no stop strings \(stop 'x'\); give"),
-        (["a"], {"beams": Beams(2), "max_tokens": -1}, r"max_tokens is at least 0 \(-1\)"),
+        (["a"], {"beams": Beams(2), "stop": ["x"]}, r"not accept stop strings \(stop 'x'\); use"),
+        (["a"], {"beams": Beams(2), "max_tokens": -1}, r"max_tokens must be at least 0 \(-1\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_completed_is_refused(
@@ -315,7 +315,7 @@ def test_what_cannot_be_completed_is_refused(
 
 @pytest.mark.parametrize("ask", [TextGenerator.stream, TextGenerator.generate])
 def test_a_stream_is_refused_before_it_is_read(writer: TextGenerator, ask: Callable) -> None:
-    with pytest.raises(ValueError, match="top_p is from 0 to 1"):
+    with pytest.raises(ValueError, match="top_p must be from 0 to 1"):
         ask(writer, "a", top_p=math.nan)
 
 
@@ -323,7 +323,10 @@ def test_a_stream_is_refused_before_it_is_read(writer: TextGenerator, ask: Calla
     ("how", "message"),
     [
         ({"overflow": "slide"}, r"cannot slide the context \(overflow slide\); leave out"),
-        ({"beams": Beams(2)}, r"beam search takes no draft model \(draft_model\); leave it out"),
+        (
+            {"beams": Beams(2)},
+            r"beam search does not accept a draft model \(draft_model\); leave out",
+        ),
     ],
 )
 def test_what_speculation_does_not_do_is_refused(
@@ -340,7 +343,9 @@ def test_a_draft_with_another_tokenizer_is_refused(
     other = tiny.tokenizer(tmp_path / "texts", 290)
     to_hf(model, tmp_path / "one", tokenizer)
     to_hf(model, tmp_path / "other", other)
-    with pytest.raises(ValueError, match=r"the draft model has another tokenizer \(.*other.*\)"):
+    with pytest.raises(
+        ValueError, match=r"the draft model must have the model's tokenizer \(.*other.*\)"
+    ):
         TextGenerator.load(tmp_path / "one", draft_path=tmp_path / "other")
 
 
@@ -373,5 +378,5 @@ def test_ids_that_no_token_has_are_never_written(model: Transformer) -> None:
 
 
 def test_ids_beyond_the_tokenizer_are_refused(writer: TextGenerator) -> None:
-    with pytest.raises(ValueError, match=r"not in the vocabulary \(305, of 300\)"):
+    with pytest.raises(ValueError, match=r"not in the vocabulary \(305, vocab_size 300\)"):
         writer.steps([305], 3)

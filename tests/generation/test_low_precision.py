@@ -271,12 +271,12 @@ def test_off_the_cpu_nothing_is_repacked_and_int8_is_refused() -> None:
     with torch.device("meta"):
         model = small()
     assert packed(model).lm_head is model.lm_head
-    with pytest.raises(
-        ValueError, match=r"int8 weights are for a CPU \(meta\); use weights stored"
-    ):
+    with pytest.raises(ValueError, match=r"int8 weights need a CPU \(meta\); use weights stored"):
         packed(model, "int8")
 
 
 def test_other_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"weights is stored or int8 \('int4'\); give one of them"):
+    with pytest.raises(
+        ValueError, match=r"weights must be stored or int8 \('int4'\); use one of them"
+    ):
         packed(small(), "int4")  # type: ignore[arg-type]

@@ -155,5 +155,5 @@ def test_a_wrapped_model_writes_the_text_of_the_one_inside() -> None:
     model.layers[0] = torch.compile(model.layers[0], backend="eager")
     assert generate(model, [5], 40, 0.0) == text
     assert generate(model, [5], 40, 0.0) == text, "the model was left as it was"
-    with pytest.raises(ValueError, match=r"the model is not a scratchlm Transformer \(Identity"):
+    with pytest.raises(ValueError, match=r"the model must be a scratchlm Transformer \(Identity"):
         generate(torch.nn.Identity(), [5], 40)  # type: ignore[arg-type]

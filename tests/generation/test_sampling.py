@@ -278,7 +278,7 @@ def test_a_text_that_just_fits_ends_at_its_length(
 
 def test_a_prompt_longer_than_the_context_needs_to_slide(llama: Transformer) -> None:
     prompt = random_ids(CONTEXT + 9)
-    with pytest.raises(ValueError, match=r"longer than the context \(33 tokens, 24 fit\); cut it"):
+    with pytest.raises(ValueError, match=r"longer than the context \(33 tokens, 24 fit\); shorten"):
         generate(llama, prompt, 5)
     text, _ = by_hand(llama, prompt, 30, GREEDY, 0, overflow="slide")
     assert generate(llama, prompt, 30, 0.0, overflow="slide") == text
@@ -342,17 +342,17 @@ def test_a_continuation_begins_empty() -> None:
 @pytest.mark.parametrize(
     ("ids", "arguments", "message"),
     [
-        ([], {}, r"not empty \(\[\]\)"),
+        ([], {}, r"at least one id \(\[\]\)"),
         ([[1], [2]], {}, r"one row of ids \(shape \(2, 1\)\); write .*for row in ids"),
         (list(range(33)), {}, r"longer than the context \(33 tokens, 32 fit\)"),
         ([300], {}, r"not in the vocabulary \(300"),
         ([-1], {}, r"not in the vocabulary \(-1"),
-        ([1], {"max_tokens": -1}, r"max_tokens is at least 0 \(-1\)"),
-        ([1], {"temperature": -0.5}, r"temperature is .* \(-0.5\)"),
-        ([1], {"top_k": 301}, r"top_k is more than the vocabulary \(301 of 300\)"),
-        ([1], {"top_k": 11, "vocab_size": 10}, r"top_k is more .* \(11 of 10\)"),
-        ([1], {"overflow": "wrap"}, r"overflow is stop or slide \('wrap'\)"),
-        ([1], {"logit_bias": {300: 1.0}}, r"not in the vocabulary \(300 of 300\)"),
+        ([1], {"max_tokens": -1}, r"max_tokens must be at least 0 \(-1\)"),
+        ([1], {"temperature": -0.5}, r"temperature must be .* \(-0.5\)"),
+        ([1], {"top_k": 301}, r"top_k must be at most vocab_size \(301, vocab_size 300\)"),
+        ([1], {"top_k": 11, "vocab_size": 10}, r"top_k must be at most .* \(11, vocab_size 10\)"),
+        ([1], {"overflow": "wrap"}, r"overflow must be stop or slide \('wrap'\)"),
+        ([1], {"logit_bias": {300: 1.0}}, r"not in the vocabulary \(300, vocab_size 300\)"),
     ],
 )
 def test_bad_arguments_are_named_with_their_value(
@@ -363,7 +363,8 @@ def test_bad_arguments_are_named_with_their_value(
 
 
 @pytest.mark.parametrize(
-    ("prompts", "message"), [([], r"no prompt \(\[\]\)"), ([[1], []], r"not empty \(\[\]\)")]
+    ("prompts", "message"),
+    [([], r"at least one prompt \(\[\]\)"), ([[1], []], r"at least one id \(\[\]\)")],
 )
 def test_bad_prompts_are_named(prompts: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -385,7 +386,7 @@ def test_a_context_of_one_token_cannot_slide() -> None:
 )
 def test_where_no_token_is_left_it_says_why(logits: list[float], cause: str) -> None:
     require_finite(torch.tensor([[0.0, -math.inf], [1.0, 2.0]]))
-    with pytest.raises(NumericalError, match=rf"no token can be chosen .*: {cause}\); loosen"):
+    with pytest.raises(NumericalError, match=rf"no token can be chosen .*: {cause}\); ban fewer"):
         require_finite(torch.tensor([[0.0, 1.0], logits]))
 
 

@@ -353,35 +353,37 @@ def test_a_rare_id_of_many_has_its_share() -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"temperature": -0.5}, r"temperature is .* \(-0.5\)"),
-        ({"temperature": math.nan}, r"temperature is .* \(nan\)"),
-        ({"temperature": math.inf}, r"temperature is .* \(inf\)"),
-        ({"top_k": -1}, r"top_k is at least 0 .*\(-1\)"),
-        ({"top_p": 1.5}, r"top_p is from 0 to 1 \(1.5\)"),
-        ({"top_p": math.nan}, r"top_p is from 0 to 1 \(nan\)"),
-        ({"min_p": -0.1}, r"min_p is from 0 to 1 \(-0.1\)"),
-        ({"typical_p": 0}, r"typical_p is above 0 and at most 1 \(0\)"),
-        ({"typical_p": 1.1}, r"typical_p is above 0 and at most 1 \(1.1\)"),
-        ({"repetition_penalty": 0}, r"repetition_penalty is from 0.01 .*\(0\)"),
-        ({"presence_penalty": 101}, r"presence_penalty is from -100 to 100 .*\(101\)"),
-        ({"frequency_penalty": math.nan}, r"frequency_penalty is from -100 .*\(nan\)"),
-        ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size is at least 0 .*\(-1\)"),
-        ({"min_new_tokens": -2}, r"min_new_tokens is at least 0 .*\(-2\)"),
-        ({"logit_bias": {3: math.nan}}, r"logit_bias of id 3 is a number or -inf \(nan\)"),
-        ({"logit_bias": {3: math.inf}}, r"logit_bias of id 3 is a number or -inf \(inf\)"),
+        ({"temperature": -0.5}, r"temperature must be .* \(-0.5\)"),
+        ({"temperature": math.nan}, r"temperature must be .* \(nan\)"),
+        ({"temperature": math.inf}, r"temperature must be .* \(inf\)"),
+        ({"top_k": -1}, r"top_k must be at least 0, .*\(-1\)"),
+        ({"top_p": 1.5}, r"top_p must be from 0 to 1 \(1.5\)"),
+        ({"top_p": math.nan}, r"top_p must be from 0 to 1 \(nan\)"),
+        ({"min_p": -0.1}, r"min_p must be from 0 to 1 \(-0.1\)"),
+        ({"typical_p": 0}, r"typical_p must be above 0 and at most 1 \(0\)"),
+        ({"typical_p": 1.1}, r"typical_p must be above 0 and at most 1 \(1.1\)"),
+        ({"repetition_penalty": 0}, r"repetition_penalty must be from 0.01 .*\(0\)"),
+        ({"presence_penalty": 101}, r"presence_penalty must be from -100 to 100, .*\(101\)"),
+        ({"frequency_penalty": math.nan}, r"frequency_penalty must be from -100 .*\(nan\)"),
+        ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size must be at least 0, .*\(-1\)"),
+        ({"min_new_tokens": -2}, r"min_new_tokens must be at least 0, .*\(-2\)"),
+        ({"logit_bias": {3: math.nan}}, r"logit_bias of id 3 must be a number or -inf \(nan\)"),
+        ({"logit_bias": {3: math.inf}}, r"logit_bias of id 3 must be a number or -inf \(inf\)"),
     ],
 )
 def test_a_value_out_of_its_range_is_named(field: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message}; give a value in that range"):
+    with pytest.raises(ValueError, match=rf"{message}; use a value in this range"):
         Strategy(**field)
 
 
 def test_what_a_vocabulary_or_so_many_tokens_have_no_place_for_is_named() -> None:
     Strategy(top_k=40, logit_bias={39: 1.0}, min_new_tokens=5).check(40, 5)
-    with pytest.raises(ValueError, match=r"top_k is more than the vocabulary \(41 of 40\)"):
+    with pytest.raises(ValueError, match=r"top_k must be at most vocab_size \(41, vocab_size 40\)"):
         Strategy(top_k=41).check(40, 5)
     for id in (40, -1):
-        with pytest.raises(ValueError, match=rf"not in the vocabulary \({id} of 40\)"):
+        with pytest.raises(ValueError, match=rf"not in the vocabulary \({id}, vocab_size 40\)"):
             Strategy(logit_bias={id: 1.0}).check(40, 5)
-    with pytest.raises(ValueError, match=r"more than max_tokens \(6 of 5\); raise max_tokens"):
+    with pytest.raises(
+        ValueError, match=r"at most max_tokens \(6, max_tokens 5\); increase max_tokens"
+    ):
         Strategy(min_new_tokens=6).check(40, 5)

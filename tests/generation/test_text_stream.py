@@ -186,5 +186,5 @@ def test_pieces_end_at_the_first_stop_and_ask_for_no_more(of_bytes: BPETokenizer
 
 
 def test_an_empty_stop_string_is_refused(of_bytes: BPETokenizer) -> None:
-    with pytest.raises(ValueError, match=r"a stop string is not empty \(''\); leave it out"):
+    with pytest.raises(ValueError, match=r"a stop string must not be empty \(''\); leave out"):
         TextStream(of_bytes, ["a", ""])

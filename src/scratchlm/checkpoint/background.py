@@ -15,8 +15,8 @@ from scratchlm.files.plain_values import map_tensors
 def snapshot(value: Any) -> Any:
     """Return a copy of plain data with its tensors on the CPU.
 
-    Tied weights share one copy, so they stay tied. Copies from a GPU are asynchronous; the
-    function synchronizes the GPU once, at the end.
+    Tied weights get one common copy, so the copies are tied too. Copies from a GPU are
+    asynchronous; the function synchronizes the GPU once, at the end.
     """
     copies: dict[tuple[Any, ...], Tensor] = {}
 
@@ -42,7 +42,7 @@ def _to_cpu(tensor: Tensor) -> Tensor:
 
 
 class CheckpointWriter:
-    """Run one write at a time in a thread. `wait` raises its error, `failure` returns it."""
+    """Run one write at a time in a thread. `wait` raises its error, `failure` returns the error."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -66,7 +66,7 @@ class CheckpointWriter:
         return None
 
     def failed(self, wait: bool) -> bool:
-        """Return whether the last write failed. wait: wait for its end first."""
+        """Return whether the last write failed. wait: True waits for the end of the write first."""
         write = self._under_way
         return write is not None and (wait or write.done()) and write.exception() is not None
 

@@ -1,9 +1,9 @@
 """A checkpoint on disk has two forms: a verified directory, or one `.pt` file.
 
-write_payload                      write either form; the suffix of the path decides
+write_payload                      write one of the forms; the path's suffix selects it
 write_directory, read_directory    model.safetensors, state.*, manifest.json (see save_and_load.py)
 
-`single_file` reads a `.pt`.
+The module `single_file` reads a `.pt` file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def is_single_file(path: StrPath) -> bool:
 def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
     """Write plain data (a `plain_values.checked` dict with the key `model`).
 
-    It replaces an existing checkpoint. A kill at any moment leaves the old one or the new one.
+    It replaces an existing checkpoint. If the process is killed at any moment, the old checkpoint
+    or the new checkpoint remains.
     """
     if not isinstance(path_or_file, str | os.PathLike):
         _save(payload, path_or_file)
@@ -52,10 +53,10 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
             _save(payload, file)
     else:
         path = Path(path_or_file)
-        check_folder_name(path, "a checkpoint is a folder, or one .pt file")
+        check_folder_name(path, "a checkpoint must be a folder or one .pt file")
         if is_taken(path) and not (path / MANIFEST).is_file():
             raise ValueError(
-                f"something else has this name ({path}); a checkpoint replaces only a checkpoint"
+                f"the path exists and is not a checkpoint ({path}); choose another path"
             )
         with replacing_directory(path) as folder:
             write_directory(folder, payload)
@@ -64,7 +65,7 @@ def write_payload(path_or_file: PathOrFile, payload: Payload) -> None:
 def _save(payload: Payload, file: IO[bytes]) -> None:
     try:
         torch.save(payload, file)
-    except RuntimeError as error:  # the archive is cut short; the context has the cause
+    except RuntimeError as error:  # torch could not finish the archive; the context has the cause
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -135,7 +136,7 @@ def write_manifest(folder: Path, entries: Entries) -> None:
 def read_directory(path: Path, *, mapped: bool = False) -> Payload:
     """Check every byte against the manifest, then return what `write_directory` wrote.
 
-    mapped: map the tensors, so that the disk is read only when a tensor is used.
+    mapped: True maps the tensors. Then each tensor is read from the disk only when it is used.
     """
     path = _present(path)
     names = _verified(path)
@@ -194,7 +195,10 @@ def _texts(path: Path, names: list[str]) -> Payload:
 
 
 def _parts(names: list[str], kind: str, path: Path) -> list[str]:
-    """Return `model.safetensors`, or `model-00001-of-00004.safetensors` etc. of several ranks."""
+    """Return the names of the files with the tensors of `kind`.
+
+    One rank writes `model.safetensors`. Several ranks write `model-00001-of-00004.safetensors` etc.
+    """
     whole = f"{kind}.safetensors"
     if whole in names:
         return [whole]
@@ -222,8 +226,8 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
     """Check the size and SHA-256 of all files, or of `only`; return the names in the manifest."""
     if not (path / MANIFEST).is_file():
         raise FileFormatError(
-            f"not a checkpoint: no {MANIFEST} ({path}); give a checkpoint's "
-            "directory, a .pt, or a run's folder"
+            f"the path is not a checkpoint ({path}: it has no {MANIFEST}); specify a "
+            "checkpoint's folder, a .pt file, or a run's folder"
         )
     try:
         manifest = parse_json((path / MANIFEST).read_bytes())
@@ -238,8 +242,8 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
         ) from None
     if not known:
         raise FileFormatError(
-            f"the checkpoint has another format ({path}: {manifest['format']!r:.40}); "
-            f"this version reads format {_FORMAT}"
+            f"this version reads only format {_FORMAT} of checkpoints ({path} has format "
+            f"{manifest['format']!r:.40}); use the version that wrote the checkpoint"
         )
     if "state.json" not in files:
         raise FileFormatError(
@@ -250,10 +254,14 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
             continue
         file = path / name
         if Path(name).name != name or not _is_plain_file(file):
-            raise FileFormatError(f"a checkpoint's file is missing ({file}); use an earlier one")
+            raise FileFormatError(
+                f"a checkpoint's file is missing ({file}); use an earlier checkpoint"
+            )
         if file.stat().st_size != size or sha256_of(file) != sha256:
             check_downloaded(file)
-            raise FileFormatError(f"a checkpoint's file is damaged ({file}); use an earlier one")
+            raise FileFormatError(
+                f"a checkpoint's file is damaged ({file}); use an earlier checkpoint"
+            )
     for file in sorted(path.iterdir()):
         if file.suffix in (".json", ".safetensors") and file.name not in {MANIFEST, *files}:
             raise FileFormatError(
@@ -263,7 +271,7 @@ def _verified(path: Path, only: Collection[str] | None = None) -> list[str]:
 
 
 def _is_plain_file(path: Path) -> bool:
-    """Return whether `path` is a regular file, not a link or a pipe, which blocks."""
+    """Return whether `path` is a regular file. A link is not; reading a pipe would block."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
@@ -275,12 +283,12 @@ def _read_json(path: Path) -> Any:
         return parse_json(path.read_bytes())
     except ValueError as error:
         raise FileFormatError(
-            f"a checkpoint's file is not valid JSON ({path}: {error}); use an earlier one"
+            f"a checkpoint's file is not valid JSON ({path}: {error}); use an earlier checkpoint"
         ) from None
 
 
 def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors, each tied weight only once, and {dropped name: the name that is kept}."""
+    """Return the tensors with each tied weight once, and {dropped name: kept name}."""
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():
@@ -292,7 +300,7 @@ def without_duplicates(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
 
 class _Hashing:
-    """A file that counts and hashes the bytes written to it."""
+    """A file that counts and hashes the bytes that it receives."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.size, self.digest = file, 0, hashlib.sha256()

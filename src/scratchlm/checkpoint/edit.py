@@ -1,7 +1,7 @@
-"""Change the model config in a checkpoint, where the weights allow it.
+"""Change the model config in a checkpoint, if the weights allow the change.
 
 The weights do not depend on the rotary base, the context length, the window or dropout. New values
-change how the model runs, and keep its weights.
+of these settings change how the model runs. The weights stay the same.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _FIXED = {"num_heads", "norm", "position", "ffn", "qk_norm", "rope_interleaved"}
 
 
 def set_config(path: StrPath, changes: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
-    """Put `changes` ({dotted key: value as typed}) into the config of the checkpoint `path`.
+    """Write `changes` ({dotted key: text of the value}) into the config of the checkpoint `path`.
 
     Return {key: (old value, new value)}. If nothing changes, nothing is written. The weights stay
-    the same, bit for bit. The `model` of a recipe gets the same changes. A kill at any moment
-    leaves the old checkpoint or the new one.
+    the same, bit for bit. The `model` of a recipe gets the same changes. If the process is killed
+    at any moment, the old checkpoint or the new checkpoint remains.
 
-    Raise ValueError for an unknown key or a wrong value; for a config that needs weights with other
-    names, shapes or another meaning; and for a checkpoint of a run that is training now.
+    Raise ValueError in three cases: a key is unknown or its value is wrong; the config needs
+    weights with other names, shapes or another meaning; or a process trains this run now.
     """
     path = find_checkpoint(path)
     with _run_locked(path.resolve()):
@@ -71,7 +71,7 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
     for key in sorted(_FIXED & changed.keys()):
         was, now = changed[key]
         raise ValueError(
-            f"the weights were trained with another {key} ({was}, not {now}); leave it as it is"
+            f"the weights were trained with another {key} ({was}, not {now}); do not change {key}"
         )
     _check_weights(config, payload["model"], path)
     if isinstance(tokenizer := payload.get("tokenizer"), str):
@@ -87,8 +87,8 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
 def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) -> None:
     if config.num_layers > len(weights):  # check this before building the layers
         raise ValueError(
-            f"the checkpoint has fewer layers ({config.num_layers} in the config, only "
-            f"{len(weights)} tensors); leave num_layers as it is"
+            f"the checkpoint has too few tensors for num_layers ({len(weights)} tensors, "
+            f"num_layers {config.num_layers}); do not change num_layers"
         )
     with torch.device("meta"):
         model = Transformer(config)
@@ -99,15 +99,15 @@ def _check_weights(config: ModelConfig, weights: dict[str, Tensor], path: Path) 
         )
         if here != there:
             raise ValueError(
-                f"the weights do not fit this config ({name} is {there} in the checkpoint, {here} "
-                "by the config); change only settings that fix no weight's shape"
+                f"the weights do not fit this config ({name} is {there} in the checkpoint and "
+                f"{here} in the config); change only settings that no weight's shape depends on"
             )
     if config.tie_embeddings and not torch.equal(
         weights["lm_head.weight"], weights["embedding.weight"]
     ):
         raise ValueError(
-            "tied embeddings are one matrix (lm_head.weight is not embedding.weight in the "
-            "checkpoint); leave tie_embeddings false"
+            "tied embeddings must be one matrix (lm_head.weight and embedding.weight differ in the "
+            "checkpoint); keep tie_embeddings false"
         )
 
 
@@ -120,7 +120,7 @@ def _check_vocabulary(config: ModelConfig, tokenizer: BPETokenizer) -> None:
 
 
 def changes_text(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return the changes of `set_config` to the checkpoint `path` as text, one a line."""
+    """Return the changes of `set_config` in the checkpoint `path` as text, one change per line."""
     if not changed:
         return f"{path} has these values already"
     width = max(map(len, changed))

@@ -41,9 +41,9 @@ def is_hf_folder(path: StrPath) -> bool:
 
 @takes_synonyms()
 def load_model(path: StrPath, device: str = "auto") -> Transformer:
-    """Return the Transformer of a checkpoint, a `.pt`, a run's folder or a Hugging Face hub folder.
+    """Return the Transformer in a checkpoint, a `.pt`, a run's folder or a Hugging Face hub folder.
 
-    A run's folder gives its best checkpoint, or else its last.
+    From a run's folder, the function loads the best checkpoint, or the last if there is no best.
     """
     place = resolve_device(device)
     if is_hf_folder(path):
@@ -65,7 +65,7 @@ def read_config(path: StrPath) -> ModelConfig:
 
 
 class Loaded(NamedTuple):
-    """A model, its tokenizer, the ids that end a text, and the ids before a text."""
+    """A model, its tokenizer, the ids that end a text, and the ids that begin a text."""
 
     model: Transformer
     tokenizer: BPETokenizer
@@ -74,20 +74,20 @@ class Loaded(NamedTuple):
 
 
 def load_with_tokenizer(path: StrPath, tokenizer_path: StrPath | None = None) -> Loaded:
-    """Load a model on the CPU, with its own tokenizer or the given one.
+    """Load a model on the CPU, with the tokenizer in `tokenizer_path` or its own.
 
-    Raise ValueError if the two tokenizers differ, or if there is none.
+    Raise ValueError if the two tokenizers differ, or if there is no tokenizer.
     """
     model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
     if tokenizer is None:
-        raise ValueError(f"the model has no tokenizer ({path}); give --tokenizer_path FILE")
+        raise ValueError(f"the model has no tokenizer ({path}); add --tokenizer_path FILE")
     return Loaded(model, tokenizer, ends, starts)
 
 
 def load_parts(
     path: StrPath, tokenizer_path: StrPath | None = None
 ) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
-    """Return the fields of `load_with_tokenizer`. The tokenizer is None if there is none."""
+    """Return the same as `load_with_tokenizer`, but with None if there is no tokenizer."""
     if is_hf_folder(path):
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
@@ -112,7 +112,9 @@ def load_parts(
 def _ids(payload: Payload, key: str, path: Path) -> list[int]:
     ids = payload.get(key) or []
     if not isinstance(ids, list) or not all(type(each) is int and each >= 0 for each in ids):
-        raise FileFormatError(f"{key} is not a list of ids ({path}: {ids!r:.40}); save it again")
+        raise FileFormatError(
+            f"{key} must be a list of ids ({path}: {ids!r:.40}); save the checkpoint again"
+        )
     return ids
 
 
@@ -121,8 +123,8 @@ def model_from(payload: Payload, path: StrPath) -> Transformer:
     config, weights = config_from(payload, path), payload["model"]
     if config.num_layers > len(weights):  # check this before building the layers
         raise FileFormatError(
-            f"the checkpoint has fewer layers than its config says ({path}: {config.num_layers}, "
-            f"only {len(weights)} tensors); save it again"
+            f"the checkpoint has too few tensors for its config ({path}: {len(weights)} tensors, "
+            f"num_layers {config.num_layers}); save the checkpoint again"
         )
     try:
         with torch.device("meta"):
@@ -133,9 +135,10 @@ def model_from(payload: Payload, path: StrPath) -> Transformer:
             model = model.to(dtype)
     except (OverflowError, RuntimeError, TypeError):  # no tensor can have these sizes
         raise FileFormatError(
-            f"the checkpoint's model config has impossible sizes ({path}); save it again"
+            f"the checkpoint's model config has impossible sizes ({path}); "
+            "save the checkpoint again"
         ) from None
-    check_shapes(model, weights, str(path))  # before a wrong config allocates memory
+    check_shapes(model, weights, str(path))  # do this before a wrong config allocates memory
     _check_table(config, weights, path)
     model.allocate("cpu")
     restore({**payload, "model": weights}, model, None, name=str(path))
@@ -147,25 +150,25 @@ def _check_table(config: ModelConfig, weights: dict[str, Tensor], path: StrPath)
     size = 8 * config.context_length * config.d_head if config.position == "rope" else 0
     if size > _TABLE_LIMIT + sum(weight.nbytes for weight in weights.values()):
         raise FileFormatError(
-            f"the context_length is too large for the model ({path}: "
-            f"{config.context_length}); correct the config, and save it again"
+            f"context_length is too large for the model ({path}: {config.context_length}); "
+            "correct the config, and save the checkpoint again"
         )
 
 
 def config_from(payload: Payload, path: StrPath) -> ModelConfig:
-    """Return the model config of a checkpoint; FileFormatError if it is missing or unknown."""
+    """Return a checkpoint's model config. Raise FileFormatError if it is missing or unknown."""
     config = payload.get("config")
     if not isinstance(config, dict):
         raise FileFormatError(
             f"the checkpoint has no model config ({path}); build the model yourself and use "
-            "load_checkpoint, or save it again with save_checkpoint(..., config={...})"
+            "load_checkpoint, or save the checkpoint again with save_checkpoint(..., config={...})"
         )
     try:
         return configuration.build(ModelConfig, config)
     except (OverflowError, ValueError) as error:
         raise FileFormatError(
-            f"the checkpoint's model config is unknown here ({path}: {error}); "
-            "save it again with this version"
+            f"this version cannot read the checkpoint's model config ({path}: {error}); "
+            "save the checkpoint again with this version"
         ) from None
 
 
@@ -181,7 +184,9 @@ def _own_tokenizer(payload: Payload, path: StrPath) -> BPETokenizer | None:
     stored = payload.get("tokenizer")
     if isinstance(stored, str | None):
         return None if stored is None else BPETokenizer.from_json(stored, path)
-    raise FileFormatError(f"the checkpoint's tokenizer is not text ({path}); save it again")
+    raise FileFormatError(
+        f"the checkpoint's tokenizer must be text ({path}); save the checkpoint again"
+    )
 
 
 def _agreeing(
@@ -190,18 +195,18 @@ def _agreeing(
     vocab_size: int | None,
     path: StrPath,
 ) -> BPETokenizer | None:
-    """Return the model's own tokenizer or the one in `given`; check that both are the same."""
+    """Return the tokenizer in `given`, or the model's own. Check that the two do not differ."""
     tokenizer = own if given is None else BPETokenizer.load(given)
     if tokenizer is None:
         return None
     if own is not None and own.hash != tokenizer.hash:
         raise FileFormatError(
-            f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path: "
-            "the checkpoint has its own"
+            f"the model was trained with another tokenizer ({given}); leave out --tokenizer_path, "
+            "because the checkpoint has its own tokenizer"
         )
     if vocab_size is not None and len(tokenizer) > vocab_size:
         raise FileFormatError(
-            f"the tokenizer is of another model ({given or path}: {len(tokenizer)} ids, the model "
-            f"knows {vocab_size}); give the one it was trained with"
+            f"the tokenizer has more ids than the model ({given or path}: {len(tokenizer)} ids, "
+            f"vocab_size {vocab_size}); use the tokenizer that the model was trained with"
         )
     return tokenizer

@@ -18,39 +18,40 @@ def check_order(path_or_file: object, model: object, call: str) -> None:
     """Raise ValueError if the arguments are not in the order of `call`."""
     if isinstance(path_or_file, nn.Module) or not isinstance(model, nn.Module):
         kinds = f"{type(path_or_file).__name__}, {type(model).__name__}"
-        raise ValueError(f"the path comes first, and the model next ({kinds}); write {call}")
+        raise ValueError(f"the first arguments must be a path and a model ({kinds}); write {call}")
 
 
 def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
-    """Return the payload with its containers copied.
+    """Return the payload with copies of its containers.
 
-    elsewhere: see `plain_values.checked`. Raise ValueError for content that no checkpoint may have.
+    elsewhere: see `plain_values.checked`. Raise ValueError for content that a checkpoint must not
+    contain.
     """
     payload = {
         key: plain_values.checked(value, str(key), elsewhere=elsewhere)
         for key, value in payload.items()
     }
     if type(payload["step"]) is not int:
-        raise ValueError(f"step is an int ({payload['step']!r}); count optimizer steps")
+        raise ValueError(f"step must be an int ({payload['step']!r}); count optimizer steps")
     if payload["step"] < 0:
-        raise ValueError(f"step is 0 or more ({payload['step']}); count optimizer steps")
+        raise ValueError(f"step must be 0 or more ({payload['step']}); count optimizer steps")
     for key, value in payload["model"].items():
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"the model's state holds more than tensors (model.{key}); pass it "
-                "to save_checkpoint as a value of its own"
+                f"the model's state must contain only tensors (model.{key}); pass this value to "
+                "save_checkpoint as a separate argument"
             )
     for key, kind in (("tokenizer", str), ("config", dict)):
         if not isinstance(payload.get(key), kind | None):
             raise ValueError(
-                f"{key} is a {kind.__name__} ({type(payload[key]).__name__}); see "
+                f"{key} must be a {kind.__name__} ({type(payload[key]).__name__}); see "
                 "the docstring of save_checkpoint"
             )
     try:
         json.dumps(payload.get("config"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"config must fit into JSON ({error}); leave tensors, NaN and infinity out of it"
+            f"config must contain only JSON values ({error}); leave out tensors, NaN and infinity"
         ) from None
     return payload
 
@@ -58,10 +59,10 @@ def checked_payload(payload: Payload, *, elsewhere: bool = False) -> Payload:
 def best_with_its_own(
     payload: Mapping[str, Any], path: Path
 ) -> tuple[Any, Any, dict[str, Any] | None]:
-    """Return the best validation loss of a run up to a checkpoint, its step, and `pending`.
+    """Return a run's best validation loss up to a checkpoint, the step of this loss, and `pending`.
 
-    A checkpoint is written before its step is validated. Later the run's log has the loss of that
-    step. Until then, the third value is the step's `pending` line of the log, otherwise None.
+    A run writes a checkpoint before it validates the step. Later the run's log contains the loss of
+    that step. Until then, `pending` is the step's log line without the loss. Otherwise it is None.
     """
     best, best_step, pending = map(payload.get, ("best_val_loss", "best_step", "pending"))
     if not (isinstance(pending, dict) and pending and isinstance(best, float)):

@@ -1,7 +1,8 @@
 """Find a checkpoint by its own path, by a pointer file, or in a run's folder.
 
 A pointer (`last`, `best`) is a text file with the name of a checkpoint in the same folder. The file
-`left` lists abandoned checkpoints: the run went back to an earlier step.
+`left` lists abandoned checkpoints. The run left these checkpoints when it went back to an earlier
+step.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _LONGEST = 100  # bytes of a checkpoint's name
 
 
 def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
-    """Return the checkpoint that `path` names: itself, by a pointer file, or in a run's folder.
+    """Return the checkpoint of `path`, which is a checkpoint, a pointer file or a run's folder.
 
-    prefer: "best" or "last", if a folder has both.
+    prefer: "best" or "last", for a folder that has both.
     """
     path = Path(path)
     if is_single_file(path) or (path / MANIFEST).is_file() or not path.exists():
         if not path.exists() and not previous(path).exists():
             raise FileNotFoundError(
-                f"no such checkpoint ({path}); give a checkpoint, a run's folder, or a folder of "
-                "the hub that is on this disk"
+                f"the checkpoint does not exist ({path}); specify a checkpoint, a run's folder, or "
+                "a Hugging Face hub folder on this disk"
             )
         return path
     if path.is_file():
@@ -44,19 +45,20 @@ def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
                 return _follow(folder / name)
     if (path / "checkpoints").is_dir():
         raise FileFormatError(
-            f"the run does not say which checkpoint is its last ({path / 'checkpoints' / 'last'} "
-            "is missing); give one of that folder, or start a new run"
+            f"the run has no pointer to its last checkpoint ({path / 'checkpoints' / 'last'} "
+            "is missing); specify a checkpoint of the run, or start a new run"
         )
     raise FileFormatError(
-        f"this folder has no checkpoint and no config.json of the hub ({path}); give a checkpoint, "
-        "a run's folder, or one of the hub"
+        f"the folder has no checkpoint and no Hugging Face config.json ({path}); specify a "
+        "checkpoint, a run's folder, or a Hugging Face hub folder"
     )
 
 
 def checkpoints_in(folder: Path) -> dict[Path, int]:
-    """Return {path: step} of a run's folder `checkpoints`, abandoned ones first, then by step.
+    """Return {path: step} of the checkpoints in `folder`, which is a run's folder `checkpoints`.
 
-    The order does not use file times, because a copy has other times.
+    Abandoned checkpoints come first; then the order is by step. The order does not use file
+    times, because a copy has other times.
     """
     found, left = {}, left_in(folder)
     for path in folder.glob("step-*"):
@@ -94,9 +96,9 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
-    """Add a note to a FileFormatError that reading `checkpoint` raises.
+    """Add a note to a FileFormatError, which the caller gets when it reads `checkpoint`.
 
-    The note is the command that resumes from the checkpoint before it, if one exists.
+    The note is the command that resumes from the previous checkpoint, if there is one.
     """
     try:
         yield
@@ -111,13 +113,13 @@ def naming_an_earlier(checkpoint: Path) -> Iterator[None]:
 
 
 def write_pointer(path: StrPath, name: str) -> None:
-    """Write the name of a sibling into the text file `path`, atomically."""
+    """Write `name`, a checkpoint in the same folder, into the text file `path`, atomically."""
     with replacing_file(Path(path)) as file:
         file.write(f"{name}\n".encode())
 
 
 def _follow(pointer: Path) -> Path:
-    """Return the sibling that a pointer names. It is in the same folder, and no pointer."""
+    """Return the checkpoint that a pointer names. It must be in the same folder, and no pointer."""
     name, content = "", b""
     if pointer.is_file():  # reading a pipe would block
         with pointer.open("rb") as file:
@@ -127,14 +129,15 @@ def _follow(pointer: Path) -> Path:
     if len(content) > _LONGEST or name in ("", "..") or Path(name).name != name:
         check_downloaded(pointer)
         raise FileFormatError(
-            f"not a checkpoint, nor a pointer to one ({pointer}); give a "
-            "checkpoint's directory, a .pt, or a run's folder"
+            f"the path is neither a checkpoint nor a pointer to a checkpoint ({pointer}); specify "
+            "a checkpoint's folder, a .pt file, or a run's folder"
         )
     target = pointer.parent / name
     if not (target.is_file() if is_single_file(target) else target.is_dir()) and not (
         previous(target).is_dir()
     ):
         raise FileFormatError(
-            f"the pointer names no checkpoint ({pointer}: {name!r}); give another"
+            f"the pointer's checkpoint does not exist ({pointer}: {name!r}); "
+            "specify another checkpoint"
         )
     return target

@@ -1,4 +1,4 @@
-"""Write checkpoints of a model that is sharded over ranks. One rank writes each tensor, whole.
+"""Write checkpoints of a model that is sharded over ranks. One rank writes each whole tensor.
 
     step-00000100/
       model-00001-of-00004.safetensors   a quarter of the weights, by bytes
@@ -6,7 +6,7 @@
       …
       state.json, config.json, manifest.json   the first rank writes them
 
-The tensors do not depend on the number of ranks, so any number of ranks can resume.
+The whole tensors do not depend on the number of ranks, so any number of ranks can resume.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def is_sharded(module: nn.Module) -> bool:
 def whole(state: Any, ranks: Ranks) -> Any:
     """Return a copy of plain data with whole tensors.
 
-    A tensor is on the CPU of the rank that will write it, and on the meta device elsewhere. All
-    ranks call this at the same time. A rank holds at most its share and one tensor.
+    A tensor is on the CPU of the rank that will write it, and on the meta device of the other
+    ranks. All ranks must call this function at the same time. A rank stores at most its own part of
+    the tensors and one more tensor.
     """
     held = [0] * ranks.size
     taken: dict[tuple[Any, ...], Tensor] = {}
@@ -64,12 +65,13 @@ def whole(state: Any, ranks: Ranks) -> Any:
 
 
 def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
-    """Write the data of `whole`. A thread of each rank calls this; all ranks share the file system.
+    """Write the result of `whole`. A thread of each rank must call this function.
 
-    If one rank fails, all ranks raise an error, and no files remain.
+    All ranks must have the same file system. If one rank fails, all ranks raise an error, and no
+    files remain.
     """
     with naming(path), contextlib.ExitStack() as stack:
-        # Only the first rank makes and renames the folder. The others have None here.
+        # Only the first rank makes and renames the folder. The other ranks have None here.
         made = _all_or_none(
             ranks,
             lambda: stack.enter_context(replacing_directory(path)) if ranks.first else None,
@@ -86,14 +88,14 @@ def write_together(path: Path, payload: dict[str, Any], ranks: Ranks) -> None:
 
 
 def _all_or_none(ranks: Ranks, work: Callable[[], T]) -> list[T]:
-    """Return the results of `work` on all ranks. If one rank fails, all raise an error."""
+    """Return the results of `work` on all ranks. If one rank fails, all ranks raise an error."""
     with agreed(ranks):
         result = work()
     return ranks.gather(result, aside=True)
 
 
 def spread_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state_dict with its whole moments sharded as in `optimizer`."""
+    """Return an optimizer's state_dict. Its whole moments are sharded as in `optimizer`."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     if not any(map(is_shard, params)) or not isinstance(state.get("state"), dict):
         return state

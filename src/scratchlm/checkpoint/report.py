@@ -40,12 +40,12 @@ _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "
 
 
 def describe(path: StrPath) -> dict[str, Any]:
-    """Return a description of the checkpoint or hub folder that `path` names.
+    """Return a description of the checkpoint or hub folder at `path`.
 
-    Every byte of a checkpoint directory is checked first. A hub folder has the same keys; its
-    tensors keep the hub's names. `parameters` are all tensors of the model's state; tied tensors
-    count once. Norms are Euclidean, in float64. `nonfinite` counts NaN and infinities. A missing
-    value is None. `also` names the other saved values.
+    The function first checks every byte of a checkpoint directory. The description of a hub folder
+    has the same keys, and its tensors keep the hub's names. `parameters` are all tensors of the
+    model's state; tied tensors count once. Norms are Euclidean norms in float64. `nonfinite` counts
+    NaN and infinities. A missing value is None. `also` lists the names of the other saved values.
     """
     if is_hf_folder(path):
         path = Path(path)
@@ -122,8 +122,8 @@ def _optimizer(payload: Payload, path: Path) -> dict[str, Any] | None:
                     moments.setdefault(str(name), []).extend(_tensors(value))
     except (KeyError, TypeError, AttributeError):
         raise FileFormatError(
-            f"the optimizer's state is not a state_dict of torch ({path}); save it again with "
-            "save_checkpoint"
+            f"the optimizer's state must be a state_dict of torch ({path}); save the checkpoint "
+            "again with save_checkpoint"
         ) from None
     return {
         "name": payload.get("optimizer_name"),
@@ -145,7 +145,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting with its tensors as numbers or text."""
+    """Return a setting, with a number or a text in place of a tensor."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else f"tensor {tuple(value.shape)}"
     return value
@@ -164,7 +164,7 @@ def _totals(tensors: list[Tensor], statistics: list[dict[str, Any]]) -> dict[str
 def _statistics(tensor: Tensor) -> dict[str, Any]:
     """Return norm, min, max, nonfinite of a tensor of any dtype.
 
-    It converts one chunk at a time to float64, which takes little memory.
+    It converts one chunk at a time to float64, so it needs little memory.
     """
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -215,7 +215,7 @@ def _files_text(found: Mapping[str, Any]) -> str:
     if found["verified"]:
         checked = "verified by manifest.json"
     else:
-        checked = "a folder of the hub has no manifest" if is_hub else "a .pt has no checksums"
+        checked = "a hub folder has no manifest" if is_hub else "a .pt has no checksums"
     loss, step = found["best_val_loss"], found["best_step"]
     lines = [
         _row("hub folder" if is_hub else "checkpoint", found["path"]),
@@ -225,7 +225,7 @@ def _files_text(found: Mapping[str, Any]) -> str:
     if not is_hub:
         lines.append(_row("step", f"{found['step']:,}"))
     if isinstance(loss, float):
-        shown = f"{loss:.4f}, of step {step}" if math.isfinite(loss) else "none yet"
+        shown = f"{loss:.4f}, at step {step}" if math.isfinite(loss) else "none yet"
         lines.append(_row("best_val_loss", shown))
     if isinstance(found["config"], dict):
         lines.append(_row("model", settings_text(found["config"])))
@@ -245,12 +245,12 @@ def _parameters_text(parameters: Mapping[str, Any]) -> str:
     for name, *others in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([f"  {name:<{widths[0]}}", *cells]))
-    lines += [f"  {name} is {other}" for name, other in parameters["tied"].items()]
+    lines += [f"  {name} is tied to {other}" for name, other in parameters["tied"].items()]
     return "\n".join(lines)
 
 
 def _optimizer_text(optimizer: Mapping[str, Any]) -> str:
-    lines = [_row("optimizer", optimizer["name"] or "its name was not saved")]
+    lines = [_row("optimizer", optimizer["name"] or "the optimizer's name was not saved")]
     for i, group in enumerate(optimizer["groups"]):
         settings = settings_text(group["settings"])
         lines.append(_row(f"  group {i}", f"{group['num_tensors']} tensors: {settings}"))
@@ -293,12 +293,12 @@ def _totals_text(totals: Mapping[str, Any]) -> str:
 
 
 def settings_text(tree: Mapping[Any, Any]) -> str:
-    """Turn `{"lr": 1e-3, "moe": {"top": 2}}` into `lr 0.001, moe.top 2`. None is left out."""
+    """Turn `{"lr": 1e-3, "moe": {"top": 2}}` into `lr 0.001, moe.top 2`. It leaves out None."""
     return ", ".join(f"{key} {value}" for key, value in flat(tree).items() if value is not None)
 
 
 def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dict with dotted keys, the inverse of `config.nest`."""
+    """Turn a nested dict into a flat dict with dotted keys. `config.nest` is the inverse."""
     values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Write a run's checkpoints (`step-00000100` etc.), and name the last and the best.
+"""Write a run's checkpoints (`step-00000100` etc.), and pointers to the last and the best.
 
-The text files `last` and `best` each name one checkpoint. They are replaced atomically after that
-checkpoint is complete. `save` copies the state and returns. A thread writes one checkpoint at a
-time.
+The text files `last` and `best` each contain the name of one checkpoint. A file is replaced
+atomically after its new checkpoint is complete. `save` copies the state and returns. A thread
+writes one checkpoint at a time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from scratchlm.files.atomic import finish_removals, remove_directory
 
 
 class CheckpointFolder:
-    """Write checkpoints into `path`. Keep the newest `keep_last` (0: all) and the best.
+    """Write checkpoints into `path`. Keep the newest `keep_last` checkpoints (0: all) and the best.
 
-    `saved` is the last complete checkpoint. The end of the context waits for the last write.
+    `saved` is the last complete checkpoint. The end of a `with` block waits for the last write.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class CheckpointFolder:
         best: bool,
         **more: Any,
     ) -> None:
-        """Save as `save_checkpoint` does. Then point `last`, and `best` if `best`, at it.
+        """Save as `save_checkpoint` does. Then point `last` at the checkpoint.
 
-        If the previous write failed, wait for this one. It is tried because the cause (a full disk)
-        may be gone, and an earlier failure must not lose this state.
+        best: True points `best` at the checkpoint too. If the previous write failed, `save` tries
+        this write and waits for its end. The cause (a full disk) may be gone, and an earlier
+        failure must not lose this state.
         """
         failure = self._writer.failure()
         path = self.path / f"step-{step:08d}{self.suffix}"
@@ -76,16 +77,21 @@ class CheckpointFolder:
             payload = snapshot(checked_payload(state))
             write = functools.partial(write_payload, path, payload)
         else:
-            self.saved = None  # only the first rank knows it
+            self.saved = None  # only the first rank stores this path
             return
         self._writer.submit(functools.partial(self._write, path, write, best))
         if failure is not None:
             self.wait()
             if self.ranks.first:
-                tqdm.write(f"a checkpoint was not written ({failure}); this is the next: {path}")
+                tqdm.write(
+                    f"a checkpoint was not written ({failure}); the next was written: {path}"
+                )
 
     def failed(self, wait: bool) -> bool:
-        """Return whether the last write failed. wait: wait for its end. `save` prints the error."""
+        """Return whether the last write failed. `save` prints the error.
+
+        wait: True waits for the end of the write first.
+        """
         return self._writer.failed(wait)
 
     def wait(self) -> None:
@@ -104,7 +110,7 @@ class CheckpointFolder:
             self._prune()
 
     def name_best(self) -> None:
-        """Point `best` at the last checkpoint when it is complete, after its validation."""
+        """Point `best` at the last checkpoint, after its validation. Wait for its write first."""
         self.wait()
         if self.ranks.first and self.saved is not None:
             self._writer.submit(functools.partial(self._name_best, self.saved))
@@ -115,7 +121,7 @@ class CheckpointFolder:
 
     def withdraw(self, before: Path | None) -> None:
         """Remove the last checkpoint, because its weights are bad. Point `last` at `before`."""
-        with contextlib.suppress(OSError):  # then there is no checkpoint to remove
+        with contextlib.suppress(OSError):  # after such an error there is no checkpoint to remove
             self.wait()
         bad, self.saved = self.saved, before
         if not self.ranks.first or bad is None or bad == before:
@@ -129,8 +135,8 @@ class CheckpointFolder:
     def go_on_from(self, checkpoint: Path | None, best_step: int, *, back: bool = True) -> None:
         """Point `last` at `checkpoint` and `best` at the checkpoint of `best_step`.
 
-        Mark later checkpoints as abandoned. Without `back`, do nothing if `checkpoint` is not the
-        latest.
+        Mark later checkpoints as abandoned. If `back` is False and `checkpoint` is not the latest
+        checkpoint, do nothing.
         """
         if not self.ranks.first:
             return
@@ -149,7 +155,7 @@ class CheckpointFolder:
             (self.path / "best").unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        """Delete old checkpoints. Users may delete them too, so an error is only printed."""
+        """Delete old checkpoints. Only print an error, because users may delete checkpoints too."""
         named = set()
         for name in ("last", "best"):
             with contextlib.suppress(FileNotFoundError, FileFormatError):
@@ -162,7 +168,9 @@ class CheckpointFolder:
                     linked = path.is_symlink() or path.is_file()
                     path.unlink() if linked else remove_directory(path)
         except OSError as error:
-            tqdm.write(f"old checkpoints were not deleted ({error}); delete them by hand")
+            tqdm.write(
+                f"old checkpoints were not deleted ({error}); delete these checkpoints yourself"
+            )
 
     def __enter__(self) -> CheckpointFolder:
         return self

@@ -5,13 +5,14 @@
       state.safetensors   every other tensor: optimizer moments, random states
       state.json          every other value, with a reference in place of a tensor
       config.json         the model's configuration   (if it has one)
-      tokenizer.json      the tokenizer               (if one was given)
+      tokenizer.json      the tokenizer               (if you pass one)
       manifest.json       size and SHA-256 of each file above; written last
 
-The directory is written under a temporary name, synced, and renamed. So its name holds a complete
-checkpoint or nothing at every moment. A path that ends in `.pt` or `.pth`, or an open file, gets
-the same content as one `torch.save` file. Reading it compares the checksums first, and always uses
-`weights_only=True`. Reading either form refuses any content that `save_checkpoint` would refuse.
+`save_checkpoint` writes the directory under a temporary name, syncs the files, and renames the
+directory. So at every moment, the final name has a complete checkpoint or nothing. If the path ends
+in `.pt` or `.pth`, or is an open file, the same content is written as one `torch.save` file. The
+reader of such a file compares the checksums first, and always uses `weights_only=True`. The readers
+of both forms reject all content that `save_checkpoint` would reject.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def save_checkpoint(
 ) -> None:
     """Save any module and optimizer, the step, and `more` (tensors and plain Python values).
 
-    The config of a scratchlm `Transformer` is stored as a dict under `config`. `tokenizer` is the
-    text of a tokenizer.json. ValueError for a value that is no tensor or plain type; it names the
-    key, and nothing is written.
+    The config of a scratchlm `Transformer` is stored as a dict under `config`. `tokenizer` must be
+    the text of a tokenizer.json. Raise ValueError for a value that is neither a tensor nor of a
+    plain type. The error contains the key, and nothing is written.
     """
     check_order(path_or_file, model, "save_checkpoint(path, model, optimizer, step)")
     write_payload(path_or_file, checked_payload(state_of(model, optimizer, step, **more)))
@@ -79,7 +80,7 @@ def state_of(
 def load_checkpoint(
     path_or_file: PathOrFile, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> int:
-    """Load a checkpoint into `model` and `optimizer`, and return its step."""
+    """Load a checkpoint into `model` and `optimizer`, and return the checkpoint's step."""
     check_order(path_or_file, model, "load_checkpoint(path, model, optimizer)")
     payload = read_checkpoint(path_or_file)
     restore(payload, model, optimizer, name=str(path_or_file))
@@ -95,9 +96,9 @@ def restore(
 ) -> None:
     """Load the result of `read_checkpoint` into `model` and `optimizer`.
 
-    FileFormatError for other names, shapes or kinds; then nothing changes. A sharded model takes
-    its shards. Wrappers around the saved or the present model do not matter. A tied weight needs
-    only one of its names.
+    Raise FileFormatError if names, shapes or kinds of dtypes differ; then nothing changes. A
+    sharded model loads only its shards. Wrappers around the saved model or around `model` do not
+    matter. A tied weight needs only one of its names.
     """
     weights = fitted(payload["model"], model, name)
     check_shapes(model, weights, name)
@@ -109,18 +110,19 @@ def restore(
             optimizer.load_state_dict(spread_state(payload["optimizer"], optimizer))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
-                f"the checkpoint is of another optimizer ({name}: {error}); "
-                "use the config it was trained with"
+                f"the checkpoint has the state of another optimizer ({name}: {error}); "
+                "use the config that the model was trained with"
             ) from None
     ours = model.state_dict()
     model.load_state_dict({name: spread(t, ours[name]) for name, t in weights.items()})
 
 
 def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payload:
-    """Return all saved values on the CPU: `model`, `optimizer`, `step`, and the further keys.
+    """Return all saved values on the CPU: `model`, `optimizer`, `step`, and the other keys.
 
-    Every byte of a directory is checked against its manifest first. FileFormatError names the file.
-    mapped: map a directory's tensors, because a rank needs only a part of each.
+    The function first checks every byte of a directory against the manifest. Raise FileFormatError
+    with the file's name if the check fails. mapped: True maps a directory's tensors; a rank needs
+    only a part of each tensor.
     """
     if isinstance(path_or_file, str | os.PathLike):
         path = Path(path_or_file)
@@ -129,24 +131,34 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
     else:
         payload = read_single(path_or_file, path_or_file)
     if not isinstance(payload, dict) or not isinstance(payload.get("model"), dict):
-        raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no weights under 'model'")
+        raise FileFormatError(
+            f"the content is not a checkpoint ({path_or_file}: it has no weights under 'model'); "
+            "use another checkpoint"
+        )
     if not all(isinstance(value, Tensor) for value in payload["model"].values()):
-        raise FileFormatError(f"not a checkpoint ({path_or_file}); its 'model' is not all tensors")
+        raise FileFormatError(
+            f"the content is not a checkpoint ({path_or_file}: 'model' has a value that is not a "
+            "tensor); use another checkpoint"
+        )
     if type(payload.get("step")) is not int:
-        raise FileFormatError(f"not a checkpoint ({path_or_file}); it has no 'step'")
+        raise FileFormatError(
+            f"the content is not a checkpoint ({path_or_file}: it has no 'step'); use another "
+            "checkpoint"
+        )
     payload.setdefault("optimizer", None)
     try:
         return checked_payload(payload)
     except (RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise FileFormatError(
-            f"not a checkpoint ({path_or_file}: {reason}); save it again with save_checkpoint"
+            f"the content is not a checkpoint ({path_or_file}: {reason}); save the checkpoint "
+            "again with save_checkpoint"
         ) from None
 
 
 def read_settings(path: Path) -> Payload:
     """Return `step`, `recipe`, `config` and `tokenizer` of a checkpoint.
 
-    The tensors of a directory are not read.
+    It does not read the tensors of a directory.
     """
     return read_checkpoint(path) if is_single_file(path) else read_directory_settings(path)

@@ -1,8 +1,8 @@
 """Convert a hub's config.json to our `ModelConfig` and back. Each architecture has one table.
 
 A key outside the table is allowed if it does not change the model (training, generation), or if it
-has a value that our model supports. Any other key raises an error that names it. Nothing is
-guessed.
+has a value that our model supports. Any other key raises an error with the name of the key. The
+conversion guesses nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
 
 Json = dict[str, Any]
 
-# Our field -> the hub's. Both hold the same value.
+# Our field -> the hub's key. Both have the same value.
 _GPT2 = {
     "vocab_size": "vocab_size",
     "context_length": "n_positions",
@@ -98,7 +98,7 @@ _SILENT = {
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
     "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
-# Programs add these keys for themselves, or they are generation settings, which moved to
+# Some of these keys are notes of other programs. The others are generation settings, which moved to
 # generation_config.json.
 _SILENT |= {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
@@ -125,7 +125,7 @@ _SILENT |= {
     "speculation_type", "stop_strings", "suppress_tokens", "target_lookbehind", "temperature",
     "token_healing", "top_h", "top_k", "top_p", "typical_p", "use_mtp", "watermarking_config",
 }  # fmt: skip
-# The functions below read these keys, beside the tables.
+# The functions below read these keys, in addition to the tables.
 _READ = {
     "layer_types", "num_experts_per_tok", "num_local_experts", "rope_parameters", "rope_scaling",
     "rope_theta", "router_aux_loss_coef", "router_jitter_noise", "sliding_window",
@@ -140,29 +140,32 @@ _VARIANTS = (
 
 
 def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
-    """Return the model config of a config.json. Raise FileFormatError if we do not support it."""
+    """Return the model config of a config.json. Raise FileFormatError for an unsupported one."""
     architecture = architecture_of(hub, path)
     for key, possible in _REQUIRED.items():
         if key in hub and hub[key] not in possible:
             raise FileFormatError(
-                f"this kind of {architecture} is not known here ({path}: {key} "
-                f"{hub[key]!r}); it has to be {possible[0]!r}"
+                f"this kind of {architecture} is not supported ({path}: {key} {hub[key]!r}); use a "
+                f"model with {key} {possible[0]!r}"
             )
     for key in hub.keys() - _SILENT - _READ - _REQUIRED.keys() - set(_NAMES[architecture].values()):
         if hub[key]:
             raise FileFormatError(
-                f"config.json has a key that is not known here ({path}: {key} {hub[key]!r}); "
-                "remove it if it does not change what the model computes"
+                f"config.json has an unknown key ({path}: {key} {hub[key]!r}); "
+                "remove the key if it does not change what the model computes"
             )
     try:
         return _model_config(architecture, hub, path)
     except FileFormatError:
         raise
     except KeyError as error:
-        raise FileFormatError(f"config.json has no {error} ({path}); download it again") from None
+        raise FileFormatError(
+            f"config.json has no {error} ({path}); download the file again"
+        ) from None
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise FileFormatError(
-            f"config.json describes no valid model ({path}: {error}); download it again"
+            f"config.json does not describe a valid model ({path}: {error}); "
+            "download the file again"
         ) from None
 
 
@@ -174,12 +177,12 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
         if value is None and theirs not in ("n_inner", "head_dim", "num_key_value_heads"):
             raise ValueError(f"{theirs} is null")
         if isinstance(value, int) and value > _LARGEST:
-            raise ValueError(f"{theirs} is {value}")
+            raise ValueError(f"{theirs} {value} is too large")
         values[ours] = value
     if values["num_layers"] > _MOST_LAYERS:
-        raise ValueError(f"{values['num_layers']} layers")
+        raise ValueError(f"{values['num_layers']} layers are too many")
     if set(known.get("layer_types") or ()) - {"full_attention"}:
-        raise ValueError(f"layer_types are full_attention only here, not {known['layer_types']}")
+        raise ValueError(f"layer_types must all be full_attention, not {known['layer_types']}")
     if architecture == "gpt2":
         values["d_ff"] = values["d_ff"] or 4 * values["d_model"]
     else:
@@ -205,8 +208,8 @@ def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
     architecture = hub.get("model_type")
     if not isinstance(architecture, str) or architecture not in _NAMES:
         raise FileFormatError(
-            f"this architecture is not known here ({path}: model_type {architecture!r}); "
-            f"known are {', '.join(_NAMES)}"
+            f"this architecture is not supported ({path}: model_type {architecture!r}); "
+            f"use one of {', '.join(_NAMES)}"
         )
     return architecture
 
@@ -218,11 +221,11 @@ def is_base_model(hub: Mapping[str, Any]) -> bool:
 
 
 def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
-    """Read `rope_parameters`, or `rope_theta` and `rope_scaling` from before transformers 5."""
+    """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of transformers before 5."""
     rope, scaling = hub.get("rope_parameters") or {}, dict(hub.get("rope_scaling") or {})
     scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
     if rope and hub.get("rope_scaling") and scaling.items() - rope.items():
-        raise ValueError(f"rope_parameters {rope} and rope_scaling {scaling} disagree")
+        raise ValueError(f"rope_parameters {rope} and rope_scaling {scaling} differ")
     rope = rope or scaling
     values: Json = {"rope_theta": float(rope.get("rope_theta", hub["rope_theta"]))}
     match rope.get("rope_type", "default"):
@@ -240,8 +243,8 @@ def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
             )
         case other:
             raise FileFormatError(
-                f"these rotary positions are not known here ({path}: rope_type {other!r}); "
-                "known are default, linear, llama3"
+                f"these rotary positions are not supported ({path}: rope_type {other!r}); "
+                "use a model with rope_type default, linear or llama3"
             )
     return values
 
@@ -282,13 +285,14 @@ _CLASSES = {
 
 
 def hub_architecture(config: ModelConfig) -> str:
-    """Return the hub's architecture of a model. ValueError names what the nearest one lacks."""
+    """Return the hub's architecture for a model. Raise ValueError if no architecture fits."""
     kin = [name for name in _FIXED if (name == "mixtral") == (config.moe is not None)]
-    nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # of equals the first
+    nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # the first of equals
     if lacking := _lacking(nearest, config):
         raise ValueError(
-            f"no architecture of the hub fits this model (the nearest is {nearest}, without "
-            f"{', '.join(lacking)}); train a model without this, or keep it as a checkpoint"
+            f"no Hugging Face architecture fits this model (the nearest is {nearest}, without "
+            f"{', '.join(lacking)}); train a model without these settings, or keep this model as a "
+            "checkpoint"
         )
     return nearest
 
@@ -334,11 +338,13 @@ def read_json(path: Path) -> Json:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise FileFormatError(
-            f"no model of the hub here ({path} is absent); give its folder"
+            f"the folder has no Hugging Face model ({path} is missing); specify another folder"
         ) from None
     except (ValueError, RecursionError) as error:
         check_downloaded(path)
-        raise FileFormatError(f"not JSON ({path}: {error}); download it again") from None
+        raise FileFormatError(
+            f"the file is not valid JSON ({path}: {error}); download the file again"
+        ) from None
     if not isinstance(content, dict):
-        raise FileFormatError(f"not an object ({path}); download it again")
+        raise FileFormatError(f"the file must be a JSON object ({path}); download the file again")
     return content

@@ -3,7 +3,8 @@
     model = from_hf("Qwen3-0.6B")                  GPT-2, Llama, Qwen 2 and 3 (dense), Mixtral
     to_hf(model, "for-transformers", tokenizer)    AutoModelForCausalLM.from_pretrained reads it
 
-Weights keep their dtype and every bit. Converting to the hub and back gives the same bytes.
+Weights keep their dtype and every bit. After conversion to a hub folder and back, the bytes are the
+same.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 def from_hf(folder: StrPath) -> Transformer:
     """Return the model of a hub folder, in evaluation mode.
 
-    The weights are mapped from the files; a change stays in memory. GPT-2's transposed matrices and
-    stacked experts are copies. If the files mix dtypes, all weights get the dtype in config.json.
+    The weights are mapped from the files. If you change a weight, its file stays the same. GPT-2's
+    transposed matrices and stacked experts are copies. If the files have several dtypes, all
+    weights get the dtype in config.json.
 
-    FileFormatError for an unknown architecture, a missing weight or a leftover weight; it names
-    the weight.
+    Raise FileFormatError for an unknown architecture, a missing weight, or a weight without a place
+    in the model. The error contains the weight's name.
     """
     config, weights = read_weights(Path(folder))
     with torch.device("meta"):
@@ -82,9 +84,9 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         theirs[HEAD] = _new_head(theirs[embedding], folder)
     if missing := [name for name in wanted if name not in theirs]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        remedy = "download it again"
+        remedy = "download the folder again"
         if missing == [HEAD]:
-            remedy += ", or set tie_word_embeddings to true in config.json if it is the embedding"
+            remedy += ", or, for a tied head, set tie_word_embeddings to true in config.json"
         raise FileFormatError(
             f"weights are missing ({folder}: {', '.join(missing[:3])}{more}); {remedy}"
         )
@@ -92,9 +94,9 @@ def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if leftover := sorted(theirs.keys() - set(wanted)):
         raise FileFormatError(
             f"a weight has no place in the model ({folder}: {', '.join(leftover[:3])}); "
-            "give a model of a known architecture"
+            "use a model of a supported architecture"
         )
-    if len({weight.dtype for weight in ours.values()}) > 1:  # transformers casts all, too
+    if len({weight.dtype for weight in ours.values()}) > 1:  # as transformers does
         dtype = getattr(torch, str(hub.get("dtype") or hub.get("torch_dtype")), torch.float32)
         ours = {name: weight.to(dtype) for name, weight in ours.items()}
     return config, ours
@@ -105,8 +107,8 @@ def _under_full_names(
 ) -> dict[str, Tensor]:
     """Rename the weights to the names of the full model.
 
-    A base model lacks its prefix (`h.0` instead of `transformer.h.0`). A module around the model
-    adds one (`model.transformer.h.0`).
+    The names of a base model have no prefix (`h.0` instead of `transformer.h.0`). A module around
+    the model adds a prefix (`model.transformer.h.0`).
     """
     base = EMBEDDINGS[architecture].split(".")[0]
     full: dict[str, Tensor] = {}
@@ -115,19 +117,21 @@ def _under_full_names(
         possible = [each for rest in bare for each in (rest, f"{base}.{rest}")]
         found = next((each for each in possible if each in wanted), name)
         if found in full:
-            raise FileFormatError(f"two weights have one name ({folder}: {found}); save it again")
+            raise FileFormatError(
+                f"two weights have the same name ({folder}: {found}); save the model again"
+            )
         full[found] = tensor
     return full
 
 
 def _take_tied_head(theirs: dict[str, Tensor], embedding: str, folder: Path) -> None:
-    """Keep only the embedding of a tied pair. Files store it under either name, or under both."""
+    """Keep only the embedding of a tied pair. Files store it under one or both of the names."""
     if HEAD in theirs and embedding not in theirs:
         theirs[embedding] = theirs.pop(HEAD)
     elif HEAD in theirs and not _same(theirs.pop(HEAD), theirs[embedding]):
         raise FileFormatError(
-            f"lm_head.weight is not the embedding, but config.json ties them ({folder}); set "
-            "tie_word_embeddings to false in it"
+            f"config.json ties lm_head.weight to the embedding, but the two differ ({folder}); set "
+            "tie_word_embeddings to false in config.json"
         )
 
 
@@ -142,8 +146,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _new_head(embedding: Tensor, folder: Path) -> Tensor:
     """Return a random head for a base model, as transformers does, but the same at each load."""
     warnings.warn(
-        f"a base model has no head ({folder}); lm_head.weight starts from random numbers, so train "
-        "it before you generate text",
+        f"a base model has no head ({folder}); lm_head.weight gets random numbers, so train the "
+        "model before you generate text",
         Notice,
         stacklevel=2,
     )
@@ -167,15 +171,15 @@ def _as_ours(
             found = []
         if (shapes := [tuple(each.shape) for each in found or parts]) != wanted:
             raise FileFormatError(
-                f"a weight has another shape than config.json says ({folder}: "
+                f"a weight's shape does not fit config.json ({folder}: "
                 f"{', '.join(rule.theirs)} makes {', '.join(map(str, shapes))}, not "
-                f"{', '.join(map(str, wanted))}); download both again"
+                f"{', '.join(map(str, wanted))}); download the folder again"
             )
         for name, weight in zip(rule.ours, found, strict=True):
             if not weight.is_floating_point():
                 raise FileFormatError(
-                    f"a weight has whole numbers ({folder}: {', '.join(rule.theirs)} has "
-                    f"{weight.dtype}); download it again, not quantized"
+                    f"weights must be floating-point numbers ({folder}: {', '.join(rule.theirs)} "
+                    f"has {weight.dtype}); download a model that is not quantized"
                 )
             ours[name] = weight
     return ours
@@ -189,22 +193,24 @@ def to_hf(
     end_ids: Sequence[int] = (),
     start_ids: Sequence[int] = (),
 ) -> None:
-    """Write a folder that `transformers` loads. After an error or a kill there is no folder.
+    """Write a folder that `transformers` can load. After an error or a kill, no folder remains.
 
     `end_ids` end a text; the default is <|endoftext|> if the tokenizer has it. `start_ids` come
     before a text. A model inside torch.compile or DDP is written as the plain model. Rows that pad
-    the vocabulary are left out.
+    the vocabulary are not written.
 
     Raise ValueError if no architecture of the hub fits the model, or if the folder is not empty.
     """
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):
-        raise ValueError(f"to_hf writes a Transformer only ({type(inner).__name__}); give one")
+        raise ValueError(
+            f"to_hf needs a Transformer ({type(inner).__name__}); load one with load_model"
+        )
     path, config = Path(folder), inner.config
-    check_folder_name(path, "a model of the hub is a folder")
+    check_folder_name(path, "a Hugging Face model must be a folder")
     hub = config_to_hub(config)
     if is_taken(path):
-        raise ValueError(f"something has this name already ({path}); give a new folder")
+        raise ValueError(f"the path already exists ({path}); choose another folder")
     check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
     ours = plain_values.checked(plain_state(model), "model")
     for name in ("embedding.weight", "lm_head.weight"):
@@ -216,10 +222,10 @@ def to_hf(
         theirs.update(zip(rule.theirs, found, strict=True))
     separator = [] if tokenizer is None else default_end_ids(tokenizer)
     ends = list(end_ids) or separator
-    # Write null if there is none, because transformers invents ids that config.json lacks.
+    # Without end ids, write null, because transformers invents ids that config.json lacks.
     hub["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     starts = list(start_ids)
-    hub["bos_token_id"] = next(iter(starts + separator), None)  # else the id between texts
+    hub["bos_token_id"] = next(iter(starts + separator), None)  # or the id between texts
     texts: dict[str, Any] = {"config.json": hub}
     if tokenizer is not None:
         texts["tokenizer.json"] = json.loads(tokenizer.to_json())
@@ -244,7 +250,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if index.exists():
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-            raise FileFormatError(f"no weight_map of names to files ({index}); download it again")
+            raise FileFormatError(
+                f"weight_map must map names to files ({index}); download the file again"
+            )
         files = set(places.values())
     else:
         files = {"model.safetensors"}
@@ -253,8 +261,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         if Path(name).name != name or not (folder / name).is_file():
             check_downloaded(folder / "pytorch_model.bin")
             raise FileFormatError(
-                f"no weights in this folder ({folder / name}); download the *.safetensors files "
-                "(pytorch_model.bin is not read)"
+                f"a file of weights is missing ({folder / name}); download the *.safetensors "
+                "files, because scratchlm does not read pytorch_model.bin"
             )
         tensors |= map_tensors(folder / name)
     return {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}

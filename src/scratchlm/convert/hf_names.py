@@ -1,10 +1,10 @@
-"""Map names and layouts of our weights to the hub's, and back. Each architecture has one table.
+"""Map our weights' names and layouts to the hub's and back. Each architecture has one table.
 
-A rule says which of our tensors hold the same numbers as which of the hub's:
+A rule pairs our tensors with the hub's tensors that contain the same numbers:
 
     same        ours = theirs
-    transposed  ours = theirsᵀ                       GPT-2 keeps matrices as (in, out)
-    fused       ours 1, 2, 3 = rows of theirsᵀ       and query, key, value as one
+    transposed  ours = theirsᵀ                       GPT-2 stores matrices as (in, out)
+    fused       ours 1, 2, 3 = rows of theirsᵀ       GPT-2 stores query, key, value as one
     stacked     ours[e] = theirs e                   the hub has one tensor per expert
 
 Every result is contiguous, because a matrix is multiplied row by row. With a transposed view,
@@ -23,7 +23,7 @@ from torch import Tensor
 from scratchlm.model.config import ModelConfig
 
 HEAD = "lm_head.weight"
-EMBEDDINGS = {  # HEAD is tied to these; a base model lacks the first word
+EMBEDDINGS = {  # HEAD is tied to these; in a base model they lack the first word
     "gpt2": "transformer.wte.weight",
     **dict.fromkeys(("llama", "qwen2", "qwen3", "mixtral"), "model.embed_tokens.weight"),
 }
@@ -32,7 +32,7 @@ _STACKED = {"gate_up_proj": (1, 3), "down_proj": (2,)}
 
 @dataclass(frozen=True)
 class Rule:
-    """`ours` and `theirs` are names of tensors that hold the same numbers."""
+    """`ours` and `theirs` are names of tensors that contain the same numbers."""
 
     kind: Literal["same", "transposed", "fused", "stacked"]
     ours: tuple[str, ...]
@@ -43,8 +43,8 @@ class Rule:
             case "same":
                 return tensors
             case "transposed":
-                return [tensors[0].mT.contiguous()]  # raises an error on one axis
-            case "fused":  # a bias has one axis, .mT needs two
+                return [tensors[0].mT.contiguous()]  # raises an error if there is one axis
+            case "fused":  # a bias has one axis, but .mT needs two
                 return [each.contiguous() for each in tensors[0].movedim(-1, 0).chunk(3)]
             case "stacked":
                 return [torch.stack(tensors)]
@@ -71,7 +71,7 @@ def rules(architecture: str, config: ModelConfig) -> list[Rule]:
 
 
 def split_experts(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a Mixtral's weights with one tensor per expert, as on the hub.
+    """Return a Mixtral's weights with one tensor per expert, as in files of the hub.
 
     transformers 5 and files of its state_dict stack the experts of a layer: gate_up_proj
     (expert, 2 · d_ff, d_model) and down_proj (expert, d_model, d_ff).

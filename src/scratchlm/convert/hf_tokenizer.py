@@ -29,8 +29,8 @@ def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
     """Return the ids that end a text, from the first file with known ids, or an empty list.
 
     vocabulary: the ids that both the model and the tokenizer have. Other ids are dropped with a
-    Notice, because a config often keeps GPT-2's 50256 beside a smaller vocabulary, and transformers
-    loads such folders.
+    Notice. A config often keeps GPT-2's id 50256 although its vocabulary is smaller, and
+    transformers loads such folders.
     """
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
@@ -40,7 +40,8 @@ def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
         ends = named if isinstance(named, list) else [named]
         if not all(type(end) is int for end in ends):
             raise FileFormatError(
-                f"eos_token_id is not an id ({path}: {named!r}); download it again"
+                f"eos_token_id must be an id or a list of ids ({path}: {named!r}); "
+                "download the file again"
             )
         if known := known_ids(ends, vocabulary, "eos_token_id", path):
             return known
@@ -50,7 +51,7 @@ def read_end_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
 def known_ids(
     ids: Sequence[int], vocabulary: Collection[int], key: str, path: StrPath
 ) -> list[int]:
-    """Return the `ids` that are in the vocabulary. A Notice names the others."""
+    """Return the `ids` that are in the vocabulary. Print the other ids in a Notice."""
     unknown = [id for id in ids if id not in vocabulary]
     if unknown:
         warnings.warn(
@@ -63,7 +64,7 @@ def known_ids(
 
 
 def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
-    """Return the ids that the folder's tokenizer puts before a text: Llama's does, most do not."""
+    """Return the ids that the folder's tokenizer puts before a text. Most tokenizers put none."""
     path = Path(folder) / "tokenizer.json"
     processor = (read_json(path).get("post_processor") if path.exists() else None) or {}
     ids: list[int] = []
@@ -77,23 +78,23 @@ def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
                 ids += step["special_tokens"][part["SpecialToken"]["id"]]["ids"]
         except (KeyError, TypeError):
             raise FileFormatError(
-                f"the template names tokens that it does not list ({path}); download it again"
+                f"the template uses tokens that it does not list ({path}); download the file again"
             ) from None
     check_start_ids(ids, vocabulary, path)
     return ids
 
 
 def check_start_ids(ids: Sequence[int], vocabulary: Collection[int], path: StrPath) -> None:
-    """Raise FileFormatError unless the vocabulary has every id that comes before a text."""
+    """Raise FileFormatError if an id before a text is not in the vocabulary."""
     if not all(type(id) is int and id in vocabulary for id in ids):
         raise FileFormatError(
-            f"the ids before a text are not all in the vocabulary ({os.fspath(path)}: {ids!r:.40}, "
-            f"ids are 0 to {max(vocabulary)}); give the model's own tokenizer"
+            f"the ids before a text must be in the vocabulary ({os.fspath(path)}: {ids!r:.40}, "
+            f"ids are 0 to {max(vocabulary)}); use the model's own tokenizer"
         )
 
 
 def default_end_ids(tokenizer: BPETokenizer) -> list[int]:
-    """Return the id of <|endoftext|> in a list, empty if the tokenizer lacks it."""
+    """Return a list with the id of <|endoftext|>, or an empty list if there is no such token."""
     return [tokenizer.token_to_id(END_OF_TEXT)] if END_OF_TEXT in tokenizer.special_tokens else []
 
 
@@ -104,21 +105,21 @@ def check_ids(
     vocab_size: int,
     name: str = "model",
 ) -> None:
-    """Raise ValueError if the tokenizer or an id does not fit a model of `vocab_size`."""
+    """Raise ValueError if the tokenizer or an id does not fit a model with `vocab_size` ids."""
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
-            f"the tokenizer is of another {name} ({len(tokenizer)} ids, the {name} knows "
-            f"{vocab_size}); give the one it was trained with"
+            f"the tokenizer has more ids than the {name} ({len(tokenizer)} ids, vocab_size "
+            f"{vocab_size}); use the tokenizer that the {name} was trained with"
         )
     for name, ids in (("end_ids", ends), ("start_ids", starts)):
         if not all(0 <= id < vocab_size for id in ids):
             raise ValueError(
-                f"{name} are not all in the vocabulary ({list(ids)}); give ids from 0 to "
+                f"{name} must be in the vocabulary ({list(ids)}); use ids from 0 to "
                 f"{vocab_size - 1}"
             )
         if tokenizer is not None and not all(id in tokenizer.vocab for id in ids):
             raise ValueError(
-                f"{name} are not all the tokenizer's ({list(ids)}); give ids of its tokens"
+                f"{name} must be ids of tokens ({list(ids)}); use ids of the tokenizer's tokens"
             )
 
 

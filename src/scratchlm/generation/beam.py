@@ -1,15 +1,16 @@
 """Beam search looks for the likeliest whole texts, not for the likeliest next token.
 
-It follows the rules of Hugging Face `generate`. Each step extends every running beam by every
-token. The max(2, 1 + number of stop ids) · num_beams extensions with the highest sums of
-log-probabilities are the candidates: if all others end, num_beams of them still continue. A
-candidate ends at a stop id or at max_tokens. It is kept as a finished text if it ranks among the
-first num_beams. The best candidates that did not end become the running beams. The score of a
-finished text is
+The search follows the rules of Hugging Face `generate`. Each step extends every running beam by
+every token. The candidates are the max(2, 1 + number of stop ids) · num_beams extensions with the
+highest sums of log-probabilities. At least num_beams of these candidates do not end at a stop id. A
+candidate ends at a stop id or at max_tokens. If a candidate that ends is among the first num_beams,
+it is kept as a finished text. The best candidates that did not end become the running beams. The
+score of a finished text is
 
     (sum of log-probabilities) / (number of new ids, the stop id included) ^ length_penalty
 
-The search is by Graves 2012 (arXiv 1211.3711), the penalty by Wu et al. 2016 (arXiv 1609.08144).
+The search is from Graves 2012 (arXiv 1211.3711). The penalty is from Wu et al. 2016 (arXiv
+1609.08144).
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from scratchlm.generation.strategies import Strategy
 @takes_synonyms()
 @dataclass(frozen=True)
 class Beams:
-    """The settings of a beam search. It raises ValueError for a value out of its range.
+    """The settings of a beam search. Raise ValueError for a value outside its range.
 
-    early_stopping: True ends the search at num_beams finished texts. False ends it when the best
-    running beam, scored at its present length, is no better than the worst of these texts. "never"
-    scores this beam at the length that is best for it: max_tokens if length_penalty is positive.
+    early_stopping: True ends the search when there are num_beams finished texts. False also waits
+    until the best running beam has no better score than the worst of these texts. The score uses
+    the beam's present length. "never" uses the length that is best for the beam: max_tokens if
+    length_penalty is positive.
     """
 
     num_beams: int = 4
@@ -43,15 +45,16 @@ class Beams:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_beams <= 1000:
-            raise ValueError(f"num_beams is from 1 to 1000 ({self.num_beams}); 4 is usual")
+            raise ValueError(f"num_beams must be from 1 to 1000 ({self.num_beams}); try 4")
         if not -20 <= self.length_penalty <= 20:
             raise ValueError(
-                f"length_penalty is from -20 to 20 ({self.length_penalty}); 1 compares "
-                "means, a larger value favours long texts, a smaller one short texts"
+                f"length_penalty must be from -20 to 20 ({self.length_penalty}); use 1 to compare "
+                "means, a larger value for longer texts, or a smaller value for shorter texts"
             )
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
-                f"early_stopping is true, false or never ({self.early_stopping}); give one of them"
+                f"early_stopping must be true, false or never ({self.early_stopping}); "
+                "use one of them"
             )
 
     def check(self, strategy: Strategy, num_return: int) -> None:
@@ -59,20 +62,20 @@ class Beams:
         if strategy.samples:
             name, value = strategy.samples
             raise ValueError(
-                f"beam search does not sample ({name} {value}); leave it out, or num_beams"
+                f"beam search does not sample ({name} {value}); leave out {name} or num_beams"
             )
         if not 1 <= num_return <= self.num_beams:
             raise ValueError(
-                f"beam search returns 1 to num_beams texts ({num_return} of {self.num_beams}); "
-                "raise num_beams"
+                f"beam search can return from 1 to num_beams texts ({num_return}, num_beams "
+                f"{self.num_beams}); increase num_beams"
             )
 
 
 class _Beam(NamedTuple):
     """A running beam.
 
-    total: the sum of log-probabilities after the penalties. ids: the new ids. logprobs: their
-    log-probabilities before the penalties.
+    total: the sum of log-probabilities after the penalties. ids: the new ids. logprobs: the
+    log-probabilities of the new ids before the penalties.
     """
 
     total: float
@@ -95,12 +98,12 @@ def beam_search(
     stop: Sequence[int] = (),
     vocab_size: int | None = None,
 ) -> Iterator[list[Continuation]]:
-    """Yield once: the `num_return` best texts, best first, with their scores.
+    """Yield one list: the `num_return` best texts, best first, with their scores.
 
-    It yields because callers use it in place of `sampling.decode`.
+    It is a generator because callers use it in place of `sampling.decode`.
 
-    The parts of `strategy` that precede the temperature change the log-probabilities, which are
-    not normalized again. The cache is reordered with the beams and never computed again.
+    The fields of `strategy` before the temperature change the log-probabilities. The search does
+    not normalize the changed values. It reorders the cache with the beams and never recomputes it.
     """
     room, at_room = room_behind(prompt, decoder)
     if room <= 0:
@@ -146,16 +149,16 @@ def beam_search(
         logits = decoder.step([beam.ids[-1] for beam in running])
     if len(finished) < num_return:
         raise ValueError(
-            f"beam search found too few texts ({len(finished)} of {num_return}); ask for fewer, "
-            "or ban fewer ids"
+            f"beam search found too few texts ({len(finished)} of {num_return}); request fewer "
+            "texts, or ban fewer ids"
         )
     yield [text for _, text in finished[:num_return]]
 
 
 def _settled(beams: Beams, scores: list[float], best: float, length: int, room: int) -> bool:
-    """Tell whether the search may end.
+    """Return whether the search may end.
 
-    scores: of the finished texts, best first. best: the largest sum of a running beam.
+    scores: the scores of the finished texts, best first. best: the largest sum of a running beam.
     """
     if len(scores) < beams.num_beams:
         return False

@@ -1,15 +1,15 @@
-"""`Decoder` grows several sequences together: one forward pass a step, with one KV cache.
+"""`Decoder` extends several sequences together: one forward pass per step, with one KV cache.
 
     decoder = Decoder(model, max_tokens=100)
     logits = decoder.prefill([[5, 6, 7], [8]])      # (2, vocab)
     logits = decoder.step([1, 2])                   # (2, vocab)
 
-Sampling, beam search, speculative decoding and chat use these calls. The forward pass is the
-model's own.
+Sampling, beam search, speculative decoding and chat use these calls. They run the model's
+own forward pass.
 
-Prompts of different lengths are aligned at their ends: the shorter ones start with padding (`.`).
-No query attends to padding, and positions do not count it. So each sequence gets the result that
-it would get alone, and all sequences write at the same place of the cache:
+Prompts of different lengths are aligned at their ends: shorter prompts start with padding (`.`). No
+query attends to padding, and positions do not count padding. So each sequence gets the same result
+as alone, and all sequences write at the same place of the cache:
 
     . . a b c        positions  0 0 0 1 2
     d e f g h        positions  0 1 2 3 4
@@ -33,19 +33,19 @@ from scratchlm.model.transformer import Transformer
 Overflow = Literal["stop", "slide"]
 CHUNK = 512  # prompt tokens in one pass: this bounds the memory that a long prompt needs
 KEPT = 4  # free caches that a compiled step keeps for the next prompt
-SHAPES = 256  # compiled shapes; torch's own limit is 8, and beyond it torch silently gets slow
+SHAPES = 256  # compiled shapes; torch's own limit is 8, and beyond this torch silently gets slow
 
 
 @takes_synonyms()
 class Decoder:
     """A model and the sequences that it continues.
 
-    model: in evaluation mode. max_tokens: how many tokens the caller will add; this bounds the
-    cache's memory. chunk: how many tokens of a prompt go through the model at once.
+    model: a model in evaluation mode. max_tokens: how many tokens the caller will add; this number
+    bounds the cache's memory. chunk: how many tokens of a prompt one forward pass reads.
 
     overflow: what `step` does when a sequence fills the model's context. "stop" raises ValueError,
-    so the caller stops before. "slide" reads the last half of the context again, as a prompt, and
-    continues from there. It does the same with a prompt that is too long.
+    so the caller must stop before. "slide" reads the last half of the context a second time, as a
+    prompt, and then continues. It does the same with a prompt that is too long.
 
     compiled: a `CompiledStep` of the model, which runs each step with constant shapes.
     """
@@ -76,7 +76,7 @@ class Decoder:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """prompts, each of at least one id -> logits (batch, vocab) after their last ids.
 
-        The prompts replace the sequences of before.
+        The prompts replace all earlier sequences.
         """
         self.ids = [list(prompt) for prompt in prompts]
         seen = [ids if self._fits(ids) else ids[-self._half :] for ids in self.ids]
@@ -103,7 +103,7 @@ class Decoder:
             if self.overflow == "stop" or count > 1:
                 raise ValueError(
                     f"the context is full ({max(self.lengths)} of {self.context_length} tokens, "
-                    f"{count} to add); stop there, or set overflow to slide"
+                    f"{count} to add); add fewer tokens, or set overflow to slide"
                 )
             self._slide()
         if self.cache.length + count > self.cache.context_length:
@@ -157,7 +157,7 @@ class Decoder:
     def _offsets(self, count: int = 0) -> list[int]:
         """Return how much padding each sequence has.
 
-        `count`: how many ids `lengths` already counts but the cache does not hold yet.
+        count: the number of ids that `lengths` includes but the cache does not contain yet.
         """
         return [self.cache.length + count - length for length in self.lengths]
 
@@ -182,13 +182,13 @@ class Decoder:
         return hidden
 
     def _align(self) -> None:
-        """Shift the cache to the front by the padding that all sequences share."""
+        """Shift the cache to the front by the padding that all sequences have."""
         spare = min(self._offsets())
         if spare > 0:
             self.cache.forget_first(spare)
 
     def _slide(self) -> None:
-        """Read the last half of each full context again, and replace its keys and values."""
+        """Replace the keys and values of each full context by a second pass over its last half."""
         kept = self._half
         full = [row for row, n in enumerate(self.lengths) if n == self.context_length]
         for row in full:
@@ -204,15 +204,16 @@ class Decoder:
 class CompiledStep:
     """A graph of constant shapes that reads one token of every sequence.
 
-    The first call compiles it. `torch.compile` sees the whole cache, and a mask hides the empty
-    part, so one graph serves every step. On CUDA it replays a CUDA graph. It raises ValueError for
-    a model with sliding windows, because their attention slices the keys by their number.
+    The first call compiles the graph. The graph reads the whole cache, and a mask hides the empty
+    part, so every step can use the same graph. On CUDA, each step replays a CUDA graph. Raise
+    ValueError for a model with a sliding window: its attention selects keys by their number, and
+    this number includes the empty part here.
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
         if model.config.window is not None:
             raise ValueError(
-                f"a model with a sliding window does not compile (window {model.config.window}); "
+                f"a model with a sliding window cannot be compiled (window {model.config.window}); "
                 "use --compile off"
             )
         cuda = model.embedding.weight.device.type == "cuda"
@@ -230,9 +231,9 @@ class CompiledStep:
     ) -> KVCache:
         """Return an empty cache for at least `room` tokens, reserved until `borrower` is deleted.
 
-        Its length is a power of two (at most the context), and later borrowers get it again. So a
-        next prompt of another length has the same shapes and addresses, and torch does not
-        compile again.
+        Its length is a power of two (at most the context), and later borrowers reuse the cache. So
+        a later prompt of another length has the same shapes and addresses, and torch does not
+        compile a second time.
         """
         room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
         del self._free[:-KEPT]
@@ -255,7 +256,8 @@ class CompiledStep:
     def __call__(self, ids: Tensor, cache: KVCache, offsets: list[int]) -> Tensor:
         if self.view is None or self.view.keys is not cache.keys:
             self.view = ConstantShapes(cache)
-            for tensor in (cache.keys, cache.values):  # else a CUDA graph copies them at each step
+            # Without this mark, a CUDA graph copies the tensors at each step.
+            for tensor in (cache.keys, cache.values):
                 torch._dynamo.mark_static_address(tensor, guard=False)
         self.view.index.fill_(cache.length)
         padding = torch.tensor(offsets, device=ids.device)[:, None]

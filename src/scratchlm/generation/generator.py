@@ -1,4 +1,4 @@
-"""`TextGenerator` continues texts: it holds a model and its tokenizer, ready for many prompts.
+"""`TextGenerator` continues texts. It keeps a model and its tokenizer ready for many prompts.
 
 writer = TextGenerator.load("runs/shakespeare")
 writer.generate("ROMEO:", max_tokens=50, temperature=0.8)
@@ -38,16 +38,16 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer
 
 Compile = Literal["auto", "on", "off"]
-COMPILE_FROM = 1_000  # tokens; for fewer, compiling takes longer than it saves
+COMPILE_FROM = 1_000  # tokens; for fewer tokens, compiling takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Completion:
     """The text that the model wrote after a prompt.
 
-    text ends before a stop string; ids are all ids that the model chose. logprobs: in nats, before
-    any strategy, if the caller asked for them. score: of a beam, else None. seconds: until the last
-    token.
+    text: the text before a stop string. ids: all ids that the model chose. logprobs: the ids'
+    log-probabilities in nats, before any strategy, if the caller requested them. score: the score
+    of a beam, otherwise None. seconds: the time until the last token.
     """
 
     prompt: str
@@ -79,14 +79,14 @@ class _Job:
 class TextGenerator:
     """A model that is ready to generate: on its device, with repacked weights.
 
-    model: the generator moves it to the device and holds a packed copy. Make a new generator after
-    you change the weights. device: by default the model's. end_ids end a text (`<|endoftext|>`),
-    start_ids begin a prompt. weights: "stored", or "int8", which takes a quarter of the bytes of
-    fp32 (`generation.low_precision`). compile: "auto" compiles on CUDA from 1,000 tokens on; on a
-    CPU, compiling never saved time. draft_model: a smaller model with the same tokenizer, which
-    guesses `num_draft` tokens at a time.
+    model: the generator moves the model to the device and keeps a packed copy. Make a new generator
+    after you change the weights. device: by default the model's device. end_ids: ids that end a
+    text (`<|endoftext|>`). start_ids: ids that begin a prompt. weights: "stored", or "int8", which
+    takes a quarter of the bytes of fp32 (`generation.low_precision`). compile: "auto" compiles on
+    CUDA for 1,000 tokens or more; on a CPU, compiling never saved time. draft_model: a smaller
+    model with the same tokenizer, which guesses `num_draft` tokens at a time.
 
-    It raises ValueError for invalid arguments before the first token.
+    Invalid arguments raise ValueError before the first token.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class TextGenerator:
         num_draft: int = 4,
     ) -> None:
         if compile not in get_args(Compile):
-            raise ValueError(f"compile is auto, on or off ({compile!r}); give one of them")
+            raise ValueError(f"compile must be auto, on or off ({compile!r}); use one of them")
         if not 1 <= num_draft <= 100:
-            raise ValueError(f"num_draft is from 1 to 100 ({num_draft}); 4 is usual")
+            raise ValueError(f"num_draft must be from 1 to 100 ({num_draft}); try 4")
         self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
         self.start_ids = list(start_ids)
         model = transformer_of(model)
@@ -119,7 +119,7 @@ class TextGenerator:
             self.draft = packed(draft_model.to(place), weights)
         self.num_draft = num_draft
         self.tokenizer = tokenizer
-        # A tokenizer may skip numbers: no token has these ids.
+        # A tokenizer may skip numbers. No token has these ids.
         self.holes = {i: -math.inf for i in range(len(tokenizer)) if i not in tokenizer.vocab}
         self.compile = compile
         self._compiled = CompiledStep(self.model) if compile == "on" else None
@@ -135,10 +135,10 @@ class TextGenerator:
         draft_path: StrPath | None = None,
         **more: Any,
     ) -> TextGenerator:
-        """Load a run, a checkpoint, a `.pt` file, or a Hugging Face folder.
+        """Load a run, a checkpoint, a `.pt` file, or a Hugging Face hub folder.
 
-        dtype: by default as stored. more: arguments of the class. It raises ValueError if the draft
-        model has another tokenizer.
+        dtype: the weights' dtype, by default the stored dtype. more: other arguments of the class.
+        Raise ValueError if the draft model has another tokenizer.
         """
         place = resolve_device(device)
         loaded = load_with_tokenizer(path, tokenizer_path)
@@ -146,7 +146,8 @@ class TextGenerator:
             draft = load_with_tokenizer(draft_path, tokenizer_path)
             if draft.tokenizer.hash != loaded.tokenizer.hash:
                 raise ValueError(
-                    f"the draft model has another tokenizer ({draft_path}); give one with the same"
+                    f"the draft model must have the model's tokenizer ({draft_path}); use another "
+                    "draft model"
                 )
             more["draft_model"] = draft.model.to(dtype=dtype)
         return cls(
@@ -159,25 +160,25 @@ class TextGenerator:
         )
 
     def encode(self, prompt: str) -> list[int]:
-        """Return the ids of a prompt. Special tokens are encoded as such.
+        """Return the ids of a prompt. Each special token in the prompt becomes one id.
 
         An empty prompt starts a new document.
         """
         ids = self.start_ids + self.tokenizer.encode(prompt) or self.end_ids[:1]
         if not ids:
-            raise ValueError("the prompt is empty (''), and there is no start token; give a text")
+            raise ValueError("the prompt is empty (''), and there is no start token; write a text")
         return ids
 
     @takes_synonyms()
     def generate(self, prompt: str, max_tokens: int = 100, **how: Any) -> str:
-        """Return the text that follows the prompt. `how`: arguments of `complete`."""
+        """Return the text that follows the prompt. how: other arguments of `complete`."""
         return self.complete([prompt], max_tokens, **how)[0].text
 
     @takes_synonyms()
     def stream(self, prompt: str, max_tokens: int = 100, **how: Any) -> Iterator[str]:
         """Yield the text that follows the prompt in pieces of whole characters.
 
-        `how`: arguments of `steps`.
+        how: other arguments of `steps`.
         """
         steps = self.steps(self.encode(prompt), max_tokens, **how)
         return (piece for piece, _ in steps if piece)
@@ -196,7 +197,7 @@ class TextGenerator:
         row: int = 0,
         **strategy: Any,
     ) -> Iterator[tuple[str, Continuation]]:
-        """After each step, yield its piece of text, and all the text generated so far.
+        """After each step, yield the new piece of text, and the continuation so far.
 
         The piece is empty while a character is incomplete. With the same seed, the text equals
         text number `row` of a batch.
@@ -225,9 +226,9 @@ class TextGenerator:
         """Return `num_samples` texts for each prompt, in order, all from one batch.
 
         strategy: fields of `Strategy`. stop: strings that end a text. stop_ids: ids that end a
-        text, besides end_ids. beams: find the num_samples best texts by beam search instead of
-        sampling. overflow: see `Decoder`. generator: the source of the seed, by default torch's
-        own. progress: show a bar.
+        text, in addition to end_ids. beams: settings of a beam search, which finds the num_samples
+        best texts instead of sampling. overflow: see `Decoder`. generator: the source of the seed,
+        by default torch's own generator. progress: True shows a progress bar.
         """
         prompts, stop = _listed(prompts), _listed(stop)
         ids = [self.encode(prompt) for prompt in prompts]
@@ -262,7 +263,8 @@ class TextGenerator:
             return [decode(decoder, job.prompts, job.strategy, **how)]
         if job.overflow == "slide":
             raise ValueError(
-                "a draft model cannot slide the context (overflow slide); leave out one of the two"
+                "a draft model cannot slide the context (overflow slide); "
+                "leave out the draft model or overflow"
             )
         each = [prompt for prompt in job.prompts for _ in range(job.num_samples)]
         large, small = self.model, self.draft
@@ -278,9 +280,13 @@ class TextGenerator:
         self._check(job)
         beams.check(job.strategy, job.num_samples)
         if job.stop:
-            raise ValueError(f"beam search takes no stop strings (stop {job.stop[0]!r}); give ids")
+            raise ValueError(
+                f"beam search does not accept stop strings (stop {job.stop[0]!r}); use stop ids"
+            )
         if self.draft is not None:
-            raise ValueError("beam search takes no draft model (draft_model); leave it out")
+            raise ValueError(
+                "beam search does not accept a draft model (draft_model); leave out the draft model"
+            )
         how: dict[str, Any] = {"num_return": job.num_samples, "vocab_size": len(self.tokenizer)}
         how["stop"] = [*self.end_ids, *job.stop_ids]
         return [
@@ -298,7 +304,7 @@ class TextGenerator:
         job.strategy.check(len(self.tokenizer), job.max_tokens)
         check_stop(job.stop, job.stop_ids, len(self.tokenizer))
         if not 1 <= job.num_samples <= 10_000:
-            raise ValueError(f"num_samples is from 1 to 10,000 ({job.num_samples}); 1 is usual")
+            raise ValueError(f"num_samples must be from 1 to 10,000 ({job.num_samples}); try 1")
 
     def _decoder(self, job: _Job, rows: int) -> Decoder:
         worth_it = self.model.embedding.weight.is_cuda and job.max_tokens * rows >= COMPILE_FROM
@@ -313,7 +319,7 @@ class TextGenerator:
         max_tokens: int,
         progress: bool,
     ) -> list[tuple[str, Continuation, float, float]]:
-        """Run to the end, and return each text, its continuation, and two times.
+        """Run all steps, and return each text, its continuation, and two times.
 
         The times are the seconds until the first and until the last token.
         """
@@ -335,7 +341,7 @@ class TextGenerator:
 def stream(
     model: Transformer, tokenizer: BPETokenizer, prompt: str, max_tokens: int = 100, **how: Any
 ) -> Iterator[str]:
-    """Yield the text that a model writes after one prompt, by `TextGenerator.stream`."""
+    """Yield the text that a model writes after one prompt. It calls `TextGenerator.stream`."""
     return TextGenerator(model, tokenizer).stream(prompt, max_tokens, **how)
 
 

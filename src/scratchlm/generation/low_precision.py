@@ -1,10 +1,10 @@
-"""`packed` makes a twin of a model, with matrices laid out so that a processor reads them fast.
+"""`packed` makes a twin of a model, whose matrices have a layout that a processor reads fast.
 
 Each step of generation reads every weight once for a few rows. So reading takes most of the time,
 and `F.linear` reads an (out, in) matrix at a fraction of the memory's speed. The twin has the same
-forward pass, with other modules in place of `Linear`. It is for generation only: it holds copies
-of the matrices and shares the rest. Make a new twin after the model's weights change, and for
-another device or dtype.
+forward pass, with other modules in place of `Linear`. The twin is for generation only. It has
+copies of the matrices, and uses the model's own tensors for the rest. Make a new twin after the
+model's weights change, and for another device or dtype.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from scratchlm.model.layers import Linear, RMSNorm
 from scratchlm.model.transformer import Transformer
 
 Weights = Literal["stored", "int8"]
-INT8_STEP = 32  # rows are padded to a multiple; torch's int8 product with AVX-512 needs 16
-FEW = 16  # rows; for more, the arithmetic takes longer than reading the weights
+INT8_STEP = 32  # rows are padded to a multiple of 32; torch's int8 product needs 16 (AVX-512)
+FEW = 16  # rows; for more rows, the arithmetic takes longer than reading the weights
 
 
 def packed(
@@ -34,22 +34,22 @@ def packed(
     repack: bool = True,
     one_row: bool = False,
 ) -> Transformer:
-    """Return the twin, in evaluation mode. It shares with the model what it does not repack.
+    """Return the twin, in evaluation mode. Tensors that it does not repack are the model's own.
 
     weights: "stored" keeps the same numbers, and repacks them on a CPU that oneDNN supports. "int8"
-    uses `Int8Linear`, and raises ValueError on other devices, because torch has no such product
-    there. Modules with hooks or a forward of their own are not replaced, and these still run.
+    uses `Int8Linear` on a CPU. It raises ValueError on other devices, because torch has no such
+    product there. A module with hooks or its own forward is not replaced, and its code still runs.
 
-    repack: False shares the stored matrices too. `torch.compile` needs that, because it lays out
-    the matrices itself; for a few tokens, repacking takes longer than it saves. one_row: the caller
-    generates one sequence. Then the twin leaves out the copies for several rows, which take longest
-    to make (`WidenedLinear`).
+    repack: False uses the model's own matrices too. `torch.compile` needs this, because it changes
+    the layout itself; for a few tokens, repacking takes longer than it saves. one_row: True means
+    that the caller generates one sequence. Then the twin leaves out the copies for several rows,
+    because they take longest to make (`WidenedLinear`).
     """
     if weights not in get_args(Weights):
-        raise ValueError(f"weights is stored or int8 ({weights!r}); give one of them")
+        raise ValueError(f"weights must be stored or int8 ({weights!r}); use one of them")
     device = model.embedding.weight.device
     if weights == "int8" and device.type != "cpu":
-        raise ValueError(f"int8 weights are for a CPU ({device}); use weights stored")
+        raise ValueError(f"int8 weights need a CPU ({device}); use weights stored")
     eager = device.type == "cpu" and repack
     pack = partial(_packed_linear, weights=weights, eager=eager, one_row=one_row)
     return _twin(model, pack, eager, {})
@@ -63,7 +63,7 @@ def _twin(
 ) -> Any:
     # A compiled module sets attributes on the module inside it, so a copy would change both.
     module = getattr(module, "_orig_mod", module)
-    if module in done:  # every layer holds the same rotary table
+    if module in done:  # every layer has the same rotary table
         return done[module]
     changed = bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
     twin: nn.Module
@@ -106,7 +106,7 @@ def _direct(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bool) -> nn.Module:
-    weight = linear.weight.detach().contiguous()  # a user's may be a transposed view
+    weight = linear.weight.detach().contiguous()  # a user's weight may be a transposed view
     bias = None if linear.bias is None else linear.bias.detach()
     if weights == "int8":
         return Int8Linear(weight, bias)
@@ -125,7 +125,7 @@ def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bo
 class OneKernelRMSNorm(nn.Module):
     """`RMSNorm` with the kernel of layer norm, because (x, -x) has mean 0 and variance mean(x²).
 
-    On a CPU, torch has no kernel for RMSNorm and runs eight small ones.
+    On a CPU, torch has no kernel for RMSNorm and runs eight small kernels.
     """
 
     def __init__(self, norm: RMSNorm) -> None:
@@ -144,9 +144,9 @@ class OneKernelRMSNorm(nn.Module):
 
 @cache
 def _multiplies_by_its_own_mkl() -> bool:
-    """Tell whether F.linear calls MKL on an Intel processor.
+    """Return whether F.linear calls MKL on an Intel processor.
 
-    There MKL multiplies one row of fp32 a tenth to a third faster than oneDNN. On an AMD EPYC it
+    There MKL multiplies one row of fp32 a tenth to a third faster than oneDNN. On an AMD EPYC, MKL
     took twice as long (docs/benchmarks.md). The processor's name decides, not a measured time, so
     every process computes the same numbers.
     """
@@ -158,7 +158,7 @@ def _multiplies_by_its_own_mkl() -> bool:
 class OneDNNLinear(nn.Module):
     """`Linear` with its matrix in oneDNN's blocked layout for a few rows.
 
-    but_one_row: keep the plain matrix too, and use it for one row.
+    but_one_row: True keeps the plain matrix too, and uses the plain matrix for one row.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, but_one_row: bool = False) -> None:
@@ -178,9 +178,9 @@ class WidenedLinear(nn.Module):
     """`Linear` in bf16 on a processor without bf16 arithmetic.
 
     An input of one row is multiplied by the stored matrix. With several rows, torch is slow on
-    such a processor. So this layer keeps an fp32 copy, multiplies with that, and rounds the result
-    to bf16 once. Making the copies of a model takes as long as generating 70 tokens. With
-    copied=False there is no copy: each call converts the matrix to fp32.
+    such a processor. So this layer keeps an fp32 copy, multiplies by the copy, and rounds the
+    result to bf16 once. It takes as long to make the copies of a model as to generate 70 tokens.
+    With copied=False there is no copy: each call converts the matrix to fp32.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, copied: bool = True) -> None:
@@ -222,8 +222,8 @@ class HalfLinear(nn.Module):
 def _fits_half(weight: Tensor) -> bool:
     """weight (out, in) -> whether fp16 changes each row by at most 2^-12 of its norm.
 
-    That is an eighth of bf16's own rounding. The check is needed because fp16 has more digits than
-    bf16, but a smaller range.
+    This bound is an eighth of bf16's own rounding. The check is needed because fp16 has more
+    digits than bf16, but a smaller range.
     """
     wide = weight.float()
     lost = (wide.half().float() - wide).norm(dim=1)
@@ -235,8 +235,8 @@ class Int8Linear(nn.Module):
 
     scale = max |row| / 127, q = round(row / scale). This is the symmetric rounding of arXiv
     2208.07339, section 2.1, without the treatment of outliers. A few rows of x multiply q in bf16;
-    for more rows, W is restored first. torch's product reads rows in steps of 16 and past their
-    ends, so rows of another length are padded with zeros.
+    for more rows, W is restored first. torch's product reads rows in steps of 16, also beyond
+    their ends, so rows of another length are padded with zeros.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

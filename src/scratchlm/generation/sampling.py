@@ -27,10 +27,10 @@ FinishReason = Literal["stop", "length", "context"]
 
 
 class Uniforms:
-    """The random numbers of one row, from a generator of its own.
+    """The random numbers of one row. Each row has its own generator.
 
     The seed is (seed, row), so a text does not depend on the other rows of its batch. Numpy mixes
-    both into 128 bits. torch's generator takes 32 bits, which are too few for 10,000 rows.
+    both numbers into 128 bits. torch's generator uses 32 bits, which are too few for 10,000 rows.
     """
 
     def __init__(self, seed: int, row: int) -> None:
@@ -45,15 +45,16 @@ class Uniforms:
 class Continuation:
     """The ids that follow one prompt so far, without the id that stopped them.
 
-    logprobs: of each id, in nats, before any strategy. finish_reason: "stop" (a stop id or a stop
-    string), "length" (max_tokens), "context" (no room), or None while the text grows.
+    logprobs: the log-probability of each id, in nats, before any strategy. finish_reason: "stop" (a
+    stop id or a stop string), "length" (max_tokens), "context" (no room), or None while the text
+    grows.
     """
 
     prompt: list[int]
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    score: float | None = None  # of a beam
+    score: float | None = None  # the score of a beam
 
 
 @takes_synonyms()
@@ -69,11 +70,12 @@ def decode(
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
-    """Yield all continuations, `num_samples` of each prompt, before the first step and after each.
+    """Yield all continuations before the first step and after each step.
 
-    The caller may set the `finish_reason` of a continuation to end it. Finished continuations leave
-    the batch. The arguments are those of `generate`, but `decoder.max_tokens` limits the length.
-    The number of the first row is `first_row`.
+    Each prompt has `num_samples` continuations. The caller may set the `finish_reason` of a
+    continuation to end it. Finished continuations leave the batch. The arguments are the same as in
+    `generate`, but `decoder.max_tokens` limits the length. `first_row` is the number of the first
+    row.
     """
     rows = [Continuation(list(prompt)) for prompt in prompts for _ in range(num_samples)]
     uniforms = [Uniforms(seed, first_row + i) for i in range(len(rows))]
@@ -115,10 +117,10 @@ def decode(
 
 
 def _may_shrink(decoder: Decoder) -> bool:
-    """Tell whether finished rows may leave the batch.
+    """Return whether finished rows may leave the batch.
 
-    A compiled step has a fixed batch size. So finished rows stay in it, ignored, while there is
-    room in the context.
+    A compiled step has a fixed batch size. So finished rows stay in the batch until the context is
+    full. Their new ids are ignored.
     """
     full = decoder.overflow == "stop" and max(decoder.lengths) >= decoder.context_length
     return decoder.compiled is None or full
@@ -132,7 +134,7 @@ def _finish(rows: Sequence[Continuation], decoder: Decoder) -> None:
 
 
 def room_behind(prompt: Sequence[int], decoder: Decoder) -> tuple[int, FinishReason]:
-    """Return how many ids may follow the prompt, and which limit that is."""
+    """Return how many ids may follow the prompt, and the limit that decides this."""
     room = decoder.context_length - len(prompt)
     if decoder.overflow == "stop" and room < decoder.max_tokens:
         return room, "context"
@@ -164,7 +166,7 @@ def require_finite(logits: Tensor) -> None:
         cause = "every token is banned" if largest.isneginf().any() else "the model diverged"
         raise NumericalError(
             f"no token can be chosen (the largest logit is {largest.min().item()}: {cause}); "
-            "loosen logit_bias and no_repeat_ngram_size, or take another checkpoint"
+            "ban fewer ids (logit_bias, no_repeat_ngram_size), or use another checkpoint"
         )
 
 
@@ -188,19 +190,19 @@ def generate(
     """Return the ids that follow the prompt `ids`, which is one sequence of at least one id.
 
     The text ends after `max_tokens`, before a `stop` id, or at the end of the context. `overflow`
-    "slide" continues past the context (see `Decoder`). generator: the source of the seed, by
-    default torch's own. vocab_size: no id at or above it is chosen, if the embedding is larger than
-    the tokenizer. more: other fields of `Strategy`.
+    "slide" continues after the context is full (see `Decoder`). generator: the source of the seed,
+    by default torch's own generator. vocab_size: only ids below this number are chosen. Set it
+    if the embedding is larger than the tokenizer. more: other fields of `Strategy`.
 
-    It raises ValueError before the first id if the prompt is empty, is too long, or has an id that
-    is not in the vocabulary. Each call for `PACK_FROM` tokens or more repacks the weights;
-    `TextGenerator` repacks them once. `TextGenerator` works on text; `generate_batch` takes several
-    prompts.
+    Raise ValueError before the first id if the prompt is empty, is too long, or has an id that is
+    not in the vocabulary. Each call for `PACK_FROM` tokens or more repacks the weights;
+    `TextGenerator` repacks them once. `TextGenerator` continues text; `generate_batch` accepts
+    several prompts.
     """
     prompt = _one_row(ids)
     if isinstance(stop, str | int):
         remedy = f"[{stop}]" if isinstance(stop, int) else "[tokenizer.token_to_id(token)]"
-        raise ValueError(f"stop holds ids ({stop!r}); write stop={remedy}")
+        raise ValueError(f"stop must be a list of ids ({stop!r}); write stop={remedy}")
     strategy = Strategy(temperature, top_k, top_p, min_p, repetition_penalty, **more)
     [new] = generate_batch(
         model, [prompt], max_tokens, strategy, stop=stop, generator=generator,
@@ -210,14 +212,14 @@ def generate(
 
 
 def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
-    """ids (seq,) or (1, seq) -> a list of ids. It raises ValueError for anything else."""
+    """ids (seq,) or (1, seq) -> a list of ids. Raise ValueError for any other value."""
     prompt = ids if isinstance(ids, Tensor) else as_ids(ids, torch.device("cpu"))
     if prompt.is_floating_point():
-        raise ValueError(f"ids are whole numbers ({prompt.dtype}); give those of a tokenizer")
+        raise ValueError(f"ids must be whole numbers ({prompt.dtype}); use the ids of a tokenizer")
     rows = prompt[None] if prompt.dim() == 1 else prompt
     if rows.dim() != 2 or len(rows) != 1:
         raise ValueError(
-            f"a prompt is one row of ids (shape {tuple(prompt.shape)}); write "
+            f"a prompt must be one row of ids (shape {tuple(prompt.shape)}); write "
             "[generate(model, row, max_tokens) for row in ids]"
         )
     return [int(each) for each in rows[0].tolist()]
@@ -237,13 +239,13 @@ def generate_batch(
 ) -> list[list[int]]:
     """Return the new ids of `num_samples` texts for each prompt, all from one batch.
 
-    The prompts may have different lengths. A text does not depend on the others, up to rounding:
-    its random numbers depend only on its place in the batch.
+    The prompts may have different lengths. A text does not depend on the other texts, up to
+    rounding: its random numbers depend only on its place in the batch.
     """
     model = transformer_of(model)
     check_prompts(prompts, max_tokens, model.config, overflow, vocab_size)
     strategy.check(vocab_size or model.config.vocab_size, max_tokens)
-    # The twin is made again at each call because the weights may change between two calls.
+    # Each call makes a new twin, because the weights may change between two calls.
     alone = len(prompts) * num_samples == 1
     twin = packed(model, repack=max_tokens >= PACK_FROM, one_row=alone)
     *_, rows = decode(
@@ -254,10 +256,10 @@ def generate_batch(
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
-    """Return the generator's next seed: a new one at each call, the same after `manual_seed`."""
+    """Return the generator's next seed. `manual_seed` makes the generator repeat its seeds."""
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(
-            f"generator is a torch.Generator ({generator!r:.40}); give "
+            f"generator must be a torch.Generator ({generator!r:.40}); use "
             "torch.Generator().manual_seed(1)"
         )
     device = None if generator is None else generator.device
@@ -272,8 +274,8 @@ def transformer_of(model: nn.Module) -> Transformer:
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):
         raise ValueError(
-            f"the model is not a scratchlm Transformer ({type(inner).__name__}); load one with "
-            "load_model"
+            f"the model must be a scratchlm Transformer ({type(inner).__name__}); load a model "
+            "with load_model"
         )
     return inner
 
@@ -285,34 +287,34 @@ def check_prompts(
     overflow: Overflow,
     vocab_size: int | None = None,
 ) -> None:
-    """Raise ValueError if a model of this shape cannot continue the prompts."""
+    """Raise ValueError if a model with this config cannot continue the prompts."""
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     if not 1 <= vocab_size <= config.vocab_size:
         raise ValueError(
-            f"vocab_size is from 1 to the model's {config.vocab_size} ({vocab_size}); give the "
-            "tokenizer's"
+            f"vocab_size must be from 1 to the model's {config.vocab_size} ({vocab_size}); use the "
+            "tokenizer's vocab_size"
         )
     if not isinstance(max_tokens, int):
-        raise ValueError(f"max_tokens is a whole number ({max_tokens!r}); give one, like 100")
+        raise ValueError(f"max_tokens must be a whole number ({max_tokens!r}); try 100")
     if max_tokens < 0:
-        raise ValueError(f"max_tokens is at least 0 ({max_tokens}); give how many tokens to add")
+        raise ValueError(f"max_tokens must be at least 0 ({max_tokens}); try 100")
     if overflow not in get_args(Overflow):
-        raise ValueError(f"overflow is stop or slide ({overflow!r}); give one of them")
+        raise ValueError(f"overflow must be stop or slide ({overflow!r}); use one of them")
     if overflow == "slide" and config.context_length < 2:
-        raise ValueError("a context of 1 token cannot slide (overflow slide); leave it out")
+        raise ValueError("a context of 1 token cannot slide (overflow slide); leave out overflow")
     if not prompts:
-        raise ValueError("there is no prompt ([]); give one or more")
+        raise ValueError("there must be at least one prompt ([]); add a prompt")
     for prompt in prompts:
         if not prompt:
-            raise ValueError("a prompt is one sequence of ids, not empty ([]); give one")
+            raise ValueError("a prompt must have at least one id ([]); add an id")
         if len(prompt) > config.context_length and overflow == "stop":
             raise ValueError(
                 f"the prompt is longer than the context ({len(prompt)} tokens, "
-                f"{config.context_length} fit); cut it, or set overflow to slide"
+                f"{config.context_length} fit); shorten the prompt, or set overflow to slide"
             )
         for worst in (min(prompt), max(prompt)):
             if not 0 <= worst < vocab_size:
                 raise ValueError(
-                    f"an id of the prompt is not in the vocabulary ({worst}, of "
-                    f"{vocab_size}); use the tokenizer the model was trained with"
+                    f"an id of the prompt is not in the vocabulary ({worst}, vocab_size "
+                    f"{vocab_size}); use the tokenizer that the model was trained with"
                 )

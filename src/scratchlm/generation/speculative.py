@@ -1,12 +1,13 @@
-"""Speculative decoding: a small model drafts a few tokens, and the large model checks them at once.
+"""Speculative decoding: a small model drafts tokens, and the large model checks them in one pass.
 
-The draft draws an id x from its distribution q. The large model has the distribution p, and keeps x
-with probability min(1, p(x) / q(x)). If it rejects x, the next id is drawn from max(p - q, 0),
-normalized, and the rest of the draft is dropped. The result is distributed as p for every draft; a
-better draft only makes decoding faster.  Leviathan et al. 2022 (arXiv 2211.17192, algorithm 1)
+The draft model samples an id x from its distribution q. The large model has the distribution p, and
+keeps x with probability min(1, p(x) / q(x)). If it rejects x, the next id is sampled from
+max(p - q, 0), normalized. The other drafted ids are dropped. The result has the distribution p for
+every draft model. A better draft model only makes decoding faster.  Leviathan et al. 2022 (arXiv
+2211.17192, algorithm 1)
 
-The strategy is applied before p and q are formed. Greedy decoding puts all mass on one id. It gives
-the same text as the large model alone, up to the rounding of a pass over several tokens.
+The strategy is part of p and q. Greedy decoding puts all mass on one id. Its text is the same as
+the text of the large model alone, up to the rounding of a pass over several tokens.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def speculate(
     vocab_size: int | None = None,
     logprobs: bool = False,
 ) -> Iterator[list[Continuation]]:
-    """Yield what `sampling.decode` yields for one prompt, faster with `draft`.
+    """Yield the same as `sampling.decode` for one prompt. `draft` makes decoding faster.
 
-    draft: a smaller model with the same vocabulary. num_draft: how many ids it guesses before each
-    check. Neither decoder may slide (`overflow` "stop"). When the draft's context is full, the
-    large model continues alone.
+    draft: a smaller model with the same vocabulary. num_draft: how many ids the draft guesses
+    before each check. Neither decoder may slide (`overflow` "stop"). When the draft's context is
+    full, the large model continues alone.
     """
     text = Continuation(list(prompt))
     uniforms = Uniforms(seed, first_row)
@@ -66,7 +67,7 @@ def speculate(
             ahead = draft.extend([unread])[0, -1] if draft.ids else draft.prefill([unread])[0]
             guesses.append(distribution(ahead, drafted))
             drafted.append(_draw(guesses[-1], uniforms))
-        # One pass of the large model judges all drafted ids and gives one more id.
+        # One pass of the large model checks all drafted ids and adds one more id.
         if not decoder.ids:
             logits = decoder.prefill([whole])
             logits = torch.cat((logits, decoder.extend([drafted])[0])) if drafted else logits
@@ -112,5 +113,5 @@ def _judge(
 
 
 def _draw(weights: Tensor, uniforms: Uniforms) -> int:
-    """weights (vocab,), none negative -> an id, drawn in proportion to its weight."""
+    """weights (vocab,), all at least 0 -> an id, sampled in proportion to its weight."""
     return int(draw(weights.log(), torch.tensor(uniforms.next(), dtype=torch.float64)))

@@ -1,9 +1,9 @@
 """Each strategy for choosing the next token is a pure function on logits.
 
 A strategy maps logits (..., vocab) float -> (..., vocab). A strategy that depends on earlier ids
-takes one sequence: logits (vocab,) and ids (n,). An id that must not be drawn gets -inf.
-`docs/sampling.md` shows what each strategy does to a distribution. `Strategy` applies them in the
-order of this file.
+needs one sequence: logits (vocab,) and ids (n,). An id that must not be chosen gets -inf.
+`docs/sampling.md` shows what each strategy does to a distribution. `Strategy` applies the
+functions in the order of this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scratchlm.config import takes_synonyms
 
-CANDIDATES = 256  # the likeliest ids, among which a nucleus is searched first
+CANDIDATES = 256  # a nucleus is first searched among this many likeliest ids
 
 
 def bias_logits(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
@@ -40,7 +40,7 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def penalize_presence(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
     """logits (vocab,), new ids (n,) without the prompt: l - penalty for each id that occurs.
 
-    This formula and the one of `penalize_frequency` are from OpenAI's API reference.
+    This formula and the formula of `penalize_frequency` are from OpenAI's API reference.
     """
     return logits.index_put((new,), logits[new] - penalty)
 
@@ -53,7 +53,7 @@ def penalize_frequency(logits: Tensor, new: Tensor, penalty: float) -> Tensor:
 def ban_repeated_ngrams(logits: Tensor, seen: Sequence[int], size: int) -> Tensor:
     """logits (vocab,), all ids so far: no run of `size` ids occurs twice.
 
-    It bans each id that would complete a run which occurred before.  Paulus et al. 2017 (arXiv
+    It bans each id that would complete a run that occurred before.  Paulus et al. 2017 (arXiv
     1705.04304, 2.5).
     """
     start = tuple(seen[len(seen) - size + 1 :]) if size > 1 else ()
@@ -76,7 +76,7 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     """logits (..., vocab): l / T, which sharpens p to p^(1/T) for T below 1 and flattens it above.
 
     Ackley, Hinton and Sejnowski 1985. The largest logit is subtracted first. This changes no
-    probability, and the largest stays 0, so even a tiny T does not make all logits infinite.
+    probability. The largest logit is then 0, so even a tiny T does not make all logits infinite.
     """
     return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 2**-149)  # the smallest fp32
 
@@ -149,26 +149,26 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """logits (..., vocab), uniform (...) in [0, 1) -> ids (...), by inverse transform sampling.
 
     It returns the first id whose cumulative probability exceeds the uniform number. It computes in
-    fp64, so that among 100,000 ids one of probability 1e-7 is drawn as often as it should be.
+    fp64. So among 100,000 ids, an id of probability 1e-7 is sampled as often as it should be.
     """
     if logits.device.type == "mps":  # MPS has no fp64
         logits = logits.cpu()
     mass = logits.double().softmax(-1).cumsum(-1)
     uniform = uniform.to(mass)
-    threshold = uniform.unsqueeze(-1) * mass[..., -1:]  # rounding may leave the sum below 1
+    threshold = uniform.unsqueeze(-1) * mass[..., -1:]  # rounding may make the sum less than 1
     return torch.searchsorted(mass, threshold, right=True).squeeze(-1)
 
 
 @takes_synonyms()
 @dataclass(frozen=True)
 class Strategy:
-    """How to choose the next id. It raises ValueError for a value out of its range.
+    """The settings for the choice of the next id. Raise ValueError for a value outside its range.
 
-    Temperature 0 is greedy, and top_p 0 keeps the likeliest id. A field at its default is off; so
-    are top_k 0, top_p 1, typical_p 1 and min_p 0.
+    Temperature 0 is greedy, and top_p 0 keeps the likeliest id. A field at its default is off. The
+    values top_k 0, top_p 1, typical_p 1 and min_p 0 are off too.
 
-    The fields act in the order of Hugging Face `generate` (the presence and frequency penalties
-    are not there): logit_bias, repetition_penalty, presence_penalty, frequency_penalty,
+    The fields act in the order of Hugging Face `generate` (which has no presence and frequency
+    penalties): logit_bias, repetition_penalty, presence_penalty, frequency_penalty,
     no_repeat_ngram_size, min_new_tokens; then, unless greedy, temperature, top_k, top_p, min_p,
     typical_p. The fields before the temperature also change greedy decoding and beam search.
     """
@@ -188,27 +188,30 @@ class Strategy:
     def __post_init__(self) -> None:
         temperature, penalty = self.temperature, self.repetition_penalty
         rules: list[tuple[bool, str, object]] = [
-            (0 <= temperature < math.inf, "temperature is finite and at least 0", temperature),
-            (self.top_k is None or self.top_k >= 0, "top_k is at least 0 (0 is off)", self.top_k),
-            (0.01 <= penalty <= 100, "repetition_penalty is from 0.01 to 100 (1 is off)", penalty),
+            (0 <= temperature < math.inf, "temperature must be finite and at least 0", temperature),
+            (self.top_k is None or self.top_k >= 0,
+             "top_k must be at least 0, where 0 means off", self.top_k),
+            (0.01 <= penalty <= 100,
+             "repetition_penalty must be from 0.01 to 100, where 1 means off", penalty),
             (self.typical_p is None or 0 < self.typical_p <= 1,
-             "typical_p is above 0 and at most 1", self.typical_p),
+             "typical_p must be above 0 and at most 1", self.typical_p),
         ]  # fmt: skip
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
-            rules.append((value is None or 0 <= value <= 1, f"{name} is from 0 to 1", value))
+            rules.append((value is None or 0 <= value <= 1, f"{name} must be from 0 to 1", value))
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
-            rules.append((-100 <= value <= 100, f"{name} is from -100 to 100 (0 is off)", value))
+            rule = f"{name} must be from -100 to 100, where 0 means off"
+            rules.append((-100 <= value <= 100, rule, value))
         for name in ("no_repeat_ngram_size", "min_new_tokens"):
             value = getattr(self, name)
-            rules.append((value >= 0, f"{name} is at least 0 (0 is off)", value))
+            rules.append((value >= 0, f"{name} must be at least 0, where 0 means off", value))
         for id, bias in self.logit_bias.items():
             good = not math.isnan(bias) and bias < math.inf
-            rules.append((good, f"logit_bias of id {id} is a number or -inf", bias))
+            rules.append((good, f"logit_bias of id {id} must be a number or -inf", bias))
         for holds, rule, value in rules:
             if not holds:
-                raise ValueError(f"{rule} ({value}); give a value in that range")
+                raise ValueError(f"{rule} ({value}); use a value in this range")
 
     @property
     def greedy(self) -> bool:
@@ -218,18 +221,19 @@ class Strategy:
         """Raise ValueError if a field does not fit this vocabulary or `max_tokens`."""
         if self.min_new_tokens > max_tokens:
             raise ValueError(
-                f"min_new_tokens is more than max_tokens ({self.min_new_tokens} of {max_tokens}); "
-                "raise max_tokens"
+                f"min_new_tokens must be at most max_tokens ({self.min_new_tokens}, max_tokens "
+                f"{max_tokens}); increase max_tokens"
             )
         if self.top_k is not None and self.top_k > vocab_size:
             raise ValueError(
-                f"top_k is more than the vocabulary ({self.top_k} of {vocab_size}); 0 is off"
+                f"top_k must be at most vocab_size ({self.top_k}, vocab_size {vocab_size}); "
+                "use a smaller value, or 0 to turn it off"
             )
         for id in self.logit_bias:
             if not 0 <= id < vocab_size:
                 raise ValueError(
-                    f"logit_bias has an id that is not in the vocabulary ({id} of {vocab_size}); "
-                    "see scratchlm-tokenize --show"
+                    f"logit_bias has an id that is not in the vocabulary ({id}, vocab_size "
+                    f"{vocab_size}); find ids with scratchlm-tokenize --show"
                 )
 
     def penalize(
@@ -256,7 +260,7 @@ class Strategy:
         return logits
 
     def filter(self, logits: Tensor) -> Tensor:
-        """logits (..., vocab) -> (..., vocab). The softmax is the distribution to draw from.
+        """logits (..., vocab) -> (..., vocab). Its softmax is the distribution of the next id.
 
         It applies the temperature and the fields after it.
         """
@@ -273,7 +277,7 @@ class Strategy:
 
     @property
     def samples(self) -> tuple[str, object] | None:
-        """Return the first field that is set and only affects sampling, with its value."""
+        """Return the name and value of the first field that is set and only affects sampling."""
         for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
             if (value := getattr(self, name)) != (1.0 if name == "temperature" else None):
                 return name, value
@@ -281,7 +285,7 @@ class Strategy:
 
     @property
     def looks_back(self) -> bool:
-        """Tell whether `penalize` changes anything."""
+        """Return whether `penalize` changes anything."""
         return bool(
             self.logit_bias
             or self.repetition_penalty != 1

@@ -12,12 +12,12 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 class TextStream:
     """The text of one sequence of ids, which come one at a time.
 
-    A token may end inside a UTF-8 sequence, or inside a possible stop string. The stream holds this
-    part back until the next ids. Bytes that are not UTF-8, or are incomplete at the end, become
-    U+FFFD, as in `tokenizer.decode`.
+    A token may end inside a UTF-8 sequence, or inside a possible stop string. The stream keeps this
+    part until the next ids complete it. Bytes that are not UTF-8, or are incomplete at the end,
+    become U+FFFD, as in `tokenizer.decode`.
 
-    The first complete stop string sets `stopped`. The text ends before it. `count`: how many ids
-    came. It raises ValueError for an empty stop string.
+    The first complete stop string sets `stopped`. The text ends before this string. `count` is the
+    number of ids so far. Raise ValueError for an empty stop string.
     """
 
     def __init__(self, tokenizer: BPETokenizer, stop: Sequence[str] = ()) -> None:
@@ -30,12 +30,12 @@ class TextStream:
         self._held = ""
 
     def push(self, id: int) -> str:
-        """Return the text that `id` completes. It is often empty."""
+        """Return the text that `id` completes. This text is often empty."""
         self.count += 1
         return self._release(self._decoder.decode(self.tokenizer.decode_bytes([id])))
 
     def close(self) -> str:
-        """Return the text that was held back, after the last id."""
+        """Return the rest of the text, after the last id."""
         text = self._release(self._decoder.decode(b"", final=True))
         rest, self._held = self._held, ""
         return text if self.stopped else text + rest
@@ -47,7 +47,7 @@ class TextStream:
         found = [(at + len(each), at) for each in self.stop if (at := text.find(each)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            _, start = min(found)  # the one that ends first, so token boundaries do not matter
+            _, start = min(found)  # the string that ends first; token boundaries do not matter
             return text[:start]
         kept = max((_overlap(text, each) for each in self.stop), default=0)
         self._held = text[len(text) - kept :]
@@ -57,12 +57,12 @@ class TextStream:
 def check_stop(stop: Sequence[str], ids: Sequence[int] = (), vocab_size: int = 0) -> None:
     """Raise ValueError if a stop string is empty, or a stop id is not in the vocabulary."""
     if "" in stop:
-        raise ValueError("a stop string is not empty (''); leave it out")
+        raise ValueError("a stop string must not be empty (''); leave out this string")
     for id in ids:
         if not 0 <= id < vocab_size:
             raise ValueError(
-                f"a stop id is not in the vocabulary ({id} of {vocab_size}); see "
-                "scratchlm-tokenize --show"
+                f"a stop id is not in the vocabulary ({id}, vocab_size {vocab_size}); find ids "
+                "with scratchlm-tokenize --show"
             )
 
 
@@ -89,7 +89,7 @@ def text_pieces(
 def with_text(
     steps: Iterable[list[Continuation]], tokenizer: BPETokenizer, stop: Sequence[str] = ()
 ) -> Iterator[tuple[list[str], list[Continuation]]]:
-    """Yield the steps of `sampling.decode`, each with the text that it adds to every row.
+    """Yield the steps of `sampling.decode`, each with the text that the step adds to every row.
 
     A stop string ends a row.
     """
