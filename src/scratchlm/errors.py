@@ -21,6 +21,10 @@ class NumericalError(ArithmeticError):
     """A loss or a gradient is not finite: exit code 4."""
 
 
+class LessonError(AssertionError):
+    """A number of a lesson, or an answer to its exercise, is wrong: exit code 1."""
+
+
 class WorkerError(RuntimeError):
     """A worker process died, most often because memory ran out: exit code 5."""
 

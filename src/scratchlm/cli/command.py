@@ -1,7 +1,7 @@
 """The parts that all commands share: strict flags, one-line errors, exit codes.
 
-0 ok · 2 bad input or usage · 3 corrupt or incompatible file · 4 numerical failure ·
-5 resources · 130 SIGINT · 143 SIGTERM
+0 ok · 1 a lesson's number or answer is wrong · 2 bad input or usage ·
+3 corrupt or incompatible file · 4 numerical failure · 5 resources · 130 SIGINT · 143 SIGTERM
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from scratchlm import __version__
 from scratchlm.cli.foreign_flags import BY_COMMAND, OF_A_WORD
 from scratchlm.cli.streams import CONVERT, use_utf8
 from scratchlm.config import meant
-from scratchlm.errors import FileFormatError, Interrupted, Notice, NumericalError, WorkerError
+from scratchlm.errors import (
+    FileFormatError,
+    Interrupted,
+    LessonError,
+    Notice,
+    NumericalError,
+    WorkerError,
+)
 
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {
@@ -182,8 +189,8 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
             code = exit_code(error)
             if code is None or "--debug" in (sys.argv if argv is None else argv):
                 raise
-            asked_for = isinstance(error, Interrupted | KeyboardInterrupt)
-            kind = "scratchlm:" if asked_for else "scratchlm: error:"
+            expected = isinstance(error, Interrupted | KeyboardInterrupt | LessonError)
+            kind = "scratchlm:" if expected else "scratchlm: error:"
             print(kind, one_line(error), file=sys.stderr)
             return code
         return 0
@@ -201,6 +208,8 @@ def exit_code(error: BaseException) -> int | None:
             return 128 + error.signum
         case KeyboardInterrupt():
             return 130
+        case LessonError():
+            return 1
         case FileFormatError():
             return 3
         case NumericalError():

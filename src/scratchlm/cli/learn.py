@@ -1,0 +1,100 @@
+"""scratchlm-learn: go through numbered lessons, in English or Chinese, and solve their exercises.
+
+scratchlm-learn                                 the list of lessons
+scratchlm-learn 14                              read lesson 14 while its code runs
+scratchlm-learn 14 --step --lang zh             in Chinese, one cell at a time
+scratchlm-learn 14 --check mine.py              check your answer to the exercise
+scratchlm-learn 14 --answer                     print an answer
+scratchlm-learn 14 --break 2                    plant a fault in the library and see what finds it
+scratchlm-learn 14 --ipynb 14.ipynb             write the lesson as a notebook
+scratchlm-learn --demo                          the whole way from text to text
+scratchlm-learn --faq 5                         an answer that runs; --faq alone lists the questions
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from scratchlm.cli.command import Parser, command, has_colour
+
+_DEMO = 2  # the lesson that goes the whole way
+
+
+@command(stops_with_its_reader=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    # Imported here so that --help answers at once.
+    from scratchlm.files.atomic import write_file
+    from scratchlm.lessons import exercise, faults, pages, progress, views
+    from scratchlm.lessons.lesson import FAQ, entries, lessons, one
+
+    if args.pages is not None:
+        pages.write(Path(args.pages), args.lang)
+    elif args.glossary:
+        print(pages.glossary())
+    elif args.faq == 0:
+        print(pages.listing(entries(FAQ), args.lang))
+    elif args.faq is not None:
+        views.terminal(one(entries(FAQ), args.faq), args.lang, has_colour())
+    elif args.lesson is None:
+        print(pages.listing(lessons(), args.lang, progress.finished()))
+    elif args.break_ is not None:
+        faults.hunt(one(lessons(), args.lesson), args.break_)
+    elif args.answer:
+        print(exercise.answer(one(lessons(), args.lesson)))
+    elif args.check is not None:
+        exercise.grade(one(lessons(), args.lesson), Path(args.check), args.lang)
+        progress.finish(args.lesson)
+        print("right" if args.lang == "en" else "正确")
+    elif args.ipynb is not None:
+        cells = one(lessons(), args.lesson)
+        write_file(args.ipynb, views.notebook(cells, args.lang).encode())
+    else:
+        pause = input if args.step else lambda: None
+        views.terminal(one(lessons(), args.lesson), args.lang, has_colour(), pause)
+        progress.finish(args.lesson)
+
+
+def _language() -> str:
+    """Return "zh" if the system's language is Chinese, else "en"."""
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    return "zh" if next(filter(None, names), "").startswith("zh") else "en"
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    parser = Parser("scratchlm-learn", summary, examples)
+    parser.add_argument("lesson", nargs="?", type=int, metavar="N", help="the number of a lesson")
+    parser.add_argument("--lang", choices=("en", "zh"), default=_language(),
+                        help="the language; the default is the system's")  # fmt: skip
+    parser.add_argument("--step", action="store_true", help="wait for Enter after each cell")
+    of_a_lesson = parser.add_mutually_exclusive_group()
+    of_a_lesson.add_argument("--check", metavar="FILE", help="check the answer in FILE")
+    of_a_lesson.add_argument("--answer", action="store_true", help="print an answer")
+    of_a_lesson.add_argument("--break", type=int, metavar="I", dest="break_",
+                             help="plant fault I (1, 2, …) and run until a number is wrong")  # fmt: skip
+    of_a_lesson.add_argument("--ipynb", metavar="FILE", help="write the lesson as a notebook")
+    whole = parser.add_mutually_exclusive_group()
+    whole.add_argument("--demo", dest="lesson", action="store_const", const=_DEMO,
+                       help=f"the whole way from text to text (lesson {_DEMO})")  # fmt: skip
+    whole.add_argument("--faq", nargs="?", type=int, const=0, metavar="N",
+                       help="answer question N; without N, list the questions")  # fmt: skip
+    whole.add_argument("--glossary", action="store_true", help="list the terms in both languages")
+    whole.add_argument("--pages", metavar="DIR", help="write all lessons into DIR as Markdown")
+    args = parser.parse_args(argv)
+    needs = {"--check": args.check, "--answer": args.answer or None, "--break": args.break_,
+             "--ipynb": args.ipynb, "--step": args.step or None}  # fmt: skip
+    for flag, value in needs.items():
+        if args.lesson is None and value is not None:
+            raise ValueError(
+                f"{flag} needs the number of a lesson; for example: scratchlm-learn 14 {flag}"
+            )
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

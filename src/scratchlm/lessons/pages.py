@@ -1,0 +1,62 @@
+"""Write the lessons as pages, and list lessons, questions and terms."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, title
+from scratchlm.lessons.views import markdown
+
+BOLD = re.compile(r"\*\*(.+?)\*\*", re.S)
+
+
+class Term(NamedTuple):
+    """A term in both languages, and the lesson that explains it."""
+
+    english: str
+    chinese: str
+    lesson: int
+
+
+def terms() -> list[Term]:
+    """Return the bold terms in the order of the lessons.
+
+    A lesson writes a term in bold where it explains the term, in both languages.
+    """
+    found = []
+    for number, cells in lessons().items():
+        prose = [cell.text for cell in cells if cell.prose]
+        for english, chinese in zip(prose[::2], prose[1::2], strict=True):
+            pairs = zip(BOLD.findall(english), BOLD.findall(chinese), strict=True)
+            found += [Term(" ".join(en.split()), zh, number) for en, zh in pairs]
+    return found
+
+
+def glossary() -> str:
+    """Return the terms as a table in Markdown."""
+    rows = [f"| {term.english} | {term.chinese} | {term.lesson} |" for term in sorted(terms())]
+    return "\n".join(["| term | 术语 | lesson · 课 |", "|---|---|---|", *rows])
+
+
+def listing(table: Mapping[int, list[Cell]], lang: str, ticked: Collection[int] = ()) -> str:
+    """Return one line for each entry: a tick or a blank, the number, the title."""
+    return "\n".join(
+        f"{'✓' if number in ticked else ' '} {number:>2}  {title(cells, lang)}"
+        for number, cells in table.items()
+    )
+
+
+def write(folder: Path, lang: str) -> None:
+    """Run all lessons, and write a page for each, the questions, the terms and the pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder):
+        for cells in lessons().values():
+            Path(cells[0].path.stem + ".md").write_text(markdown(cells, lang), encoding="utf-8")
+        answers = "\n".join(markdown(cells, lang) for cells in entries(FAQ).values())
+        Path("faq.md").write_text(answers, encoding="utf-8")
+        heading = {"en": "Glossary", "zh": "术语表"}[lang]
+        Path("glossary.md").write_text(f"# {heading}\n\n{glossary()}\n", encoding="utf-8")

@@ -1,0 +1,25 @@
+"""Remember which lessons a learner has finished, in a text file of the user's own folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def _file() -> Path:
+    """Return the path that the XDG base directory specification gives."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "scratchlm" / "lessons"
+
+
+def finished() -> set[int]:
+    """Return the numbers of the finished lessons."""
+    return {int(line) for line in _file().read_text().split()} if _file().is_file() else set()
+
+
+def finish(number: int) -> None:
+    """Remember that lesson `number` ran to its end or that its exercise is solved."""
+    if number not in finished():
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with _file().open("a", encoding="utf-8") as file:
+            file.write(f"{number}\n")
