@@ -72,12 +72,12 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--lang", choices=("en", "zh"), default=_language(),
                         help="the language; the default is the system's")  # fmt: skip
     parser.add_argument("--step", action="store_true", help="wait for Enter after each cell")
-    of_a_lesson = parser.add_mutually_exclusive_group()
-    of_a_lesson.add_argument("--check", metavar="FILE", help="check the answer in FILE")
-    of_a_lesson.add_argument("--answer", action="store_true", help="print an answer")
-    of_a_lesson.add_argument("--break", type=int, metavar="I", dest="break_",
-                             help="plant fault I (1, 2, …) and run until a number is wrong")  # fmt: skip
-    of_a_lesson.add_argument("--ipynb", metavar="FILE", help="write the lesson as a notebook")
+    about = parser.add_mutually_exclusive_group()
+    about.add_argument("--check", metavar="FILE", help="check the answer in FILE")
+    about.add_argument("--answer", action="store_true", help="print an answer")
+    about.add_argument("--break", type=int, metavar="I", dest="break_",
+                       help="plant fault I, from 1, and run until a number is wrong")  # fmt: skip
+    about.add_argument("--ipynb", metavar="FILE", help="write the lesson as a notebook")
     whole = parser.add_mutually_exclusive_group()
     whole.add_argument("--demo", dest="lesson", action="store_const", const=_DEMO,
                        help=f"the whole way from text to text (lesson {_DEMO})")  # fmt: skip

@@ -26,9 +26,10 @@ v = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
 
 # %% [markdown] lang="en"
 # ## 1. Scores: who fits whom
-# Every token asks (its **query vector** `q`), offers a label (its **key vector** `k`) and has something to give
-# (its **value vector** `v`). How well a question fits a label is their dot product. Row 2 is `sat`: it
-# fits itself best, 3 against 2 and 2. Check one by hand: 1·2 + 1·0 + 1·0 + 1·1 = 3.
+# Every token asks a question (its **query vector** `q`), offers a label (its **key vector** `k`)
+# and has something to give (its **value vector** `v`). The dot product of a question and a label is
+# their score. Row 2 belongs to `sat`. Its score with itself is the highest, 3 against 2 and 2.
+# Check one by hand: 1·2 + 1·0 + 1·0 + 1·1 = 3.
 
 # %% [markdown] lang="zh"
 # ## 1. 分数：谁和谁合得来
