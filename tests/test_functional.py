@@ -61,6 +61,8 @@ def test_halves_are_summed_in_fp32_and_rounded_once(dtype: torch.dtype) -> None:
         expected = theirs(x.float(), -1).to(dtype)
         torch.testing.assert_close(ours(x), expected, rtol=torch.finfo(dtype).eps, atol=1e-7)
     assert torch.equal(functional.silu(x), F.silu(x.float()).to(dtype))
+    for tanh in (False, True):
+        assert torch.equal(functional.gelu(x, tanh), functional.gelu(x.float(), tanh).to(dtype))
 
 
 def test_softmax_of_nothing_is_nothing() -> None:
@@ -76,6 +78,23 @@ def test_silu_matches_torch() -> None:
     x = torch.linspace(-200, 200, 401, requires_grad=True)
     torch.testing.assert_close(functional.silu(x), F.silu(x), rtol=1e-6, atol=1e-7)
     assert_same_gradients(functional.silu(x), F.silu(x), x)
+
+
+@pytest.mark.parametrize("form", ["none", "tanh"])
+def test_gelu_matches_torch(form: str) -> None:
+    # In fp32, 1 + erf(−3) loses digits, which both lose differently.
+    for dtype, tolerance in [(torch.float32, 1e-6), (torch.float64, 1e-14)]:
+        x = torch.linspace(-200, 200, 401, dtype=dtype, requires_grad=True)
+        ours, theirs = functional.gelu(x, form == "tanh"), F.gelu(x, approximate=form)
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+        assert_same_gradients(ours, theirs, x)
+
+
+def test_gelu_by_hand() -> None:
+    # 0.6827 of the standard normal distribution is within ±1, so Φ(1) = 0.5 + 0.6827 / 2.
+    x = torch.tensor([-1.0, 0.0, 1.0])
+    expected = torch.tensor([-0.158655, 0.0, 0.841345])
+    torch.testing.assert_close(functional.gelu(x), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (2, 1, 3)])

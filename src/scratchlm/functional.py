@@ -122,6 +122,21 @@ def silu(x: Tensor) -> Tensor:
     return (wide * wide.sigmoid()).to(x.dtype)
 
 
+def gelu(x: Tensor, tanh: bool = False) -> Tensor:
+    """x (...) -> (...):  x · Φ(x) = x/2 · (1 + erf(x / √2)).  arXiv 1606.08415
+
+    Φ(x) is the probability that a random number from the standard normal distribution is below x.
+    With `tanh`, the function returns the approximation of the paper, which GPT-2 uses:
+    x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))).
+    """
+    wide = _wide(x)
+    if tanh:
+        twice_phi = 1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    else:
+        twice_phi = 1 + torch.erf(wide / math.sqrt(2))
+    return (wide / 2 * twice_phi).to(x.dtype)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out):  y = W x + b."""
     y = einx.dot("... [in], out [in] -> ... out", x, weight)

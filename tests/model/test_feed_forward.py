@@ -46,6 +46,14 @@ def test_gelu_matches_the_hubs_gpt2() -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
 
 
+def test_gelu_equals_its_definition() -> None:
+    x = torch.randn(2, 3, 16)
+    ours = new_feed_forward("gelu", 16, 40, bias=False)
+    hidden = functional.gelu(functional.linear(x, ours.up_proj.weight), tanh=True)
+    definition = functional.linear(hidden, ours.down_proj.weight)
+    torch.testing.assert_close(ours(x), definition, rtol=1e-5, atol=1e-6)
+
+
 def test_relu_squared_equals_its_definition() -> None:
     x = torch.randn(2, 3, 16)
     ours = new_feed_forward("relu2", 16, 40, bias=False)
