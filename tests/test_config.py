@@ -54,17 +54,17 @@ def test_toml_round_trip():
         ),
         ({"size": 1, "inner": {"rat": 2}}, r"unknown config key \(inner.rat\); .*inner.rate"),
         ({}, r"a config value is missing \(size\)"),
-        ({"size": "four"}, r"size is a whole number \(four\)"),
-        ({"size": 1.5}, r"size is a whole number \(1.5\)"),
-        ({"size": True}, r"size is a whole number"),
-        ({"size": "inf"}, r"size is a whole number"),
-        ({"size": float("inf")}, r"size is a whole number"),
-        ({"size": 1, "name": 3}, r"name is a string \(3\)"),
-        ({"size": 1, "inner": {"rate": "nan"}}, r"inner.rate is a number \(nan\)"),
-        ({"size": 1, "inner": {"kind": "c"}}, r"inner.kind has no such choice \(c\); .* a, b"),
-        ({"size": 1, "inner": {"flag": "maybe"}}, r"inner.flag is true or false \(maybe\)"),
-        ({"size": 1, "inner": {"betas": "0.9"}}, r"inner.betas takes 2 values"),
-        ({"size": 1, "inner": 3}, r"inner is a section"),
+        ({"size": "four"}, r"size must be a whole number \(four\)"),
+        ({"size": 1.5}, r"size must be a whole number \(1.5\)"),
+        ({"size": True}, r"size must be a whole number"),
+        ({"size": "inf"}, r"size must be a whole number"),
+        ({"size": float("inf")}, r"size must be a whole number"),
+        ({"size": 1, "name": 3}, r"name must be a string \(3\)"),
+        ({"size": 1, "inner": {"rate": "nan"}}, r"inner.rate must be a number \(nan\)"),
+        ({"size": 1, "inner": {"kind": "c"}}, r"inner.kind must be a valid choice \(c\); .* a, b"),
+        ({"size": 1, "inner": {"flag": "maybe"}}, r"inner.flag must be true or false \(maybe\)"),
+        ({"size": 1, "inner": {"betas": "0.9"}}, r"inner.betas must have 2 values"),
+        ({"size": 1, "inner": 3}, r"inner must be a section"),
     ],
 )
 def test_errors_name_the_key_and_the_value(tree, message):
@@ -73,7 +73,7 @@ def test_errors_name_the_key_and_the_value(tree, message):
 
 
 def test_a_flag_below_a_plain_value_is_an_error():
-    with pytest.raises(ValueError, match="size is a whole number"):
+    with pytest.raises(ValueError, match="size must be a whole number"):
         config.build(Outer, config.nest({"size.x": "1"}))
 
 

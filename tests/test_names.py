@@ -46,7 +46,7 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize("name", scratchlm.FOREIGN)
 def test_a_foreign_name_is_told_what_it_is_called_here(name):
-    told = f"no attribute '{name}'; it is {scratchlm.FOREIGN[name]} here"
+    told = f"no attribute '{name}'; use {scratchlm.FOREIGN[name]} instead"
     with pytest.raises(AttributeError, match=told):
         getattr(scratchlm, name)
     with pytest.raises(ImportError, match=told):
@@ -91,7 +91,7 @@ def test_a_config_takes_the_names_of_other_projects():
     assert scratchlm.ModelConfig(**theirs) == scratchlm.ModelConfig(**ours)
     config = scratchlm.ModelConfig(**ours)
     assert dataclasses.replace(config, num_layers=3).num_layers == 3
-    with pytest.raises(TypeError, match=r"of ModelConfig\(\) \(d_model=4, n_embd=5\); give one"):
+    with pytest.raises(TypeError, match=r"of ModelConfig\(\) \(d_model=4, n_embd=5\); pass only"):
         scratchlm.ModelConfig(**ours, n_embd=5)
     assert scratchlm.ModelConfig(**ours, n_embd=4) == config
     with pytest.raises(TypeError, match=r"ModelConfig\(\) has no argument d_modl; .* d_model\?"):
@@ -108,7 +108,7 @@ def test_a_function_takes_the_names_of_other_projects():
         scratchlm.generate(model, ids, max_tokens=4, max_length=5)
     with pytest.raises(TypeError, match=r"generate\(\) has no argument temp; .* temperature\?"):
         scratchlm.generate(model, ids, 4, temp=0)
-    with pytest.raises(TypeError, match="do_sample; temperature=0 is greedy"):
+    with pytest.raises(TypeError, match="do_sample; pass temperature=0 for greedy sampling"):
         scratchlm.generate(model, ids, 4, do_sample=False)
     rate = {"max_lr": 1.0, "min_lr": 0.0, "warmup_steps": 2, "total_steps": 9}
     course = {
@@ -162,15 +162,15 @@ ADVICE = {
     "ModelConfig(n_blocks=4)": r"did you mean num_layers\?",
     "ModelConfig(seq_len=4)": r"did you mean context_length\?",
     "ModelConfig(embd_pdrop=4)": r"did you mean dropout\?",
-    "ModelConfig(pos_emb=4)": "it takes bias, context_length, d_ff",
-    "AdamW(None, lr=1e-3, seed=1)": "it takes betas, eps",
+    "ModelConfig(pos_emb=4)": "the arguments are: bias, context_length, d_ff",
+    "AdamW(None, lr=1e-3, seed=1)": "the arguments are: betas, eps",
     "AdamW(None, wd=1)": r"did you mean weight_decay\?",
-    "train_bpe(['x'], 300, seed=1)": "it takes max_token_length",
-    "MultiHeadAttention(32, 2, vocab_size=4)": "it takes attend",
-    "Beams(temperature=1, do_sample=True)": "it takes early_stopping",
+    "train_bpe(['x'], 300, seed=1)": "the arguments are: max_token_length",
+    "MultiHeadAttention(32, 2, vocab_size=4)": "the arguments are: attend",
+    "Beams(temperature=1, do_sample=True)": "the arguments are: early_stopping",
     "get_batch([1], 1, 1, 'cpu', seed=1)": "pass generator=torch.Generator",
     "generate(None, [1], temp=1)": r"did you mean temperature\?",
-    "Trainer(foo=1)": "it takes batches",
+    "Trainer(foo=1)": "the arguments are: batches",
 }
 
 

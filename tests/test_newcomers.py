@@ -55,7 +55,7 @@ MODEL_CALLS = {
     "model([[1], [2, 3]])": "rows of one length",
     "model([300])": r"ids must be in 0…299, the vocabulary \(300 to 300\)",
     "model(torch.tensor([-1]))": r"the vocabulary \(-1 to -1\)",
-    "model.generate(ids, 5)": r"it is generate\(model, ids, max_tokens\) here",
+    "model.generate(ids, 5)": r"use generate\(model, ids, max_tokens\) instead",
     "Transformer({'vocab_size': 3})": r"config must be a ModelConfig \(\{'vocab_size': 3\}\)",
     "generate(model, 'the cat', 3)": "encode text with the tokenizer",
     "generate(model, [ids, ids], 3)": r"one row of ids \(shape \(2, 5\)\); write \[generate",
@@ -86,11 +86,11 @@ def test_a_call_of_a_newcomer_says_what_to_write(model, call, tmp_path, monkeypa
 
 
 TOKENIZER_CALLS = {
-    "BPETokenizer(vocab_size=300)": r"no argument vocab_size; train_bpe\(paths, vocab_size\) makes",
-    "tokenizer.train(['a'], 300)": r"it is train_bpe\(paths, vocab_size\) here",
-    "tokenizer.fit(['a'], 300)": r"it is tokenizer = BPETokenizer.fit\(texts, vocab_size\) here",
-    "tokenizer.n_vocab": "it is vocab_size here",
-    "tokenizer.eos_token_id": "it is token_to_id",
+    "BPETokenizer(vocab_size=300)": r"no argument vocab_size; .* train_bpe\(paths, vocab_size\)",
+    "tokenizer.train(['a'], 300)": r"use train_bpe\(paths, vocab_size\) instead",
+    "tokenizer.fit(['a'], 300)": r"use tokenizer = BPETokenizer.fit\(texts, vocab_size\)",
+    "tokenizer.n_vocab": "use vocab_size instead",
+    "tokenizer.eos_token_id": "use token_to_id",
     "tokenizer.nothing": "^a BPETokenizer has no nothing$",
     "tokenizer.encode(['a', 'b'])": r"one string \(list \['a', 'b'\]\); write \[tokenizer.encode",
     "tokenizer.encode(b'a')": r"one string \(bytes b'a'\); write .*text.decode\(\)",
@@ -125,7 +125,7 @@ def test_a_subclass_may_give_its_parts_any_name(model):
     named = Named(model.config)
     assert isinstance(named.save, torch.nn.Linear)
     assert named.generate.shape == (1,)
-    with pytest.raises(AttributeError, match="a Transformer has no save_pretrained; it is"):
+    with pytest.raises(AttributeError, match="a Transformer has no save_pretrained; use"):
         named.save_pretrained  # noqa: B018
     with pytest.raises(AttributeError, match="object has no attribute 'anything'"):
         named.anything  # noqa: B018

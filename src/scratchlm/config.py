@@ -1,7 +1,7 @@
 """Configuration: defaults < TOML file < flags -> frozen dataclasses.
 
-A configuration is a tree of frozen dataclasses. Each dataclass lives beside the code that it
-configures; this module knows none of them. The three layers are nested dicts until `build`:
+A configuration is a tree of frozen dataclasses. Each dataclass is beside the code that it
+configures, and this module imports none of them. Before `build`, each layer is a nested dict:
 
     tree = merge(DEFAULTS, read_toml("configs/tiny.toml"), nest({"optim.lr": "3e-4"}))
     config = build(TrainConfig, tree)      # checks types, refuses unknown keys
@@ -31,15 +31,15 @@ Tree = dict[str, Any]
 
 
 def read_toml(path: str | Path) -> Tree:
-    """Return the sections of a TOML file; `ValueError` with the line if it is not TOML."""
+    """Return the sections of a TOML file. Raise ValueError, with the line, if it is not TOML."""
     try:
         # utf-8-sig drops the byte order mark that some editors write.
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the config is not TOML ({path}: {error}); correct that line") from None
+        raise ValueError(f"a config must be TOML ({path}: {error}); correct the file") from None
     for name, value in tree.items():
         if not isinstance(value, dict):
-            raise ValueError(f"{name} is a section ({path}: {value!r}); set one of its keys")
+            raise ValueError(f"{name} must be a section ({path}: {value!r}); set one of its keys")
     return tree
 
 
@@ -53,16 +53,17 @@ def nest(flat: Mapping[str, Any]) -> Tree:
             branch = branch.setdefault(parent, {})
             if not isinstance(branch, dict):
                 raise ValueError(
-                    f"a setting is a value or a section, not both ({parent} and {dotted}); give one"
+                    f"a setting must be a value or a section, not both ({parent} and {dotted}); "
+                    "remove one of the two"
                 )
         if isinstance(branch.get(leaf), dict):
-            raise ValueError(f"{dotted} is a section ({value}); set one of its keys")
+            raise ValueError(f"{dotted} must be a section ({value}); set one of its keys")
         branch[leaf] = value
     return tree
 
 
 def merge(*layers: Mapping[str, Any]) -> Tree:
-    """Merge the layers key by key, at every depth; later layers win."""
+    """Merge the layers key by key at every depth. Later layers override earlier layers."""
     merged: Tree = {}
     for layer in layers:
         for key, value in layer.items():
@@ -75,9 +76,10 @@ def merge(*layers: Mapping[str, Any]) -> Tree:
 
 
 def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
-    """Build the frozen dataclass `cls` from its tree; convert a flag's string to its field's type.
+    """Build the frozen dataclass `cls` from its tree. Convert a flag's string to its field's type.
 
-    `ValueError` for an unknown key (it lists the valid keys), a missing key, or a wrong type.
+    Raise ValueError for an unknown key (the error lists the valid keys), a missing key or a wrong
+    type.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
@@ -102,11 +104,11 @@ def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """Convert `value` to the type `hint`, or raise a ValueError that names the key."""
+    """Convert `value` to the type `hint`, or raise a ValueError that contains `name`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{name} is a section ({value!r}); set one of its keys")
+            raise ValueError(f"{name} must be a section ({value!r}); set one of its keys")
         return build(typing.cast(Any, hint), value, name + ".")
     if origin in (typing.Union, types.UnionType):  # the only union that configs use is `X | None`
         (inner,) = (argument for argument in arguments if argument is not type(None))
@@ -116,13 +118,13 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if origin is Literal:
         if value not in arguments:
             choices = ", ".join(map(str, arguments))
-            raise ValueError(f"{name} has no such choice ({value}); choose one of: {choices}")
+            raise ValueError(f"{name} must be a valid choice ({value}); choose one of: {choices}")
         return value
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple) or len(parts) != len(arguments):
             raise ValueError(
-                f"{name} takes {len(arguments)} values ({value}); separate with commas"
+                f"{name} must have {len(arguments)} values ({value}); separate them with commas"
             )
         return tuple(
             _convert(part, argument, name) for part, argument in zip(parts, arguments, strict=True)
@@ -137,11 +139,11 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
             return words[value.lower()]
         if isinstance(value, bool):
             return value
-        raise ValueError(f"{name} is true or false ({value}); give one of the two")
+        raise ValueError(f"{name} must be true or false ({value}); choose one of the two")
     if hint is str:
         if isinstance(value, str):
             return value
-        raise ValueError(f"{name} is a string ({value}); put it in quotes")
+        raise ValueError(f"{name} must be a string ({value}); put the value in quotes")
     kind = "a whole number" if hint is int else "a number"
     if hint is int and not isinstance(value, bool | float):
         with contextlib.suppress(TypeError, ValueError):
@@ -154,12 +156,12 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
         return number
     if hint is int and number.is_integer():  # "1e6"
         return int(number)
-    raise ValueError(f"{name} is {kind} ({value}); give {kind}")
+    raise ValueError(f"{name} must be {kind} ({value}); choose {kind}")
 
 
 class Key(NamedTuple):
-    """One value that `build` takes: its dotted name, its type without None, and its default. The
-    default is MISSING if the user must give a value."""
+    """One value that `build` accepts: its dotted name, its type without None, and its default. The
+    default is MISSING if the user must set the value."""
 
     name: str
     type: Any
@@ -298,10 +300,10 @@ GUESSES = {
     "num_beams": ("beam", "beams", "beam_size", "beam_width", "n_beams"),
 }  # fmt: skip
 
-# {a keyword of other projects: (our keyword, what to write in a call that takes our keyword)}.
+# {a keyword of other projects: (our keyword, what to write in a call that accepts our keyword)}.
 INSTEAD = {
-    "vocab_size": ("merges", "train_bpe(paths, vocab_size) makes a tokenizer"),
-    "do_sample": ("temperature", "temperature=0 is greedy"),
+    "vocab_size": ("merges", "create a tokenizer with train_bpe(paths, vocab_size)"),
+    "do_sample": ("temperature", "pass temperature=0 for greedy sampling"),
     "seed": ("generator", "pass generator=torch.Generator().manual_seed(seed)"),
     "eos_token_id": ("stop", "pass stop=[id], or stop_ids=[id] to a TextGenerator"),
     "num_beams": ("temperature", "pass beams=Beams(num_beams) to TextGenerator.complete"),
@@ -314,7 +316,7 @@ for _group in SETTINGS:
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """Return the name in `known` for the setting that others call `name`."""
+    """Return the name in `known` for the setting that other projects call `name`."""
     same = [each for group in _GROUPS.get(name, ()) for each in group if each in known]
     return same[0] if same else None
 
@@ -322,9 +324,9 @@ def meant(name: str, known: Collection[str]) -> str | None:
 def takes_synonyms(more: Callable[..., Any] | None = None) -> Callable[[Thing], Thing]:
     """Make a function or a class accept the names in `SETTINGS` for its own keywords.
 
-    more: the callable that takes the function's `**keywords`. A function with `**keywords` and
-    without `more` passes on an unknown keyword. Any other function raises a TypeError that names
-    the nearest keyword. Two names of one setting with different values also raise a TypeError.
+    more: the callable that gets the function's `**keywords`. A function with `**keywords` and
+    without `more` passes an unknown keyword on. Any other function raises a TypeError that contains
+    the nearest keyword. Two names of one setting with different values cause a TypeError too.
     """
 
     def decorate(thing: Thing) -> Thing:
@@ -371,7 +373,7 @@ def _translated(
         if own in ours and not _are_same(ours[own], value):
             raise TypeError(
                 f"two values for one argument of {name}() ({typed[own]}={ours[own]!r:.40}, "
-                f"{key}={value!r:.40}); give one"
+                f"{key}={value!r:.40}); pass only one"
             )
         ours[own], typed[own] = value, key
     return ours
@@ -390,4 +392,4 @@ def _advice(key: str, known: set[str]) -> str:
     close = [own for ours in guessed if (own := ours if ours in known else meant(ours, known))]
     close = close or difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
     names = ", ".join(sorted(known))
-    return f"did you mean {' or '.join(close)}?" if close else f"it takes {names}"
+    return f"did you mean {' or '.join(close)}?" if close else f"the arguments are: {names}"

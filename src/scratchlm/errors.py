@@ -1,6 +1,6 @@
-"""The errors a user can meet, each with its exit code.
+"""The errors that a user can see, each with its exit code.
 
-A message is one line: `<what> (<value>); <what to do>`. Bad input and usage raise a plain
+A message is one line: `<what is wrong> (<value>); <what to do>`. Bad input and usage raise a plain
 `ValueError`, and a missing or unreadable file raises an `OSError`. The classes below mark errors
 with other exit codes.
 """
@@ -14,7 +14,7 @@ Class = TypeVar("Class", bound=type)
 
 
 class FileFormatError(ValueError):
-    """A file is corrupt, truncated, or belongs to something else: exit code 3."""
+    """A file is corrupt, truncated or incompatible: exit code 3."""
 
 
 class NumericalError(ArithmeticError):
@@ -30,15 +30,16 @@ class WorkerError(RuntimeError):
 
 
 class OtherRankError(Exception):
-    """Another rank raised `error` and prints it. This rank ends silently with its exit code."""
+    """Another rank raised `error` and prints it. This rank prints nothing and exits with the same
+    exit code."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: the user asked for it)
-    """A signal ended the work after it was saved: exit code 128 + signal (130, 143)."""
+class Interrupted(Exception):  # noqa: N818 (not an error: the user stopped the work)
+    """A signal stopped the work: exit code 128 + signal (130, 143)."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -46,22 +47,23 @@ class Interrupted(Exception):  # noqa: N818 (not an error: the user asked for it
 
 
 class Notice(UserWarning):
-    """One line that a user should read, e.g. about a dropped id. It stops nothing.
+    """One line that a user should read, e.g. about a dropped id. The program continues.
 
-    Library code calls `warnings.warn(text, Notice, stacklevel=2)`. A command prints it on standard
-    error as `scratchlm: text`.
+    Library code calls `warnings.warn(text, Notice, stacklevel=2)`. A command prints the text on
+    standard error as `scratchlm: text`.
     """
 
 
 def is_called(name: str, table: Mapping[str, str]) -> str:
-    """Return the end of a missing attribute's error: our name for `name`, if `table` has one."""
-    return f"; it is {table[name]} here (docs/names.md)" if name in table else ""
+    """Return the remedy for a missing attribute: our name for `name`, if `table` has one."""
+    return f"; use {table[name]} instead (docs/names.md)" if name in table else ""
 
 
 def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
-    """Make a class tell our name for a missing attribute.
+    """Add our name to a class's error for a missing attribute.
 
-    The class's objects lose the class methods in `table`, because a call would not change them.
+    An object of the class loses the class methods in `table`, because such a method would not
+    change the object.
     """
 
     def decorate(cls: Any) -> Any:
@@ -87,5 +89,5 @@ def knows_names(table: Mapping[str, str]) -> Callable[[Class], Class]:
 class _ClassOnly(classmethod):  # type: ignore[type-arg]
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is not None:
-            raise AttributeError  # then `missing` tells our name
+            raise AttributeError  # then `missing` raises the error with our name
         return super().__get__(instance, owner)

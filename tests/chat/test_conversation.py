@@ -480,7 +480,7 @@ def test_bytes_that_are_not_utf8_are_one_line(prepared, monkeypatch, capsys, enc
     assert chat(["--model_path", str(prepared / "m.pt"), "--max_tokens", "3"]) == 2
     notes = capsys.readouterr().err.splitlines()[2:]
     assert notes == [
-        "scratchlm: error: the message is not UTF-8 (character 3); convert it to UTF-8"
+        "scratchlm: error: the message must be UTF-8 (character 3); convert the text to UTF-8"
     ]
 
 
@@ -511,24 +511,24 @@ REFUSED = [
     ("/foo", "(/foo); /help"),
     ("/sett top_k 3", "did you mean /set?"),
     ("/", "(/)"),
-    ("/quit now", "/quit takes no argument (now)"),
+    ("/quit now", "/quit must have no argument (now)"),
     ("/set temprature 1", "did you mean temperature?"),
     ("/set temperature", "write /set temperature VALUE"),
-    ("/set temperature hot", "temperature is a number ('hot')"),
+    ("/set temperature hot", "temperature must be a number ('hot')"),
     ("/set temperature -1", "(-1.0)"),
     ("/set temperature nan", "(nan)"),
-    ("/set top_k 1.5", "top_k is a whole number ('1.5')"),
+    ("/set top_k 1.5", "top_k must be a whole number ('1.5')"),
     ("/set top_k 1000000", "1000000"),
     ("/set top_p 2", "(2.0)"),
     ("/set repetition_penalty 0", "(0.0)"),
-    ("/set logit_bias 5", "logit_bias is a list of ID=BIAS ('5')"),
+    ("/set logit_bias 5", "logit_bias must be a list of ID=BIAS ('5')"),
     ("/set logit_bias 99999=1", "99999"),
     ("/set max_tokens 0", "(0)"),
     ("/set seed -3", "(-3)"),
     ("/retry", "no message to answer"),
     ("/save", "write /save FILE"),
     ("/save no/folder.json", "no such folder (no)"),
-    ("/save notes.txt", "the file exists and is no conversation (notes.txt)"),
+    ("/save notes.txt", "the file exists and is not a conversation (notes.txt)"),
     ("/save folder", "(folder)"),
     ("/load", "write /load FILE"),
     ("/load missing.json", "missing.json"),
@@ -536,8 +536,8 @@ REFUSED = [
     ("/load folder", "folder"),
     ("/load base.pt", "base.pt"),
     ("x" * 100, "105 tokens"),
-    ("a\udcff", "not UTF-8 (character 1)"),
-    ("/system a\udcff", "not UTF-8"),
+    ("a\udcff", "must be UTF-8 (character 1)"),
+    ("/system a\udcff", "must be UTF-8"),
 ]
 
 
@@ -579,7 +579,7 @@ def test_what_is_refused_changes_nothing(talk, typed, names):
         ("--model_path m.pt --load missing.json", 2, "missing.json"),
         ("--model_path m.pt --load broken.json", 3, "broken.json"),
         ("--model_path base.pt --load chatml.json", 2, "does not have (<|im_start|>)"),
-        ("--model_path m.pt --system a\udcff", 2, "not UTF-8"),
+        ("--model_path m.pt --system a\udcff", 2, "must be UTF-8"),
         ("--model_path m.pt --device cuda:99", 2, "cuda:99"),
     ],
 )
@@ -662,7 +662,7 @@ def test_ctrl_c_stops_a_reply_and_not_the_program(prepared):
         screen.wait_for("half a line")
         time.sleep(0.1)  # until it waits for the next key: readline misses a signal before that
         screen.process.send_signal(signal.SIGINT)
-        screen.wait_for("press Ctrl-C again, or Ctrl-D, to quit\r\n> ")
+        screen.wait_for("press Ctrl-C a second time, or Ctrl-D, to quit\r\n> ")
         screen.type("/quit\r")
         assert screen.process.wait(timeout=30) == 0, "what stood in the line is gone"
     finally:

@@ -47,7 +47,7 @@ def test_every_entry_is_told_and_names_flags_that_there_are(command, error_of):
     named = {("scratchlm-train", "--nproc_per_node")}  # of torchrun
     for name, here in BY_COMMAND[command].items():
         flag = f"--{name}" if len(name) > 1 else f"-{name}"
-        assert f"no such flag ({flag}); here it is {here}" in error_of(command, flag, "1")
+        assert f"no such flag ({flag}); use {here}" in error_of(command, flag, "1")
         for other, ours in re.findall(r"(scratchlm-\w+)? ?(--[\w.]+)", here):
             where = (other or command, ours)
             assert where in named or is_flag(error_of, *where), (name, here)
@@ -59,7 +59,7 @@ def test_every_entry_is_told_and_names_flags_that_there_are(command, error_of):
     [
         ("scratchlm-train", "--n_blocks", "--num_layers"),
         ("scratchlm-train", "--n-embed", "--d_model"),
-        ("scratchlm-train", "--eps", "here it is --optim.eps"),
+        ("scratchlm-train", "--eps", "use --optim.eps"),
         ("scratchlm-generate", "--beam", "--num_beams"),
         ("scratchlm-generate", "-p", "--prompt"),
         ("scratchlm-train", "--model.n_embd", "write --model.d_model"),
@@ -103,4 +103,4 @@ def test_the_page_marks_what_a_command_takes_as_it_is(error_of):
 
 def test_two_names_of_one_setting_have_one_value(error_of):
     error = error_of("scratchlm-train", "--n_embd", "3", "--hidden_size", "4")
-    assert "two values for one option (--n_embd 3, --hidden_size 4); give one" in error
+    assert "two values for one option (--n_embd 3, --hidden_size 4); keep one" in error

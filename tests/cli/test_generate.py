@@ -162,7 +162,7 @@ def test_the_context_ends_with_a_notice_or_slides(folder, monkeypatch, capsys):
     said = capsys.readouterr()
     [record] = records(said.out)
     assert record["finish_reason"] == "context"
-    assert said.err.startswith(f"the context ended after {len(record['ids'])} of 50 tokens")
+    assert said.err.startswith(f"the context was full after {len(record['ids'])} of 50 tokens")
     assert generate([*words, "--overflow", "slide"]) == 0
     said = capsys.readouterr()
     assert len(records(said.out)[0]["ids"]) == 50

@@ -90,7 +90,7 @@ def test_a_name_that_no_config_can_hold_is_called_that(folder, monkeypatch, caps
     np.save("caf\udce9.npy", np.zeros(500, dtype=np.uint16))
     words = ["--train_data", "caf\udce9.npy", "--vocab_size", "300", "--d_model", "16"]
     words += ["--num_heads", "2", "--max_seq_len", "16", "--device", "cpu"]
-    check_refusal(train, words, 2, "a name is not UTF-8", capsys)
+    check_refusal(train, words, 2, "a path must be UTF-8", capsys)
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(run, tmp_path):
@@ -131,4 +131,4 @@ def test_a_chat_in_the_c_locale_saves_under_the_name_that_is_typed(folder):
 )
 def test_an_argument_that_is_not_utf8_is_called_that(main, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    check_refusal(main, words, 2, "not UTF-8", capsys)
+    check_refusal(main, words, 2, "must be UTF-8", capsys)

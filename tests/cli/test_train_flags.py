@@ -88,7 +88,7 @@ def test_alone_it_says_what_it_needs_and_gives_an_example_that_works(tmp_path, m
     assert train([]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "no training data is given" in error
+    assert "training data is missing" in error
     example = re.search(r"scratchlm-train (--train_data \S+ --config \w+)", error)[1]
     shutil.copy(ROOT / "README.md", tmp_path / "book.txt")
     assert train([*example.split(), *SHORT]) == 0
@@ -139,10 +139,10 @@ def test_the_recipes_are_listed_with_size_and_purpose(capsys):
     [
         ("gpt-mimi", "did you mean gpt-mini?"),
         ("gpt_mimi", "did you mean gpt-mini?"),
-        ("configs/gpt_mini.toml", "the recipe is found by name: gpt-mini"),
+        ("configs/gpt_mini.toml", "write only its name: gpt-mini"),
         ("gpt2", "--config list shows all recipes"),
-        ("configs/tiny.toml", "the recipe is found by name: tiny"),
-        ("run", "give --config run/config.toml"),
+        ("configs/tiny.toml", "write only its name: tiny"),
+        ("run", "set --config run/config.toml"),
         ("", "--config list shows all recipes"),
     ],
 )

@@ -411,7 +411,7 @@ def test_weights_without_a_tokenizer_are_converted(
     for source, target in ((hub, ours), (ours, back)):
         assert convert(["--from", str(source), "--to", str(target)]) == 0
         [said] = capsys.readouterr().err.splitlines()
-        assert said.startswith(f"scratchlm: no tokenizer.json is beside the weights ({source})")
+        assert said.startswith(f"scratchlm: the source has no tokenizer.json ({source})")
     for name in ("config.json", "model.safetensors"):
         assert (back / name).read_bytes() == (hub / name).read_bytes()
     assert torch.equal(load_model(ours, "cpu")(IDS), model(IDS))

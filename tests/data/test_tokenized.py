@@ -339,7 +339,7 @@ def test_a_size_that_suits_is_advised_once(text, tmp_path, monkeypatch, capsys):
     assert len([line for line in said if "--vocab_size" in line]) == 0
     words = ["--corpus", "a.txt", "--special_tokens", *(f"<{i}>" for i in range(40))]
     assert tokenize(words) == 2
-    fit = re.search(r"give --vocab_size (\d+)", capsys.readouterr().err)[1]
+    fit = re.search(r"set --vocab_size (\d+)", capsys.readouterr().err)[1]
     for vocab_size in (fit, "2000"):
         assert tokenize([*words, "--vocab_size", vocab_size]) == 0
         advice = re.search(r"; --vocab_size (\d+) suits it", capsys.readouterr().out)

@@ -80,7 +80,7 @@ def test_the_command_draws_the_model_of_a_config_on_a_shard(
     arguments = ["init", "--config", str(config), "--train_data", str(shard), "--steps", "3"]
     assert main([*arguments, "--output", str(figure)]) == 0
     assert figure.read_bytes().startswith(PNG)
-    assert f"drawn: {figure}" in capsys.readouterr().out
+    assert f"saved: {figure}" in capsys.readouterr().out
 
 
 def test_without_matplotlib_the_remedy_is_told_first(
@@ -167,7 +167,7 @@ def test_the_command_draws_what_a_model_says(
     save_checkpoint("model.pt", tiny.model(), None, 1, tokenizer=tokenizer.to_json())
     prompt = "$a$ 中文\n"  # no formula; without a glyph; a line break
     assert main(["sampling", "--model_path", "model.pt", "--prompt", prompt]) == 0
-    assert capsys.readouterr() == ("drawn: sampling.png\n", "")
+    assert capsys.readouterr() == ("saved: sampling.png\n", "")
     assert Path("sampling.png").read_bytes().startswith(PNG)
 
 
@@ -189,19 +189,19 @@ def test_without_a_model_it_draws_made_up_numbers(
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["sampling", "--train_data", "corpus.bin"], "--train_data is for the figure init"),
-        (["sampling", "--config", "tiny.toml"], "--config is for the figure init"),
-        (["sampling", "--steps", "100"], "--steps is for the figure init"),
-        (["init", "--prompt", "so"], "--prompt is for the figure sampling"),
-        (["init", "--model_path", "run"], "--model_path is for the figure sampling"),
-        (["init", "--tokenizer_path", "t.json"], "--tokenizer_path is for the figure sampling"),
+        (["sampling", "--train_data", "corpus.bin"], "--train_data is only for the figure init"),
+        (["sampling", "--config", "tiny.toml"], "--config is only for the figure init"),
+        (["sampling", "--steps", "100"], "--steps is only for the figure init"),
+        (["init", "--prompt", "so"], "--prompt is only for the figure sampling"),
+        (["init", "--model_path", "run"], "--model_path is only for the figure sampling"),
+        (["init", "--tokenizer_path", "t.json"], "--tokenizer_path is only for the figure"),
         (["sampling", "--prompt", "so"], "no --model_path"),
         (["sampling", "--model_path", "run"], "no --prompt"),
-        (["sampling", "--tokenizer_path", "t.json"], "a tokenizer is for a model (t.json)"),
+        (["sampling", "--tokenizer_path", "t.json"], "a tokenizer (t.json) needs a model"),
         (["sampling", "--model_path", "nowhere", "--prompt", "so"], "nowhere"),
-        (["sampling", "--output", "sampling.pdf"], "a figure is a .png (sampling.pdf)"),
-        (["sampling", "--output", "nowhere/sampling.png"], "no folder for the figure"),
-        (["init", "--steps", "0"], "steps is at least 1 (0)"),
+        (["sampling", "--output", "sampling.pdf"], "a figure must be a .png file (sampling.pdf)"),
+        (["sampling", "--output", "nowhere/sampling.png"], "the figure's folder must exist"),
+        (["init", "--steps", "0"], "steps must be at least 1 (0)"),
         (["attention"], "attention"),
     ],
 )

@@ -183,7 +183,7 @@ def test_the_command_draws_runs(
     write_log(Path("a"), 3)
     write_log(Path("b"), 3)
     assert main(words) == 0
-    assert capsys.readouterr() == ("drawn: run.png\n", "")
+    assert capsys.readouterr() == ("saved: run.png\n", "")
     assert drawn == [(["a", "b"], "run.png", "step")]
 
 
@@ -215,10 +215,10 @@ LINE = {"step": 1, "loss": 2.0}
         (["run", "good", "--x", "time"], 2, "the log has no 'tokens'"),
         (["run", "good", "--x", "epoch"], 2, "epoch"),
         (["run", "good", "good/log.jsonl"], 2, "a run is listed twice"),
-        (["run", "good", "--steps", "5"], 2, "--steps is for the figure init (run)"),
+        (["run", "good", "--steps", "5"], 2, "--steps is only for the figure init, not for run"),
         (["init", "good"], 2, "the figure init reads no runs (good)"),
-        (["sampling", "--x", "step"], 2, "--x is for the figure run (sampling)"),
-        (["run", "good", "--output", "nowhere/run.png"], 2, "no folder for the figure"),
+        (["sampling", "--x", "step"], 2, "--x is only for the figure run, not for sampling"),
+        (["run", "good", "--output", "nowhere/run.png"], 2, "the figure's folder must exist"),
     ],
 )
 def test_refusals(

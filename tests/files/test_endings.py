@@ -17,21 +17,21 @@ from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
 from scratchlm.data.shards import open_shard
 
 CASES = [
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.h5", ".bin file, or into a f"),
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.H5", ".bin file, or into a f"),
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.npy", ".bin file, or into a f"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.h5", "a .bin file or a"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.H5", "a .bin file or a"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.npy", "a .bin file or a"),
     (tokenize, "--tokenizer_path t.json --encode a.txt a.jsonl --output o.hdf5", "not a .hdf5"),
     *(
         (tokenize, f"--tokenizer_path t.json --encode {data} --output hub/out.{ending}", remedy)
         for ending in ("ids", "mmap", "idx", "db", "Txt")
         for data, remedy in (
-            ("a.txt", "; give --output hub/out.bin, or hub/out for a folder"),
-            ("a.jsonl", "; give --output hub/out"),
+            ("a.txt", "; set --output hub/out.bin, or hub/out for a folder"),
+            ("a.jsonl", "; set --output hub/out"),
         )
     ),
     (tokenize, "--corpus a.txt --vocab_size 260 --output_tokenizer t.json5", "_tokenizer t.json"),
     (tokenize, "--corpus a.txt --vocab_size 260 --output_tokenizer hub/t.tok", "hub/t.json"),
-    (tokenize, "--corpus a.txt --vocab_size 260 --output_tokenizer t.model", "a tokenizer is a .j"),
+    (tokenize, "--corpus a.txt --vocab_size 260 --output_tokenizer t.model", "a tokenizer must be"),
     (
         tokenize,
         "--corpus a.txt --vocab_size 260 --output_tokenizer t.bin",

@@ -1,1 +1,1 @@
-"""Each command has one thin argparse module. It parses, calls one function, and prints."""
+"""Each command has one small module, which parses the flags, calls the library, and prints."""

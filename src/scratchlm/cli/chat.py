@@ -22,7 +22,7 @@ from scratchlm.cli.recipes import check_model
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.chat.conversation import Conversation
     from scratchlm.chat.running_text import find_template
     from scratchlm.cli.chat_session import Session, greeting
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     check_model(args.model_path)
     settings = Settings()
-    for name in settings.values:  # check them before the model loads, which may take minutes
+    for name in settings.values:  # check the settings first: loading may take minutes
         if getattr(args, name, None) is not None:
             settings.set(name, getattr(args, name))
     check_stop(args.stop)

@@ -22,8 +22,8 @@ HELP = '''\
 /retry           write another reply to the last message
 /reset           start a new conversation; keep the system text
 /system TEXT     set the system text; none removes it; /system alone shows it
-/save FILE       write the conversation to a file; /load FILE continues it
-/quit            end the chat; Ctrl-D too
+/save FILE       write the conversation to a file; /load FILE continues that conversation
+/quit            end the chat; Ctrl-D does the same
 Ctrl-C stops a reply. A line that ends with \\ continues on the next line. """ begins and ends a
 block of lines. To begin a message with /, write //.'''
 ALONE = ("/help", "/retry", "/reset", "/quit")
@@ -39,12 +39,12 @@ def greeting(path: StrPath, conversation: Conversation) -> str:
     device = writer.model.embedding.weight.device
     how = conversation.template.name
     if how == "plain":
-        how += " (it continues your text)"
+        how += " (the model continues your text)"
     lines = [
         f"{path}: {size} parameters on {device}, context {config.context_length:,}, template {how}"
     ]
     if conversation.messages:
-        lines.append(f"continuing after {len(conversation.messages)} messages")
+        lines.append(f"the chat continues after {len(conversation.messages)} messages")
     return "\n".join([*lines, "/help lists the commands; Ctrl-C stops a reply, Ctrl-D quits"])
 
 
@@ -62,7 +62,7 @@ class Session:
         self.settings = settings
         self.terminal = terminal
         self.stop = stop
-        self.told = False  # whether the person knows that the context is full
+        self.told = False  # whether the chat has printed that the context is full
         self.over = False
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
@@ -78,8 +78,8 @@ class Session:
     def run(self) -> None:
         """Run the chat until /quit, the end of the input, or two presses of Ctrl-C.
 
-        If a person types, an error that a user can cause prints one line and the chat continues.
-        Otherwise the first error or Ctrl-C ends the chat.
+        If a person types the messages, the chat prints an error in one line and continues. This is
+        true for errors that a user can cause. Otherwise the first error or Ctrl-C ends the chat.
         """
         warned = False
         while not self.over:
@@ -99,7 +99,7 @@ class Session:
                     self.terminal.note("")
                     if warned:
                         return
-                    self.terminal.note("press Ctrl-C again, or Ctrl-D, to quit")
+                    self.terminal.note("press Ctrl-C a second time, or Ctrl-D, to quit")
                 warned = reading
             except (BrokenPipeError, Interrupted):
                 raise
@@ -124,13 +124,13 @@ class Session:
     def _obey(self, name: str, argument: str = "") -> None:
         if name not in self.commands:
             close = difflib.get_close_matches(name, self.commands, n=1)
-            hint = f"did you mean {close[0]}?" if close else "/help lists them."
+            hint = f"did you mean {close[0]}?" if close else "/help lists the commands."
             raise ValueError(
-                f"no such command ({name}); {hint} To send it as a message, write /{name}"
+                f"no such command ({name}); {hint} To send this message, write /{name}"
             )
         if argument and name in ALONE:
             raise ValueError(
-                f"{name} takes no argument ({argument}); to send it as a message, write /{name}"
+                f"{name} must have no argument ({argument}); to send this message, write /{name}"
             )
         self.commands[name](argument.strip())
 
@@ -160,7 +160,7 @@ class Session:
         if not name:
             self.terminal.note(str(self.settings))
         elif not value.strip():
-            raise ValueError(f"no value ({name}); write /set {name} VALUE")
+            raise ValueError(f"/set needs a value ({name}); write /set {name} VALUE")
         else:
             self.settings.set(name, value.strip())
 
@@ -182,7 +182,9 @@ class Session:
     def _save(self, argument: str) -> None:
         path = _path(argument, "/save")
         if path.exists() and not is_conversation(path.read_bytes()):
-            raise ValueError(f"the file exists and is no conversation ({path}); name another file")
+            raise ValueError(
+                f"the file exists and is not a conversation ({path}); choose another file"
+            )
         write_file(path, self.conversation.to_json().encode())
         self.terminal.note(f"saved: {path}")
 
@@ -192,7 +194,7 @@ class Session:
         self.conversation = Conversation.from_json(writer, path.read_bytes(), path)
         self.told = False
         count = len(self.conversation.messages)
-        self.terminal.note(f"{count} messages, template {self.conversation.template.name}")
+        self.terminal.note(f"loaded: {count} messages, template {self.conversation.template.name}")
 
     def _quit(self, _: str) -> None:
         self.over = True
@@ -200,6 +202,6 @@ class Session:
 
 def _path(argument: str, command: str) -> Path:
     if not argument:
-        raise ValueError(f"no file is given ({command}); write {command} FILE")
+        raise ValueError(f"the command needs a file ({command}); write {command} FILE")
     # A message is UTF-8. The file system's encoding may differ.
     return Path(os.fsdecode(argument.encode())).expanduser()

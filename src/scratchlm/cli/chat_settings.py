@@ -19,22 +19,22 @@ OFF = "none"
 
 
 class Settings:
-    """The settings, by name in `values`. An invalid value changes nothing."""
+    """The settings. `values` contains the value of each name. An invalid value changes nothing."""
 
     def __init__(self) -> None:
         self.values = dict(DEFAULTS)
-        self.vocab_size: int | None = None  # known once the model is loaded
+        self.vocab_size: int | None = None  # None until the model is loaded
         self.generator = torch.Generator()
         self.generator.seed()
 
     def set(self, name: str, text: str) -> None:
-        """Set `name` to the value in `text`; "none" is the default.
+        """Set the setting `name` to the value in `text`. The text "none" sets the default.
 
-        ValueError in one line for an unknown name or an invalid value.
+        Raise ValueError for an unknown name or an invalid value.
         """
         if name not in self.values:
             close = difflib.get_close_matches(name, self.values, n=1)
-            hint = f"did you mean {close[0]}?" if close else "/set lists them"
+            hint = f"did you mean {close[0]}?" if close else "/set lists the settings"
             raise ValueError(f"no such setting ({name}); {hint}")
         value = DEFAULTS[name] if text.lower() == OFF else _parsed(name, text)
         self._check(self.values | {name: value})
@@ -66,7 +66,7 @@ class Settings:
             strategy.check(self.vocab_size, values["max_tokens"])
         if values["max_tokens"] < 1:
             raise ValueError(
-                f"max_tokens is at least 1 ({values['max_tokens']}); give the limit of a reply"
+                f"max_tokens must be at least 1 ({values['max_tokens']}); choose 1 or more"
             )
         check_seed(values["seed"])
 
@@ -80,7 +80,7 @@ def _parsed(name: str, text: str) -> Any:
             return {int(id): float(bias) for id, bias in pairs}
         return int(text) if name in WHOLE else float(text)
     except ValueError:
-        raise ValueError(f"{name} is a {kind} ({text!r}); give one, or {OFF}") from None
+        raise ValueError(f"{name} must be a {kind} ({text!r}); write a {kind}, or {OFF}") from None
 
 
 def _shown(value: Any) -> str:

@@ -24,21 +24,22 @@ class Terminal:
         self.is_seen = sys.stdout.isatty()
         self._ends_line = False
         if self.is_typed and self.is_seen:
-            with suppress(ImportError):  # some Pythons lack it; then `input` has no history
+            with suppress(ImportError):  # without this module `input` has no history
                 import readline  # noqa: F401
 
     def read_message(self) -> tuple[str, bool]:
-        """Return the next message, and whether it was between quotes. EOFError at the end.
+        """Return the next message, and whether it was between quotes. Raise EOFError at the end.
 
         A line that ends with a backslash continues on the next line. Three quotes begin a block
-        and end it. The end of the input ends a block too. ValueError for bytes that are not UTF-8.
+        and end it. The end of the input ends a block too. Raise ValueError for bytes that are not
+        UTF-8.
         """
         message, quoted = self._read_message()
         try:
             message.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"the message is not UTF-8 (character {error.start}); convert it to UTF-8"
+                f"the message must be UTF-8 (character {error.start}); convert the text to UTF-8"
             ) from None
         return message, quoted
 
@@ -67,7 +68,7 @@ class Terminal:
 
     def _read_line(self, prompt: str) -> str:
         if self.is_typed and self.is_seen:
-            return input(prompt)  # it uses readline
+            return input(prompt)  # this function uses readline
         if self.is_typed:
             print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -82,7 +83,7 @@ class Terminal:
             print(printable(piece, CONTROLS) if self.is_seen else piece, end="", flush=True)
 
     def end_reply(self) -> None:
-        """End the line of a reply, even of an empty one."""
+        """End the line of a reply, even of an empty reply."""
         if not self._ends_line:
             print(flush=True)
         self._ends_line = False

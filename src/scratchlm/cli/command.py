@@ -37,16 +37,16 @@ from scratchlm.errors import (
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _REMEDIES = {
     errno.ENOENT: "check the path",
-    errno.EEXIST: "name another path",
-    errno.EISDIR: "give a file, not a directory",
-    errno.ENOTDIR: "give a path whose parents are directories",
-    errno.EACCES: "change its permissions or choose another path",
-    errno.EROFS: "choose a path that can be written",
-    errno.ENOSPC: "free some space, then run it again",
-    errno.EDQUOT: "free some of your quota, then run it again",
-    errno.EFBIG: "raise the limit on a file's size (ulimit -f), or choose another disk",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENOMEM: "free some memory, then run it again",
+    errno.EEXIST: "choose another path",
+    errno.EISDIR: "choose a file, not a directory",
+    errno.ENOTDIR: "choose a path whose parents are directories",
+    errno.EACCES: "change the permissions, or choose another path",
+    errno.EROFS: "choose a path where you can write",
+    errno.ENOSPC: "free some space, then repeat the command",
+    errno.EDQUOT: "free some of your quota, then repeat the command",
+    errno.EFBIG: "increase the limit on a file's size (ulimit -f), or choose another disk",
+    errno.EMFILE: "increase the limit on open files (ulimit -n)",
+    errno.ENOMEM: "free some memory, then repeat the command",
 }
 
 
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
         """Return what to type instead of an unknown flag."""
         bare = name.lstrip("-").replace("-", "_").rpartition(".")[2]
         if known := BY_COMMAND.get(self.prog, {}).get(bare):
-            return f"here it is {known}"
+            return f"use {known}"
         if own := self._own(bare):
             return f"write {own}"
         # Compare without the dashes, because all flags share them.
@@ -109,17 +109,17 @@ class Parser(argparse.ArgumentParser):
         return name + equals + value
 
     def _own(self, name: str) -> str | None:
-        """Return our flag for a name, which may be a synonym of it."""
+        """Return our flag for `name`, which may be a synonym of the flag."""
         known = [flag[2:] for flag in self._option_string_actions if flag.startswith("--")]
         own = name if name in known else meant(name, known)
         return None if own is None else f"--{own}"
 
     def error(self, message: str) -> NoReturn:
-        if message.endswith(CONVERT):  # an error of `text`, which has its remedy
+        if message.endswith(CONVERT):  # an error of `text` has a remedy already
             raise ValueError(message)
         hint = f"{self.prog} --help lists the flags"
         if "expected one argument" in message:
-            hint = "give its value; one that starts with - is written --flag=VALUE"
+            hint = "add a value; if the value starts with -, write --flag=VALUE"
         elif "are required" in message:
             example = (self.epilog or "").partition("\n")[0]
             hint = f"for example: {example.partition('   ')[0]}"
@@ -140,7 +140,7 @@ class Once(argparse.Action):
         flag, value = given.setdefault(self.dest, (option_string, values))
         if str(value) != str(values):  # compare as text, because nan != nan
             raise ValueError(
-                f"two values for one option ({flag} {value}, {option_string} {values}); give one"
+                f"two values for one option ({flag} {value}, {option_string} {values}); keep one"
             )
         setattr(namespace, self.dest, values)
 
@@ -148,7 +148,7 @@ class Once(argparse.Action):
 def check_seed(seed: int | None) -> None:
     """Raise ValueError for a seed outside the range that all generators accept."""
     if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed is from 0 to 2**63 - 1 ({seed}); give such a number")
+        raise ValueError(f"seed must be from 0 to 2**63 - 1 ({seed}); choose another seed")
 
 
 def has_colour() -> bool:
@@ -160,7 +160,7 @@ Body = Callable[[Sequence[str] | None], None]
 
 
 def command(*, stops_with_its_reader: bool = False) -> Callable[[Body], Callable[..., int]]:
-    """Turn a function that raises into `main(argv=None) -> exit code`.
+    """Turn a function that raises errors into `main(argv=None) -> exit code`.
 
     stops_with_its_reader: a closed standard output is a normal end, because no work is lost.
     """
@@ -180,8 +180,8 @@ def _guarded(stops_with_its_reader: bool, body: Body) -> Callable[..., int]:
             if stops_with_its_reader:
                 return 0
             print(
-                "scratchlm: error: standard output was closed (broken pipe), and the work stopped; "
-                "send it to a file, or to a reader that reads to the end",
+                "scratchlm: error: standard output was closed (broken pipe), so the work stopped; "
+                "send the output to a file, or to a program that reads all of it",
                 file=sys.stderr,
             )
             return 5
@@ -226,18 +226,20 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what went wrong and the remedy, in one line."""
+    """Return the problem and the remedy in one line."""
     match error:
         case KeyboardInterrupt():
-            text = "stopped by Ctrl-C; run it again to start over"
-        case UnicodeEncodeError():  # it is a path, because texts are checked earlier
+            text = "stopped by Ctrl-C; repeat the command to start from the beginning"
+        case UnicodeEncodeError():  # a path is bad, because texts are checked earlier
             name = error.object[max(0, error.start - 20) : error.end + 20]
-            text = f"a name is not UTF-8 ({name!r}); rename it, or run it with PYTHONUTF8=1"
+            text = f"a path must be UTF-8 ({name!r}); rename the file, or set PYTHONUTF8=1"
         case MemoryError():
-            text = "out of memory; lower the batch size, the context or the model's size"
+            text = "out of memory; reduce the batch size, the context or the model's size"
         case RuntimeError() if _out_of_memory(error):
             first = str(error).splitlines()[0]
-            text = f"out of memory ({first}); lower the batch size, the context or the model"
+            text = (
+                f"out of memory ({first}); reduce the batch size, the context or the model's size"
+            )
         case OSError(filename=str() | bytes() as name, strerror=str() as reason):
             remedy = _REMEDIES.get(error.errno or 0, "check the path")
             text = f"{_uncapitalized(reason)} ({name!s}); {remedy}"
@@ -249,7 +251,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _uncapitalized(reason: str) -> str:
-    """Return a message of the system as we write messages: with a small first letter."""
+    """Return a message of the system with a small first letter, like our own messages."""
     return reason[:1].lower() + reason[1:]
 
 
@@ -267,7 +269,7 @@ def _terminated_as_exception() -> Iterator[None]:
         return
 
     def handler(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupted(number, "terminated; run it again to start over")
+        raise Interrupted(number, "terminated; repeat the command to start from the beginning")
 
     before = signal.signal(signal.SIGTERM, handler)
     try:

@@ -1,7 +1,7 @@
 """scratchlm-convert: convert models of the Hugging Face hub to checkpoints, and back.
 
 scratchlm-convert --from Qwen3-0.6B --to qwen3            a folder of the hub -> a checkpoint
-scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint -> such a folder
+scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint -> a folder
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scratchlm.cli.command import Once, Parser, command
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.checkpoint.models import is_hf_folder, load_parts
     from scratchlm.checkpoint.save_and_load import save_checkpoint
     from scratchlm.convert.hf_config import hub_architecture
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The weights are memory-mapped from the source, so the target must be another path.
     target = Path(args.target)
     if is_taken(target):
-        raise ValueError(f"something has this name already ({target}); give a new one")
+        raise ValueError(f"the target must be a new path ({target}); choose another path with --to")
     model, tokenizer, ends, starts = load_parts(args.source, args.tokenizer_path)
     if is_hf_folder(args.source):
         text = None if tokenizer is None else tokenizer.to_json()
@@ -38,25 +38,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         kind = "a checkpoint"
     else:
         to_hf(model, args.target, tokenizer, ends, starts)
-        kind = f"{hub_architecture(model.config)}, in the hub's format"
+        kind = f"{hub_architecture(model.config)} in the hub's format"
     if tokenizer is None:
         warnings.warn(
-            f"no tokenizer.json is beside the weights ({args.source}), so none is written; "
-            "--tokenizer_path FILE adds one",
+            f"the source has no tokenizer.json ({args.source}), so the target has none; "
+            "add a tokenizer with --tokenizer_path FILE",
             Notice,
             stacklevel=2,
         )
-    print(f"{args.target}: {kind}, of {model.num_parameters():,} parameters")
+    print(f"{args.target}: {kind} with {model.num_parameters():,} parameters")
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-convert", summary, examples)
     parser.add_argument("--from", dest="source", action=Once, required=True, metavar="DIR",
-                        help="a folder of the hub, a run, a checkpoint or a .pt")  # fmt: skip
+                        help="a folder of the hub, a run, a checkpoint or a .pt file")  # fmt: skip
     parser.add_argument("--to", dest="target", action=Once, required=True, metavar="DIR",
-                        help="the path to write: a checkpoint, a .pt, or a folder of the "
-                        "hub")  # fmt: skip
+                        help="the path to write: a checkpoint, a .pt file, or a folder "
+                        "of the hub")  # fmt: skip
     parser.add_argument("--tokenizer_path", action=Once, metavar="FILE",
                         help="tokenizer.json (default: the one beside the weights)")  # fmt: skip
     return parser.parse_args(argv)

@@ -1,8 +1,9 @@
 """Flags of other projects, and the flags to write here instead.
 
 The commands accept a foreign flag as it is if its value has the same form (`config.SETTINGS`).
-These tables hold the flags that differ in more than the name, and the flags that beginners guess.
-docs/names.md shows all of them. Tests compare it with these tables and try every flag of an entry.
+These tables contain the flags that differ in more than the name, and the flags that beginners
+guess. docs/names.md shows all of them. Tests compare that page with these tables, and try every
+flag of an entry.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ TRAIN = _guesses(
     "beta1": "--optim.betas 0.9,0.95",
     "beta2": "--optim.betas 0.9,0.95",
     "decay_lr": "--schedule constant for no decay",
-    "lr_decay_iters": "--iterations, at whose end the rate is --min_lr",
+    "lr_decay_iters": "--iterations; the rate reaches --min_lr at the last step",
     "always_save_checkpoint": "--save_every",
     "wandb_log": "--tensorboard true",
     "wandb_project": "--tensorboard true",
-    "backend": "chosen by --device",
+    "backend": "--device, which chooses the backend",
     # Hugging Face's Trainer and its scripts
     "model_name_or_path": "--init_from FOLDER",
     "config_name": "--config",
@@ -107,7 +108,7 @@ TRAIN = _guesses(
     "save_ckpt_freq": "--save_every",
     "print_sample_iter": "--sample_every",
     # the course (CS336)
-    "cosine_cycle_iters": "--iterations, at whose end the rate is --min_lr",
+    "cosine_cycle_iters": "--iterations; the rate reaches --min_lr at the last step",
     "train_path": "--train_data",
     "valid_path": "--val_data",
     "val_path": "--val_data",
@@ -118,7 +119,7 @@ TRAIN = _guesses(
     "work_dir": "--out",
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
-    "max_tokens": "--iterations, of --batch_size times --max_seq_len tokens each",
+    "max_tokens": "--iterations; each reads --batch_size times --max_seq_len tokens",
     # names in a hub model's config
     "hidden_act": "--model.ffn",
     "activation_function": "--model.ffn",
@@ -183,8 +184,8 @@ GENERATE = _guesses(
     "cnv": "scratchlm-chat",
     "chat_template": "scratchlm-chat --template",
     "system": "scratchlm-chat --system",
-    "ctx_size": "the model's own, and cannot be changed",
-    "c": "the model's own, and cannot be changed",
+    "ctx_size": "a model with this context length; no flag changes it",
+    "c": "a model with this context length; no flag changes it",
     "n_gpu_layers": "--device cuda",
     "ngl": "--device cuda",
     "threads": "OMP_NUM_THREADS=N before the command",

@@ -19,7 +19,7 @@ from scratchlm.cli.recipes import check_model, find_config, is_recipe
 @command(stops_with_its_reader=True)
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.checkpoint.models import read_config
     from scratchlm.cli import generate_output as output
     from scratchlm.costs.model_costs import generation_report

@@ -33,16 +33,16 @@ def dtype(args: Namespace) -> torch.dtype | None:
 
 
 def seed(args: Namespace) -> int:
-    """Return the given seed, or a random one, which --json shows."""
+    """Return the given seed, or a random seed. --json shows the seed."""
     return random.SystemRandom().randrange(2**32) if args.seed is None else args.seed
 
 
 def stream(
     writer: TextGenerator, prompts: Sequence[str], args: Namespace, seed: int, how: dict[str, Any]
 ) -> None:
-    """Write each text as it is made, one after another. `complete` gives the same texts."""
+    """Write each text while the model generates it. `complete` returns the same texts."""
     each = [prompt for prompt in prompts for _ in range(args.num_samples)]
-    begun = [  # this checks all prompts before it writes the first text
+    begun = [  # this checks all prompts before the first text is written
         writer.steps(
             writer.encode(prompt),
             args.max_tokens,
@@ -98,8 +98,8 @@ def write_json(done: Sequence[Completion], tokenizer: BPETokenizer, seed: int) -
     """Write one JSON object per line.
 
     `tokens` are the texts of `ids`, with U+FFFD for an incomplete character. `logprobs` are the
-    model's own, in nats, before any strategy. The seconds and the tokens per second are those of
-    all texts generated together.
+    model's log-probabilities in nats, before any strategy. The seconds and the tokens per second
+    belong to all texts that were generated together.
     """
     for each in done:
         together = sum(len(other.ids) for other in done if other.seconds == each.seconds)
@@ -147,7 +147,8 @@ def _say_where_it_ended(finish_reason: str | None, count: int, max_tokens: int) 
     """Print a line on standard error if the context had no room for all requested tokens."""
     if finish_reason == "context":
         print(
-            f"the context ended after {count} of {max_tokens} tokens; --overflow slide continues",
+            f"the context was full after {count} of {max_tokens} tokens; to continue, add "
+            "--overflow slide",
             file=sys.stderr,
         )
 

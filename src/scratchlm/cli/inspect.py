@@ -1,4 +1,4 @@
-"""scratchlm-inspect: show what a checkpoint or a folder of the hub holds, and change its config.
+"""scratchlm-inspect: show a checkpoint or a folder of the hub, and change a checkpoint's config.
 
 scratchlm-inspect runs/shakespeare                       the run's best checkpoint, or its last
 scratchlm-inspect runs/shakespeare/checkpoints/last
@@ -20,7 +20,7 @@ from scratchlm.cli.command import Parser, command
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     changes = _changes(args.set)
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.checkpoint.edit import changes_text, set_config
     from scratchlm.checkpoint.models import is_hf_folder
     from scratchlm.checkpoint.pointers import find_checkpoint
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if is_hf_folder(args.path):
         raise ValueError(
-            f"--set changes checkpoints, not folders of the hub ({args.path}); convert it first: "
-            "scratchlm-convert --from FOLDER --to DIR"
+            f"--set changes checkpoints, not folders of the hub ({args.path}); convert the folder "
+            "first: scratchlm-convert --from FOLDER --to DIR"
         )
     path = find_checkpoint(args.path)
     changed = set_config(path, changes)
@@ -51,9 +51,9 @@ def _changes(words: list[str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         key = key.replace("-", "_")
         if not key or not equals:
-            raise ValueError(f"--set takes KEY=VALUE ({word}); e.g. --set context_length=512")
+            raise ValueError(f"--set needs KEY=VALUE ({word}); write e.g. --set context_length=512")
         if changes.setdefault(key, value) != value:
-            raise ValueError(f"two values for one key ({key} {changes[key]}, {value}); give one")
+            raise ValueError(f"two values for one key ({key} {changes[key]}, {value}); keep one")
     return changes
 
 
@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-inspect", summary, examples)
     parser.add_argument("path", metavar="PATH",
-                        help="a run, a checkpoint, a .pt, or a folder of the hub")  # fmt: skip
+                        help="a run, a checkpoint, a .pt file, or a folder of the hub")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change the stored model config; may be repeated")  # fmt: skip

@@ -8,7 +8,8 @@ scratchlm-plot run runs/a runs/b --output run.png
 
 init: for each initialization, the scale of activations and gradients by layer, and the first losses
 of a training run.
-sampling: how each sampling strategy changes the next token's probabilities, made-up or a model's.
+sampling: how each sampling strategy changes the next token's probabilities. The probabilities are
+made up, or a model computes them.
 run: loss, learning rate, gradient norm and throughput of runs, from their logs.
 """
 
@@ -35,17 +36,17 @@ FLAGS = {
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.figures import initializations
 
     initializations.require_matplotlib()  # check it before minutes of work
     output = Path(args.output)
     if output.suffix != ".png" or output.is_dir():
-        raise ValueError(f"a figure is a .png ({output}); give --output FIGURE.png")
+        raise ValueError(f"a figure must be a .png file ({output}); set --output FIGURE.png")
     if not output.parent.is_dir():
-        raise ValueError(f"no folder for the figure ({output}); make it first")
+        raise ValueError(f"the figure's folder must exist ({output}); create the folder first")
     {"init": _init, "sampling": _sampling, "run": _run}[args.figure](args)
-    print(f"drawn: {args.output}")
+    print(f"saved: {args.output}")
 
 
 def _init(args: Namespace) -> None:
@@ -102,13 +103,13 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
          help="the PNG file to write (default: the figure's name with .png)")  # fmt: skip
     init = parser.add_argument_group("init").add_argument
     init("--config", action=Once, metavar="NAME|FILE",
-         help="the model: a recipe or a TOML file (default: 8 layers of 128)")  # fmt: skip
+         help="the model: a recipe or a TOML file (default: 8 layers of width 128)")  # fmt: skip
     init("--train_data", action=Once, metavar="FILE",
          help="a token shard (default: a made-up language)")  # fmt: skip
     init("--steps", action=Once, type=int, default=100, metavar="N", help="training steps (100)")
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--model_path", action=Once, metavar="PATH",
-             help="a model, as scratchlm-generate takes it (default: made-up numbers)")  # fmt: skip
+             help="a model, as for scratchlm-generate (default: made-up numbers)")  # fmt: skip
     sampling("--tokenizer_path", action=Once, metavar="FILE",
              help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     sampling("--prompt", action=Once, type=text, metavar="TEXT",
@@ -129,23 +130,22 @@ def _check(args: Namespace) -> None:
         for name in names:
             if figure != args.figure and name in given:
                 raise ValueError(
-                    f"--{name} is for the figure {figure} ({args.figure}); leave it out"
+                    f"--{name} is only for the figure {figure}, not for {args.figure}; "
+                    f"remove --{name}"
                 )
     if args.runs and args.figure != "run":
-        raise ValueError(f"the figure {args.figure} reads no runs ({args.runs[0]}); leave it out")
+        raise ValueError(f"the figure {args.figure} reads no runs ({args.runs[0]}); remove the run")
     if not args.runs and args.figure == "run":
-        raise ValueError("the figure run has no run to draw (no RUN); name a run's folder")
+        raise ValueError("the figure run needs a run (no RUN); add a run's folder")
     if args.steps < 1:
-        raise ValueError(f"steps is at least 1 ({args.steps}); give --steps 100")
+        raise ValueError(f"steps must be at least 1 ({args.steps}); set --steps 100")
     if args.figure == "sampling" and (args.model_path is None) != (args.prompt is None):
         missing = "model_path" if args.model_path is None else "prompt"
         raise ValueError(
-            f"a model's figure needs --model_path and --prompt (no --{missing}); give it"
+            f"a model's figure needs --model_path and --prompt (no --{missing}); add --{missing}"
         )
     if args.tokenizer_path is not None and args.model_path is None:
-        raise ValueError(
-            f"a tokenizer is for a model ({args.tokenizer_path}); give --model_path too"
-        )
+        raise ValueError(f"a tokenizer ({args.tokenizer_path}) needs a model; add --model_path")
 
 
 if __name__ == "__main__":

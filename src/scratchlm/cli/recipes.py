@@ -13,7 +13,7 @@ from scratchlm.files.file_kinds import check_downloaded
 def find_config(word: str) -> Path:
     """Return the TOML file that `--config` means: a file by its path, or a recipe by its name.
 
-    In a name, `-` and `_` are equal. Raise ValueError with similar names if there is neither.
+    In a name, `-` and `_` are equal. Raise ValueError with similar names if neither exists.
     """
     path, names, hyphened = Path(word), _recipes(), word.replace("_", "-")
     if path.is_file():
@@ -23,10 +23,10 @@ def find_config(word: str) -> Path:
         return names[hyphened]
     if (path / "config.toml").is_file():
         inside = shlex.quote(str(path / "config.toml"))
-        raise ValueError(f"a folder is no config ({word}); give --config {inside}")
+        raise ValueError(f"a config must be a file, not a folder ({word}); set --config {inside}")
     stem = path.stem.replace("_", "-")
     if stem in names:
-        raise ValueError(f"no such file ({word}); the recipe is found by name: {stem}")
+        raise ValueError(f"no such file ({word}); for the recipe, write only its name: {stem}")
     close = difflib.get_close_matches(stem, names, n=3, cutoff=0.7)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ValueError(
@@ -35,7 +35,7 @@ def find_config(word: str) -> Path:
 
 
 def is_recipe(word: str) -> bool:
-    """Return whether a recipe has this name, and no file or folder has it."""
+    """Return whether a recipe, but no file or folder, has this name."""
     return word.replace("_", "-") in _recipes() and not Path(word).exists()
 
 
@@ -43,14 +43,14 @@ def check_model(path: str) -> None:
     """Raise ValueError if the path of a model is the name of a recipe."""
     if is_recipe(path):
         raise ValueError(
-            f"a recipe is no model ({path}); train it first: scratchlm-train --config {path} "
+            f"a recipe is not a model ({path}); train a model: scratchlm-train --config {path} "
             "--train_data book.txt"
         )
 
 
 def listing() -> str:
     """Return one line per recipe with its size and its purpose, the smallest first."""
-    from scratchlm.config import build, read_toml  # here, so that --help answers at once
+    from scratchlm.config import build, read_toml  # --help does not need it
     from scratchlm.costs.model_costs import count_parameters
     from scratchlm.model.config import ModelConfig
 
@@ -64,7 +64,7 @@ def listing() -> str:
 
 
 def _recipes() -> dict[str, Path]:
-    """Return {name: path}. A checkout has configs/ beside src/, a wheel has it in the package."""
+    """Return {name: path}. A checkout has configs/ beside src/, a wheel in the package."""
     package = Path(str(importlib.resources.files("scratchlm")))
     inside = package / "configs"
     folder = inside if inside.is_dir() else package.parents[1] / "configs"

@@ -9,27 +9,28 @@ import os
 import sys
 from contextlib import suppress
 
-CONVERT = "convert it to UTF-8"
+CONVERT = "convert the text to UTF-8"
 
 
 def use_utf8() -> None:
     """Make standard input, output and error UTF-8 in every locale, so that no text becomes "?".
 
-    A log file shows each line at once. The input loses its byte order mark. An input byte that is
-    not UTF-8 becomes a lone surrogate, which the tokenizer refuses.
+    The program writes each line to a log file at once. The input loses its byte
+    order mark. An input byte that is not UTF-8 becomes a lone surrogate, which the tokenizer
+    refuses.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="utf8_or_escaped", line_buffering=True)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        with suppress(io.UnsupportedOperation):  # the program has read from it already
+        with suppress(io.UnsupportedOperation):  # the program has already read from stdin
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
 
 
 def _utf8_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
     """Encode lone surrogates.
 
-    They become the UTF-8 of a file's name that the locale could not read, or else \\uXXXX.
+    The result is the UTF-8 of a file's name that the locale could not read, or else \\uXXXX.
     """
     assert isinstance(error, UnicodeEncodeError)
     found = error.object[error.start : error.end]
@@ -49,4 +50,4 @@ def text(word: str) -> str:
     try:
         return os.fsencode(word).decode()
     except UnicodeError:
-        raise argparse.ArgumentTypeError(f"the text is not UTF-8 ({word!r}); {CONVERT}") from None
+        raise argparse.ArgumentTypeError(f"the text must be UTF-8 ({word!r}); {CONVERT}") from None

@@ -21,7 +21,7 @@ from scratchlm.cli.tokenize_flags import parse
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv, __doc__ or "")
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.cli import tokenize_steps as steps
     from scratchlm.tokenizer.bpe import BPETokenizer
 

@@ -17,15 +17,15 @@ TRAINING = (
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
 READING = ("field", "separator")
-USES = ("encode", "show", "html")  # uses of a tokenizer, new or given
+USES = ("encode", "show", "html")  # what a command can do with a tokenizer
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
-    """Parse the flags. Raise ValueError if they contradict each other or would overwrite an input.
+    """Parse the flags. Raise ValueError if they contradict each other or would replace an input.
 
-    Add what follows from them: `corpus_files`, `encode_files`, `as_documents` (whether the corpus
-    is documents), `one_text` (whether there is one text to encode), and `to_folder` (whether the
-    ids go to a folder).
+    Add the values that follow from the flags: `corpus_files`, `encode_files`, `as_documents`
+    (whether the corpus is documents), `one_text` (whether there is one text to encode), and
+    `to_folder` (whether the ids go to a folder).
     """
     args = _parser(description).parse_args(argv)
     if args.inspect is not None:
@@ -61,18 +61,19 @@ def _parser(description: str) -> Parser:
 
     group = parser.add_argument_group("encode")
     flag = group.add_argument
-    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer and train none")
+    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer instead of a new one")
     flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .json, "
          ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
-    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (default: beside it), "
-         "with its special tokens as ids; or a folder, for shards of many documents")  # fmt: skip
+    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (default: beside that "
+         "file), where special tokens become their ids; or a folder, for shards of many "
+         "documents")  # fmt: skip
     flag("--val_fraction", **one, type=float, metavar="X",
          help="fraction of documents to hold out (default: 0)")  # fmt: skip
     flag("--seed", **number, help="choose which documents to hold out (default: 0)")
     flag("--shard_tokens", **number, help="number of ids in a shard (default: 100,000,000)")
     flag("--resume", action="store_true", default=None, help="continue an incomplete folder")
 
-    group = parser.add_argument_group("both")
+    group = parser.add_argument_group("train and encode")
     flag = group.add_argument
     flag("--field", **utf8, metavar="NAME", help="key of the text in .json, .jsonl and .parquet "
          "(default: text)")  # fmt: skip
@@ -84,13 +85,14 @@ def _parser(description: str) -> Parser:
     group = parser.add_argument_group("look at a tokenizer")
     flag = group.add_argument
     flag("--show", **utf8, metavar="TEXT", help="print a text's tokens, ids and counts; special "
-         "tokens become their ids; with NO_COLOR=1, bars between the tokens")  # fmt: skip
+         "tokens become their ids; with NO_COLOR=1, bars separate the tokens")  # fmt: skip
     flag("--html", **one, metavar="FILE", help="write a page that shows the tokens, bytes and "
-         "merges of a typed text; it needs no network")  # fmt: skip
+         "merges of a typed text; the page needs no network")  # fmt: skip
     flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json learned")
     flag("--sample", **one, metavar="FILE",
-         help="with --inspect: print how much it compresses this text")  # fmt: skip
-    flag("--word", **utf8, metavar="TEXT", help="with --inspect: print how it merges this word")
+         help="with --inspect: print how much the tokenizer compresses this text")  # fmt: skip
+    flag("--word", **utf8, metavar="TEXT",
+         help="with --inspect: print how the tokenizer merges this word")  # fmt: skip
     return parser
 
 
@@ -105,21 +107,21 @@ def _only_inspected(args: Namespace) -> None:
         others.append("field")
     for flag in _given(args, others):
         raise ValueError(
-            f"--inspect only prints (--{flag} given); leave --{flag} out, or run it apart"
+            f"--inspect only prints a report (--{flag}); use --{flag} in another command"
         )
 
 
 def _check_together(args: Namespace) -> None:
     if args.corpus and args.tokenizer_path:
         raise ValueError(
-            f"a tokenizer is trained or given, not both (--corpus, --tokenizer_path "
-            f"{args.tokenizer_path}); leave one out"
+            f"a command must train a tokenizer or load one, not both (--corpus, --tokenizer_path "
+            f"{args.tokenizer_path}); remove one flag"
         )
     if not args.corpus and not (args.tokenizer_path and _given(args, USES)):
         raise ValueError(
-            "nothing to do (no --corpus, nor --tokenizer_path with --encode, --show or --html); "
-            "give --corpus FILE --vocab_size N to train, --tokenizer_path FILE --encode FILE to "
-            "encode"
+            "nothing to do (no --corpus, and no --tokenizer_path with --encode, --show or --html); "
+            "to train, add --corpus FILE --vocab_size N; to encode, add --tokenizer_path FILE "
+            "--encode FILE"
         )
     for flags, needed, what in (
         (TRAINING, "corpus", "a new tokenizer"),
@@ -129,20 +131,22 @@ def _check_together(args: Namespace) -> None:
         for flag in _given(args, flags):
             if not getattr(args, needed):
                 raise ValueError(
-                    f"--{flag} is for {what} ({getattr(args, flag)}); give --{needed} too"
+                    f"--{flag} ({getattr(args, flag)}) is only for {what}; add --{needed}"
                 )
     for flag, least in (("num_workers", 1), ("min_frequency", 0), ("max_token_length", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
-            raise ValueError(f"{flag} is at least {least} ({value}); leave it out for the default")
+            raise ValueError(
+                f"{flag} must be at least {least} ({value}); remove --{flag} for the default"
+            )
     if args.num_workers is not None and not args.corpus and not args.encode:
         raise ValueError(
-            f"--num_workers is for training and encoding ({args.num_workers}); leave it out"
+            f"--num_workers ({args.num_workers}) is only for training and encoding; remove the flag"
         )
 
 
 def _find(args: Namespace) -> None:
-    # Imported here so that --help answers at once.
+    # These imports are slow, and --help does not need them.
     from scratchlm.data.sources import find_files, is_plain, num_bytes, told_bytes
 
     args.corpus_files = find_files(args.corpus) if args.corpus else []
@@ -152,7 +156,7 @@ def _find(args: Namespace) -> None:
 
         fit = suitable_vocab_size(num_bytes(args.corpus_files), len(args.special_tokens or [""]))
         raise ValueError(
-            f"a new tokenizer needs its size (no --vocab_size); give --vocab_size {fit}, which "
+            f"a new tokenizer needs a size (no --vocab_size); set --vocab_size {fit}, which "
             f"suits {told_bytes(args.corpus_files)}"
         )
     args.as_documents = not all(map(is_plain, args.corpus_files))
@@ -162,8 +166,8 @@ def _find(args: Namespace) -> None:
     args.to_folder = bool(args.encode) and not (args.one_text and named_file)
     if args.to_folder and named_file:
         raise ValueError(
-            f"many documents go to a folder ({args.encode[0]}, --output {args.output}); "
-            "give --output DIR"
+            f"the output of many documents must be a folder (--encode {args.encode[0]}, --output "
+            f"{args.output}); set --output DIR"
         )
 
 
@@ -171,22 +175,24 @@ def _check_encoding(args: Namespace) -> None:
     if args.encode and not args.to_folder:
         for flag in _given(args, FOLDER):
             raise ValueError(
-                f"--{flag} is for many documents ({getattr(args, flag)}, --encode "
-                f"{args.encode[0]}); give --output DIR, without .bin, or leave it out"
+                f"--{flag} ({getattr(args, flag)}) is only for many documents (--encode "
+                f"{args.encode[0]}); set --output DIR, without .bin, or remove --{flag}"
             )
     if not args.to_folder and not args.as_documents:
         for flag in _given(args, READING):
             raise ValueError(
-                f"--{flag} is for many documents ({getattr(args, flag)}); leave it out: a text "
-                "file is one text, split at its special tokens"
+                f"--{flag} ({getattr(args, flag)}) is only for many documents; remove --{flag}, "
+                "because a text file is one text, which its special tokens split"
             )
     if args.seed is not None and not args.val_fraction:
-        raise ValueError(f"--seed chooses what is held out ({args.seed}); give --val_fraction too")
+        raise ValueError(
+            f"--seed ({args.seed}) chooses the documents to hold out; add --val_fraction X"
+        )
     separator = args.separator or END_OF_TEXT
     if args.to_folder and args.special_tokens and separator not in args.special_tokens:
         raise ValueError(
-            f"the separator is no special token of the new tokenizer ({separator!r}); add it to "
-            "--special_tokens, or name one of them with --separator"
+            f"the separator must be a special token of the new tokenizer ({separator!r}); add it "
+            "to --special_tokens, or choose a special token with --separator"
         )
 
 
@@ -208,21 +214,27 @@ def _check_outputs(args: Namespace) -> None:
             continue
         path = Path(name)
         if not name or (flag != "output" and path.is_dir()):
-            raise ValueError(f"--{flag} is a folder ({name!r}); name a file in it")
+            raise ValueError(
+                f"--{flag} must be a file, not a folder ({name!r}); choose a file in it"
+            )
         if flag == "html" and path.suffix != ".html":
-            raise ValueError(f"a page is an .html ({name}); give --html PAGE.html")
+            raise ValueError(f"a page must be an .html file ({name}); set --html PAGE.html")
         sidecar = path.parent / f"{path.name}.json"
         if taken & {path.resolve(), sidecar.resolve()}:
             raise ValueError(
-                f"--{flag} would replace what is read or written ({path}); name another file"
+                f"--{flag} must not replace an input or another output ({path}); choose another "
+                "file"
             )
         if flag == "output_tokenizer" and ending_of(path) not in ("", ".json"):
             raise ValueError(
-                f"a tokenizer is a .json ({name}); give --{flag} {path.with_suffix('.json')}"
+                f"a tokenizer must be a .json file ({name}); set --{flag} "
+                f"{path.with_suffix('.json')}"
             )
         taken.add(path.resolve())
         if not path.parent.is_dir():
-            raise ValueError(f"--{flag} is in no folder ({path}); make {path.parent} first")
+            raise ValueError(
+                f"the folder of --{flag} must exist ({path}); create {path.parent} first"
+            )
     if args.to_folder:
         output = Path(args.output)
         from scratchlm.data.corpus_folder import check_folder
@@ -231,7 +243,7 @@ def _check_outputs(args: Namespace) -> None:
             folder = output.with_suffix("")
             name = f"{folder}.bin, or {folder} for a folder" if args.one_text else folder
             raise ValueError(
-                f"ids go to one .bin file, or into a folder of them, not a {output.suffix} "
-                f"({output}); give --output {name}"
+                f"--output must be a .bin file or a folder, not a {output.suffix} file ({output}); "
+                f"set --output {name}"
             )
         check_folder(output, resume=bool(args.resume))

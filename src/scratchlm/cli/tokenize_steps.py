@@ -27,7 +27,7 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
 def train(args: Namespace) -> tuple[BPETokenizer, Path]:
-    """Train and save a tokenizer. Return it and its file."""
+    """Train and save a tokenizer. Return the tokenizer and its file."""
     start = time.perf_counter()
     path = Path(args.output_tokenizer or "tokenizer.json")
     settings: dict[str, Any] = {
@@ -40,7 +40,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         print(line)
     settings["pattern"] = canonical(settings["pattern"])
     find_pieces(settings["pattern"])  # refuse an invalid pattern before minutes of work,
-    check_portable(settings["pattern"])  # and a pattern that no file can hold
+    check_portable(settings["pattern"])  # and a pattern that no file can store
     if args.html is not None:
         browser_pattern(settings["pattern"])
     specials = settings.pop("special_tokens")
@@ -84,7 +84,7 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
         raise Interrupted(
             getattr(stop, "signum", signal.SIGINT),
             f"stopped; the finished shards are in {output}; "
-            "the same command with --resume continues",
+            "to continue, repeat the command with --resume",
         ) from None
     for name, split in (("train", info.train), ("val", info.val)):
         if name == "train" or args.val_fraction:
@@ -97,7 +97,7 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
 
 
 def _tell_what_is_read_as_text(args: Namespace) -> None:
-    """Print which files to encode are read as text. `train` prints it for files of the corpus."""
+    """Print which files of --encode are read as text. `train` prints this for files of --corpus."""
     for line in read_as_text(file for file in args.encode_files if file not in args.corpus_files):
         print(line)
 

@@ -5,10 +5,10 @@ scratchlm-train --config shakespeare --train_data shakespeare.txt --optim.lr 1e-
 scratchlm-train --resume runs/2026-01-31-120000
 torchrun --standalone --nproc_per_node 8 -m scratchlm.cli.train --config gpt2-124m ...
 
-Every key of a config file is also a flag by its full name (--optim.lr 1e-3 is --lr 1e-3). Flags of
-nanoGPT, LLMs-from-scratch and Hugging Face with the same meaning work as they are (--n_embd,
---block_size, --max_iters, --learning_rate). A flag overrides the file; `none` unsets a key. The
-command prints the resolved config and saves it in the run's folder.
+Every key of a config file is also a flag (--optim.lr 1e-3); many have a short form (--lr 1e-3).
+The command accepts flags of nanoGPT, LLMs-from-scratch and Hugging Face that have the same meaning
+(--n_embd, --block_size, --max_iters, --learning_rate). A flag overrides the file; `none` unsets a
+key. The command prints the resolved config and saves it in the run's folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     began = time.monotonic()  # before torch is imported, because --minutes limits the whole process
     given = parse(sys.argv[1:] if argv is None else argv, __doc__ or "")
-    from scratchlm.devices.ranks import agreed, joined  # here, so that --help answers at once
+    from scratchlm.devices.ranks import agreed, joined  # --help does not need it
     from scratchlm.files.lock import locked
     from scratchlm.training import recipe, run_config
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.dry_run:
         if given.resume is not None:
             raise ValueError(
-                f"--dry_run reads no run ({given.resume}); give the run's --config DIR/config.toml"
+                f"--dry_run cannot read a run ({given.resume}); set --config DIR/config.toml"
             )
         print(run_config.costs(given.file, given.flags))
         return
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config, checkpoint = ranks.gather(plan)[0]  # all ranks use one name for the run's folder
         assert config.train.out is not None
         with agreed(ranks):
-            if ranks.first:  # lock it before anything in the folder changes
+            if ranks.first:  # lock the folder before anything in it changes
                 stack.enter_context(locked(Path(config.train.out)))
         trainer = recipe.build(
             config, resume=checkpoint, ranks=ranks, say=say, typed=given.flags, began=began
@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         done = trainer.step >= trainer.iterations and trainer.pending is None
         trainer.fit()
         if done:
-            say(f"nothing to do: at step {trainer.step} already; --iterations N goes further")
+            say(
+                f"nothing to do: the run is at step {trainer.step}; to continue, add --iterations N"
+            )
             return
         say(f"trained: {trainer.saved}")
         length = min(200, config.model.context_length // 2)
@@ -78,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def said_once(ranks: Ranks) -> Iterator[None]:
     """Let only the first rank report an error that ends all ranks.
 
-    A signal and a loss that is not finite end all ranks alike. The first rank reports it, and the
-    others exit with its exit code. A rank that learns of another rank's error exits with its code
-    too. Any other error may be a rank's own, so each rank reports it.
+    A signal, or a loss that is not finite, ends all ranks. The first rank reports this error, and
+    the other ranks exit with the same code. A rank that gets another rank's error also exits with
+    that error's code. Any other error may belong to one rank alone, so each rank reports its own.
     """
     try:
         yield

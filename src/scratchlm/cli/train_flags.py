@@ -20,51 +20,60 @@ GROUPS = {
     "train": "run",
     "runtime": "runtime (device, precision, speed)",
 }
-# {key of the configuration: (help, short flag)}. A user types a key without a short flag in full.
-# If a default is None, the help says what happens instead.
+# {key of the configuration: (help, short flag)}. A key without a short flag has only
+# its full flag. If a default is None, the help says what happens then.
 FLAGS: dict[str, tuple[str, ...]] = {
     "data.train": (
         "training data: a file, folder or glob of text, JSON or Parquet; or a token shard",
         "train_data",
     ),
-    "data.val": ("validation data, likewise (the last tenth of the training data)", "val_data"),
-    "data.tokenizer": ("tokenizer.json for text, or for shards that name none", "tokenizer_path"),
-    "data.verify": ("check the hash of whole shards first", "verify"),
+    "data.val": (
+        "validation data of the same kinds (the last tenth of the training data)",
+        "val_data",
+    ),
+    "data.tokenizer": (
+        "tokenizer.json for text, or for shards without a tokenizer",
+        "tokenizer_path",
+    ),
+    "data.verify": ("check the hash of each whole shard first", "verify"),
     "data.field": ("key of the text in JSON and Parquet documents", "field"),
     "data.separator": ("special token between documents", "separator"),
-    "data.fit_context": ("shrink the context to fit a short text (unless a context is given)",),
-    "data.dtype": ("dtype of the ids in a .bin without a sidecar (as its vocabulary needs)",),
+    "data.fit_context": ("shrink the context to fit a short text; true if no context is set",),
+    "data.dtype": ("dtype of the ids in a .bin without a sidecar (the vocabulary decides)",),
     "model.vocab_size": (
-        "number of ids (the tokenizer's; for a new tokenizer, by the size of the text)",
+        "number of ids (the tokenizer decides; for a new tokenizer, the size of the text)",
         "vocab_size",
     ),
     "model.context_length": ("tokens in a sequence", "max_seq_len"),
-    "model.d_model": ("width", "d_model"),
-    "model.num_layers": ("blocks", "num_layers"),
-    "model.num_heads": ("query heads", "num_heads"),
-    "model.num_kv_heads": ("key and value heads (as many as query heads)", "num_kv_heads"),
+    "model.d_model": ("width of the model", "d_model"),
+    "model.num_layers": ("number of blocks", "num_layers"),
+    "model.num_heads": ("number of query heads", "num_heads"),
+    "model.num_kv_heads": (
+        "number of key and value heads (as many as query heads)",
+        "num_kv_heads",
+    ),
     "model.d_ff": (
         "width of the feed-forward layer (4 times d_model; 8/3 times for swiglu)",
         "d_ff",
     ),
     "model.rope_theta": ("base of the rotary angles", "rope_theta"),
     "model.rope_interleaved": ("rotate pairs of neighbours, as in the paper",),
-    "model.norm_eps": ("added under the root in norms", "norm_eps"),
+    "model.norm_eps": ("number added under the square root in norms", "norm_eps"),
     "model.tie_embeddings": ("one matrix for embedding and head", "tie_embeddings"),
     "model.bias": ("biases in all linear layers",),
     "model.qk_norm": ("normalize queries and keys",),
     "model.dropout": ("dropout on the residual branches", "dropout"),
     "model.norm": ("kind of norm",),
-    "model.position": ("how the model knows positions",),
+    "model.position": ("how the model gets positions",),
     "model.ffn": ("kind of feed-forward layer",),
     "model.residual_init": ("scale of each branch's last matrix at the start",),
     "model.init": ("initialization of the weights",),
     "model.head_dim": ("width of a head (d_model / num_heads)",),
-    "model.vocab_multiple": ("round the embedding's rows up to a multiple",),
+    "model.vocab_multiple": ("round the number of embedding rows up to a multiple of N",),
     "model.rope_scaling.kind": ("stretch the rotary angles for a longer context (off)",),
     "model.rope_scaling.factor": ("factor of the stretch",),
-    "model.rope_scaling.low_freq_factor": ("llama3: stretch the angles below it",),
-    "model.rope_scaling.high_freq_factor": ("llama3: keep the angles above it",),
+    "model.rope_scaling.low_freq_factor": ("llama3: stretch the angles below this factor",),
+    "model.rope_scaling.high_freq_factor": ("llama3: keep the angles above this factor",),
     "model.rope_scaling.original_context_length": ("llama3: the original context length",),
     "model.qkv_bias": ("biases of queries, keys and values only",),
     "model.qk_norm_gain": ("learned gains in the norms of queries and keys",),
@@ -80,10 +89,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "optim.lr": ("peak learning rate", "lr"),
     "optim.adamw_lr": ("muon: the rate of all weights except the blocks' matrices (lr / 10)",),
     "optim.betas": ("adamw, muon: decay of the two averages (the optimizer's default)",),
-    "optim.eps": ("adamw, muon: added to the root (the optimizer's default)",),
+    "optim.eps": ("adamw, muon: number added to the square root (the optimizer's default)",),
     "optim.momentum": ("muon, sgd: the momentum (the optimizer's default)",),
-    "optim.nesterov": ("muon, sgd: look ahead (the optimizer's default)",),
-    "optim.weight_decay": ("decay of the matrices (0.1; sgddecay has none)", "weight_decay"),
+    "optim.nesterov": ("muon, sgd: use Nesterov momentum (the optimizer's default)",),
+    "optim.weight_decay": ("weight decay of the matrices (0.1; sgddecay has none)", "weight_decay"),
     "optim.schedule": (
         "how the learning rate falls (cosine; constant for sgddecay, which has its own decay)",
         "schedule",
@@ -94,7 +103,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "optim.min_lr": ("learning rate at the end", "min_lr"),
     "optim.decay_fraction": ("wsd: the fraction of the run in which the rate falls (0.2)",),
-    "optim.decay_steps": ("wsd: the number of steps in which the rate falls, instead",),
+    "optim.decay_steps": (
+        "wsd: the number of steps in which the rate falls, instead of a fraction",
+    ),
     "optim.decay_shape": ("wsd: how the rate falls (linear)",),
     "train.out": ("the run's folder (runs/<date-time>)", "out"),
     "train.init_from": (
@@ -107,7 +118,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.batch_size": ("sequences in a micro-batch", "batch_size"),
     "train.accumulate": ("micro-batches in a step", "accumulate"),
     "train.ramp_from": ("micro-batches in the first step, if their number grows",),
-    "train.ramp_steps": ("steps over which that number grows",),
+    "train.ramp_steps": ("steps in which this number grows",),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm"),
     "train.z_loss": ("weight of the squared logsumexp of the logits in the loss", "z_loss"),
     "train.eval_every": ("steps between validations; 0: only at the end", "eval_every"),
@@ -116,7 +127,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.save_format": ("a folder for each checkpoint, or one .pt file", "save_format"),
     "train.keep_last": ("number of checkpoints to keep besides the best; 0: all", "keep_last"),
     "train.log_every": ("steps between synchronizations with the GPU", "log_every"),
-    "train.tensorboard": ("log for TensorBoard too", "tensorboard"),
+    "train.tensorboard": ("also write a log for TensorBoard", "tensorboard"),
     "train.sample_every": ("steps between samples of text; 0: none", "sample_every"),
     "train.sample_prompt": ("the start of each sample", "sample_prompt"),
     "train.sample_tokens": ("tokens in a sample", "sample_tokens"),
@@ -124,9 +135,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
     "runtime.dtype": ("dtype of matrix products", "dtype"),
     "runtime.compile": ("compile the model with torch.compile", "compile"),
-    "runtime.parallel": ("how the processes of torchrun share the work", "parallel"),
+    "runtime.parallel": ("how the processes of torchrun divide the work", "parallel"),
     "runtime.activation_checkpointing": (
-        "compute blocks twice to save memory",
+        "compute each block twice to save memory",
         "activation_checkpointing",
     ),
     "runtime.threads": ("torch threads on a CPU; 0: torch chooses",),
@@ -168,9 +179,10 @@ def _parser(description: str) -> Parser:
                         help="a recipe's name, or a TOML file; list shows the recipes")  # fmt: skip
     parser.add_argument("--resume", action=Once, metavar="auto|PATH",
                         help="continue a run: its folder or one of its checkpoints; auto: the "
-                        "run in --out, else the newest, else a new one")  # fmt: skip
+                        "run in --out, or the newest run, or a new run")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true",
-                        help="print the cost, and the GPUs that fit; train nothing")  # fmt: skip
+                        help="print the costs, and the GPUs with enough memory; train "
+                        "nothing")  # fmt: skip
     known = {key.name: key for key in keys(TrainConfig)}
     sections = {name.rpartition(".")[0] for name in known if name.count(".") > 1}
     for section, title in GROUPS.items():
@@ -195,7 +207,7 @@ def _default(key: Key) -> str:
 
 
 def _form(key: Key) -> dict[str, Any]:
-    """Return how a value is written. A user may leave out `true`."""
+    """Return the form of a key's value for argparse. A user may leave out `true`."""
     if key.type is bool:
         return {"metavar": "true|false", "nargs": "?", "const": "true"}
     if get_origin(key.type) is Literal:
@@ -209,7 +221,7 @@ def _form(key: Key) -> dict[str, Any]:
 class Parsed(NamedTuple):
     """The parsed flags.
 
-    `file` is --config as a file, `flags` is {dotted key: value}, and `lists_recipes` stands for
+    `file` is --config as a file, `flags` is {dotted key: value}, and `lists_recipes` is true for
     --config list.
     """
 
@@ -221,15 +233,15 @@ class Parsed(NamedTuple):
 
 
 def parse(argv: Sequence[str], description: str) -> Parsed:
-    """Parse the flags. ValueError if two flags of one key differ, or without training data."""
+    """Parse the flags. Raise ValueError if two flags of one key differ, or if no data is set."""
     args = vars(_parser(description).parse_args(argv))
     flags = {name: value for name, value in args.items() if "." in name and value is not None}
     config, resume, dry_run = args["config"], args["resume"], args["dry_run"]
     if not (config or resume or dry_run or "data.train" in flags):
         raise ValueError(
-            "no training data is given (--train_data); give text, or token shards: "
+            "training data is missing (--train_data); add text or token shards: "
             "scratchlm-train --train_data book.txt --config tiny (--config list shows the recipes, "
-            "--help all flags)"
+            "--help shows all flags)"
         )
     lists_recipes = config == "list"
     file = None if config is None or lists_recipes else find_config(config)
