@@ -99,7 +99,7 @@ CASES = [
     ("generate", "--model_path cut --prompt a", 3, "cut/model.safetensors"),
     ("generate", "--model_path missing --dry_run", 2, "missing"),
     ("generate", "--model_path wider --prompt a", 3, "shape does not fit config.json"),
-    ("train", "--dry_run", 2, "give --vocab_size N"),
+    ("train", "--dry_run", 2, "set --vocab_size N"),
     ("train", DRY + "--resume auto", 2, "--dry_run cannot read a run (auto)"),
     ("train", DRY + "--config missing.toml", 2, "missing.toml"),
     ("train", DRY + "--config model.toml", 2, "model must be a section"),

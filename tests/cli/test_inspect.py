@@ -305,8 +305,9 @@ def test_a_resume_agrees_with_what_was_set(
         config, _ = run_config.resolve(None, data | given, str(resume), say=said.append)
         assert config.model == load_model(path, "cpu").config
         assert config.model.rope_theta == 5e5
-    assert said == ["model.rope_theta stays 500000.0, the run's own (10000.0 in "
-                    f"{run / 'config.toml'}); --model.rope_theta changes it"]  # fmt: skip
+    assert said == ["model.rope_theta keeps the run's value 500000.0 ("
+                    f"{run / 'config.toml'} has 10000.0); to change it, "
+                    "set --model.rope_theta"]  # fmt: skip
 
 
 def test_set_goes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 # command, what is typed, the remedy in its error, what is typed then: {} is the remedy
 CASES = [
     ("train", f"corpus.txt {RUN}", "write (--train_data corpus.txt)", f"{{}} {RUN}"),
-    ("train", "--dry_run", "give (--vocab_size) N", "--dry_run {} 300"),
+    ("train", "--dry_run", "set (--vocab_size) N", "--dry_run {} 300"),
     ("train", "--dry_run --vocab_size 300 --d_model 30 --num_heads 4", "use (d_model 32)",
      "--dry_run --vocab_size 300 --{} --num_heads 4"),
     ("train", "--dry_run --config theta.toml --model.position learned", "defaults: (10000)",

@@ -175,7 +175,7 @@ def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "T4 (16)" in out
     assert "8.38 GiB" in out
     assert train(["--dry_run"]) == 2
-    assert "give --vocab_size N" in capsys.readouterr().err
+    assert "set --vocab_size N" in capsys.readouterr().err
 
     model = Transformer(ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2))
     save_checkpoint(tmp_path / "checkpoint", model, None, 0)

@@ -383,7 +383,7 @@ def test_the_batch_that_is_told_repeats_nothing(tmp_path, monkeypatch, capsys):
     words = ["--train_data", "ids.npy", "--vocab_size", "100", *SMALL, "--context_length", "32"]
     assert train([*words, "--accumulate", "2", "--out", "a"]) == 0
     advice = re.search(
-        r"a step reads 64 .* only 27 .*; give --batch_size (\d+)", capsys.readouterr().out
+        r"a step reads 64 .* only 27 .*; set --batch_size (\d+)", capsys.readouterr().out
     )
     assert advice[1] == "13"
     assert train([*words, "--accumulate", "2", "--batch_size", "13", "--out", "b"]) == 0

@@ -37,7 +37,7 @@ CASES = [
         "--corpus a.txt --vocab_size 260 --output_tokenizer t.bin",
         "_tokenizer t.json",
     ),
-    (train, "--train_data a.txt --iterations 1 --out run.pt", "a run is a folder, not a .pt"),
+    (train, "--train_data a.txt --iterations 1 --out run.pt", "a run must be a folder, not a .pt"),
     (convert, "--from m.pt --to hub.safetensors", "a Hugging Face model must be a folder"),
     (
         convert,

@@ -162,9 +162,9 @@ def test_the_command_names_the_best_where_there_is_nothing_to_do(tmp_path, capsy
     best.unlink()
     assert main(["--resume", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
-    assert "nothing to do: at step 6 already" in said
+    assert "nothing to do: the run is at step 6" in said
     assert main(["--resume", str(tmp_path / "run"), "--iterations", "3"]) == 0
-    assert "nothing to do: at step 6 already" in capsys.readouterr().out
+    assert "nothing to do: the run is at step 6" in capsys.readouterr().out
     assert "trained:" not in said
     assert best.read_text() == named
 
@@ -201,7 +201,7 @@ def test_a_fork_that_ended_before_it_saved_goes_on_from_where_it_began(tmp_path)
     run.resume(begun)
     with pytest.raises(NumericalError) as error:
         run.fit()
-    words = shlex.split(error.value.__notes__[0].partition("to go on from it: ")[2])
+    words = shlex.split(error.value.__notes__[0].partition("to continue from it, run: ")[2])
     assert words[1:5] == ["--resume", str(begun), "--out", str(fork)]
     assert find_checkpoint(parent, "last").name == "step-00000008"
 
@@ -212,7 +212,7 @@ def test_other_validation_data_keeps_the_best_until_there_is_another(tmp_path):
     scripted(run, {2: 1.0}).fit()
     again = trainer(tmp_path, iterations=11, eval_every=10, keep_last=1)
     again.extra = {"validation": {"data": "another"}}
-    assert "other validation data" in again.resume(find_checkpoint(tmp_path, "last"))[-1]
+    assert "the validation data changed" in again.resume(find_checkpoint(tmp_path, "last"))[-1]
     again.iterations = 9
     scripted(again, {9: math.inf}).fit()
     assert find_checkpoint(tmp_path, "best").name == "step-00000002"

@@ -159,7 +159,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("scratchlm.training.preflight.tempfile.TemporaryFile", refuse)
     assert main(argv(tmp_path)) == 2
-    assert_one_line(capsys, "read-only file system", "choose a path that can be written")
+    assert_one_line(capsys, "read-only file system", "choose a path where you can write")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -198,7 +198,7 @@ def test_a_nan_stops_the_run_before_it_is_learned(straight, monkeypatch, capsys)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
     assert main(argv(straight, "nan")) == 4
-    assert_one_line(capsys, "the loss is not finite (nan at step 13)", "step-00000012", "lower")
+    assert_one_line(capsys, "the loss is not finite (nan at step 13)", "step-00000012", "reduce")
     monkeypatch.undo()
     exactness.run(exactness.flags(straight, "nan"))
     exactness.assert_equal_runs(straight, "straight", "nan")
@@ -214,7 +214,7 @@ def test_data_that_changed_before_a_resume_is_refused(tmp_path, capsys):
     words = [word for word in argv(tmp_path) if word not in ("--train.epochs", "2.0")]
     before = sorted((tmp_path / "run").rglob("*"))
     assert main([*words, "--iterations", "70", "--resume", "auto"]) == 3
-    assert_one_line(capsys, "other batches", "train data was")
+    assert_one_line(capsys, "the same batches", "train data was")
     assert sorted((tmp_path / "run").rglob("*")) == before
 
 

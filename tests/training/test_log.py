@@ -129,7 +129,7 @@ def test_tensorboard_hides_the_steps_that_are_taken_again(tmp_path):
 
 def test_without_tensorboard_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"\(not installed\); pip install 'scratchlm\[viz\]'"):
+    with pytest.raises(ValueError, match=r"\(not installed\); run: pip install 'scratchlm\[viz\]'"):
         TensorBoardLog(tmp_path / "tensorboard")
     assert not any(tmp_path.iterdir())
 

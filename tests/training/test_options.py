@@ -248,7 +248,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_training(tmp_path):
     tokenizer.save(tmp_path / "t.json")
     given = short(tmp_path, "run", **{"model.vocab_size": 280, "train.sample_every": 3,
                                       "data.tokenizer": str(tmp_path / "t.json")})  # fmt: skip
-    with pytest.raises(ValueError, match=r"fewer than the context \(.*context 16\)"):
+    with pytest.raises(ValueError, match=r"fewer tokens than the context \(.*context 16\)"):
         run({**given, "train.sample_prompt": "the cat sat on a mat " * 9})
     del given["data.tokenizer"]
     with pytest.raises(ValueError, match="samples need a tokenizer"):

@@ -53,8 +53,8 @@ def test_what_is_lacking_has_a_size_and_a_remedy(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space") as caught:
         check(tmp_path)
     assert one_line(caught.value) == (
-        f"no space left for two checkpoints of {size / 2**20:.1f} MiB (12.0 KiB are free) "
-        f"({tmp_path}); free some space, then run it again"
+        f"no space for two checkpoints of {size / 2**20:.1f} MiB (12.0 KiB are free) "
+        f"({tmp_path}); free some space, then repeat the command"
     )
     assert 0.1 < size / 2**20 < 1
 

@@ -64,8 +64,8 @@ def test_a_start_that_saves_nothing_leaves_no_setting(flags):
         )
         recipe.build(config, resume=checkpoint, say=lambda line: None)  # and no step
     assert config.optim.lr == 0.001
-    assert said == [f"optim.lr stays 0.001, the run's own (0.5 in {out}/config.toml); "
-                    "--optim.lr changes it"]  # fmt: skip
+    assert said == [f"optim.lr keeps the run's value 0.001 ({out}/config.toml has 0.5); "
+                    "to change it, set --optim.lr"]  # fmt: skip
 
 
 def test_a_run_is_known_by_its_checkpoints(tmp_path, monkeypatch, flags):
@@ -106,7 +106,7 @@ def test_a_run_is_resumed_from_any_directory(tmp_path, monkeypatch, flags):
         assert config.data.train == config.data.val == str(tmp_path / "ids.npy")
         recipe.build(config, resume=checkpoint, say=said.append)
         assert [line for line in said if " -> " in line] == ["train.iterations: 2 -> 3"]
-        assert not any("stays" in line for line in said)
+        assert not any("keeps" in line for line in said)
 
 
 def test_auto_starts_anew_where_there_is_nothing(flags):
@@ -179,8 +179,8 @@ def test_what_a_run_left_to_its_defaults_stays_so(tmp_path, flags):
     )
     assert config.model.window is config.optim.betas is config.train.ramp_from is None
     assert config.train.init_from is None
-    assert [line.split(",")[0] for line in said] == [
-        "model.window stays None", "optim.betas stays None", "train.ramp_from stays None",
+    assert [line.split("'")[0] for line in said] == [
+        "model.window keeps the run", "optim.betas keeps the run", "train.ramp_from keeps the run",
     ]  # fmt: skip
     assert "train.iterations: 2 -> 3" in recipe.build(
         config, resume=checkpoint, say=lambda line: None
@@ -189,7 +189,7 @@ def test_what_a_run_left_to_its_defaults_stays_so(tmp_path, flags):
         edited.write("[model.moe]\nnum_experts = 4\n")
     said.clear()
     run_config.resolve(None, {}, flags["train.out"], say=said.append)
-    assert said[0].startswith("model.moe.num_experts stays None, the run's own (4 in ")
+    assert said[0].startswith("model.moe.num_experts keeps the run's value None (")
 
 
 def test_what_a_flag_replaces_is_not_said_to_stay(tmp_path, flags):
@@ -221,7 +221,7 @@ def test_a_resumed_run_does_not_begin_from_other_weights(tmp_path, flags):
                     f"{flags['train.out']}"]  # fmt: skip
     begun_from = Path(flags["train.out"]) / "checkpoints" / "step-00000002"
     assert config.train.init_from == str(begun_from)
-    with pytest.raises(ValueError, match=r"own weights \(--resume .*, --init_from .*\); give one"):
+    with pytest.raises(ValueError, match=r"own weights \(--resume .*, --init_from .*\); remove"):
         run_config.resolve(None, again, str(tmp_path / "other"))
 
 
@@ -235,7 +235,7 @@ def test_another_context_is_no_resume(flags):
         )
         if own is None:
             with pytest.raises(FileFormatError, match=r"was 16, is now 32\); resume with "
-                               r"--model.context_length 16, or .* by --init_from"):  # fmt: skip
+                               r"--model.context_length 16, or .* with --init_from"):  # fmt: skip
                 recipe.build(config, resume=checkpoint, say=lambda line: None)
         else:
             trainer = recipe.build(config, resume=checkpoint, say=lambda line: None)
@@ -247,7 +247,7 @@ def test_data_that_has_moved_is_asked_for(tmp_path, flags):
     finished(flags)
     moved = Path(flags["data.train"]).rename(tmp_path / "moved.npy")
     more = {"train.iterations": "3"}
-    with pytest.raises(FileNotFoundError, match=r"\(.*ids.npy\); say where it is by --train_data"):
+    with pytest.raises(FileNotFoundError, match=r"\(.*ids.npy\); set the new path with --train"):
         run_config.resolve(None, more, flags["train.out"])
     config, checkpoint = run_config.resolve(
         None, more | {"data.train": str(moved)}, flags["train.out"]
@@ -258,7 +258,7 @@ def test_data_that_has_moved_is_asked_for(tmp_path, flags):
 def test_a_run_is_not_begun_over_checkpoints(flags):
     finished(flags)
     (Path(flags["train.out"]) / "checkpoints" / "last").unlink()
-    with pytest.raises(ValueError, match="a run in this folder already"):
+    with pytest.raises(ValueError, match="the folder already contains a run"):
         run_config.resolve(None, flags)
 
 
@@ -292,7 +292,7 @@ def test_other_validation_data_has_a_best_of_its_own(tmp_path, flags):
         config, checkpoint = run_config.resolve(None, flags | {"data.val": val}, "auto")
         lines: list[str] = []
         trainer = recipe.build(config, resume=checkpoint, say=lines.append)
-        assert ("other validation data: the best loss so far does not count" in lines) == says
+        assert ("the validation data changed: the best loss so far does not count" in lines) == says
         assert (trainer.best_val_loss == float("inf")) == says
 
 
@@ -336,9 +336,9 @@ def on_two_ranks(flags, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.save_format": "pt"}, r"a file each \(save_format pt.*--save_format directory"),
-        ({"train.sample_every": "3"}, r"writes no samples \(sample_every 3\)"),
-        ({"runtime.dtype": "float16"}, "float16 is not for sharded models"),
+        ({"train.save_format": "pt"}, r"as a folder \(save_format pt.*--save_format directory"),
+        ({"train.sample_every": "3"}, r"cannot write samples \(sample_every 3\)"),
+        ({"runtime.dtype": "float16"}, "a sharded model must not use float16"),
     ],
 )  # fmt: skip
 def test_what_a_sharded_model_cannot_do_is_refused_at_the_start(flags, changes, message):

@@ -345,11 +345,11 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, r"train.batch_size is at least 1 \(0\)"),
-        ({"iterations": 0}, r"train.iterations is at least 1 \(0\)"),
+        ({"batch_size": 0}, r"train.batch_size must be at least 1 \(0\)"),
+        ({"iterations": 0}, r"train.iterations must be at least 1 \(0\)"),
         ({"epochs": 1.0}, r"exclude each other"),
-        ({"max_grad_norm": -1.0}, r"max_grad_norm is above 0 \(-1.0\)"),
-        ({"seed": -1}, r"train.seed is at least 0 \(-1\)"),
+        ({"max_grad_norm": -1.0}, r"max_grad_norm must be above 0 \(-1.0\)"),
+        ({"seed": -1}, r"train.seed must be at least 0 \(-1\)"),
     ],
 )
 def test_the_config_is_checked(changes, message):
@@ -388,7 +388,7 @@ def test_a_step_or_validation_without_targets_is_an_error():
 
 def test_a_generator_is_no_validation_set():
     model = tiny.model()
-    with pytest.raises(ValueError, match="read again and again"):
+    with pytest.raises(ValueError, match="must be readable many times"):
         Trainer(
             model, AdamW(model.parameters()), trainer().micro_batches.batches,
             TrainerConfig(iterations=1), val_batches=(batch for batch in ()),

@@ -30,10 +30,10 @@ def test_steps_for_are_the_fewest_that_hold_so_many(ramp, wanted):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ramp_from": 1}, r"belong together \(1, None\)"),
-        ({"ramp_from": 5, "ramp_steps": 3, "accumulate": 4}, r"goes up \(5 to 4"),
-        ({"z_loss": -1.0}, r"z_loss is 0 or more \(-1.0\)"),
-        ({"log_every": 0}, r"log_every is at least 1 \(0\)"),
+        ({"ramp_from": 1}, r"need each other \(1, None\)"),
+        ({"ramp_from": 5, "ramp_steps": 3, "accumulate": 4}, r"at most accumulate \(5, 4"),
+        ({"z_loss": -1.0}, r"z_loss must be finite and 0 or more \(-1.0\)"),
+        ({"log_every": 0}, r"log_every must be at least 1 \(0\)"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes, message):

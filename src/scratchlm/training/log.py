@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class JsonlLog:
-    """A log with one JSON object a line. The process hands each line to the system at once.
+    """A log with one JSON object a line. The process passes each line to the system at once.
 
     JSON has no infinity and no NaN, so such a number becomes null. A resumed run repeats the steps
-    after `resume_at`: their old lines move to `log.dropped.jsonl`.
+    after `resume_at`, so their old lines move to `log.dropped.jsonl`.
     """
 
     def __init__(self, path: Path, resume_at: int = 0) -> None:
@@ -63,9 +63,9 @@ def _step(line: bytes) -> float:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a `log.jsonl`; skip a last line that a kill cut.
+    """Yield the lines of a `log.jsonl`. Skip a last line that a kill cut.
 
-    Raise FileFormatError for any other line that does not hold a step.
+    Raise FileFormatError for any other line without a step.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -77,23 +77,24 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
                 values = None
             if not isinstance(values, dict) or type(values.get("step")) is not int:
                 raise FileFormatError(
-                    f"a line of the log holds no step ({path}, line {number}: {line[:40]!r}); "
-                    "delete that line, or take another log"
+                    f"each log line must contain a step ({path}, line {number}: {line[:40]!r}); "
+                    "delete that line, or choose another log"
                 )
             yield values
 
 
 class TensorBoardLog:
-    """The same log as event files in `folder`, for `tensorboard --logdir`; needs the extra `viz`.
+    """The same log as event files in `folder`, for `tensorboard --logdir`.
 
-    Numbers become scalars, text stays text, and the log skips null and lists. A resumed run repeats
-    the steps after `resume_at`, so TensorBoard hides the old ones.
+    It needs the extra `viz`. Numbers become scalars, text stays text, and the log skips null and
+    lists. A resumed run repeats the steps after `resume_at`, so TensorBoard hides the old figures.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
-                "a TensorBoard log needs tensorboard (not installed); pip install 'scratchlm[viz]'"
+                "a TensorBoard log needs tensorboard (not installed); "
+                "run: pip install 'scratchlm[viz]'"
             )
         from torch.utils.tensorboard import SummaryWriter  # the import takes seconds
 
@@ -124,12 +125,14 @@ class Smoothed:
 
     def __init__(self, beta: float = 0.98, state: dict[str, float] | None = None) -> None:
         if not 0 <= beta < 1:
-            raise ValueError(f"beta is from 0 to below 1 ({beta}); 0 smooths nothing")
+            raise ValueError(
+                f"beta must be at least 0 and below 1 ({beta}); choose 0 for no smoothing"
+            )
         self.beta = beta
         self.total, self.weight = (0.0, 0.0) if state is None else (state["total"], state["weight"])
 
     def update(self, value: float) -> float:
-        """Add `value` to the average and return it."""
+        """Add `value` to the average and return the average."""
         self.total = self.beta * self.total + value
         self.weight = self.beta * self.weight + 1
         return self.total / self.weight
@@ -139,10 +142,10 @@ class Smoothed:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory so far in bytes; None if the system keeps no peak (MPS, Windows).
+    """Return the peak memory so far in bytes, or None if the system records no peak (MPS, Windows).
 
-    CUDA: of all tensors on the device since `torch.cuda` last reset its statistics. CPU: of the
-    whole process.
+    On CUDA it is the peak of all tensors on the device since `torch.cuda` last reset its
+    statistics. On a CPU it is the peak of the whole process.
     """
     if device.type == "cuda":
         import torch
@@ -159,6 +162,6 @@ def peak_memory(device: torch.device) -> int | None:
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
     """Return the loss in bits per byte of text: loss / ln 2 / bytes_per_token.
 
-    It compares models with different tokenizers; a loss per token does not.
+    Bits per byte are comparable between different tokenizers. A loss per token is not.
     """
     return nats_per_token / math.log(2) / bytes_per_token

@@ -16,9 +16,9 @@ class Batches(Protocol):
 
 
 class StepBatches(NamedTuple):
-    """One rank's share of a step.
+    """One rank's part of a step.
 
-    `micro` holds `num_targets` targets. All ranks together do `num_forward` forward passes.
+    `micro` contains `num_targets` targets. All ranks together do `num_forward` forward passes.
     """
 
     micro: list[Batch]
@@ -27,9 +27,9 @@ class StepBatches(NamedTuple):
 
 
 class MicroBatches:
-    """A stream of micro-batches. `config` cuts it into steps, and the ranks share each step.
+    """A stream of micro-batches. `config` divides it into steps. The ranks divide each step.
 
-    pinned: the batches lie in pinned memory, because a CUDA device copies from it asynchronously.
+    pinned: the batches are in pinned memory, because a CUDA device copies from it asynchronously.
     """
 
     def __init__(
@@ -38,14 +38,16 @@ class MicroBatches:
         self.batches, self.config, self.ranks, self.pinned = batches, config, ranks, pinned
 
     def of(self, step: int) -> StepBatches:
-        """Return the batches of a step, counted from 0. It is pure, so a thread can load ahead."""
+        """Return the batches of `step` (from 0). `of` is pure, so a thread can load ahead."""
         number = self.config.micro_batches(step)
         share = Share.of(self.ranks, number, self.config.batch_size)
         indices = share.indices(self.config.first_micro_batch(step), number)
         micro = [share.rows(self.batches.batch(index)) for index in indices]
         num_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
         if num_targets == 0 and self.ranks.size == 1:
-            raise ValueError(f"no target counts (all are -100 at step {step + 1}); mask fewer")
+            raise ValueError(
+                f"each step needs a target (all are -100 at step {step + 1}); mask fewer targets"
+            )
         if self.pinned:
             micro = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in micro]
         return StepBatches(micro, num_targets, number * share.parts)

@@ -1,4 +1,4 @@
-"""Checks before training begins: can the run write its folder, and does it fit?"""
+"""Checks before training: can the run write its folder, and do disk and memory suffice?"""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def check_room(
     shards: int = 1,
     beside: int = 1,
 ) -> None:
-    """Check the disk and the memory of a run; `say` warns if one of them may become tight.
+    """Check the disk and the memory of a run. `say` prints a warning if either may become full.
 
-    half: matrix products use 16 bits. shards: ranks that share weights, gradients and optimizer.
-    beside: ranks on this machine, which share a CPU's memory. OSError if the run cannot write its
-    folder, or if two checkpoints do not fit there (the run keeps the last one while it writes the
-    next). MemoryError if weights, gradients and optimizer alone do not fit.
+    half: matrix products use 16 bits. shards: ranks that divide weights, gradients and optimizer.
+    beside: ranks on this machine, which divide a CPU's memory. Raise OSError if the run cannot
+    write its folder, or if two checkpoints do not fit there (the run keeps the last checkpoint
+    while it writes the next). Raise MemoryError if weights, gradients and optimizer alone do not
+    fit.
     """
     needed = training_memory(
         model, train.batch_size, optimizer, half=half, accumulate=train.accumulate
@@ -61,14 +62,14 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
     if free < 2 * size:
         raise OSError(
             errno.ENOSPC,
-            f"no space left for two checkpoints of {size_text(size)} ({size_text(free)} are free)",
+            f"no space for two checkpoints of {size_text(size)} ({size_text(free)} are free)",
             str(out),
         )
     wanted = (kept + 2) * size  # 2: the best, and the one that the run is writing
     if free < wanted:
         say(
             f"the disk may become full: checkpoints need up to {size_text(wanted)}, and {out} has "
-            f"{size_text(free)} free; lower train.keep_last, or save less often"
+            f"{size_text(free)} free; reduce train.keep_last, or save less often"
         )
 
 
@@ -95,14 +96,14 @@ def _check_memory(
     if peak > have:
         say(
             f"memory may run out: a step needs about {size_text(peak)}, and {device} has "
-            f"{size_text(have)}; lower --batch_size and raise --accumulate"
+            f"{size_text(have)}; reduce --batch_size and increase --accumulate"
         )
 
 
 def _memory(device: torch.device) -> int | None:
-    """Return the bytes of memory, or None if the system does not tell them.
+    """Return the bytes of memory, or None if the system does not report them.
 
-    Other processes may use some of them.
+    Other processes may use a part of this memory.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -120,7 +121,8 @@ def _limits(
 ) -> list[int]:
     """Return the memory limits in bytes of this process's control groups (cgroups(7)).
 
-    Containers and SLURM set them. The list has both cgroup versions, each group and its parents.
+    Containers and SLURM set such limits. The list has the limits of both cgroup versions, for each
+    group and its parents.
     """
     found = []
     with contextlib.suppress(OSError):

@@ -21,10 +21,11 @@ Record = dict[str, Any]
 
 
 class Progress:
-    """The progress from step `start` to `total`. Only rank 0 `speaks`: it prints and logs.
+    """The progress from step `start` to `total`.
 
-    tokens: the number of tokens before `start`. out: the folder of `log.jsonl` and `tensorboard/`.
-    flops_per_token and peak (FLOP/s of all devices together, None if unknown) give the MFU.
+    speaks: whether this rank prints and logs; only rank 0 does. tokens: the number of tokens before
+    `start`. out: the folder of `log.jsonl` and `tensorboard/`. flops_per_token and peak (FLOP/s of
+    all devices together, None if unknown) determine the MFU.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Progress:
         self.speaks = speaks
 
     def note(self, record: Record) -> None:
-        """Take the figures of a step; some may be 0-dim tensors."""
+        """Add the figures of a step. Some figures may be 0-dim tensors."""
         self._noted.append(record)
         self._bar.update()
 
@@ -103,7 +104,7 @@ class Progress:
         self.total = self._bar.total = total
 
     def restart_clock(self) -> None:
-        """Leave the time since the last `write` out of the throughput: it was no training."""
+        """Leave the time since the last `write` out of the throughput: it was not training time."""
         self._since = time.perf_counter()
 
     def _say(self, record: Record) -> None:
@@ -118,10 +119,10 @@ class Progress:
             tqdm.write(f"--- a sample at step {step}\n{record['sample']}\n---")
 
     def _time(self, step: int) -> str:
-        """Return the elapsed and the remaining time, such as `01:10, 09:40 left`."""
+        """Return the elapsed and the remaining time, such as `01:10, 09:40 remaining`."""
         seconds = time.monotonic() - self._began
         left = seconds / (step - self._start) * (self.total - step)
-        return f"{tqdm.format_interval(seconds)}, {tqdm.format_interval(left)} left"
+        return f"{tqdm.format_interval(seconds)}, {tqdm.format_interval(left)} remaining"
 
     def __enter__(self) -> Progress:
         return self

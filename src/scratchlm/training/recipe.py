@@ -63,11 +63,12 @@ def build(
     typed: Container[str] = ("optim.warmup_steps", "optim.decay_steps"),
     began: float | None = None,
 ) -> Trainer:
-    """Build the trainer of a configuration, and write config.toml and tokenizer.json to its folder.
+    """Build the trainer of a configuration.
 
-    resume: the checkpoint whose step the trainer continues from. typed: the keys that the user set,
-    which a short run does not adapt. began: the start of the process in `time.monotonic()`, for
-    `train.minutes`; None is now.
+    The function writes config.toml and tokenizer.json to the run's folder. resume: the checkpoint
+    that the trainer continues from. typed: the keys that the user set; a short run does not adapt
+    these keys. began: the start of the process in `time.monotonic()`, for `train.minutes`; None
+    means now.
     """
     began = time.monotonic() if began is None else began
     assert config.train.out is not None
@@ -75,7 +76,7 @@ def build(
     device = _set_device(config, ranks)
     config, data = _prepared(config, out, resume, ranks, say)
     config, batches = _planned(config, data, device, ranks, say, typed)
-    weights = config.train.init_from if resume is None else None  # a resumed run has its own
+    weights = config.train.init_from if resume is None else None  # a resumed run has weights
     trainer = _assembled(config, data, batches, weights, device, ranks)
     if config.train.minutes is not None:
         trainer.limit = TimeLimit(60 * config.train.minutes, began)
@@ -99,7 +100,7 @@ def build(
 
 
 def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
-    """Return this rank's device, and make it and the number of threads torch's own."""
+    """Return this rank's device. Set torch's CUDA device and its number of threads."""
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
@@ -118,9 +119,9 @@ def _planned(
     say: Callable[[str], None],
     typed: Container[str],
 ) -> tuple[TrainConfig, TrainBatches]:
-    """Return the configuration with every choice made, and the batches, once the run fits.
+    """Return the batches, and the configuration without open choices. Check that the run fits.
 
-    Only the number of steps stays open in a run with a time limit.
+    If the run has a time limit, only the number of steps stays open.
     """
     assert config.train.out is not None
     out = Path(config.train.out)
@@ -156,7 +157,7 @@ def _assembled(
     device: torch.device,
     ranks: Ranks,
 ) -> Trainer:
-    """Return a trainer at step 0. Its model begins with `weights`, or with random ones."""
+    """Return a trainer at step 0. Its model begins with `weights`, or with random weights."""
     train, length = config.train, config.model.context_length
     with agreed(ranks):
         seed_everything(train.seed)
@@ -165,7 +166,7 @@ def _assembled(
             _initialize(model, weights)
         sample = _sampler(config, data.tokenizer)
     model, objective = _spread(model, config, device, ranks)
-    seed_everything(train.seed + ranks.rank)  # each rank drops other units
+    seed_everything(train.seed + ranks.rank)  # ranks must drop different units
     return Trainer(
         model,
         build_optimizer(config.optim, model),
@@ -204,26 +205,26 @@ def _notes(
 def _tell_repetition(
     train: TrainerConfig, batches: TrainBatches, say: Callable[[str], None]
 ) -> None:
-    """Tell the user if one step reads more sequences than the data has."""
+    """Print a warning if one step reads more sequences than the data has."""
     step, epoch = train.batch_size * train.accumulate, batches.windows_per_epoch
     if step > epoch:
         say(
             f"a step reads {step} sequences, but the data has only {epoch} of "
-            f"{batches.context_length} tokens, so each step repeats some; "
-            f"give --batch_size {max(1, epoch // train.accumulate)} or less"
+            f"{batches.context_length} tokens, so each step repeats "
+            f"sequences; set --batch_size {max(1, epoch // train.accumulate)} or less"
         )
 
 
 def _own_tokenizer(
     config: TrainConfig, resume: Path | None, say: Callable[[str], None]
 ) -> BPETokenizer | None:
-    """Return the tokenizer of the weights that training begins with, or None if none is known."""
+    """Return the tokenizer of the weights that training begins with, or None if it is unknown."""
     weights = resume or config.train.init_from
     if weights is None:
         return None
     try:
         return read_own_tokenizer(weights)
-    except FileFormatError as error:  # a Hugging Face folder may have another kind
+    except FileFormatError as error:  # a hub folder may have another kind of tokenizer
         if resume is not None or config.data.tokenizer is None:
             raise
         say(f"the run does not use the weights' own tokenizer ({error})")
@@ -239,7 +240,7 @@ def _prepared(
 ) -> tuple[TrainConfig, PreparedData]:
     """Return the configuration, with the context length that the data allows, and the data.
 
-    Rank 0 prepares the data first; then the other ranks find it on the disk.
+    Rank 0 prepares the data first. Then the other ranks read the prepared data from the disk.
     """
     model = config.model
     with agreed(ranks):
@@ -255,9 +256,9 @@ def _prepared(
 def _resolved(
     config: TrainConfig, steps: int | None, device: torch.device, ranks: Ranks
 ) -> tuple[TrainConfig, str]:
-    """Replace each "auto" by this machine's choice; also return why the run compiles, or does not.
+    """Replace each "auto" by this machine's choice. Also return why the run compiles or does not.
 
-    A resumed run keeps these choices, because other ones would change its numbers.
+    A resumed run keeps these choices, because other choices would change its numbers.
     """
     train, runtime = config.train, config.runtime
     if _is_sharded(config, ranks):
@@ -290,18 +291,18 @@ def _check_sharded(config: TrainConfig) -> None:
     """Raise a ValueError for a setting that a sharded model does not support."""
     if config.runtime.dtype == "float16":
         raise ValueError(
-            "float16 is not for sharded models (runtime.parallel fsdp): each rank would scale its "
-            "own loss; choose bfloat16"
+            "a sharded model must not use float16 (runtime.parallel fsdp), because each rank would "
+            "scale its own loss; choose bfloat16"
         )
     if config.train.save_format == "pt":
         raise ValueError(
-            "the ranks of a sharded model write a file each (save_format pt, runtime.parallel "
-            "fsdp); choose --save_format directory, which scratchlm-convert makes one file of"
+            "a sharded model must be saved as a folder (save_format pt, runtime.parallel fsdp); "
+            "set --save_format directory, and convert it to one file with scratchlm-convert"
         )
     if config.train.sample_every:
         raise ValueError(
-            f"a sharded model writes no samples (sample_every {config.train.sample_every}); "
-            "leave them out, and sample from its checkpoints with scratchlm-generate"
+            f"a sharded model cannot write samples (sample_every {config.train.sample_every}); set "
+            "--sample_every 0, and sample from the checkpoints with scratchlm-generate"
         )
 
 
@@ -335,7 +336,7 @@ def _spread(
 
 
 def _batches_id(train: TrainerConfig, context_length: int) -> dict[str, Any]:
-    """Return the settings that decide which batches the run draws from the data."""
+    """Return the settings that decide which batches the run takes from the data."""
     names = ("batch_size", "accumulate", "ramp_from", "ramp_steps", "seed")
     return {name: getattr(train, name) for name in names} | {"context_length": context_length}
 
@@ -360,13 +361,13 @@ def _sampler(
     if tokenizer is None:
         raise ValueError(
             f"samples need a tokenizer (sample_every {config.train.sample_every}, and the data "
-            "names none); give --tokenizer_path"
+            "has no tokenizer); set --tokenizer_path FILE"
         )
     prompt = tokenizer.encode(config.train.sample_prompt)
     length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
     if not prompt or length < 1:
         raise ValueError(
-            "a sample's prompt needs at least 1 token, and fewer than the context "
+            "a sample's prompt must have at least 1 token, and fewer tokens than the context "
             f"({len(prompt)}, context {config.model.context_length}); change --sample_prompt"
         )
 
@@ -375,7 +376,7 @@ def _sampler(
         generator = torch.Generator().manual_seed(config.train.seed)
         model.eval()
         with contextlib.ExitStack() as stack:
-            if config.runtime.compile == "on":  # compiled for the shape of training only
+            if config.runtime.compile == "on":  # compiled only for training's shape
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             ids = generate(model, prompt, length, temperature=0.8, generator=generator)
         return tokenizer.decode(prompt + ids)

@@ -1,6 +1,6 @@
-"""What a run checks and restores when it resumes from a checkpoint, beside the trainer's own state.
+"""Check and restore what a resumed run needs, beside the trainer's own state.
 
-A run continues unchanged if its data, the batches of it and the machine are the same.
+A run continues unchanged if its data, its batches and the machine are the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def environment(
 ) -> dict[str, Any]:
     """Return what must stay the same so that a resumed run is bit-exact.
 
-    recomputed: activation checkpointing; it changes the numbers only in compiled code.
+    recomputed: activation checkpointing, which changes the numbers only in compiled code.
     """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
@@ -65,8 +65,8 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {dotted key: [was, is]} of two configurations.
 
-    It skips the folder of the run and the path of the tokenizer: `data_id` holds the tokenizer's
-    hash.
+    The result leaves out the run's folder, and the tokenizer's path: `data_id` contains the
+    tokenizer's hash.
     """
     found: dict[str, Any] = {}
     for key in {**before, **now}:
@@ -93,17 +93,17 @@ def check(
     for key, kind in KEYS.items():
         if key not in payload or not isinstance(payload[key], kind):
             raise FileFormatError(
-                f"not a trainer's checkpoint ({path} has no {key}); resume from a run's "
-                "folder, or start a new run"
+                f"the checkpoint does not come from a trainer ({path} has no {key}); resume from a "
+                "run's folder, or start a new run"
             )
     if not (isinstance(payload.get("recipe", {}), dict) and _is_average(payload["smoothed"])):
         raise FileFormatError(
             f"the checkpoint's recipe or smoothed loss is not valid ({path}); resume from an "
-            "earlier one"
+            "earlier checkpoint"
         )
     if not isinstance(payload.get("pending"), dict | None):
         raise FileFormatError(
-            f"the checkpoint's line of the log is not valid ({path}); resume from an earlier one"
+            f"the checkpoint's log line is not valid ({path}); resume from an earlier checkpoint"
         )
     _check_rng(payload["rng"], path)
     here = {**data_id, **cursor(payload["step"])}
@@ -112,21 +112,21 @@ def check(
         if here.get(key) != there.get(key):
             own = _FLAGS.get(key, "").format(there.get(key)) or "its own data"
             raise FileFormatError(
-                f"the run would go on with other batches ({path}: {key} was "
+                f"a resumed run must have the same batches ({path}: {key} was "
                 f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with {own}, or "
-                "start a new run, from these weights by --init_from"
+                "start a new run from these weights with --init_from"
             )
     if payload["optimizer_name"] != optimizer_name:
         raise FileFormatError(
-            f"the checkpoint is of another optimizer ({path}: {payload['optimizer_name']}, "
-            f"not {optimizer_name}); leave out --optimizer, or start a new run with --init_from"
+            f"the checkpoint belongs to another optimizer ({path}: {payload['optimizer_name']}, "
+            f"not {optimizer_name}); remove --optimizer, or start a new run with --init_from"
         )
 
 
 def restore_keeping_settings(
     payload: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, name: str
 ) -> None:
-    """Restore weights and moments; keep the learning rate and weight decay of `optimizer`.
+    """Restore weights and moments. Keep the learning rate and weight decay of `optimizer`.
 
     These settings equal the saved ones unless the user changed them.
     """
@@ -141,7 +141,7 @@ def restore_keeping_settings(
         changed = changes(payload.get("config") or here, here, "model.")
         if changed:
             pairs = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items())
-            error.add_note(f"leave out the flags that change it ({pairs})")
+            error.add_note(f"remove the flags that change the model ({pairs})")
         raise
     for group, settings in zip(optimizer.param_groups, chosen, strict=True):
         group.update(settings)
@@ -155,14 +155,15 @@ def _is_average(state: Mapping[str, Any] | None) -> bool:
 
 
 def _check_rng(states: list[Any], path: str | Path) -> None:
-    """Check the states by setting each of them. It skips GPU states: the GPUs may have changed."""
+    """Check the states: set each of them. Skip GPU states, because the GPUs may have changed."""
     here = rng_state()
     try:
         for state in states:
             set_rng_state({key: state[key] for key in ("python", "numpy", "torch")})
     except Exception:  # a bad state raises many kinds of errors
         raise FileFormatError(
-            f"the checkpoint's random state is not valid ({path}); resume from an earlier one"
+            f"the checkpoint's random state is not valid ({path}); resume from an earlier "
+            "checkpoint"
         ) from None
     finally:
         set_rng_state(here)
@@ -181,7 +182,7 @@ def news_of(
     """
     lines = [f"{key}: {was} -> {now}" for key, (was, now) in changed.items()]
     if otherwise:
-        lines.append("other validation data: the best loss so far does not count")
+        lines.append("the validation data changed: the best loss so far does not count")
     if differs := differences(there, here):
         lines.append(f"the run is not bit-exact: {differs}")
     return lines
@@ -196,7 +197,7 @@ def validated_otherwise(payload: Mapping[str, Any], extra: Mapping[str, Any]) ->
 def how_to_go_on(error: Exception, saved: Path, out: Path, optimizer: torch.optim.Optimizer) -> str:
     """Return the command that resumes the run in `out` after `error`.
 
-    The last checkpoint `saved` may belong to another run that this one began from. After a loss
+    The last checkpoint `saved` may belong to another run, from which this run began. After a loss
     that is not finite the command halves the learning rate, because the error would come back.
     """
     again = f"scratchlm-train --resume {shlex.quote(str(out))}"
@@ -204,7 +205,7 @@ def how_to_go_on(error: Exception, saved: Path, out: Path, optimizer: torch.opti
         again = f"scratchlm-train --resume {shlex.quote(str(saved))} --out {shlex.quote(str(out))}"
     if isinstance(error, NumericalError):
         again += f" --optim.lr {optimizer.param_groups[0]['initial_lr'] / 2:.2g}"
-    return f"the last good checkpoint is {saved}; to go on from it: {again}"
+    return f"the last good checkpoint is {saved}; to continue from it, run: {again}"
 
 
 def all_rng_states(ranks: Ranks) -> list[dict[str, Any]]:

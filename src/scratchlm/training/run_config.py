@@ -25,7 +25,7 @@ from scratchlm.optim.config import OptimConfig
 from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.training.trainer_config import TrainerConfig
 
-# A run that has begun has used these keys up, or has turned them into other ones.
+# A run uses these keys only at its start, or turns them into other keys.
 _NOT_KEPT = {"train.epochs", "train.minutes", "train.init_from", "data.tokenizer"}
 _EXCLUDES = {"train.epochs": ["train.iterations"], "train.minutes": ["train.iterations"],
              "optim.decay_steps": ["optim.decay_fraction"],
@@ -45,19 +45,20 @@ def resolve(
     """Return the configuration, and the checkpoint to resume from (None for a new run).
 
     Defaults < `file` (TOML) < the recipe in the checkpoint < `flags` ({dotted key: value}).
-    resume: "auto" continues the run in `train.out` (by default the newest under runs/) if it
-    exists; a path names a run's folder or a checkpoint. `say` gets a line for each setting of the
-    file, or of the run's config.toml, that the recipe overrules, and a line if `last` is missing.
+    resume: "auto" continues the run in `train.out` (by default the newest run under runs/) if this
+    run exists; a path is a run's folder or a checkpoint. `say` prints a line if `last` is missing.
+    It also prints a line for each setting of the file, or of the run's config.toml, that the recipe
+    overrides.
     """
     from_file = {} if file is None else _with_absolute_paths(configuration.read_toml(file))
     in_file = from_file.get("train", {})
     out, weights = flags.get("train.out"), flags.get("train.init_from")
     if out == "":
-        raise ValueError("a run needs a folder (train.out is ''); give --out DIR, or leave it out")
+        raise ValueError("a run needs a folder (train.out is ''); set --out DIR, or remove --out")
     if resume == "auto" and isinstance(in_file.get("out"), str):
         out = out or in_file["out"]
     run, checkpoint = None, _checkpoint_to_resume(resume, out, say)
-    if checkpoint is not None:  # go on
+    if checkpoint is not None:  # continue this run
         run, recipe = _run_of(checkpoint), _recipe_in(checkpoint)
         if weights is not None:
             _leave_out(weights, resume, checkpoint, say)
@@ -66,7 +67,7 @@ def resolve(
         # The checkpoint holds the tokenizer, so its old path does not matter.
         kept = {"data": {"tokenizer": None}, "train": {"out": out, "init_from": weights}}
         recipe, whose = configuration.merge(recipe, kept), "the run's"
-    else:  # begin, perhaps from weights
+    else:  # begin a run, perhaps from weights
         weights, recipe = _weights_to_begin_from(weights or in_file.get("init_from"))
         out, whose = out or in_file.get("out") or _new_run(), "the weights'"
 
@@ -83,9 +84,9 @@ def resolve(
     _fit_to_data(tree, layers[1:], say)
     _say_kept(from_file, file, recipe, whose, flags, say)
     saved = Path(out) / "config.toml"
-    if own and saved.is_file():  # a failed start, or the user, may have changed it
+    if own and saved.is_file():  # a failed start, or the user, may have changed this file
         last_start = configuration.read_toml(saved)
-        last_start.get("train", {}).pop("out", None)  # relative to another directory
+        last_start.get("train", {}).pop("out", None)  # this path is relative to another directory
         _say_kept(last_start, saved, recipe, whose, flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
 
@@ -93,14 +94,14 @@ def resolve(
 def _leave_out(
     weights: str, resume: str | None, checkpoint: Path, say: Callable[[str], None]
 ) -> None:
-    """Tell the user that a resumed run ignores --init_from, because it has its own weights.
+    """Print that a resumed run ignores --init_from, because the run has its own weights.
 
-    ValueError unless `resume` is "auto": the user then asks for two sets of weights.
+    Raise ValueError unless `resume` is "auto": then the user wants two sets of weights.
     """
     if resume != "auto":
         raise ValueError(
             f"a resumed run has its own weights (--resume {resume}, --init_from {weights}); "
-            "give one of the two"
+            "remove one of the two flags"
         )
     say(f"the run continues from {checkpoint} and ignores --init_from {weights}")
 
@@ -116,21 +117,21 @@ def _weights_to_begin_from(path: str | None) -> tuple[str | None, Tree]:
 
 
 def _is_its_own(out: str, run: Path | None) -> bool:
-    """Return whether a resumed run continues in its folder; ValueError if `out` has another run."""
-    check_folder_name(out, "a run is a folder")
+    """Return whether a resumed run keeps its folder. Raise ValueError if `out` has another run."""
+    check_folder_name(out, "a run must be a folder")
     own = run is not None and run.resolve() == Path(out).resolve()
     if not own and _last_of(Path(out) / "checkpoints") is not None:
         raise ValueError(
-            f"there is a run in this folder already ({out}); go on with it by "
-            "--resume auto, or choose another --out"
+            f"the folder already contains a run ({out}); continue that run with --resume auto, or "
+            "choose another folder with --out"
         )
     return own
 
 
 def _fit_to_data(tree: Tree, layers: Sequence[Layer], say: Callable[[str], None]) -> None:
-    """Let the data decide the vocabulary and the context length that no layer gives."""
+    """Let the data decide the vocabulary and the context length, unless a layer sets them."""
     if not tree["data"].get("train"):
-        raise ValueError("no training data is given (data.train); give --train_data FILE")
+        raise ValueError("training data is missing (data.train); set --train_data FILE")
     if "vocab_size" not in tree["model"]:
         size = default_vocab_size(configuration.build(DataConfig, tree["data"], "data."), say)
         tree["model"]["vocab_size"] = size
@@ -154,17 +155,19 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
         path = data.get(name)
         if isinstance(path, str) and f"data.{name}" not in flags and not is_there(path):
             raise FileNotFoundError(
-                f"the run's data is not there any more ({path}); say where it is by "
+                f"the run's data must still exist ({path}); set the new path with "
                 f"--{name}_data FILE"
             )
 
 
 def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
-    """Return the report of what a training step costs. It needs no data."""
+    """Return the report of a training step's costs. It needs no data."""
     from_file = {} if file is None else configuration.read_toml(file)
     tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
     if "vocab_size" not in tree["model"]:
-        raise ValueError("the size of the vocabulary is not given; give --vocab_size N")
+        raise ValueError(
+            "the size of the vocabulary is missing (model.vocab_size); set --vocab_size N"
+        )
     train = configuration.build(
         TrainerConfig,
         {**tree.get("train", {}), "iterations": 1, "epochs": None, "minutes": None},
@@ -172,7 +175,7 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
     )
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
-    # "auto" assumes a GPU that computes in bfloat16, even if this machine has none.
+    # "auto" assumes a GPU that computes in bfloat16, even if this machine has no GPU.
     half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
     return training_report(
         configuration.build(ModelConfig, tree["model"], "model."),
@@ -196,7 +199,7 @@ def _say_kept(
     given = {*flags, *(other for key in flags for other in _EXCLUDES.get(key, ()))}
     for key, value, own in _overruled(layer, kept):
         if key not in given and key not in _NOT_KEPT:
-            say(f"{key} stays {own}, {whose} own ({value} in {file}); --{key} changes it")
+            say(f"{key} keeps {whose} value {own} ({file} has {value}); to change it, set --{key}")
 
 
 def _overruled(layer: Layer, tree: Layer, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -220,7 +223,7 @@ def _run_of(checkpoint: Path) -> Path | None:
 def _recipe_in(checkpoint: Path) -> dict[str, Any]:
     """Return the settings that the run had when it wrote the checkpoint.
 
-    config.toml may differ: the last start writes it, even one that fails before it saves.
+    config.toml may differ: each start writes it, even a start that fails before it saves.
     """
     with naming_an_earlier(checkpoint):
         recipe = read_settings(checkpoint).get("recipe") or {}
@@ -228,7 +231,8 @@ def _recipe_in(checkpoint: Path) -> dict[str, Any]:
             isinstance(each, dict) for each in recipe.values()
         ):
             raise FileFormatError(
-                f"the checkpoint's recipe is not valid ({checkpoint}); resume from an earlier one"
+                f"the checkpoint's recipe is not valid ({checkpoint}); resume from an earlier "
+                "checkpoint"
             )
     return recipe
 
@@ -250,7 +254,7 @@ def _checkpoint_to_resume(
     lasts = [last for folder in folders if (last := _last_of(folder)) is not None]
     if lasts:
         last = max(lasts, key=lambda path: path.lstat().st_mtime)
-        if last.name != "last":  # a kill came before `last`, or `last` was lost
+        if last.name != "last":  # a kill came before it, or `last` was lost
             say(f"{last.parent / 'last'} is missing: {last.name} is the newest checkpoint there")
         with naming_an_earlier(last):
             checkpoint = find_checkpoint(last)
@@ -258,7 +262,7 @@ def _checkpoint_to_resume(
         return None
     else:
         checkpoint = find_checkpoint(resume, "last")
-    if checkpoint.name in ("", ".."):  # "." and ".." do not name it
+    if checkpoint.name in ("", ".."):  # "." and ".." are not names
         return Path(os.path.abspath(checkpoint))
     return checkpoint
 
@@ -271,9 +275,9 @@ def _last_of(folder: Path) -> Path | None:
 
 
 def _keep_the_last(section: str, names: set[str], tree: Tree, layers: list[Layer]) -> bool:
-    """Keep only what the last layer gives of the keys `names`, which exclude each other.
+    """Keep only the keys of `names` that the last layer with such a key sets.
 
-    Return whether any layer gives one.
+    The keys exclude each other. Return whether any layer sets one of them.
     """
     for layer in reversed(layers):
         given = names & layer.get(section, {}).keys()

@@ -23,7 +23,7 @@ def given_steps(train: TrainerConfig, batches: TrainBatches) -> int | None:
     if train.iterations is not None or train.minutes is not None:
         return train.iterations
     if train.epochs is None:
-        raise ValueError("the run has no length (iterations is none); give --iterations N")
+        raise ValueError("a run needs a length (iterations is none); set --iterations N")
     return train.steps_for(train.epochs * batches.windows_per_epoch / train.batch_size)
 
 
@@ -44,7 +44,7 @@ def of_length(
 
 
 def counted(train: TrainerConfig) -> TrainerConfig:
-    """Return the config with 1 iteration if the number is not known yet: some parts need one."""
+    """Return the config. Set 1 iteration if the number is not known: some parts need a number."""
     if train.iterations is not None:
         return train
     return dataclasses.replace(train, iterations=1, minutes=None)
@@ -54,15 +54,15 @@ def steps_in_time(
     trainer: Trainer, limit: TimeLimit, resume: Path | None, say: Callable[[str], None]
 ) -> int:
     """Return the number of the last step that ends in time. A resumed run gets the whole time."""
-    say(f"timing the first steps, to end within {limit.seconds / 60:g} minutes")
+    say(f"timing a few steps, so that the run ends within {limit.seconds / 60:g} minutes")
     steps = steps_that_fit(trainer, limit)
     seconds = limit.costs.step + limit.costs.beside
-    say(f"{steps} iterations fit ({seconds:.3g} s each, {limit.left():.0f} s are left)")
+    say(f"{steps} iterations fit ({seconds:.3g} s each, {limit.left():.0f} s remain)")
     return steps if resume is None else read_settings(resume)["step"] + steps
 
 
 def set_length(trainer: Trainer, config: TrainConfig) -> None:
-    """Give a trainer the number of steps of `config` and their schedule."""
+    """Set a trainer's number of steps and its schedule from `config`."""
     assert config.train.iterations is not None
     trainer.config, trainer.iterations = config.train, config.train.iterations
     trainer.schedule = build_schedule(config.optim, trainer.iterations)
@@ -70,12 +70,12 @@ def set_length(trainer: Trainer, config: TrainConfig) -> None:
 
 
 def let_it_be_replanned(trainer: Trainer, limit: TimeLimit, config: TrainConfig) -> None:
-    """Let a run whose pace changes record its new length and follow that length's schedule."""
+    """Let a run change its length with its pace. Record the new length and use its schedule."""
 
     def replanned(steps: int) -> bool:
         new = of_length(config, steps, ())
         schedule = build_schedule(new.optim, steps)
-        # A longer run must have had the same learning rates so far: the decay has not begun.
+        # A run may become longer only if its learning rates so far stay the same: before the decay.
         if steps > trainer.iterations and schedule(trainer.step) != trainer.schedule(trainer.step):
             return False
         set_length(trainer, new)

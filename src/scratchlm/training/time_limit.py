@@ -1,8 +1,8 @@
 """The time limit of a run: how many steps still fit if the pace differs from the plan.
 
-`timing.steps_that_fit` makes the plan. If the machine becomes slower later, `TimeLimit` lowers the
-number of steps during the run. If the machine was only busy during the timing, `TimeLimit` raises
-the number, but only while a longer run would still have the same learning rate.
+`timing.steps_that_fit` makes the plan. If the machine becomes slower later, `TimeLimit` reduces
+the number of steps during the run. If the machine was only busy during the timing, `TimeLimit`
+increases the number, but only while a longer run would still have the same learning rate.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 _SETTLED = 0.05  # the pace of a run is reliable after this fraction of the time
 _EARLY = 0.01  # the same for a pace that allows a longer run
 _LONGER = 1.1  # a run becomes longer only by at least this factor
-_UNSURE = 0.06  # a run may be late by this fraction of the time left, and keep its length
+_UNSURE = 0.06  # a run may be late by this fraction of the remaining time, and keep its length
 
 
 @dataclass(frozen=True)
 class Costs:
     """Seconds that parts of a run take.
 
-    beside: what validation, saving and samples add to a step, on average. end: the last validation,
-    checkpoint and sample.
+    beside: the mean time that validation, saving and samples add to a step. end: the time of the
+    last validation, checkpoint and sample.
     """
 
     step: float
@@ -34,15 +34,15 @@ class Costs:
 class TimeLimit:
     """The time limit of a process that began at `began` (`time.monotonic`) and lasts `seconds`.
 
-    The plan keeps `margin` seconds free. If less than a third of them would remain, the run takes
-    fewer steps.
+    The plan keeps `margin` seconds free. If less than a third of this margin would remain, the
+    run takes fewer steps.
     """
 
     def __init__(self, seconds: float, began: float) -> None:
         self.seconds, self.end = seconds, began + seconds
         self.margin = 1.5 + 0.03 * seconds
         self.costs = Costs(0.0, 0.0, 0.0)
-        # Gives the run another number of steps; False if its schedule does not allow that.
+        # This function sets another number of steps. It returns False if the schedule forbids that.
         self.replanned: Callable[[int], bool] = lambda steps: False
         self._since = time.monotonic()
         self._steps, self._trained = [0], [0.0]
@@ -59,7 +59,7 @@ class TimeLimit:
     def total(self, step: int, iterations: int) -> int:
         """Return the number of steps that end in time: `iterations`, fewer, or clearly more.
 
-        step: the steps that are done. The last n of them predict the pace of the n that remain.
+        step: the number of finished steps. If n steps remain, the last n steps predict their pace.
         """
         now = time.monotonic()
         if step > self._steps[-1]:
@@ -77,7 +77,7 @@ class TimeLimit:
             return step + int(room / pace)
         if self._trained[-1] < _SETTLED * self.seconds:
             return iterations
-        # A far end is less sure: other work may slow the run only for a while.
+        # A far end is less sure, because other work may slow the run only for a short time.
         doubt = self.margin / 3 - _UNSURE * rest * pace
         if now + rest * pace + self.costs.end <= self.end - doubt:
             return iterations

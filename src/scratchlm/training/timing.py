@@ -1,7 +1,8 @@
 """How many steps of a run end within its time limit.
 
-`steps_that_fit` times a few steps at learning rate 0 and then removes their traces. So a run of
-`minutes` takes the same steps as a run of as many `iterations`, and resumes like one.
+`steps_that_fit` times a few steps at learning rate 0 and then removes their traces. So a run with
+`minutes` takes the same steps as a run with that number of `iterations`, and resumes in the same
+way.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from scratchlm.training.trainer import Trainer
 from scratchlm.training.validation import mean_loss
 
 _TIMED = 0.02  # the timed steps take this fraction of the time
-_WRITTEN = 2e8  # bytes a second that a disk writes, with their checksum
+_WRITTEN = 2e8  # bytes that a disk writes in a second, with their checksum
 
 
 def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
     """Return how many steps from now on end in time, and set `limit.costs`.
 
-    run: a trainer that has not begun; its state does not change. All ranks get the same number.
+    run: a trainer that has not begun. Its state does not change. All ranks get the same number.
     Raise ValueError if no step ends in time.
     """
     limit.costs = costs = _measured(run, limit)
@@ -35,10 +36,10 @@ def steps_that_fit(run: Trainer, limit: TimeLimit) -> int:
     if steps < 1:
         raise ValueError(
             f"no step fits into {limit.seconds:.0f} seconds ({limit.seconds - limit.left():.0f} "
-            f"have passed; a step takes {costs.step:.2g}, the end {costs.end + limit.margin:.2g}); "
-            "give more --minutes, or --iterations"
+            f"have passed; a step takes {costs.step:.2g}, the end takes "
+            f"{costs.end + limit.margin:.2g}); increase --minutes, or set --iterations"
         )
-    # We count in micro-batches, because the first steps of a ramp hold fewer.
+    # We count in micro-batches, because the first steps of a ramp contain fewer.
     return run.config.steps_for(steps * run.config.accumulate)
 
 
@@ -52,7 +53,7 @@ def _measured(run: Trainer, limit: TimeLimit) -> Costs:
         float(run.train_step(batches)["loss"])  # synchronizes the device
         return time.monotonic() - began
 
-    seconds_of_a_step()  # it compiles, so it does not count
+    seconds_of_a_step()  # this step compiles, so it does not count
     timed = [seconds_of_a_step() for _ in range(2)]
     while run.ranks.any(sum(timed) < _TIMED * limit.seconds, run.device):
         timed.append(seconds_of_a_step())

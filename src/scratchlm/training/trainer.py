@@ -47,13 +47,14 @@ __all__ = ["Notes", "Trainer", "TrainerConfig"]
 
 @dataclass(frozen=True, eq=False)
 class Notes:
-    """What the log, the screen and the checkpoints tell of a run. They change no step.
+    """What the log, the screen and the checkpoints contain about a run.
 
-    data_id: plain values that identify the batches; a checkpoint with another `data_id` does not
-    resume. extra: more content for each checkpoint (recipe, tokenizer, identity of the validation
-    data). compiled: torch compiles the objective. recomputed: activation checkpointing. bytes_of:
-    (vocab,) bytes of each id's text, for bits per byte. sample: model -> text, for
-    `config.sample_every`. flops_per_token and peak (FLOP/s of all devices) give the MFU.
+    These values change no step. data_id: plain values that identify the batches; a checkpoint with
+    another `data_id` does not resume. extra: more content for each checkpoint (recipe, tokenizer,
+    identity of the validation data). compiled: torch compiles the objective. recomputed: activation
+    checkpointing. bytes_of: (vocab,) bytes of each id's text, for bits per byte. sample: model ->
+    text, for `config.sample_every`. flops_per_token and peak (FLOP/s of all devices) determine the
+    MFU.
     """
 
     data_id: Mapping[str, Any] = field(default_factory=dict)
@@ -71,8 +72,8 @@ class Trainer:
     """A trainer changes `model` in place. `fit` trains until step `config.iterations`.
 
     schedule: step (from 1) -> factor on every parameter group's learning rate. val_batches: the
-    fixed validation batches. config.out: the folder of the log and the checkpoints; None writes
-    nothing. objective: `Objective(model)`, compiled or spread over `ranks`.
+    fixed validation batches. config.out: the folder of the log and the checkpoints; with None,
+    the trainer writes nothing. objective: `Objective(model)`, compiled or spread over `ranks`.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Trainer:
     ) -> None:
         notes = Notes() if notes is None else notes
         if config.iterations is None:
-            raise ValueError("the trainer counts in steps (iterations is None); set iterations")
+            raise ValueError(
+                "the trainer needs a number of steps (iterations is None); set iterations"
+            )
         if iter(val_batches) is val_batches:
-            raise ValueError("val_batches are read again and again (a generator); pass a list")
+            raise ValueError("val_batches must be readable many times (a generator); pass a list")
         self.model, self.optimizer, self.config = model, optimizer, config
         self.objective = Objective(model, config.z_loss) if objective is None else objective
         self.params = [param for param in model.parameters() if param.requires_grad]
@@ -105,7 +108,7 @@ class Trainer:
         self.flops_per_token, self.peak = notes.flops_per_token, notes.peak
         self.micro_batches = MicroBatches(batches, config, ranks, pinned=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        # A gradient too large for fp16 is no error: the scaler skips the step and scales less.
+        # A gradient too large for fp16 is not an error: the scaler skips the step and scales less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         self.compiling = compiling if notes.compiled else nullcontext
         self.environment = resume.environment(model, dtype, notes.compiled, notes.recomputed, ranks)
@@ -116,7 +119,7 @@ class Trainer:
             self.folder = CheckpointFolder(folder, config.save_format, config.keep_last, ranks)
         self.step, self.tokens = 0, 0
         self.limit: TimeLimit | None = None
-        # best_before: the best at the last save that is known to be complete.
+        # best_before: the best loss and step at the last save that is known to be complete.
         self.best_val_loss, self.best_step = self.best_before = (math.inf, 0)
         self.smoothed: dict[str, float] | None = None
         self.pending: Record | None = None  # a step that waits for its validation
@@ -129,8 +132,8 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step.
 
-        Interrupted after a signal; NumericalError if a loss or gradient is not finite. A note of
-        the exception names the last good checkpoint, which stays on the disk.
+        Raise Interrupted after a signal. Raise NumericalError if a loss or gradient is not finite.
+        A note of the exception contains the path of the last good checkpoint on the disk.
         """
         if self.step >= self.iterations and self.pending is None:
             if self.folder:
@@ -190,7 +193,8 @@ class Trainer:
             if stop and not last:
                 if self.folder:
                     self.folder.wait()
-                number = stopped_by[0] if stopped_by else signal.SIGTERM  # else another rank got it
+                # Without a signal of its own, this rank stops for the signal of another rank.
+                number = stopped_by[0] if stopped_by else signal.SIGTERM
                 raise Interrupted(number, f"stopped at step {self.step} of {self.iterations}")
 
     def _keep_within_limit(self, progress: Progress) -> None:
@@ -206,8 +210,8 @@ class Trainer:
     def _validate_and_save(self, progress: Progress, record: Record, save: bool) -> None:
         """Validate, sample, save and log a step, each if it is due.
 
-        The checkpoint comes first, because validation and sampling may take long. `best` names it
-        after them.
+        The save comes first, because validation and sampling may take a long time. Afterwards
+        `best` points at this checkpoint if its loss is the best.
         """
         save |= self._lost_a_save(wait=save)
         lost, before, early = False, self.saved, False
@@ -233,7 +237,7 @@ class Trainer:
         progress.restart_clock()
 
     def _finish_step(self, progress: Progress) -> None:
-        """Do what this step still had to do when its checkpoint was written."""
+        """Validate, sample and log a resumed step whose checkpoint was written before these."""
         assert self.pending is not None
         progress.note(self.pending)
         self._evaluate(self.pending)
@@ -250,7 +254,7 @@ class Trainer:
             record["sample"] = self.sample(self.model)
 
     def _note_best(self, record: Record) -> bool:
-        """Record this step's validation loss if it is the best so far; return whether it is."""
+        """Record this step's validation loss if it is the best so far. Return whether it is."""
         if improved := record.get("val_loss", math.inf) < self.best_val_loss:
             self.best_val_loss, self.best_step = record["val_loss"], self.step
         return improved

@@ -19,13 +19,13 @@ class TrainerConfig:
 
     iterations, epochs, minutes: the length of the run in steps, in passes over the data, or in the
     time of the whole process. batch_size: sequences in a micro-batch. accumulate: micro-batches in
-    a step, on all ranks together. They grow from `ramp_from` to `accumulate` in the first
+    a step, on all ranks together. Their number grows from `ramp_from` to `accumulate` in the first
     `ramp_steps` steps (arXiv 2005.14165, table 2.1). z_loss: the loss adds z_loss · logsumexp² of
     the logits (2204.02311). eval_every, save_every: 0 means only at the last step, which always
     validates and saves. eval_batches: 0 means the whole validation set. keep_last: checkpoints that
     the run keeps beside the best; 0 means all. log_every: the GPU is synchronized only every
     `log_every` steps, a CPU at each step. sample_every: the run writes a sample of `sample_tokens`
-    tokens every so many steps. init_from: the weights of a new run.
+    tokens every `sample_every` steps. init_from: the weights of a new run.
     """
 
     out: str | None = None
@@ -56,7 +56,7 @@ class TrainerConfig:
         if lengths.count(None) < 2:
             given = ", ".join(str(each) for each in lengths)
             raise ValueError(
-                f"iterations, epochs and minutes exclude each other ({given}); give one of them"
+                f"iterations, epochs and minutes exclude each other ({given}); set only one of them"
             )
         ranges = {"iterations": (1, 10**12), "batch_size": (1, 10**6), "accumulate": (1, 10**6),
                   "ramp_from": (1, 10**6), "ramp_steps": (1, 10**7), "eval_every": (0, 10**12),
@@ -67,28 +67,34 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 bound = f"at least {least}" if value < least else f"at most {most}"
-                raise ValueError(f"train.{name} is {bound} ({value}); give such a number")
+                raise ValueError(f"train.{name} must be {bound} ({value}); choose such a number")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(f"train.epochs is above 0, and finite ({self.epochs}); change it")
+            raise ValueError(
+                f"train.epochs must be above 0 and finite ({self.epochs}); choose such a number"
+            )
         if self.minutes is not None and not 0 < self.minutes <= 10**7:
             raise ValueError(
-                f"train.minutes is above 0, and at most {10**7} ({self.minutes}); change it"
+                f"train.minutes must be above 0 and at most {10**7} ({self.minutes}); choose such "
+                "a number"
             )
         if not self.max_grad_norm > 0:
             raise ValueError(
-                f"train.max_grad_norm is above 0 ({self.max_grad_norm}); inf clips nothing"
+                f"train.max_grad_norm must be above 0 ({self.max_grad_norm}); choose inf for no "
+                "clipping"
             )
         if not 0 <= self.z_loss < math.inf:
-            raise ValueError(f"train.z_loss is 0 or more ({self.z_loss}); 1e-4 is usual")
+            raise ValueError(
+                f"train.z_loss must be finite and 0 or more ({self.z_loss}); choose 0 or 1e-4"
+            )
         if (self.ramp_from is None) != (self.ramp_steps is None):
             raise ValueError(
-                f"ramp_from and ramp_steps belong together ({self.ramp_from}, {self.ramp_steps}); "
-                "give both"
+                f"ramp_from and ramp_steps need each other ({self.ramp_from}, {self.ramp_steps}); "
+                "set both"
             )
         if self.ramp_from is not None and self.ramp_from > self.accumulate:
             raise ValueError(
-                f"a batch ramp goes up ({self.ramp_from} to {self.accumulate} micro-batches); "
-                "lower train.ramp_from or raise train.accumulate"
+                f"ramp_from must be at most accumulate ({self.ramp_from}, {self.accumulate}); "
+                "reduce train.ramp_from, or increase train.accumulate"
             )
 
     def micro_batches(self, step: int) -> int:
@@ -105,7 +111,7 @@ class TrainerConfig:
         return before[min(step, self.ramp_steps)] + self.accumulate * max(0, step - self.ramp_steps)
 
     def steps_for(self, micro_batches: float) -> int:
-        """Return the fewest steps, at least 1, that hold so many micro-batches."""
+        """Return the smallest number of steps, at least 1, that contain so many micro-batches."""
         before = _sums(self)
         if micro_batches <= before[-1]:
             return max(1, bisect.bisect_left(before, micro_batches))
@@ -114,6 +120,6 @@ class TrainerConfig:
 
 @functools.lru_cache(maxsize=4)
 def _sums(config: TrainerConfig) -> list[int]:
-    """Return how many micro-batches lie before each step of the ramp, and before the step after."""
+    """Return how many micro-batches come before each step of the ramp, and before the next step."""
     steps = range(config.ramp_steps or 0)
     return list(itertools.accumulate((config.micro_batches(s) for s in steps), initial=0))

@@ -22,8 +22,8 @@ def check_finite(record: Mapping[str, Any], *keys: str) -> None:
     for key in keys:
         if not math.isfinite(record[key]):
             raise NumericalError(
-                f"the {_NAMES[key]} is not finite ({record[key]} at step {record['step']}); lower "
-                "the learning rate, lengthen the warm-up, or check the data"
+                f"the {_NAMES[key]} is not finite ({record[key]} at step {record['step']}); reduce "
+                "the learning rate, increase the warm-up steps, or check the data"
             )
 
 
@@ -34,7 +34,7 @@ def mean_loss(
     ranks: Ranks,
     bytes_of: Tensor | None = None,
 ) -> dict[str, float]:
-    """Return `val_loss` in nats per target, and `val_bits_per_byte` if bytes_of is given.
+    """Return `val_loss` in nats per target, and `val_bits_per_byte` with `bytes_of`.
 
     nats_of: inputs, targets (batch, seq) -> the sum over the targets. bytes_of: (vocab,) bytes of
     each id's text. Every target has the same weight, in any batch. The GPU is synchronized once.
@@ -51,7 +51,7 @@ def mean_loss(
     everyones = ranks.gather((nats, count, text_bytes))
     nats, count, text_bytes = (sum(each) for each in zip(*everyones, strict=True))
     if count == 0:
-        raise ValueError("no target counts in the validation data (all are -100); mask fewer")
+        raise ValueError("the validation data needs a target (all are -100); mask fewer targets")
     loss = nats / count
     if not text_bytes:
         return {"val_loss": loss}
