@@ -115,6 +115,17 @@ def test_the_form_asked_for_is_the_form_taken(
     assert set(taken) == {called}
 
 
+@FORMS
+def test_a_graph_from_before_the_step_is_refused(form: dict[str, bool]) -> None:
+    """torch's fused kernel alone would let the backward pass read the new parameter."""
+    param = nn.Parameter(torch.tensor([1.0, -2.0]))
+    old = param.square().sum()
+    param.grad = torch.ones(2)
+    AdamW([param], **form).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        old.backward()
+
+
 def transposed() -> list[nn.Parameter]:
     """Parameters, and one a column slice, whose gradients lie in memory otherwise than they do."""
     torch.manual_seed(0)

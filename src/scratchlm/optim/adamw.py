@@ -172,6 +172,9 @@ def adamw_update_fused(
         amsgrad=False,
         maximize=False,
     )
+    # torch's kernel does not count this change. Without the count, a backward pass through an older
+    # graph would read the new numbers and return a wrong gradient without an error.
+    torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
 def check_adamw(group: Group) -> None:
