@@ -19,7 +19,7 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
     or has the shape of `value`. Integers and all other values, such as strings, must be equal.
     """
     try:
-        got, want = (torch.as_tensor(each).detach() for each in (value, expected))
+        got, want = (torch.as_tensor(_detached(each)) for each in (value, expected))
     except (TypeError, ValueError, RuntimeError):  # not numbers
         print(f"{name:<{_WIDTH}}{value!r}")
         assert value == expected, f"{name} must be {expected!r}"
@@ -38,6 +38,13 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
     near = (got == want) | ((got - want).abs() <= tolerance) | (got.isnan() & want.isnan())
     pairs = [f"{a:.6g}, not {b:.6g}" for a, b in zip(got[~near], want[~near], strict=True)]
     assert not pairs, f"{name} is wrong ({pairs[0]})"
+
+
+def _detached(value: Any) -> Any:
+    """Return `value` without graphs. torch warns if a number in a list has one."""
+    if isinstance(value, list | tuple):
+        return [_detached(each) for each in value]
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def _written(number: float | int | bool, tolerance: Any) -> str:
