@@ -1,0 +1,251 @@
+# %% [markdown] lang="en"
+# # 7 · Partial derivatives
+# Question: which way is better when two numbers change at once?
+#
+# Lesson 6 found the derivative of a loss with one parameter. It also found the gradient of a sum in
+# which no number touched another. Here two numbers are multiplied: each slope depends on both.
+
+# %% [markdown] lang="zh"
+# # 7 · 偏导数
+# 问题：两个数同时变化，往哪边走更好？
+#
+# 第 6 课求过损失的导数，那里只有一个参数；也求过一个和的梯度，和里的各个数互不相干。
+# 这一课里两个数相乘：每个斜率都与两个数有关。
+
+# %%
+import math
+
+import torch
+
+from scratchlm.lessons.show import figure, show
+from scratchlm.optim.sgd import SGD
+
+# %% [markdown] lang="en"
+# ## 1. Freeze one number
+# Let f = u³ + v² + 4uv. At u = 3 and v = 4 it is 27 + 16 + 48 = 91. Freeze v at 4: then only u
+# changes, and f = u³ + 16 + 16u. You know from lesson 6 how to find its derivative:
+# ```
+# ((u + h)³ − u³) / h = 3u² + 3uh + h²
+# ∂f/∂u = 3u² + 4v = 27 + 16 = 43
+# ∂f/∂v = 2v + 4u = 8 + 12 = 20
+# ```
+# The derivative for one number, with all others frozen, is a **partial derivative**. We write it
+# ∂f/∂u. In the last line u is frozen at 3, and v changes. The list of both partial derivatives,
+# (43, 20), is the gradient. We write it ∇f.
+
+# %% [markdown] lang="zh"
+# ## 1. 冻结一个数
+# 令 f = u³ + v² + 4uv。在 u = 3、v = 4 处，它等于 27 + 16 + 48 = 91。把 v 冻结在 4：
+# 这时只有 u 在变，f = u³ + 16 + 16u。怎样求它的导数，第 6 课讲过：
+# ```
+# ((u + h)³ − u³) / h = 3u² + 3uh + h²
+# ∂f/∂u = 3u² + 4v = 27 + 16 = 43
+# ∂f/∂v = 2v + 4u = 8 + 12 = 20
+# ```
+# 其余的数都冻结，只对一个数求的导数，叫作**偏导数**，写作 ∂f/∂u。最后一行把 u 冻结在 3，让 v 变化。
+# 两个偏导数排成一列，(43, 20)，就是梯度，写作 ∇f。
+
+
+# %%
+def f(u, v):
+    return u**3 + v**2 + 4 * u * v
+
+
+def numbers(*values):
+    return [torch.tensor(value, requires_grad=True) for value in values]
+
+
+show("f(3, 4)", f(3, 4), 91)
+h = 1e-6
+show("quotient for u", (f(3 + h, 4) - f(3, 4)) / h, 43)
+show("quotient for v", (f(3, 4 + h) - f(3, 4)) / h, 20)
+u, v = numbers(3.0, 4.0)
+f(u, v).backward()
+show("torch's ∂f/∂u, ∂f/∂v", [u.grad, v.grad], [43, 20])
+
+# %% [markdown] lang="en"
+# ## 2. All directions at once
+# Now both numbers move a little, by Δu and Δv. The two changes add up: f changes by about
+# 43·Δu + 20·Δv. Which direction lowers f most? We try 360 directions from (3, 4), one for each
+# degree, with steps of length 0.01. `torch.arange(360)` makes the numbers 0 to 359. `.argmin()` and
+# `.argmax()` find the places of the smallest and of the largest number.
+#
+# f rises fastest at 25°. The gradient points there: the arrow (43, 20) has the angle 24.94°.
+# f falls fastest at 205°, exactly opposite. At 115°, across the gradient, f hardly changes.
+# This is true for every smooth function: the gradient points to the steepest way up.
+
+# %% [markdown] lang="zh"
+# ## 2. 同时看所有方向
+# 现在两个数都动一点，分别动 Δu 和 Δv。两处变化相加：f 大约变化 43·Δu + 20·Δv。
+# 哪个方向让 f 降得最多？我们从 (3, 4) 出发试 360 个方向，每度一个，步长都是 0.01。
+# `torch.arange(360)` 造出 0 到 359 这些数，`.argmin()` 和 `.argmax()`
+# 给出最小的数和最大的数在第几个位置。
+#
+# 上升最快的方向是 25°。梯度正指向那里：箭头 (43, 20) 的角度是 24.94°。
+# 下降最快的方向 205° 恰好相反。在 115°，也就是与梯度垂直的方向，f 几乎不变。
+# 凡是光滑的函数都是这样：梯度指向上升最快的方向。
+
+# %%
+angles = torch.arange(360).double().deg2rad()  # 360° = 2π
+change = f(3 + 0.01 * angles.cos(), 4 + 0.01 * angles.sin()) - f(3, 4)
+show("steepest down, up: degrees", [change.argmin(), change.argmax()], [205, 25])
+show("angle of the gradient", math.degrees(math.atan2(20, 43)), 24.9439)
+show("change at 205°, 25°, 115°", change[[205, 25, 115]], [-0.4733, 0.4751, -0.0004])
+show("43·Δu + 20·Δv at 25°", 0.01 * (43 * angles[25].cos() + 20 * angles[25].sin()), 0.4742)
+
+# %% [markdown] lang="en"
+# ## 3. A step downhill
+# So the rule is: move every number a small step against its partial derivative.
+# ```
+# u ← u − 0.01 · 43 = 2.57
+# v ← v − 0.01 · 20 = 3.80
+# ```
+# Now f is 70.4786, less than 91. A step with the gradient, with + in place of −, leads to 115.6176.
+# This rule, applied many times, is **gradient descent**. The factor 0.01 is the **learning rate**,
+# `lr`. The library's optimizer for this rule is `SGD`. It accepts the numbers in a list. `.step()`
+# reads each number's `.grad` and moves the number. torch's own `SGD` does the same.
+
+# %% [markdown] lang="zh"
+# ## 3. 向下走一步
+# 于是有了规则：每个数都逆着自己的偏导数走一小步。
+# ```
+# u ← u − 0.01 · 43 = 2.57
+# v ← v − 0.01 · 20 = 3.80
+# ```
+# 现在 f 是 70.4786，比 91 小。如果顺着梯度走，即把 − 换成 +，f 就成了 115.6176。
+# 反复运用这条规则，就是**梯度下降**。因子 0.01 是**学习率**，写作 `lr`。
+# 本库中按这条规则工作的优化器是 `SGD`：把数放进列表交给它，
+# `.step()` 读取每个数的 `.grad`，移动这个数。torch 自己的 `SGD` 做的事相同。
+
+# %%
+show("f after − and after +", [f(2.57, 3.80), f(3.43, 4.20)], [70.4786, 115.6176])
+for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
+    u, v = numbers(3.0, 4.0)
+    f(u, v).backward()
+    optimizer([u, v], lr=0.01).step()
+    show(f"{name}: u, v, f", [u, v, f(u, v)], [2.57, 3.80, 70.4786])
+
+# %% [markdown] lang="en"
+# ## 4. How large a step?
+# Take a bowl: g = (u − 2)² + 4(v + 1)². Its lowest point is (2, −1). ∂g/∂u = 2(u − 2) and
+# ∂g/∂v = 8(v + 1). So a step multiplies the distance u − 2 by 1 − 2·lr, and v + 1 by 1 − 8·lr.
+# With `lr=0.1` these factors are 0.8 and 0.2: both distances shrink. With 0.01 they are 0.98 and
+# 0.92: this works, but slowly. With 0.22 the factor of v is −0.76: v jumps over the lowest point,
+# but comes closer each time. With 0.3 it is −1.4: each jump is larger than the one before.
+# The code takes 10 steps from (0, 0). `.zero_grad()` removes the old gradient before each
+# `.backward()`. Lesson 8 shows why.
+#
+# The slow number u needs a larger rate than v. `SGD` accepts groups, each with its own `lr`. With
+# 1/2 for u and 1/8 for v both factors are 0: one step is enough. Real losses are no such simple
+# bowls, but lesson 23 has optimizers that adapt the step of each number.
+
+# %% [markdown] lang="zh"
+# ## 4. 一步走多大？
+# 取一个碗：g = (u − 2)² + 4(v + 1)²，最低点是 (2, −1)。∂g/∂u = 2(u − 2)，∂g/∂v = 8(v + 1)。
+# 所以走一步，距离 u − 2 就乘以 1 − 2·lr，v + 1 就乘以 1 − 8·lr。
+# 取 `lr=0.1`，两个因子是 0.8 和 0.2：两段距离都缩小。取 0.01，是 0.98 和 0.92：
+# 也行，但很慢。取 0.22，v 的因子是 −0.76：v 每次都越过最低点，但越来越近。
+# 取 0.3，这个因子是 −1.4：一次比一次跳得远。代码从 (0, 0) 走 10 步。
+# `.zero_grad()` 在每次 `.backward()` 之前清除旧的梯度，为什么要清除，第 8 课再讲。
+#
+# u 走得慢，需要比 v 更大的学习率。`SGD` 可以分组，每组有自己的 `lr`。
+# u 用 1/2，v 用 1/8，两个因子都是 0：一步就够了。真实的损失不是这样简单的碗，
+# 不过第 23 课的优化器会为每个数调整步长。
+
+
+# %%
+def bowl(u, v):
+    return (u - 2) ** 2 + 4 * (v + 1) ** 2
+
+
+def descend(lr, steps):
+    u, v = numbers(0.0, 0.0)
+    optimizer, path = SGD([u, v], lr=lr), [[0.0, 0.0]]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        bowl(u, v).backward()
+        optimizer.step()
+        path.append([u.item(), v.item()])  # .item(): a number of Python
+    return path
+
+
+show("lr 0.1, one step", descend(0.1, 1)[-1], [0.4, -0.8])
+ends = [[0.3659, -0.5656], [1.7853, -1], [1.9939, -0.9357], [1.9998, 27.9255]]
+for lr, end in zip((0.01, 0.1, 0.22, 0.3), ends, strict=True):
+    show(f"lr {lr}, 10 steps", descend(lr, 10)[-1], end)
+    show("by hand", [2 - 2 * (1 - 2 * lr) ** 10, -1 + (1 - 8 * lr) ** 10], end)
+
+u, v = numbers(0.0, 0.0)
+bowl(u, v).backward()
+SGD([{"params": [u], "lr": 1 / 2}, {"params": [v], "lr": 1 / 8}]).step()
+show("a rate for each number", [u, v], [2, -1])
+
+# %% tags=["figure"]
+with figure("07-descent", 4.2, 3.4) as axes:
+    us, vs = torch.linspace(-0.4, 3.2, 80), torch.linspace(-2.4, 0.8, 80)
+    heights = bowl(us, vs[:, None])
+    axes.contour(us, vs, heights, [0.25, 1, 2, 4, 6, 8, 12], colors="0.75", linewidths=0.8)
+    for lr, mark, ink in [(0.01, "s", "C1"), (0.1, "o", "C0"), (0.22, "^", "C3")]:
+        path = torch.tensor(descend(lr, 10))
+        axes.plot(*path.T, marker=mark, color=ink, markersize=4, linewidth=1.2, label=f"lr = {lr}")
+    axes.plot(2, -1, "k*", markersize=10)
+    axes.set(xlabel="u", ylabel="v", aspect="equal")
+    axes.legend(loc="upper right", fontsize=8)
+
+# %% [markdown] lang="en" tags=["exercise"]
+# ## Exercise
+# Let q = a·u² + b·u·v + c·v·u + d·v². Write `gradient(a, b, c, d, u, v)`. It must return the two
+# numbers ∂q/∂u and ∂q/∂v, in this order, without torch. Then run `scratchlm-learn 7 --check FILE`.
+
+# %% [markdown] lang="zh" tags=["exercise"]
+# ## 练习
+# 令 q = a·u² + b·u·v + c·v·u + d·v²。写出 `gradient(a, b, c, d, u, v)`：按顺序返回两个数
+# ∂q/∂u 和 ∂q/∂v。不用 torch。然后运行 `scratchlm-learn 7 --check FILE`。
+
+
+# %% tags=["exercise"]
+def gradient(a, b, c, d, u, v):
+    raise NotImplementedError
+
+
+# %% tags=["answer"]
+def gradient(a, b, c, d, u, v):
+    return 2 * a * u + (b + c) * v, (b + c) * u + 2 * d * v
+
+
+# %% tags=["check"]
+def check(gradient, same):
+    for a, b, c, d, u, v in [(1, 0, 0, 1, 3, 4), (2, 1, 5, -3, 1, 2), (0.5, -1, 2, 4, -2, 0.25)]:
+        x, y = numbers(float(u), float(v))
+        (a * x * x + b * x * y + c * y * x + d * y * y).backward()
+        same(gradient(a, b, c, d, u, v), [x.grad, y.grad])
+
+
+def squares_without_2(a, b, c, d, u, v):
+    """The derivative of u² is 2u, not u. | u² 的导数是 2u，不是 u。"""
+    return a * u + (b + c) * v, (b + c) * u + d * v
+
+
+def one_product_only(a, b, c, d, u, v):
+    """The product of u and v is there twice: use b + c. | u 和 v 的乘积出现两次：应当用 b + c。"""
+    return 2 * a * u + b * v, c * u + 2 * d * v
+
+
+def swapped(a, b, c, d, u, v):
+    """The two partial derivatives are in the wrong order. | 两个偏导数的顺序反了。"""
+    return gradient(a, b, c, d, u, v)[::-1]
+
+
+def downhill(a, b, c, d, u, v):
+    """This is the way down, −∇q; the gradient has no minus. | 这是下降方向 −∇q；梯度没有负号。"""
+    return [-slope for slope in gradient(a, b, c, d, u, v)]
+
+
+EXERCISE = "gradient"
+WRONG = [squares_without_2, one_product_only, swapped, downhill]
+FAULTS = [
+    ("scratchlm.optim.sgd", "param.add_(grad, alpha=-lr)", "param.add_(grad, alpha=lr)"),
+    ("scratchlm.optim.sgd", "param.add_(grad, alpha=-lr)", "param.add_(grad, alpha=-1)"),
+    ("scratchlm.optim.optimizer", "for group, params in work:", "for group, params in work[:1]:"),
+    ("scratchlm.optim.sgd", 'float(group["lr"]), group', 'self.defaults["lr"], group'),
+]
