@@ -180,12 +180,12 @@ PAGE = b"\n<!DOCTYPE html>\n<html><body>the cat sat</body></html>"
 AS_TEXT = {
     "page.txt": (PAGE, "page.txt is an HTML page, and its tags are read as text"),
     "page.html.gz": (
-        gzip.compress(PAGE),
+        gzip.compress(PAGE, mtime=0),
         "page.html.gz is an HTML page, and its tags are read as text",
     ),
     "a.csv": (b"id,text\n1,the cat sat\n", "a.csv is a table, and its commas are read as text"),
     "A.TSV.gz": (
-        gzip.compress(b"id\ttext\n"),
+        gzip.compress(b"id\ttext\n", mtime=0),
         "A.TSV.gz is a table, and its tabs are read as text",
     ),
 }
@@ -236,12 +236,12 @@ def test_each_command_tells_once_what_it_reads_as_text(tmp_path, monkeypatch, ca
     [
         ("a.json", json.dumps({"text": "a"}, indent=2).encode(), 2,
          "a .json holds a list of objects or strings, or one of them on each line"),
-        ("a.json.gz", gzip.compress(b"the cat"), 2, "a .json holds a list"),
+        ("a.json.gz", gzip.compress(b"the cat", mtime=0), 2, "a .json holds a list"),
         ("a.json", b'{"text": "a"}\n{"text":\n', 2, "; correct or remove the line"),
         ("a.jsonl", b'{"text": "a"}\n{"text":\n', 2, "correct or remove the line"),
         ("a.json", PAGE, 2, "a.json looks like an HTML page; download the file itself"),
         ("a.jsonl", PAGE, 2, "a.jsonl looks like an HTML page; download the file itself"),
-        ("a.jsonl.gz", gzip.compress(PAGE), 2, "a.jsonl.gz looks like an HTML page; download"),
+        ("a.jsonl.gz", gzip.compress(PAGE, mtime=0), 2, "a.jsonl.gz looks like an HTML page; download"),
         ("a.parquet", PAGE, 3, "an HTML page"),
         ("a.jsonl.gz", PAGE, 3, "an HTML page"),
     ],

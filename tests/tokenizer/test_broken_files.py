@@ -203,7 +203,7 @@ RAW = [  # the bytes of any JSON file
     (b"\0" * 1000, "the file is not JSON"),
     (b'{"model": \xff}', r"the file is not UTF-8 \(byte 0xff at offset 10\)"),
     (b"\x80\x02K", r"the file is not UTF-8 \(byte 0x80"),
-    (gzip.compress(JSON.encode()), r"the file is not UTF-8 \(byte 0x8b at offset 1\)"),
+    (gzip.compress(JSON.encode(), mtime=0), r"the file is not UTF-8 \(byte 0x8b at offset 1\)"),
     (b"\xef\xbb\xbf" * 2 + JSON.encode(), "the file is not JSON .Unexpected UTF-8 BOM"),
     (JSON.encode("utf-16"), "the file is not UTF-8"),
     (JSON.encode() + b"}", "the file is not JSON .Extra data"),

@@ -30,8 +30,8 @@ SHORT = {
     "train.save_every": 6,
     "train.keep_last": 0,
     "model.dropout": 0.0,
-    "runtime.dtype": "float32",
-}  # fmt: skip  (auto takes bfloat16 on a processor that has it)
+    "runtime.dtype": "float32",  # "auto" takes bfloat16 on a processor that has it
+}
 
 
 def given(folder, out, **changes):
