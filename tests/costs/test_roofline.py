@@ -223,11 +223,11 @@ def test_ranks_share_a_step(step: tuple[int, int], ranks: int, shared: tuple[int
 
 def test_what_cannot_be_shared_is_refused() -> None:
     for step, ranks in (((16, 32), 6), ((16, 32), 1024), ((1, 512), 24)):
-        with pytest.raises(ValueError, match=rf"not shared evenly by the ranks \({ranks}\); give"):
+        with pytest.raises(ValueError, match=rf"sequences evenly \({ranks} ranks\); use"):
             share(*step, ranks)
-    with pytest.raises(ValueError, match=r"ranks is at least 1 \(0\)"):
+    with pytest.raises(ValueError, match=r"ranks must be at least 1 \(0\)"):
         share(16, 32, 0)
-    with pytest.raises(ValueError, match=r"micro_steps is at least 1 \(0\)"):
+    with pytest.raises(ValueError, match=r"micro_steps must be at least 1 \(0\)"):
         Plan(H100, 8, 1, 0)
 
 

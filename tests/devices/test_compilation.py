@@ -92,7 +92,7 @@ def test_a_damaged_precompiled_header_is_named_with_its_folder():
     def damaged(graph, inputs):
         raise RuntimeError("C++ compile error\ncc1plus: error: while reading precompiled header: x")
 
-    named = pytest.raises(WorkerError, match=r"; remove the folder /\S+/precompiled_headers: ")
+    named = pytest.raises(WorkerError, match=r"; remove the folder /\S+/precompiled_headers, ")
     with named, compiling():
         torch.compile(lambda x: x + 2, backend=damaged)(torch.ones(1))
 

@@ -34,7 +34,7 @@ def test_the_ranks_take_every_row_of_a_step_once(size, micro_batches):
 
 def test_a_step_that_cannot_be_shared_is_refused():
     with pytest.raises(
-        ValueError, match=r"1 x 6 sequences is not shared evenly by the ranks \(4\)"
+        ValueError, match=r"divide a step of 1 x 6 sequences evenly \(4 ranks\); use"
     ):
         Share.of(Ranks(0, 4), 1, 6)
 

@@ -61,7 +61,7 @@ def test_random_states_come_back():
 
 
 def test_threads_are_checked():
-    with pytest.raises(ValueError, match=r"runtime.threads is from 0 to 4096 \(-1\)"):
+    with pytest.raises(ValueError, match=r"runtime.threads must be from 0 to 4096 \(-1\)"):
         RuntimeConfig(threads=-1)
 
 

@@ -236,9 +236,13 @@ def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
 
 def test_refuses_shapes_that_do_not_belong_together() -> None:
     hidden, weight, targets = inputs()
-    with pytest.raises(ValueError, match=r"\(23, 8\) for \(22,\) and \(41, 8\)\); reshape"):
+    with pytest.raises(
+        ValueError, match=r"hidden \(23, 8\), targets \(22,\), weight \(41, 8\)\); reshape"
+    ):
         linear_cross_entropy(hidden, weight, targets[1:])
-    with pytest.raises(ValueError, match=r"\(23, 8\) for \(23,\) and \(8, 41\)\); reshape"):
+    with pytest.raises(
+        ValueError, match=r"hidden \(23, 8\), targets \(23,\), weight \(8, 41\)\); reshape"
+    ):
         linear_cross_entropy(hidden, weight.T, targets)
-    with pytest.raises(ValueError, match=r"chunk is at least 1 token \(0\); pass"):
+    with pytest.raises(ValueError, match=r"chunk must be at least 1 token \(0\); pass"):
         linear_cross_entropy(hidden, weight, targets, chunk=0)

@@ -308,8 +308,8 @@ def test_float16_scales_its_loss_skips_what_overflows_and_resumes_equal(tmp_path
 @pytest.mark.parametrize(
     ("name", "flops", "compiler", "expected"),
     [
-        ("auto", 1e15, "/usr/bin/g++", (True, "on: it saves time")),
-        ("auto", 1e10, "/usr/bin/g++", (False, "off: it takes longer than it saves")),
+        ("auto", 1e15, "/usr/bin/g++", (True, "on: compilation saves time")),
+        ("auto", 1e10, "/usr/bin/g++", (False, "off: compilation costs more time than it saves")),
         ("auto", 1e15, None, (False, "off: there is no C++ compiler")),
         ("on", 1.0, None, (True, "as configured")),
         ("off", 1e15, "/usr/bin/g++", (False, "as configured")),
@@ -323,7 +323,7 @@ def test_compilation_is_chosen_and_the_reason_said(monkeypatch, name, flops, com
 
 
 def test_tf32_is_for_cuda():
-    with pytest.raises(ValueError, match=r"tf32 is for CUDA devices \(cpu\)"):
+    with pytest.raises(ValueError, match=r"tf32 needs a CUDA device \(cpu\)"):
         runtime.resolve_dtype("tf32", CPU)
 
 

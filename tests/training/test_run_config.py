@@ -362,7 +362,7 @@ def test_every_number_of_a_batch_ramp_is_shared(flags):
     """From 2 to 4 micro-batches of one row each, which pass 3."""
     ramp = {"train.ramp_from": "2", "train.ramp_steps": "4", "train.accumulate": "4",
             "train.batch_size": "1"}  # fmt: skip
-    with pytest.raises(ValueError, match=r"3 x 1 sequences is not shared evenly by the ranks"):
+    with pytest.raises(ValueError, match=r"the ranks must divide a step of 3 x 1 sequences"):
         on_two_ranks(flags, **ramp)
     on_two_ranks(flags, **ramp, **{"train.iterations": "2"})  # ends before
     on_two_ranks(flags, **ramp | {"train.ramp_steps": "1"})  # from 2 to 4 at once

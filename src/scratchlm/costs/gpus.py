@@ -19,11 +19,11 @@ Peaks = tuple[float | None, float | None, float | None, float | None]
 class GPU:
     """Describe one kind of GPU.
 
-    `peaks` are dense TFLOP/s in the order of DTYPES. None instead of a number means that the
-    hardware does not multiply this dtype; no peaks at all means that the table lacks them.
-    `memory` maps each version to its GiB (vendors call it GB). Only the usual GPUs have it.
-    `rates` are GB/s of the largest memory, of the link between the GPUs of a node, and of a GPU's
-    share of the node's network. The last two count one direction.
+    `peaks` are dense TFLOP/s in the order of DTYPES. A peak is None if the hardware does not
+    multiply this dtype. `peaks` is None if the table lacks all peaks. `memory` maps each version to
+    its GiB (vendors write GB). Only the usual GPUs have an entry. `rates` are three rates in GB/s:
+    of the largest version's memory, of the link between the GPUs of a node, and of one GPU's part
+    of the node's network. The last two rates count one direction.
     """
 
     peaks: Peaks | None = None
@@ -33,9 +33,9 @@ class GPU:
 
 
 # A key is torch's name in capitals, without the vendor and the memory. A datasheet's peak "with
-# sparsity" is twice the dense peak. The half-precision peaks are those with float32 sums, which
+# sparsity" is twice the dense peak. The half-precision peaks are peaks with float32 sums, which
 # torch uses; GeForce cards are twice as fast with float16 sums. A link has half of NVLink's
-# bandwidth, because it counts one direction.
+# bandwidth, because the table counts one direction.
 GPUS = {
     "GTX 1080 TI": GPU(memory={"GTX 1080 Ti": 11}, bf16=False),
     "QUADRO RTX 8000": GPU(memory={"Quadro RTX 8000": 48}, bf16=False),
@@ -58,12 +58,12 @@ GPUS = {
     "L40": GPU((181, 181, 90.5, 90.5)),
     "L40S": GPU((362, 362, 183, 91.6)),
     # NVIDIA A100 datasheet: all form factors and memory sizes have the same peaks. The network is
-    # that of DGX A100 (one 200 Gb/s card per GPU).
+    # the network of DGX A100 (one 200 Gb/s card per GPU).
     "A100 PCIE": GPU((312, 312, 156, 19.5)),
     "A100 SXM4": GPU((312, 312, 156, 19.5), {"A100 40": 40, "A100 80": 80}, rates=(2039, 300, 25)),
     # NVIDIA H100, H100 NVL, H200 and GH200 datasheets (1,979 with sparsity is 989 dense), and the
-    # H100 architecture whitepaper. No suffix: SXM. The network is that of DGX H100 and DGX H200
-    # (400 Gb/s).
+    # H100 architecture whitepaper. A name without a suffix is an SXM module. The network is the
+    # network of DGX H100 and DGX H200 (400 Gb/s).
     "H100": GPU((989, 989, 494.7, 66.9), {"H100": 80}, rates=(3350, 450, 50)),
     "H100 PCIE": GPU((756, 756, 378, 51.2)),
     "H100 NVL": GPU((835.5, 835.5, 417.5, 60)),
@@ -105,7 +105,7 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None) ->
     The result is None if `peak` is None. For training, `flops_per_token` is
     3 · `costs.flops_per_token(config)`: 6 FLOPs for each weight in a matrix product, and
     12 · d_head for each head, layer and attended key (causal: half of the context). Recomputed
-    activations do not count. `peak` is the sum over all devices that share these tokens.
+    activations do not count. `peak` is the sum over all devices that compute these tokens.
     arXiv 2204.02311, appendix B
     """
     return None if peak is None else tokens_per_second * flops_per_token / peak

@@ -1,10 +1,10 @@
-"""Compute a model's parameters, FLOPs and memory before building it, and list GPUs that fit it.
+"""Compute a model's parameters, FLOPs and memory before building it, and list suitable GPUs.
 
     print(training_report(config, batch_size=16, optimizer="adamw", half=True))
     print(generation_report(config))
 
 The functions count the shapes of a model on device "meta", and the tensors that autograd keeps for
-backward. The byte counts are of tensors only: a device's libraries take some hundred MB more.
+backward. The byte counts include only tensors; a device's libraries use some hundred MB more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESERVED = 0.08  # fraction of a GPU's memory for its libraries and for fragment
 
 @dataclass(frozen=True)
 class Parameters:
-    """Count the trained numbers by part. `active` counts those that one token uses."""
+    """Store the number of parameters by part. `active` is the number that one token uses."""
 
     embedding: int
     attention: int
@@ -47,7 +47,7 @@ class Parameters:
 
 @functools.cache
 def count_parameters(config: ModelConfig) -> Parameters:
-    """Count the parameters by part. A tied head adds nothing: it is the embedding."""
+    """Count the parameters by part. A tied head adds nothing, because it is the embedding."""
     counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
     idle = 0.0
     with torch.device("meta"):
@@ -70,7 +70,7 @@ def _part(name: str) -> str:
 
 
 def flops_per_token(config: ModelConfig) -> float:
-    """Return the FLOPs per token of a forward pass at full context. Training takes three times it.
+    """Return the FLOPs per token of a forward pass at full context. Training takes 3 times as many.
 
     Each weight in a matrix product takes 2 FLOPs; a tied head counts, an embedding does not.
     Attention takes 2 · 2 · d_head for each head and key. A token attends to T/2 keys on average, or
@@ -87,7 +87,7 @@ def flops_per_token(config: ModelConfig) -> float:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Hold the bytes that one process needs."""
+    """Store the bytes that one process needs."""
 
     weights: int
     copies: int  # bf16 copies of the weights under autocast
@@ -101,8 +101,8 @@ class TrainingMemory:
     def peak(self) -> int:
         """Return the larger of two peaks: at the start of backward, and in the update.
 
-        At the start of backward, memory holds all activations and the gradients of earlier
-        micro-batches. In the update, it holds all gradients and no activations.
+        At the start of backward, memory contains all activations and the gradients of earlier
+        micro-batches. In the update, memory contains all gradients and no activations.
         """
         before = self.activations + self.accumulated * self.gradients
         passing = max(before, self.gradients + self.update)
@@ -120,7 +120,7 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of a step with `accumulate` batches of `batch_size` full-length sequences.
 
-    `half` means bf16 autocast. `momentum` is that of SGD.
+    `half` means bf16 autocast. `momentum` is the momentum of SGD.
     """
     total = count_parameters(config).total
     weights = 4 * total
@@ -154,8 +154,8 @@ def training_memory(
 def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
     """Return the bytes to orthogonalize a stack of matrices.
 
-    These are the updates, a stacked copy if there are several matrices, the stack before and after
-    an iteration, and two Gram matrices.
+    The bytes include the updates, the stack before and after an iteration, and two Gram matrices.
+    If there are several matrices, the bytes include a stacked copy.
     """
     number = sum(matrix.numel() for matrix in matrices)
     grams = number * min(matrices[0].shape[-2:]) // max(matrices[0].shape[-2:])
@@ -167,8 +167,8 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
     """Return the bytes per token that forward keeps for backward.
 
     `wide` is the item size of the residual stream and the norms, which are always fp32. `narrow` is
-    that of matrix products, which are bf16 under autocast. Sums and reshapes keep nothing, because
-    their backward does not need their outputs.
+    the item size of matrix products, which are bf16 under autocast. Sums and reshapes keep nothing,
+    because their backward does not need their outputs.
     """
     assert config.num_kv_heads is not None  # ModelConfig resolves both
     assert config.d_ff is not None
@@ -176,7 +176,7 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
     d, heads = config.d_model, config.num_heads
     queries, keys = heads * config.d_head, config.num_kv_heads * config.d_head
 
-    # Under autocast each matrix keeps its own cast input. Without it, all share the norm's output.
+    # Under autocast each matrix keeps its own cast input. Otherwise all keep one tensor.
     def read_by(matrices: int) -> int:
         return matrices * d * narrow if half else d * wide
 
@@ -272,7 +272,7 @@ def generation_report(config: ModelConfig) -> str:
         sizes = "".join(f"{size_text(size):>18}" for size in caches)
         lines.append(f"  {name:<10}{size_text(total * itemsize):>11}{sizes}")
     size = 2 * total + cache_bytes(config, lengths[-1], 1, 2)
-    return "\n".join([*lines, _fits("in 16 bits, with a whole cache", size)])
+    return "\n".join([*lines, _fits("to run in 16 bits with a full cache", size)])
 
 
 def _parameters(config: ModelConfig) -> str:
@@ -298,9 +298,9 @@ def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
         if (size if gpu.bf16 else without_bf16 or size) <= gib * GIB * (1 - RESERVED)
     ]
     if len(holding) == len(versions):
-        holding = [f"all of the usual GPUs, from {versions[0][1]} GiB on"]
-    names = ", ".join(holding) or "none of the usual GPUs; shard it over several"
-    return f"fits {what} ({RESERVED:.0%} to spare): {names}"
+        holding = [f"all of the usual GPUs, with {versions[0][1]} GiB or more"]
+    names = ", ".join(holding) or "none of the usual GPUs; shard the model over several GPUs"
+    return f"GPUs with enough memory {what} ({RESERVED:.0%} stays free): {names}"
 
 
 def size_text(size: float) -> str:

@@ -42,7 +42,8 @@ class Device:
     """Describe one GPU in a node of `per_node` GPUs.
 
     `flops` is dense bf16 FLOP/s, `memory` is bytes, and the bandwidths are bytes/s. `link` connects
-    the GPUs of a node. `network` is a GPU's share of the node's network. Both count one direction.
+    the GPUs of a node. `network` is one GPU's part of the node's network. Both bandwidths count one
+    direction.
     """
 
     name: str
@@ -56,9 +57,9 @@ class Device:
     def ring(self, ranks: int) -> float:
         """Return the bytes/s of a ring through `ranks` GPUs.
 
-        Within a node, it is the bandwidth of the link. Across nodes, a ring enters each node once,
-        through one network card. NCCL runs one ring per card, so the rings together use the node's
-        whole network.
+        Within a node, this is the bandwidth of the link. Across nodes, a ring enters each node
+        once, through one network card. NCCL runs one ring per card, so the rings together use the
+        node's whole network.
         """
         if ranks <= self.per_node:
             return self.link
@@ -66,7 +67,7 @@ class Device:
 
 
 def _device(name: str, row: str) -> Device:
-    """Return the GPU of a row of the table, in its version with the most memory."""
+    """Return the GPU of a row of the table. Choose the version with the most memory."""
     gpu = GPUS[row]
     flops = peak_flops(row, "bfloat16")
     assert flops is not None
@@ -85,7 +86,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Divide a step: each of `ranks` GPUs computes `micro_steps` times `micro_batch` sequences.
+    """Describe a step: each of `ranks` GPUs computes `micro_steps` times `micro_batch` sequences.
 
     The optimizer is AdamW. Weights, gradients and moments are float32, and matrix products bf16.
     """
@@ -100,24 +101,24 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("ranks", "micro_batch", "micro_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1 ({getattr(self, name)}); raise it")
+                raise ValueError(f"{name} must be at least 1 ({getattr(self, name)}); pass e.g. 1")
 
 
 def share(batch_size: int, accumulate: int, ranks: int) -> tuple[int, int]:
     """Return (sequences per micro-batch, micro-batches per step) of one rank.
 
-    The `ranks` share a step of `accumulate` micro-batches of `batch_size` sequences. Raise
-    Raise ValueError if they cannot share it evenly.
+    A step has `accumulate` micro-batches of `batch_size` sequences. Raise ValueError if the ranks
+    cannot divide the step evenly.
     """
     if ranks < 1:
-        raise ValueError(f"ranks is at least 1 ({ranks}); raise it")
+        raise ValueError(f"ranks must be at least 1 ({ranks}); pass e.g. 8")
     mine = Share.of(Ranks(size=ranks), accumulate, batch_size)
     return batch_size // mine.parts, accumulate // mine.groups
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Hold the times of a step in seconds, and the memory that it needs.
+    """Store the times of a step in seconds, and the memory that the step needs.
 
     `compute`, `memory` and `interconnect` are the times of each unit alone at its peak. `at_mfu` is
     the time of the step at `MFU`. See `tokens_to_hide` for the field of that name.
@@ -157,9 +158,9 @@ def roofline(config: ModelConfig, plan: Plan) -> Roofline:
 def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
     """Return the bytes that one GPU needs.
 
-    ddp: each GPU holds everything. The gradients stay in the buckets that the GPUs reduce.
-    fsdp: each GPU holds 1/ranks of the weights, gradients and moments (ZeRO-3, arXiv 1910.02054,
-    section 5). It also holds the current layer, the next layer and the parts outside the layers in
+    ddp: each GPU stores everything. The gradients stay in the buckets that the GPUs reduce.
+    fsdp: each GPU stores 1/ranks of the weights, gradients and moments (ZeRO-3, arXiv 1910.02054,
+    section 5). It also stores the current layer, the next layer and the parts outside the layers in
     bf16, and the largest gradient of these in float32.
     """
     memory = training_memory(config, plan.micro_batch, half=True, accumulate=plan.micro_steps)
@@ -182,8 +183,8 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
 def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
     """Return the activation bytes of `tokens` if each layer keeps only its input.
 
-    This is activation checkpointing (arXiv 1604.06174). The peak holds these inputs and the larger
-    of two parts. One part is the head and the loss. The other is the layer that backward
+    This is activation checkpointing (arXiv 1604.06174). The peak has these inputs and the larger of
+    two parts. One part is the head and the loss. The other is the layer that backward
     recomputes, with the gradients of the residual stream and of the outputs of the feed-forward's
     first matrices.
     """
@@ -204,12 +205,12 @@ def _split(config: ModelConfig, cost: Callable[[ModelConfig], float]) -> tuple[f
 
 
 def memory_traffic(config: ModelConfig, plan: Plan) -> float:
-    """Return about the fewest bytes that a step moves between a GPU and its memory.
+    """Estimate the fewest bytes that a step moves between a GPU and its memory.
 
-    Each micro-step reads the bf16 weights in forward and backward. It writes a gradient and reads
-    it for the sum. It writes and reads the activations that backward needs. A chunk's logits do not
-    count, because they need not leave the chip. AdamW reads four numbers for each weight and writes
-    three; with fsdp, each rank updates only its share of the weights.
+    Each micro-step reads the bf16 weights in forward and backward. It writes a gradient, and reads
+    the gradient to add it to the sum. It writes and reads the activations that backward needs. A
+    chunk's logits do not count, because they need not leave the chip. AdamW reads four numbers for
+    each weight and writes three; with fsdp, each rank updates only its part of the weights.
     """
     total = count_parameters(config).total
     kept = plan.micro_batch * config.context_length * activation_bytes(config, half=True)
@@ -219,10 +220,11 @@ def memory_traffic(config: ModelConfig, plan: Plan) -> float:
 
 
 def pass_seconds(plan: Plan, size: float) -> float:
-    """Return the seconds of an all-gather or a reduce-scatter of `size` bytes in a ring of n ranks.
+    """Return the seconds that an all-gather or a reduce-scatter of `size` bytes takes in a ring.
 
-    Each rank sends (n − 1)/n of the bytes. An all-reduce is a reduce-scatter and an all-gather
-    (Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms", JPDC 69, 2009).
+    The ring has n ranks, and each rank sends (n − 1)/n of the bytes. An all-reduce is a
+    reduce-scatter and an all-gather (Patarasuk, Yuan, "Bandwidth optimal all-reduce algorithms",
+    JPDC 69, 2009).
     """
     return (plan.ranks - 1) / plan.ranks * size / plan.device.ring(plan.ranks)
 
@@ -232,8 +234,9 @@ def communication_seconds(config: ModelConfig, plan: Plan) -> float:
 
     ddp: each step all-reduces the float32 gradients once, 2 · (n − 1)/n · 4N bytes.
     fsdp: each micro-step gathers the bf16 weights in forward and again in backward, and
-    reduce-scatters the float32 gradients, (n − 1)/n · (2 + 2 + 4)N bytes. It does not wait for the
-    last micro-step, because each rank would then hold all gradients.  arXiv 1910.02054, section 7
+    reduce-scatters the float32 gradients, (n − 1)/n · (2 + 2 + 4)N bytes. The reduce-scatter does
+    not wait for the last micro-step, because each rank would then need memory for all gradients.
+    arXiv 1910.02054, section 7
     """
     total = count_parameters(config).total
     gather, scatter = pass_seconds(plan, BF16 * total), pass_seconds(plan, FLOAT32 * total)
@@ -245,10 +248,10 @@ def communication_seconds(config: ModelConfig, plan: Plan) -> float:
 def tokens_to_hide(config: ModelConfig, plan: Plan) -> int:
     """Return the fewest tokens in a GPU's micro-batch for which compute hides communication.
 
-    Both run at their peaks. ddp: the last backward pass hides the all-reduce. fsdp: the forward
-    pass hides its gather, and the backward pass hides its gather and the reduce-scatter. Backward
-    takes twice the FLOPs of forward (Kaplan et al., arXiv 2001.08361, section 2.1), and three times
-    with checkpointing.
+    Compute and communication run at their peaks. ddp: the last backward pass hides the all-reduce.
+    fsdp: the forward pass hides its gather, and the backward pass hides its gather and the
+    reduce-scatter. Backward takes twice the FLOPs of forward (Kaplan et al., arXiv 2001.08361,
+    section 2.1), and three times with checkpointing.
     """
     total = count_parameters(config).total
     gather, scatter = pass_seconds(plan, BF16 * total), pass_seconds(plan, FLOAT32 * total)

@@ -1,1 +1,1 @@
-"""The device, the ranks of torchrun, and tensors that ranks share."""
+"""The device, the ranks of torchrun, and tensors that are sharded over ranks."""

@@ -1,7 +1,7 @@
-"""The problems around torch.compile: signals, damaged files in its cache, a failing compiler.
+"""Handle the problems of torch.compile: signals, damaged files in its cache, a compiler that fails.
 
 torch starts a C++ compiler and worker processes, which write shared libraries directly into a
-cache. All later runs of the user load them from there. So a killed compiler leaves half a file,
+cache. All later runs of the user load these libraries. So a killed compiler leaves half a file,
 which breaks every later run.
 """
 
@@ -22,10 +22,10 @@ from scratchlm.errors import WorkerError
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Wrap every call that torch may compile; it costs microseconds if torch compiles nothing.
+    """Wrap every call that torch may compile. If torch compiles nothing, this costs microseconds.
 
-    First remove damaged libraries from torch's cache, so that torch compiles them again. A signal
-    waits until the call ends, and the compiler never gets it. WorkerError if the compiler fails.
+    First remove damaged libraries from torch's cache, so that torch makes new ones. A signal waits
+    until the call ends, and never reaches the compiler. Raise WorkerError if the compiler fails.
     """
     _mend_cache_once()
     with _signals_held():
@@ -41,9 +41,10 @@ def compiling() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM, and raise them again at the end. Processes started inside have them
-    blocked, because a terminal, a batch system or a container signals all processes at once."""
-    if sys.platform == "win32":  # it has no signal masks
+    """Delay SIGINT and SIGTERM until the end of the block. Processes that start inside the block
+    also block these signals. Otherwise a terminal, a batch system or a container, which sends a
+    signal to all processes, would stop the compiler."""
+    if sys.platform == "win32":  # Windows has no signal masks
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -101,7 +102,7 @@ def _is_whole(path: Path) -> bool:
         (start,) = struct.unpack_from("<Q", header, 40)
         size, count = struct.unpack_from("<HH", header, 58)
         return 0 < start + size * count <= path.stat().st_size
-    return True  # it is gone, or we may not read it
+    return True  # the file is gone, or we may not read it
 
 
 def _of_the_compiler(error: Exception) -> bool:
@@ -112,16 +113,17 @@ def _of_the_compiler(error: Exception) -> bool:
 
 
 def _remedy(error: Exception) -> str:
-    if "precompiled header" in str(error):  # a killed run left half of it
+    if "precompiled header" in str(error):  # a killed run left half of a header
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         headers = Path(default_cache_dir()) / "precompiled_headers"
-        return f"remove the folder {headers}: torch makes it again"
+        return f"remove the folder {headers}, because torch makes a new one"
     return "check that g++ works and has enough memory, or use --compile off"
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line with "error:", else the second line: the first names only a class."""
+    """Return the first line with "error:". Without such a line, return the second line, because the
+    first line contains only the name of a class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     complaints = [line for line in lines if "error:" in line]
     return (complaints or lines[1:] or lines or [type(error).__name__])[0][:300]

@@ -1,7 +1,7 @@
 """The ranks of a run that `torchrun` started, and their communication.
 
-A single process is rank 0 of 1, and its calls here need no communication. So the trainer has one
-path for a laptop and for many nodes.
+A single process is rank 0 of 1, and its calls here need no communication. So the trainer runs the
+same code on a laptop and on many nodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scratchlm.functional import IGNORED
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
 
-_PATIENCE = timedelta(days=30)  # the ranks notice a dead rank at once, however long this is
+_PATIENCE = timedelta(days=30)  # the ranks notice a dead rank at once, also with this long timeout
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -41,7 +41,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Return whether this rank prints, logs and names checkpoints."""
+        """Return whether this is rank 0, which prints, logs and manages the checkpoints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ class Ranks:
         return bool(self.total(mine, device))
 
     def gather(self, mine: Any, *, aside: bool = False) -> list[Any]:
-        """Return what each rank gave, in the order of the ranks, on every rank. aside: use the
-        second group. One other thread may use it beside the main thread; it waits for a busy
-        rank."""
+        """Return the values of all ranks, in the order of the ranks, on every rank. aside: use the
+        second process group, so that one other thread may communicate at the same time as the main
+        thread. The call waits for a busy rank."""
         if self.size == 1:
             return [mine]
         everyones = [None] * self.size
@@ -80,8 +80,8 @@ def started_by_torchrun() -> bool:
 def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     """Join the ranks that torchrun started, and leave at the end. Yield ALONE if torchrun did not
     start this process. CUDA devices communicate by NCCL, CPUs by gloo. timeout: the limit for the
-    communication of a step. Ranks wait without this limit while one tokenizes a text or writes a
-    checkpoint."""
+    communication of a step. Ranks wait without this limit while one rank tokenizes a text or writes
+    a checkpoint."""
     if not started_by_torchrun():
         yield ALONE
         return
@@ -99,7 +99,7 @@ def joined(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
 @contextlib.contextmanager
 def agreed(ranks: Ranks) -> Iterator[None]:
     """If any rank raises inside the block, all ranks raise at its end. The lowest rank that
-    failed raises its own error; the others raise it as an OtherRankError."""
+    failed raises its own error. The other ranks raise an OtherRankError with this error."""
     own = None
     try:
         yield
@@ -123,15 +123,16 @@ def as_lost_rank(error: Exception, ranks: Ranks) -> Exception:
     lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     if ranks.size == 1 or not lost:
         return error
-    return WorkerError(f"a rank was lost, or its network failed ({error}); start all ranks again")
+    return WorkerError(f"a rank was lost, or its network failed ({error}); restart all ranks")
 
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of a step's micro-batches. A step is the same on any number of ranks.
+    """Describe the part of a step that one rank computes.
 
-    The ranks form `groups` groups, and `groups` divides the number of micro-batches. A group takes
-    every `groups`-th micro-batch, and each of its `parts` ranks takes one part of the rows.
+    A step is the same for any number of ranks. The ranks form `groups` groups, and `groups` divides
+    the number of micro-batches. A group computes every `groups`-th micro-batch. Each of the `parts`
+    ranks of the group computes one part of the rows.
     """
 
     group: int
@@ -141,19 +142,19 @@ class Share:
 
     @classmethod
     def of(cls, ranks: Ranks, micro_batches: int, batch_size: int) -> Share:
-        """Return this rank's share; ValueError if the rows of a micro-batch do not split evenly."""
+        """Return this rank's part. Raise ValueError if the ranks cannot split the rows evenly."""
         groups = gcd(ranks.size, micro_batches)
         parts = ranks.size // groups
         if batch_size % parts:
             raise ValueError(
-                f"a step of {micro_batches} x {batch_size} sequences is not shared evenly by the "
-                f"ranks ({ranks.size}); give a --batch_size or --accumulate that is a multiple of "
+                f"the ranks must divide a step of {micro_batches} x {batch_size} sequences evenly "
+                f"({ranks.size} ranks); use a --batch_size or --accumulate that is a multiple of "
                 f"{parts}"
             )
         return cls(ranks.rank // parts, groups, ranks.rank % parts, parts)
 
     def indices(self, first: int, micro_batches: int) -> range:
-        """Return which of the micro-batches `first`, `first` + 1, … this rank takes."""
+        """Return which of the micro-batches `first`, `first` + 1, … this rank computes."""
         return range(first + self.group, first + micro_batches, self.groups)
 
     def rows(self, batch: Batch) -> Batch:
@@ -164,9 +165,9 @@ class Share:
 
 
 def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
-    """Yield every `size`-th batch. All ranks get the same number, because all ranks compute with a
-    sharded model at once. A rank without a batch in the last round gets the first batch again, with
-    all targets ignored."""
+    """Yield every `size`-th batch. All ranks get the same number of batches, because all ranks must
+    compute with a sharded model at the same time. A rank without a batch in the last round gets the
+    first batch, with all targets ignored."""
     number, uncounted = 0, None
     for inputs, targets in batches:
         if uncounted is None:
@@ -179,7 +180,7 @@ def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap in DDP: every rank holds the whole model, and backward averages the gradients."""
+    """Wrap in DDP: every rank stores the whole model, and backward averages the gradients."""
     wrap = nn.parallel.DistributedDataParallel
     places = [device] if device.type == "cuda" else None
     # Our buffers are constant, so no step sends them. torch 2.13 has a new name for this flag.
@@ -210,8 +211,9 @@ def fully_sharded(
 
 
 def reducing(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which backward sums DDP's gradients over the ranks only if `now`: once a
-    step. FSDP always sums them, because a rank cannot hold all gradients of a sharded model."""
+    """Return a context in which backward sums DDP's gradients over the ranks only if `now` is true,
+    once per step. FSDP sums the gradients in each backward, because a rank cannot store all
+    gradients of a sharded model."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
         return module.no_sync()
     return contextlib.nullcontext()

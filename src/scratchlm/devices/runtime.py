@@ -1,6 +1,7 @@
 """Device, dtype, threads, random state and signals: the surroundings of a model.
 
-`model/` knows nothing of these. The trainer and the commands ask this module once, at start.
+The code in `model/` does not depend on this module. The trainer and the commands call the functions
+once, at the start.
 """
 
 from __future__ import annotations
@@ -38,24 +39,32 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(
-            f"no such device ({name}); choose auto, cpu, cuda, cuda:N or mps"
+            f"there is no such device ({name}); choose auto, cpu, cuda, cuda:N or mps"
         ) from None
     missing = {
         "cuda": not torch.cuda.is_available(),
         "mps": not torch.backends.mps.is_available(),
     }.get(device.type, device.type != "cpu")
     if missing:
-        raise ValueError(f"this device is not available here ({name}); use --device cpu or auto")
+        raise ValueError(
+            f"this machine does not have the device ({name}); use --device cpu or --device auto"
+        )
     if device.type == "cpu" and device.index is not None:
-        raise ValueError(f"the CPU has no numbered devices ({name}); use cpu, and runtime.threads")
+        raise ValueError(
+            f"the CPU has no numbered devices ({name}); use cpu, and set the number of threads "
+            "with runtime.threads"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ValueError(f"no such CUDA device ({name}); there are {count}, counted from cuda:0")
+        raise ValueError(
+            f"there is no such CUDA device ({name}); choose one from cuda:0 to cuda:{count - 1}"
+        )
     return device
 
 
 def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products. "auto" is never slower: bfloat16 only if native."""
+    """Return the dtype of matrix products. "auto" is bfloat16 only if the hardware multiplies it
+    natively, so "auto" is never slower than float32."""
     match name:
         case "auto":
             return torch.bfloat16 if _native_bfloat16(device) else torch.float32
@@ -67,7 +76,7 @@ def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
             return torch.float32
         case "tf32":
             if device.type != "cuda":
-                raise ValueError(f"tf32 is for CUDA devices ({device}); choose float32")
+                raise ValueError(f"tf32 needs a CUDA device ({device}); choose float32")
             torch.set_float32_matmul_precision("high")
             return torch.float32
 
@@ -75,24 +84,25 @@ def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
 def resolve_compile(
     name: Literal["auto", "on", "off"], device: torch.device, flops: float
 ) -> tuple[bool, str]:
-    """Return whether to compile, and why. flops: of the whole run, forward and backward."""
+    """Return whether to compile, and why. flops: the FLOPs of the whole run, forward and
+    backward."""
     if name != "auto":
         return name == "on", "as configured"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) < (7, 0):
-            return False, "off: Triton needs a GPU of compute capability 7.0"
-        return True, "on: a CUDA device"
+            return False, "off: Triton needs a GPU of compute capability 7.0 or higher"
+        return True, "on: this is a CUDA device"
     if device.type != "cpu":
-        return False, f"off: nobody has tested it on {device.type}"
+        return False, f"off: compilation is not tested on {device.type}"
     compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++")
     if not any(map(shutil.which, (os.environ.get("CXX", compilers[0]), *compilers[1:]))):
         return False, f"off: there is no C++ compiler ({', '.join(compilers)})"
     if flops < _COMPILE_PAYS_FROM:
         return (
             False,
-            f"off: it takes longer than it saves in a run this short ({flops:.1e} FLOP)",
+            f"off: compilation costs more time than it saves in a short run ({flops:.1e} FLOP)",
         )
-    return True, f"on: it saves time in a run this long ({flops:.1e} FLOP)"
+    return True, f"on: compilation saves time in a long run ({flops:.1e} FLOP)"
 
 
 CPU_SPEED = 1e11  # FLOP/s of two cores, roughly
@@ -104,14 +114,15 @@ def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # torch 2.11 made this public. Before it, "auto" is float32 on a CPU.
+        # torch 2.11 made this public. With an older torch, "auto" is float32 on a CPU.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
 
 def recompute_activations(blocks: Iterable[nn.Module]) -> None:
-    """Make each block keep only its input, and compute the rest again in backward (1604.06174)."""
+    """Make each block keep only its input. Backward then recomputes the other activations (arXiv
+    1604.06174)."""
     for block in blocks:
         block.forward = functools.partial(
             torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False
@@ -119,8 +130,8 @@ def recompute_activations(blocks: Iterable[nn.Module]) -> None:
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Compile the blocks in place by torch.compile, for constant shapes. All blocks share one
-    compilation. It happens at the first call, and once more for evaluation."""
+    """Compile the blocks in place by torch.compile, for constant shapes. All blocks use the same
+    compilation. torch compiles at the first call, and once more for evaluation."""
     for block in blocks:
         block.compile(dynamic=False)
 
@@ -153,7 +164,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what `rng_state` returned."""
+    """Restore the state that `rng_state` returned."""
     random.setstate(state["python"])
     keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
@@ -164,7 +175,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Sequence[int]]:
-    """Note the first SIGINT or SIGTERM, so the loop acts between steps. A second acts at once."""
+    """Record the first SIGINT or SIGTERM, so that the training loop can react between two steps. A
+    second signal acts at once."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread can handle signals

@@ -10,12 +10,13 @@ Dtype = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """`device`: auto, cpu, cuda, cuda:1, mps. `dtype` is the dtype of matrix products; weights stay
-    float32. auto takes bfloat16 if the hardware multiplies it natively. tf32 rounds the factors of
-    float32 products on a CUDA device. float16 scales the loss. `compile` uses torch.compile; auto
-    compiles if that works and saves time. `parallel`: how several ranks share the work; auto is
-    ddp. `activation_checkpointing` computes each block twice instead of storing its activations.
-    `threads`: 0 lets torch choose."""
+    """`device` is auto, cpu, cuda, cuda:1 or mps. `dtype` is the dtype of matrix products; weights
+    stay float32. With auto, `dtype` is bfloat16 if the hardware multiplies it natively. With tf32,
+    a CUDA device rounds the factors of float32 products. With float16, training scales the loss.
+    `compile` uses torch.compile; auto compiles if compilation works and saves time. `parallel` says
+    how several ranks divide the work; auto is ddp. `activation_checkpointing` computes each block
+    twice instead of storing its activations. `threads` is the number of CPU threads; with 0, torch
+    chooses the number."""
 
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -27,5 +28,6 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.threads <= 4096:
             raise ValueError(
-                f"runtime.threads is from 0 to 4096 ({self.threads}); 0 lets torch choose"
+                f"runtime.threads must be from 0 to 4096 ({self.threads}); use 0 to let torch "
+                "choose the number"
             )

@@ -1,8 +1,8 @@
-"""Sharded parameters: a rank holds a part of each. FSDP2 makes them as torch's `DTensor`.
+"""Sharded parameters: a rank stores a part of each parameter. FSDP2 makes them as `DTensor`.
 
-An elementwise update works on the parts. An update that needs a whole matrix assembles it. The
-functions import `DTensor` only for a shard, because the import takes seconds and most runs have
-none.
+An elementwise update works on the parts. An update that needs a whole matrix joins the parts. The
+functions import torch's `DTensor` only for a shard, because the import takes seconds and most runs
+have no shard.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ def is_shard(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part, which shares the tensor's memory; return a whole tensor itself."""
+    """Return this rank's part, which uses the tensor's memory. Return a whole tensor unchanged."""
     return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def assembled(part: Tensor, like: Tensor) -> Tensor:
-    """Join the ranks' parts, spread as `like`, into the whole tensor. All ranks call it."""
+    """Join the ranks' parts into the whole tensor. `like` has the same sharding as the parts. All
+    ranks must call this function."""
     if not is_shard(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -33,7 +34,8 @@ def assembled(part: Tensor, like: Tensor) -> Tensor:
 
 
 def spread(whole: Tensor, like: Tensor) -> Tensor:
-    """Shard `whole`, which every rank has, as `like`: undo `assembled` without communication."""
+    """Shard the tensor `whole` like `like`, which inverts `assembled`. Every rank has `whole`, so
+    this needs no communication."""
     if not is_shard(like) or whole.shape != like.shape:
         return whole
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -45,7 +47,7 @@ def spread(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def summed_over_ranks(number: Tensor, like: Tensor) -> Tensor:
-    """Sum the ranks' numbers in place, if `like` is spread over the ranks."""
+    """Sum the ranks' numbers in place, if `like` is sharded over the ranks."""
     if is_shard(like):
         dist.all_reduce(number, group=like.device_mesh.get_group())  # type: ignore[attr-defined]
     return number

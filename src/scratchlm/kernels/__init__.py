@@ -1,1 +1,1 @@
-"""Fast twins of definitions in `functional`, where torch has no fast one."""
+"""Fast versions of definitions in `functional` for which torch has no fast function."""

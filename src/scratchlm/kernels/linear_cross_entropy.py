@@ -1,7 +1,7 @@
-"""The head and the loss in one function, which holds the logits of one chunk of tokens at a time.
+"""Compute the head and the loss in one function, with the logits of one chunk of tokens in memory.
 
 The logits are the largest tensor of a training step: 2,048 tokens and a vocabulary of 50,000 take
-400 MB in fp32, and plain autograd holds three such tensors. The gradient for one token is softmax
+400 MB in fp32, and plain autograd stores three such tensors. The gradient for one token is softmax
 − one-hot, which depends only on the logits of that token. So the forward pass also computes the
 gradients of the input and of the weight, one chunk at a time. The backward pass only multiplies
 them by the incoming gradient (Liger-Kernel, arXiv 2410.10989, section 3.2).
@@ -25,28 +25,30 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
-    The fast twin of `functional.linear_cross_entropy`. Both results sum over the targets that are
-    not −100. The loss is the cross-entropy + `z_loss` · logsumexp². The nats are the cross-entropy
-    alone, for the log; they have no gradient. Under autocast, matrix products use its dtype.
-    Exponentials and sums use at least fp32, also the sum of the chunks' gradients of `weight`.
+    This is the fast version of `functional.linear_cross_entropy`. Both results are sums over the
+    targets that are not −100. The loss is the cross-entropy + `z_loss` · logsumexp². The nats are
+    only the cross-entropy, for the log, and have no gradient. Under autocast, matrix products use
+    the dtype of autocast. Exponentials and sums use at least fp32. The sum of the chunks' gradients
+    of `weight` also uses at least fp32.
 
-    chunk: the number of tokens whose logits it holds at a time. A smaller chunk saves memory and
-    costs time: its matrix products are small, and each chunk updates all of `weight`'s gradient.
+    chunk: the number of tokens whose logits are in memory at a time. A smaller chunk saves memory
+    and costs time: its matrix products are small, and each chunk updates the whole gradient of
+    `weight`.
 
-    It is differentiable once. Raise ValueError for shapes that do not match.
+    The loss is differentiable only once. Raise ValueError for shapes that do not match.
     """
     if weight.ndim != 2 or hidden.shape != (*targets.shape, weight.shape[1]):
         raise ValueError(
-            "hidden needs the shape of the targets and the axis d_model of weight (vocab, d_model) "
-            f"({tuple(hidden.shape)} for {tuple(targets.shape)} and {tuple(weight.shape)}); "
-            "reshape one of them"
+            "hidden must be (..., d_model) for targets (...) and weight (vocab, d_model) "
+            f"(hidden {tuple(hidden.shape)}, targets {tuple(targets.shape)}, weight "
+            f"{tuple(weight.shape)}); reshape one of the tensors"
         )
     if chunk < 1:
-        raise ValueError(f"chunk is at least 1 token ({chunk}); pass e.g. 512")
+        raise ValueError(f"chunk must be at least 1 token ({chunk}); pass e.g. 512")
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
-        # Both are equal without z_loss. inductor would merge them into one without a gradient.
+        # Without z_loss both are equal. inductor would merge them into one without a gradient.
         return loss, nats if z_loss else loss.detach()
     return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
 
@@ -86,7 +88,7 @@ def _sum_over_chunks(
 ) -> tuple[Tensor, Tensor]:
     """hidden (tokens, d_model), targets (tokens,) -> loss, cross-entropy.
 
-    Fill grad_hidden and add to grad_weight, if they are given.
+    Fill grad_hidden and add to grad_weight, if they are not None.
     """
     device, dtype = hidden.device, weight.dtype
     if torch.is_autocast_enabled(device.type):
@@ -99,7 +101,7 @@ def _sum_over_chunks(
     squares = torch.zeros((), dtype=wide, device=device)
 
     # All chunks share these buffers, because new memory pages cost as much as a softmax. In fp32
-    # one buffer serves for both: log_softmax reads each element before it writes it.
+    # one buffer is enough for both, because log_softmax reads each element before it writes it.
     tokens = hidden.shape[0]
     all_logits = torch.empty(min(chunk, tokens), weight.shape[0], dtype=dtype, device=device)
     all_probs = all_logits if dtype == wide else torch.empty_like(all_logits, dtype=wide)
