@@ -205,9 +205,9 @@ def test_a_sharded_model_says_how_to_save_it(tmp_path: Path) -> None:
 
     model = tiny.model()
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(ValueError, match=r"whole .*embedding\.weight is spread .*full_tensor"):
+    with pytest.raises(ValueError, match=r"whole .*embedding\.weight is sharded .*full_tensor"):
         save_checkpoint(tmp_path / "x.pt", model, None, 0)
-    with pytest.raises(ValueError, match=r"whole .*embedding\.weight is spread .*full_tensor"):
+    with pytest.raises(ValueError, match=r"whole .*embedding\.weight is sharded .*full_tensor"):
         to_hf(model, tmp_path / "hub")
     with pytest.raises(ValueError, match=r"to_hf needs a Transformer \(Linear\)"):
         to_hf(nn.Linear(2, 2), tmp_path / "hub")  # type: ignore[arg-type]

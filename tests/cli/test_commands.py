@@ -182,7 +182,7 @@ def test_training_on_text_trains_its_own_tokenizer_once(tmp_path, capsys):
     assert "trained a tokenizer of 300" in said
     assert train([*words, "--iterations", "4", "--resume", "auto"]) == 0
     said = capsys.readouterr().out
-    assert "tokenized already" in said
+    assert "already tokenized" in said
     assert "resumed at step 2" in said
     assert [line["step"] for line in log_of(out)] == [1, 2, 3, 4]
 
@@ -199,7 +199,7 @@ def test_a_bin_without_a_sidecar_is_read_as_uint16(tmp_path, capsys):
     (np.arange(2000) % 100).astype("<u2").tofile(tmp_path / "bare.bin")
     words = ["--train_data", str(tmp_path / "bare.bin"), "--vocab_size", "100", *SMALL]
     assert train([*words, "--iterations", "1", "--out", str(tmp_path / "run")]) == 0
-    assert "no sidecar: read as uint16" in capsys.readouterr().out
+    assert "no sidecar: its ids are read as uint16" in capsys.readouterr().out
     assert "val_bits_per_byte" not in log_of(tmp_path / "run")[-1]
 
 

@@ -335,7 +335,7 @@ def test_a_run_at_work_keeps_its_checkpoints(
         for name in (path, tmp_path / "link"):
             assert inspect([str(name), "--set", "window=8"]) == 2
             said = capsys.readouterr().err
-            assert "another run is at work" in said
+            assert "another run is using this folder" in said
             assert f"process {holder.pid}" in said
             assert "--out" not in said, "no flag of this command"
         assert inspect([str(path)]) == 0, "looking is free"

@@ -25,10 +25,10 @@ PAGE = b"\n<!DOCTYPE HTML>\n<html class=''><head><title>model.safetensors</title
 INSTEAD = {
     "pointer": (
         POINTER,
-        "this is a Git LFS pointer, not the file itself",
-        "fetch the file with git lfs pull",
+        "this file is a Git LFS pointer, not the real file",
+        "fetch the real file with git lfs pull",
     ),
-    "page": (PAGE, "this is an HTML page", "download the file itself"),
+    "page": (PAGE, "this file is an HTML page", "download the real file"),
 }
 TOKENIZER = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
 

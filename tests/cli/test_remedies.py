@@ -55,7 +55,7 @@ CASES = [
      f"--train_data corpus.txt {RUN} {{}} layernorm"),
     ("train", f"--train_data corpus.txt {RUN} --optimizer adam", "one of: (adamw)",
      f"--train_data corpus.txt {RUN} --optimizer {{}}"),
-    ("train", f"--train_data corpus.txt {RUN} --out theta.toml", "give it a name such as (theta)",
+    ("train", f"--train_data corpus.txt {RUN} --out theta.toml", "choose a name such as (theta)",
      f"--train_data corpus.txt {RUN} --out {{}}"),
     ("generate", "--model_path m.pt 'the cat'", "write (--prompt 'the cat')",
      "--model_path m.pt {}"),

@@ -51,11 +51,13 @@ def test_get_batch_of_one_window() -> None:
 
 
 def test_get_batch_refuses_what_has_no_window() -> None:
-    with pytest.raises(ValueError, match=r"a window needs 5 tokens \(4\); use"):
+    with pytest.raises(ValueError, match=r"must have at least 5 tokens \(4\); use"):
         get_batch(np.arange(4), 2, 4, "cpu")
-    with pytest.raises(ValueError, match=r"one row of integers \(shape \(2, 3\), int64\); pass"):
+    with pytest.raises(
+        ValueError, match=r"a 1-D array of integers \(shape \(2, 3\), int64\); pass"
+    ):
         get_batch(np.ones((2, 3), dtype=np.int64), 2, 2, "cpu")
-    with pytest.raises(ValueError, match=r"one row of integers .*float64"):
+    with pytest.raises(ValueError, match=r"a 1-D array of integers .*float64"):
         get_batch(np.ones(9), 2, 2, "cpu")
     with pytest.raises(ValueError, match=r"batch_size must be a whole number of at least 1 \(0\)"):
         get_batch(TOKENS, 0, 2, "cpu")
@@ -137,7 +139,7 @@ def test_short_corpora(length: int) -> None:
 
 
 def test_train_batches_refuse() -> None:
-    with pytest.raises(ValueError, match=r"a window needs 17 tokens \(16\); use"):
+    with pytest.raises(ValueError, match=r"must have at least 17 tokens \(16\); use"):
         TrainBatches(TOKENS[:16], 5, 16, seed=0)
     with pytest.raises(ValueError, match=r"seed must be at least 0 \(-1\); pass"):
         TrainBatches(TOKENS, 5, 16, seed=-1)
@@ -177,9 +179,9 @@ def test_eval_of_a_set_shorter_than_a_window() -> None:
     ((inputs, targets),) = EvalBatches(TOKENS[:4], 8, 6, max_batches=0)
     assert inputs.tolist() == [[1000, 1001, 1002, 0, 0, 0]]
     assert targets.tolist() == [[1001, 1002, 1003, -100, -100, -100]]
-    with pytest.raises(ValueError, match=r"needs 2 tokens \(1\)"):
+    with pytest.raises(ValueError, match=r"must have at least 2 tokens \(1\)"):
         EvalBatches(TOKENS[:1], 8, 6)
-    with pytest.raises(ValueError, match=r"max_batches must be at least 0 \(-1\); 0 takes"):
+    with pytest.raises(ValueError, match=r"max_batches must be at least 0 \(-1\); pass 0"):
         EvalBatches(TOKENS, 8, 6, max_batches=-1)
 
 

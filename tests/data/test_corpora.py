@@ -318,15 +318,15 @@ def begun(tokenizer, source, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"val_fraction": 0.3}, "val_fraction was 0.2, is now 0.3"),
-        ({"shard_tokens": 2000}, "shard_tokens was 1000, is now 2000"),
-        ({"seed": 1}, "seed was 0, is now 1"),
-        ({"field": "body"}, "field was 'text', is now 'body'"),
+        ({"val_fraction": 0.3}, "val_fraction was 0.2 and is now 0.3"),
+        ({"shard_tokens": 2000}, "shard_tokens was 1000 and is now 2000"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"field": "body"}, "field was 'text' and is now 'body'"),
     ],
 )
 def test_resuming_with_other_settings(tokenizer, source, begun, change, names):
     before = content(begun)
-    with pytest.raises(FileFormatError, match=rf"{names}\); give the same, or another folder"):
+    with pytest.raises(FileFormatError, match=rf"{names}\); use the same settings, or choose"):
         encode_corpus(tokenizer, source, begun, **(SETTINGS | change), resume=True)
     assert content(begun) == before
 
@@ -334,7 +334,7 @@ def test_resuming_with_other_settings(tokenizer, source, begun, change, names):
 def test_resuming_with_another_tokenizer_or_other_files(tokenizer, source, begun, tmp_path):
     other = BPETokenizer(tokenizer.vocab, tokenizer.merges[:-1], [END])
     files = [source / "a.txt", source / "b.jsonl"]
-    with pytest.raises(FileFormatError, match=r"tokenizer was '[0-9a-f]{64}', is now"):
+    with pytest.raises(FileFormatError, match=r"tokenizer was '[0-9a-f]{64}' and is now"):
         encode_corpus(other, source, begun, **SETTINGS, resume=True)
     with pytest.raises(FileFormatError, match=r"other files \(.*b\.jsonl changed\); encode"):
         encode_corpus(tokenizer, source / "a.txt", begun, **SETTINGS, resume=True)
@@ -352,16 +352,18 @@ def test_resuming_with_another_tokenizer_or_other_files(tokenizer, source, begun
 
 def test_a_folder_with_a_corpus_is_never_written_over(tokenizer, source, begun, tmp_path):
     before = content(begun)
-    with pytest.raises(ValueError, match=r"already \(.*progress\.json\); go on with --resume, or"):
+    with pytest.raises(
+        ValueError, match=r"a corpus \(.*progress\.json\); continue with --resume, or"
+    ):
         encode_corpus(tokenizer, source, begun, **SETTINGS)
     assert content(begun) == before
     encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
     before = content(begun)
-    with pytest.raises(ValueError, match=r"already \(.*corpus\.json\); name another folder"):
+    with pytest.raises(ValueError, match=r"a corpus \(.*corpus\.json\); choose another folder"):
         encode_corpus(tokenizer, source, begun, **SETTINGS)
     assert content(begun) == before
     (begun / "corpus.json").unlink()
-    with pytest.raises(ValueError, match=r"already \(.*train-00000\.bin\); name another folder"):
+    with pytest.raises(ValueError, match=r"a corpus \(.*train-00000\.bin\); choose another folder"):
         encode_corpus(tokenizer, source, begun, **SETTINGS)
 
 
@@ -372,16 +374,18 @@ def test_a_finished_shard_that_is_damaged_or_gone(tokenizer, source, begun):
     with pytest.raises(FileFormatError, match=r"train-00000\.bin"):
         encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
     shard.unlink()
-    with pytest.raises(FileFormatError, match=r"missing .*train-00000\.bin\); encode into another"):
+    with pytest.raises(FileFormatError, match=r"missing .*train-00000\.bin\); encode the files"):
         encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
     progress = begun / "progress.json"
     whole = json.loads(progress.read_bytes())
     for change in ({"shards": -1}, {"shards": "3"}, {"item": 10**6}, {"id": -10}, {"item": None}):
         progress.write_text(json.dumps(whole | {"train": whole["train"] | change}))
-        with pytest.raises(FileFormatError, match=r"progress\.json: its sha256 does not match"):
+        with pytest.raises(
+            FileFormatError, match=r"progress\.json: the file's sha256 does not match"
+        ):
             encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
     progress.write_text("{")
-    with pytest.raises(FileFormatError, match=r"not the state of a corpus \(.*progress\.json: "):
+    with pytest.raises(FileFormatError, match=r"does not describe a corpus \(.*progress\.json: "):
         encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
 
 
@@ -396,7 +400,7 @@ def test_a_finished_corpus_that_is_damaged(tokenizer, source, tmp_path, name):
         path.write_bytes(damaged) if damaged else path.unlink()
         error = ValueError if name == "corpus.json" and damaged is None else FileFormatError
         with pytest.raises(
-            error, match=re.escape(name) if damaged else "missing|nothing to resume"
+            error, match=re.escape(name) if damaged else "missing|--resume needs a corpus"
         ):
             encode_corpus(tokenizer, source, tmp_path / "out", **SETTINGS, resume=True)
     rest = content(tmp_path / "out")
@@ -404,7 +408,9 @@ def test_a_finished_corpus_that_is_damaged(tokenizer, source, tmp_path, name):
 
 
 def test_nothing_to_resume(tokenizer, source, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing to resume \(.*out holds no corpus\); leave"):
+    with pytest.raises(
+        ValueError, match=r"--resume needs a corpus \(.*out contains none\); remove"
+    ):
         encode_corpus(tokenizer, source, tmp_path / "out", resume=True)
     assert not (tmp_path / "out").exists()
 
@@ -415,7 +421,7 @@ def test_a_failure_before_the_first_shard_leaves_nothing(tokenizer, source, tmp_
         encode_corpus(tokenizer, [source, tmp_path / "bad.jsonl"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(ValueError, match=r"have no document \(.*empty\.txt"):
+    with pytest.raises(ValueError, match=r"must have a document \(.*empty\.txt"):
         encode_corpus(tokenizer, tmp_path / "empty.txt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -433,19 +439,23 @@ def test_one_run_at_a_time(tokenizer, source, begun, tmp_path):
 
 def test_settings_that_cannot_be(tokenizer, source, tmp_path):
     for value in (1.0, -0.1, float("nan")):
-        with pytest.raises(ValueError, match=r"val_fraction is from 0 to below 1 \(.*\); give"):
+        with pytest.raises(
+            ValueError, match=r"val_fraction must be .* 0 and less than 1 \(.*\); ch"
+        ):
             encode_corpus(tokenizer, source, tmp_path / "out", val_fraction=value)
-    with pytest.raises(ValueError, match=r"shard_tokens is at least 1 \(0\); give"):
+    with pytest.raises(ValueError, match=r"shard_tokens must be at least 1 \(0\); use"):
         encode_corpus(tokenizer, source, tmp_path / "out", shard_tokens=0)
-    with pytest.raises(ValueError, match=r"no special token .*\('<s>'; it has <\|endoftext\|>\);"):
+    with pytest.raises(
+        ValueError, match=r"must be a special .*\('<s>', but .* has <\|endoftext\|>\);"
+    ):
         encode_corpus(tokenizer, source, tmp_path / "out", separator="<s>")
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"the output is a file \(.*file\); name a folder"):
+    with pytest.raises(ValueError, match=r"must be a folder, not a file \(.*file\); choose"):
         encode_corpus(tokenizer, source, tmp_path / "file")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tokenizer.json").write_text(tokenizer.to_json())
     other = BPETokenizer(tokenizer.vocab, tokenizer.merges[:-1], [END])
-    with pytest.raises(FileFormatError, match=r"another tokenizer is in the folder \(.*\); name"):
+    with pytest.raises(FileFormatError, match=r"folder contains another tokenizer \(.*\); choose"):
         encode_corpus(other, source, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer.json"]
 
@@ -460,6 +470,6 @@ def test_a_file_that_changes_while_it_is_read(tokenizer, source, tmp_path, monke
         return encode(*arguments)
 
     monkeypatch.setattr(corpora, "_encode", slow)
-    with pytest.raises(FileFormatError, match=r"a file changed while it was read \(.*a\.txt"):
+    with pytest.raises(FileFormatError, match=r"a file changed during the encoding \(.*a\.txt"):
         encode_corpus(tokenizer, path, tmp_path / "out", num_workers=1)
     assert not (tmp_path / "out" / "corpus.json").exists()

@@ -202,7 +202,7 @@ def test_a_folder_gives_the_json_files_that_are_lists(tree):
 def test_a_folder_of_shards_is_called_that(tmp_path):
     for number in range(3):
         (tmp_path / f"train-{number}.bin").touch()
-    with pytest.raises(ValueError, match=r"token shards .*3 shards\); name one .*train-0\.bin"):
+    with pytest.raises(ValueError, match=r"token shards .*3 shards\); choose .*train-0\.bin"):
         find_files(tmp_path)
 
 
@@ -217,35 +217,35 @@ def test_paths_that_name_nothing(tree):
     (tree / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
         find_files(["b.txt", "missing.txt"])
-    with pytest.raises(ValueError, match=r"no file matches \(\*\.csv\); check"):
+    with pytest.raises(ValueError, match=r"no file matches the pattern \(\*\.csv\); check"):
         find_files(["b.txt", "*.csv"])
-    with pytest.raises(ValueError, match=r"the folder has no text \(empty\); give .*\.parquet"):
+    with pytest.raises(ValueError, match=r"contains no text \(empty\); choose .*\.parquet"):
         find_files("empty")
-    with pytest.raises(ValueError, match=r"a path is empty \(''\); name"):
+    with pytest.raises(ValueError, match=r"a path must not be empty \(''\); specify"):
         find_files([""])
-    with pytest.raises(ValueError, match=r"no file is given .*; name"):
+    with pytest.raises(ValueError, match=r"list of paths must not be empty .*; specify"):
         find_files([])
     os.mkfifo(tree / "pipe")
-    with pytest.raises(ValueError, match=r"not a file or folder \(pipe\); give"):
+    with pytest.raises(ValueError, match=r"must be a file or a folder \(pipe\); choose"):
         find_files("pipe")
 
 
 # --- bad files ------------------------------------------------------------------------------------
 
 BAD_LINES = [
-    ('{"text": "a"}\n{"text": "b"', r"not a line of JSON \(.*a\.jsonl:2: .*\); correct"),
+    ('{"text": "a"}\n{"text": "b"', r"each line must be JSON \(.*a\.jsonl:2: .*\); correct"),
     ('{"text": "a"}\n\n[1]', r"a line must be an object or a string \(.*a\.jsonl:3: list\); write"),
-    ('{"txt": "a", "id": 1}', r"no field 'text' \(.*a\.jsonl:1 has 'txt', 'id'\); name"),
-    ("{}", r"no field 'text' \(.*a\.jsonl:1 has none\); name"),
-    ('{"text": 3}', r"field 'text' is no string \(.*a\.jsonl:1: int\); name"),
-    ('{"text": null}', r"field 'text' is no string \(.*a\.jsonl:1: NoneType\); name"),
+    ('{"txt": "a", "id": 1}', r"no field 'text' \(.*a\.jsonl:1 has 'txt', 'id'\); choose"),
+    ("{}", r"no field 'text' \(.*a\.jsonl:1 has none\); choose"),
+    ('{"text": 3}', r"field 'text' must be a string \(.*a\.jsonl:1: int\); choose"),
+    ('{"text": null}', r"field 'text' must be a string \(.*a\.jsonl:1: NoneType\); choose"),
     (
         '{"text": "ab\\ud800"}',
         r"a lone surrogate \(.*a\.jsonl:1: U\+D800 at character 2\); replace",
     ),
-    ("[" * 100_000, r"not a line of JSON \(.*a\.jsonl:1: .*recursion.*\); correct"),
-    ('{"text": ' + "9" * 5000 + "}", r"not a line of JSON \(.*a\.jsonl:1: .*\); correct"),
-    ('{"text": "a"}\n\ufeff{}', r"not a line of JSON \(.*a\.jsonl:2: .*BOM.*\); correct"),
+    ("[" * 100_000, r"each line must be JSON \(.*a\.jsonl:1: .*recursion.*\); correct"),
+    ('{"text": ' + "9" * 5000 + "}", r"each line must be JSON \(.*a\.jsonl:1: .*\); correct"),
+    ('{"text": "a"}\n\ufeff{}', r"each line must be JSON \(.*a\.jsonl:2: .*BOM.*\); correct"),
 ]
 
 
@@ -277,10 +277,12 @@ def test_bad_zst(tmp_path):
     packed = zstandard.ZstdCompressor().compress(b'{"text": "abcdefgh"}\n' * 1000)
     for cut in (0, 5, len(packed) // 2, len(packed) - 1):
         path.write_bytes(packed[:cut])
-        with pytest.raises(FileFormatError, match=r"zst file is truncated \(.*\); copy it again"):
+        with pytest.raises(FileFormatError, match=r"zst file is truncated \(.*\); copy the file"):
             list(read_documents(path))
     path.write_bytes(b"no zst at all")
-    with pytest.raises(FileFormatError, match=r"not a zst file \(.*a\.jsonl\.zst: .*\); copy"):
+    with pytest.raises(
+        FileFormatError, match=r"the zst file is damaged \(.*a\.jsonl\.zst: .*\); copy"
+    ):
         list(read_documents(path))
 
 
@@ -292,7 +294,9 @@ def test_bad_gz(tmp_path):
         with pytest.raises(FileFormatError, match=r"gz file is truncated \(.*a\.jsonl\.gz\); copy"):
             list(read_documents(path))
     path.write_bytes(packed[:-8] + b"1234" + packed[-4:])  # another checksum
-    with pytest.raises(FileFormatError, match=r"not a gz file \(.*a\.jsonl\.gz: .*\); copy"):
+    with pytest.raises(
+        FileFormatError, match=r"the gz file is damaged \(.*a\.jsonl\.gz: .*\); copy"
+    ):
         list(read_documents(path))
 
 
@@ -300,12 +304,12 @@ def test_bad_gz(tmp_path):
     ("content", "message"),
     [
         ("[1]", r"an item must be an object or a string \(.*a\.json, item 0: int\); write"),
-        ('["a", {"txt": 1}]', r"no field 'text' \(.*a\.json, item 1 has 'txt'\); name"),
-        ('["a", {"text": 1}]', r"field 'text' is no string \(.*item 1: int\); name"),
+        ('["a", {"txt": 1}]', r"no field 'text' \(.*a\.json, item 1 has 'txt'\); choose"),
+        ('["a", {"text": 1}]', r"field 'text' must be a string \(.*item 1: int\); choose"),
         ('["a\\ud800"]', r"a lone surrogate \(.*item 0: U\+D800 at character 1\); replace"),
-        ('["a"', r"not a list of JSON \(.*a\.json: .*\); correct"),
-        ("[" * 100_000, r"not a list of JSON \(.*a\.json: .*recursion.*\); correct"),
-        ('{"a":\n1}', r"not a line of JSON \(.*a\.json:1: .*\); a \.json holds a list"),
+        ('["a"', r"must be a JSON list \(.*a\.json: .*\); correct"),
+        ("[" * 100_000, r"must be a JSON list \(.*a\.json: .*recursion.*\); correct"),
+        ('{"a":\n1}', r"each line must be JSON \(.*a\.json:1: .*\); write a list of objects"),
     ],
 )
 def test_bad_json(tmp_path, content, message):
@@ -328,14 +332,14 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", LFS, "a Git LFS pointer, not the file itself; fetch"),
+        ("a.txt", LFS, "a Git LFS pointer, not the real file; fetch"),
         ("a.jsonl", LFS, "a Git LFS pointer"),
         ("a.json.gz", LFS, "a Git LFS pointer"),
         ("a.parquet", LFS, "a Git LFS pointer"),
         ("a.txt", gzip.compress(b"text", mtime=0), r"gzip data; .*\.gz"),
         ("a.zst", gzip.compress(b"text", mtime=0), r"gzip data; .*\.gz"),
         ("a.txt.gz", gzip.compress(_tar(), mtime=0), "a tar archive"),
-        ("a.md", "text ".encode("utf-16-le") * 50, "UTF-16 text; convert it to UTF-8"),
+        ("a.md", "text ".encode("utf-16-le") * 50, "UTF-16 text; convert the text to UTF-8"),
         ("a.txt", b"PK\x03\x04\x14\0", "a ZIP archive"),
         ("a.jsonl", b"PAR1\x15\x04", "a Parquet file"),
         ("a", b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
@@ -350,20 +354,22 @@ def test_what_is_not_text_is_called_what_it_is(tmp_path, name, content, message)
 def test_bad_parquet(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), path)
-    with pytest.raises(ValueError, match=r"no column 'body' \(.*a\.parquet has text, n\); name"):
+    with pytest.raises(ValueError, match=r"no column 'body' \(.*a\.parquet has text, n\); ch"):
         list(read_documents(path, field="body"))
-    with pytest.raises(ValueError, match=r"column 'text' has no string \(.*row 1: NoneType\); nam"):
+    with pytest.raises(
+        ValueError, match=r"column 'text' must .* strings \(.*row 1: NoneType\); ch"
+    ):
         list(read_documents(path))
-    with pytest.raises(ValueError, match=r"column 'n' has no string \(.*row 0: int\); name"):
+    with pytest.raises(ValueError, match=r"column 'n' must .* strings \(.*row 0: int\); choose"):
         list(read_documents(path, field="n"))
     content = path.read_bytes()
     for bad in (b"", b"PAR1", content[:-20], content[:40] + bytes(60) + content[100:]):
         path.write_bytes(bad)
-        with pytest.raises(FileFormatError, match=r"not a parquet file \(.*\); copy it again"):
+        with pytest.raises(FileFormatError, match=r"Parquet file is damaged \(.*\); copy the file"):
             list(read_documents(path))
     array = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
     pyarrow.parquet.write_table(pyarrow.table({"text": array}), path)
-    with pytest.raises(ValueError, match=r"is not UTF-8 \(in rows from 0\); write"):
+    with pytest.raises(ValueError, match=r"is not UTF-8 \(in row 0 or later\); save"):
         list(read_documents(path))
 
 
@@ -372,11 +378,11 @@ def test_an_extra_that_is_missing_is_named(tmp_path, monkeypatch, name, package)
     (tmp_path / name).touch()
     for module in ("zstandard", "pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    message = rf"{name} needs a package .*\({package}.*\); pip install 'scratchlm\[data\]'"
+    message = rf"{name} needs a package .*\({package}.*\); run pip install 'scratchlm\[data\]'"
     with pytest.raises(ValueError, match=message):
         list(read_documents(tmp_path / name))
 
 
 def test_an_empty_separator(tmp_path):
-    with pytest.raises(ValueError, match=r"the separator is empty \(''\); give"):
+    with pytest.raises(ValueError, match=r"separator must not be empty \(''\); specify"):
         list(read_documents(tmp_path, separator=""))

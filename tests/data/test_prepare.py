@@ -36,7 +36,7 @@ def test_a_text_is_tokenized_once_and_again_when_it_changes(tmp_path):
     corpus = tiny.corpus(tmp_path)
     first, _ = run(tmp_path, train=corpus)
     again, said = run(tmp_path, train=corpus)
-    assert any("tokenized already" in line for line in said)
+    assert any("already tokenized" in line for line in said)
     assert again.data_id == first.data_id
     text = corpus.read_text(encoding="utf-8")
     status = corpus.stat()
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         run(tmp_path, train=shard, vocab_size=299)
     with pytest.raises(FileFormatError, match="another tokenizer"):
         run(tmp_path, train=shard, tokenizer=tmp_path / "other.json")
-    with pytest.raises(ValueError, match="validation data is shorter than the context"):
+    with pytest.raises(ValueError, match="validation data must be longer than the context"):
         run(tmp_path, train=shard, context_length=1000)
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         run(tmp_path, train=corpus, val=tmp_path / "gone.txt")
@@ -118,17 +118,19 @@ def test_the_width_of_a_bare_bin(tmp_path):
         named = {"dtype": dtype} if dtype else {}
         data, said = run(tmp_path, train=tmp_path / "wide.bin", vocab_size=vocab_size, **named)
         assert [*data.train, *data.val] == ids.tolist()
-        assert "wide.bin has no sidecar: read as uint32" in said[0]
+        assert "wide.bin has no sidecar: its ids are read as uint32" in said[0]
     with pytest.raises(ValueError, match=r"every second id is 0 .*wide\.bin"):
         run(tmp_path, train=tmp_path / "wide.bin")
     for vocab_size, dtype in ((300, "uint32"), (70_000, None)):
         named = {"dtype": dtype} if dtype else {}
-        with pytest.raises(ValueError, match=r"past the vocabulary .*narrow\.bin.*dtype uint16"):
+        with pytest.raises(ValueError, match=r"less than vocab_size .*narrow\.bin.*dtype uint16"):
             run(tmp_path, train=tmp_path / "narrow.bin", vocab_size=vocab_size, **named)
     vocab = {i: bytes([i]) for i in range(256)} | {i: b"%06d" % i for i in range(256, 70_000)}
     BPETokenizer(vocab, []).save(tmp_path / "large.json")
     named = {"train": tmp_path / "narrow.bin", "tokenizer": tmp_path / "large.json"}
-    with pytest.raises(ValueError, match=r"uint16 cannot hold the tokenizer's ids .*70000 ids"):
+    with pytest.raises(
+        ValueError, match=r"uint16 is too small for the tokenizer's ids .*70000 ids"
+    ):
         run(tmp_path, vocab_size=70_000, dtype="uint16", **named)
 
 

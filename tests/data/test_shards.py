@@ -85,10 +85,10 @@ def test_truncated(shard: Path, cut: int) -> None:
 def test_a_flipped_bit_is_found_when_the_time_differs_or_on_request(shard: Path) -> None:
     flip_a_bit(shard)
     open_shard(shard)  # an equal time is trusted: hashing gigabytes at each start is not free
-    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy it again"):
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the shard"):
         open_shard(shard, verify=True)
     os.utime(shard, ns=(1, 1))
-    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy it again"):
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the shard"):
         open_shard(shard)
 
 
@@ -105,9 +105,9 @@ def test_without_a_sidecar_it_is_uint16_and_the_largest_id_is_found(tmp_path: Pa
     assert opened.tokens.tolist() == [5, 65_535, 7]
     assert opened.max_id == 65_535
     path.write_bytes(b"odd")
-    with pytest.raises(FileFormatError, match=r"even number of bytes \(.*: 3\); encode"):
+    with pytest.raises(FileFormatError, match=r"a multiple of 2 bytes \(.*: 3\); make"):
         open_shard(path)
-    with pytest.raises(ValueError, match=r"nothing to verify against .*; encode"):
+    with pytest.raises(ValueError, match=r"verification needs a sidecar .*; make"):
         open_shard(path, verify=True)
 
 
@@ -123,7 +123,9 @@ def test_a_bare_files_width_is_asked_for_or_follows_from_the_vocabulary(tmp_path
         right.astype("<u2").tofile(path)
         assert open_shard(path).tokens.tolist() == right.tolist()
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(FileFormatError, match=r"four bytes each \(.*: 198\); .*--data\.dtype"):
+    with pytest.raises(
+        FileFormatError, match=r"a multiple of 4 bytes \(.*: 198\); .*--data\.dtype"
+    ):
         open_shard(path, dtype="uint32")
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4\n")
     with pytest.raises(FileFormatError, match=r"a Git LFS pointer.*plain\.bin.*git lfs pull"):
@@ -135,10 +137,10 @@ def test_a_bare_files_width_is_asked_for_or_follows_from_the_vocabulary(tmp_path
 
 def test_a_width_that_the_file_contradicts(shard: Path, tmp_path: Path) -> None:
     assert len(open_shard(shard, dtype="uint16").tokens) == len(TEXT)
-    with pytest.raises(ValueError, match=r"the ids are uint16 \(.*, data\.dtype uint32\); leave"):
+    with pytest.raises(ValueError, match=r"type of the ids \(uint32, .* uint16 ids\); remove"):
         open_shard(shard, dtype="uint32")
     np.save(tmp_path / "ids.npy", np.arange(3))
-    with pytest.raises(ValueError, match=r"the ids are int64 .*; leave data\.dtype out"):
+    with pytest.raises(ValueError, match=r"type of the ids .* int64 ids\); remove data\.dtype"):
         open_shard(tmp_path / "ids.npy", dtype="uint32")
 
 
@@ -176,17 +178,17 @@ def test_npy_that_is_not_ids_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ids.npy"
     for array in (np.ones(4), np.ones((2, 2), np.uint16), np.array([True])):
         np.save(path, array)
-        with pytest.raises(FileFormatError, match=r"one row of integers \(.*\); save them"):
+        with pytest.raises(FileFormatError, match=r"a 1-D array of integers \(.*\); save the ids"):
             open_shard(path)
     np.save(path, np.array([1, -1]))
-    with pytest.raises(FileFormatError, match=r"an id is negative \(.*: -1\); encode"):
+    with pytest.raises(FileFormatError, match=r"each id must be at least 0 \(.*: -1\); make"):
         _ = open_shard(path).max_id
     np.save(path, np.arange(1000))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+    with pytest.raises(FileFormatError, match=r"not a \.npy file of ids"):
         open_shard(path)
     path.write_bytes(b"no array")
-    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+    with pytest.raises(FileFormatError, match=r"not a \.npy file of ids"):
         open_shard(path)
 
 
@@ -199,10 +201,10 @@ def test_npy_never_runs_a_pickle(tmp_path: Path) -> None:
 
     path = tmp_path / "ids.npy"
     np.save(path, np.array([Trap()], dtype=object), allow_pickle=True)
-    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+    with pytest.raises(FileFormatError, match=r"not a \.npy file of ids"):
         open_shard(path)
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(FileFormatError, match=r"not a \.npy of ids"):
+    with pytest.raises(FileFormatError, match=r"not a \.npy file of ids"):
         open_shard(path)
     assert not ran.exists()
 
@@ -210,13 +212,13 @@ def test_npy_never_runs_a_pickle(tmp_path: Path) -> None:
 def test_paths_that_are_no_shards(tmp_path: Path, text: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_shard(tmp_path / "missing.bin")
-    with pytest.raises(ValueError, match=r"a token shard is a file \(.*\); pass"):
+    with pytest.raises(ValueError, match=r"a token shard must be a file \(.*\); choose"):
         open_shard(tmp_path)
-    with pytest.raises(ValueError, match=r"ends in \.bin or \.npy \(.*text\.txt\); encode"):
+    with pytest.raises(ValueError, match=r"must end in \.bin or \.npy \(.*text\.txt\); encode"):
         open_shard(text)
     for name in ("empty.bin", "empty.npy"):
         (tmp_path / name).touch()
-        with pytest.raises(FileFormatError, match=r"the token shard is empty \(.*\); encode"):
+        with pytest.raises(FileFormatError, match=r"the token shard is empty \(.*\); make"):
             open_shard(tmp_path / name)
 
 
@@ -284,7 +286,7 @@ def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(Killed):
         write_shard(byte_tokenizer(), text, shard)
-    with pytest.raises(FileFormatError, match=r"encode its text again"):
+    with pytest.raises(FileFormatError, match=r"make a new shard from its text"):
         open_shard(shard)
     monkeypatch.undo()
     write_shard(byte_tokenizer(), text, shard)
@@ -292,19 +294,19 @@ def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
 
 
 def test_write_shard_refuses_before_it_encodes(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"written to a \.bin file \(.*\); name it train\.bin"):
+    with pytest.raises(ValueError, match=r"must end in \.bin \(.*\); use the name train\.bin"):
         write_shard(byte_tokenizer(), text, tmp_path / "train.npy")
     with pytest.raises(FileNotFoundError):
         write_shard(byte_tokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")
     text_named_bin = text.rename(tmp_path / "text.bin")
-    with pytest.raises(ValueError, match=r"text and its shard are one file \(.*\); name another"):
+    with pytest.raises(ValueError, match=r"its shard must be different files \(.*\); choose"):
         write_shard(byte_tokenizer(), text_named_bin, text_named_bin)
     assert text_named_bin.read_bytes() == TEXT
 
 
 def test_text_without_tokens_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(ValueError, match=r"the text has no tokens \(.*\); encode"):
+    with pytest.raises(ValueError, match=r"the text must not be empty \(.*\); choose"):
         write_shard(byte_tokenizer(), tmp_path / "empty.txt", tmp_path / "train.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["empty.txt"]
 

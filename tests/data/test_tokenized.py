@@ -96,7 +96,7 @@ def test_documents_are_tokenized_once_and_split_by_token(tmp_path):
     assert "21 documents" in said[1]
     again = prepare(config, 300, 32, tmp_path / "data", said.append)
     assert again.data_id == first.data_id
-    assert any("tokenized already" in line for line in said)
+    assert any("already tokenized" in line for line in said)
     (manifest,) = (tmp_path / "data").glob("train-*/corpus.json")
     manifest.unlink()  # as a kill before the end leaves it
     assert prepare(config, 300, 32, tmp_path / "data", said.append).data_id == first.data_id
@@ -167,7 +167,7 @@ def test_json_that_is_learned_as_text_is_told_and_the_advice_works(name, tmp_pat
     path = Path(name)
     path.write_bytes(JSON_AS_TEXT[name])
     [line] = read_as_text([path])
-    assert line.startswith(f"{name} is read as plain text and looks like JSON; ")
+    assert line.startswith(f"{name} is read as plain text but looks like JSON; ")
     ending = line.removesuffix(" to read its documents").rpartition(" ")[2]
     renamed = path.rename(name.replace(".txt", "").replace(".md", "").removesuffix(path.suffix)
                           + ending)  # fmt: skip
@@ -215,7 +215,7 @@ def test_each_command_tells_once_what_it_reads_as_text(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     Path("data.txt").write_text("\n" + LINES, encoding="utf-8")
     Path("b.txt").write_text("the cat sat", encoding="utf-8")
-    told = "data.txt is read as plain text and looks like JSON; end its name in .json to read"
+    told = "data.txt is read as plain text but looks like JSON; change the file's ending to"
     assert train(["--train_data", "data.txt", *SMALL, "--out", "run"]) == 0
     assert capsys.readouterr().out.count(told) == 1
     words = ["--corpus", "data.txt", "--vocab_size", "260", "--encode", "data.txt"]
@@ -235,12 +235,12 @@ def test_each_command_tells_once_what_it_reads_as_text(tmp_path, monkeypatch, ca
     ("name", "content", "code", "told"),
     [
         ("a.json", json.dumps({"text": "a"}, indent=2).encode(), 2,
-         "a .json holds a list of objects or strings, or one of them on each line"),
-        ("a.json.gz", gzip.compress(b"the cat", mtime=0), 2, "a .json holds a list"),
+         "write a list of objects or strings, or an object or string on each line"),
+        ("a.json.gz", gzip.compress(b"the cat", mtime=0), 2, "write a list of objects"),
         ("a.json", b'{"text": "a"}\n{"text":\n', 2, "; correct or remove the line"),
         ("a.jsonl", b'{"text": "a"}\n{"text":\n', 2, "correct or remove the line"),
-        ("a.json", PAGE, 2, "a.json looks like an HTML page; download the file itself"),
-        ("a.jsonl", PAGE, 2, "a.jsonl looks like an HTML page; download the file itself"),
+        ("a.json", PAGE, 2, "a.json looks like an HTML page; download the real file"),
+        ("a.jsonl", PAGE, 2, "a.jsonl looks like an HTML page; download the real file"),
         ("a.jsonl.gz", gzip.compress(PAGE, mtime=0), 2, "looks like an HTML page; download"),
         ("a.parquet", PAGE, 3, "an HTML page"),
         ("a.jsonl.gz", PAGE, 3, "an HTML page"),
@@ -269,10 +269,10 @@ def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["shards"], "token shards and no text (shards: 2 shards); name one of them"),
-        (["shards/*.bin"], "reads one token shard"),
-        (["a.txt", "--field", "body"], "data.field is for many documents (body"),
-        (["a.txt", "--separator", "<s>"], "data.separator is for many documents (<s>"),
+        (["shards"], "token shards but no text (shards: 2 shards); choose one shard"),
+        (["shards/*.bin"], "can read only one token shard"),
+        (["a.txt", "--field", "body"], "data.field (body) is only for many documents"),
+        (["a.txt", "--separator", "<s>"], "data.separator (<s>) is only for many documents"),
         (["a.jsonl", "--field", "body"], "no field 'body'"),
     ],
 )
@@ -315,11 +315,11 @@ def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeyp
     words = ["--train_data", "tiny.txt", *SMALL, "--vocab_size", "1000"]
     assert train([*words, "--context_length", "64", "--out", "a"]) == 2
     said, error = capsys.readouterr()
-    fit = re.search(r"no more pairs to merge: .* of 1,000 ids.*--vocab_size (\d+) suits", said)[1]
+    fit = re.search(r"no more pairs to merge: .* of 1,000 ids.*use --vocab_size (\d+)", said)[1]
     assert train(["--train_data", "tiny.txt", *SMALL, "--vocab_size", fit, "--out", "fits"]) == 0
     assert "no more pairs" not in capsys.readouterr().out
     numbers = (
-        r"give --context_length (\d+) or less, more text, or --vocab_size (\d+) for .* to (\d+)"
+        r"use --context_length (\d+) or less, more text, or --vocab_size (\d+) for .* to (\d+)"
     )
     least, vocab_size, most = re.search(numbers, error).groups()
     assert train([*words, "--context_length", least, "--out", "b"]) == 0
@@ -342,7 +342,7 @@ def test_a_size_that_suits_is_advised_once(text, tmp_path, monkeypatch, capsys):
     fit = re.search(r"set --vocab_size (\d+)", capsys.readouterr().err)[1]
     for vocab_size in (fit, "2000"):
         assert tokenize([*words, "--vocab_size", vocab_size]) == 0
-        advice = re.search(r"; --vocab_size (\d+) suits it", capsys.readouterr().out)
+        advice = re.search(r"; use --vocab_size (\d+)", capsys.readouterr().out)
         assert (advice is None) == (vocab_size == fit)
     assert tokenize([*words, "--vocab_size", advice[1]]) == 0
     assert "no more pairs" not in capsys.readouterr().out
@@ -361,7 +361,7 @@ def test_the_type_of_ids_is_refused_for_text_alone_and_before_the_work(tmp_path)
     np.arange(99, dtype=np.uint32).tofile(tmp_path / "val.bin")
     config = DataConfig(str(tmp_path / "a.txt"), dtype="uint32")
     said: list[str] = []
-    with pytest.raises(ValueError, match=r"data.dtype is for ids .*uint32, .*a\.txt\); leave it"):
+    with pytest.raises(ValueError, match=r"data.dtype \(uint32\) is only .*a\.txt\); remove"):
         prepare(config, 300, 8, tmp_path / "data", said.append)
     assert said == []
     config = dataclasses.replace(config, val=str(tmp_path / "val.bin"))

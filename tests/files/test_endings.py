@@ -42,7 +42,7 @@ CASES = [
     (
         convert,
         "--from m.pt --to other.pt",
-        "a Hugging Face model must be a folder, not a .pt (other.pt)",
+        "a Hugging Face model must be a folder, not a .pt file (other.pt)",
     ),
     (
         convert,
@@ -73,7 +73,7 @@ def test_commands_refuse_it(prepared, monkeypatch, capsys, main, words, names):
 def test_python_refuses_it(prepared, tmp_path):
     model = tiny.model()
     for name in ("a.safetensors", "a.bin", "a.ckpt", "a.PT"):
-        with pytest.raises(ValueError, match=rf"one \.pt file, not a .*{name}\); give it a name"):
+        with pytest.raises(ValueError, match=rf"one \.pt file, not a .*{name}\); choose a name"):
             save_checkpoint(tmp_path / name, model, None, 1)
     tokenizer = tiny.tokenizer(prepared)
     for name in ("a.npy", "a.h5", "a.ids"):
@@ -109,7 +109,7 @@ def test_shards_end_in_upper_or_lower_case(prepared, tmp_path, monkeypatch, caps
         assert np.array_equal(open_shard(name).tokens, ids)
         data = prepare(DataConfig(name), 300, 8, tmp_path / "data", print)
         assert np.array_equal([*data.train, *data.val], ids)
-    assert "bare.Bin has no sidecar: read as uint16" in capsys.readouterr().out
+    assert "bare.Bin has no sidecar: its ids are read as uint16" in capsys.readouterr().out
     assert default_vocab_size(DataConfig("a.BIN")) == 300
 
 

@@ -83,8 +83,8 @@ class Level(IntEnum):
         ({1, 2}, "key is a builtins.set"),
         (b"bytes", "key is a builtins.bytes"),
         (len, "key is a builtins.builtin_function_or_method"),
-        ({(1, 2): 3}, r"keys are strings or integers \(key: \(1, 2\)\)"),
-        ({True: 3}, r"keys are strings or integers \(key: True\)"),
+        ({(1, 2): 3}, r"keys must be strings or integers \(key: \(1, 2\)\)"),
+        ({True: 3}, r"keys must be strings or integers \(key: True\)"),
         (torch.float32, "key is a torch.dtype"),
     ],
 )

@@ -227,7 +227,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
         out = tmp_path / "run"
         before = (out / "config.toml").read_text()
         assert main([*argv(tmp_path), "--resume", "auto"]) == 2
-        assert_one_line(capsys, "another run is at work", f"process {process.pid}")
+        assert_one_line(capsys, "another run is using this folder", f"process {process.pid}")
         assert (out / "config.toml").read_text() == before
     finally:
         process.kill()

@@ -149,7 +149,7 @@ def test_bad_data_is_one_error_on_every_rank(tmp_path):
     for rank, raised in enumerate(("ValueError", "OtherRankError")):
         kind, (name, text, trace) = forked.answer(tmp_path, rank)
         assert (kind, name) == ("error", raised), trace
-        assert "past the vocabulary" in text
+        assert "each id must be less than vocab_size" in text
 
 
 @pytest.mark.parametrize(("error", "code"), [(Interrupted(15, "stopped"), 143),

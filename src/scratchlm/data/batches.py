@@ -31,8 +31,8 @@ def get_batch(
 ) -> Batch:
     """tokens: (n,) -> inputs, targets: (batch, seq) int64 on `device`.
 
-    Windows start at uniformly random places and may overlap. Raise ValueError if the corpus is
-    shorter than context_length + 1 tokens. torch raises its own error for a missing device.
+    Windows start at uniformly random places and may overlap. Raise ValueError if there are fewer
+    than context_length + 1 tokens. torch raises its own error for a missing device.
     """
     array = _as_array(tokens, batch_size, context_length)
     starts = torch.randint(len(array) - context_length, (batch_size,), generator=generator)
@@ -43,10 +43,11 @@ def get_batch(
 class TrainBatches:
     """Compute batch `step` from (seed, step) alone, so a resumed run reads the same batches.
 
-    An epoch has n = max(1, (len − T)//T) windows of T + 1 tokens. Windows start T tokens apart, so
-    an epoch uses no target twice. Each epoch shifts its windows by a random offset among all that
-    fit, and visits each window once in random order. numpy's PCG64 with SeedSequence([seed, epoch])
-    draws both. A batch may cross from one epoch into the next.
+    T is the context length. An epoch has n = max(1, (len − T)//T) windows of T + 1 tokens. Windows
+    start T tokens apart, so an epoch uses no target twice. Each epoch shifts its windows by an
+    offset, which is uniformly random over all possible offsets. It visits each window once, in
+    random order. numpy's PCG64 with SeedSequence([seed, epoch]) samples the offset and the order. A
+    batch may contain windows of several epochs.
     """
 
     def __init__(self, tokens: Tokens, batch_size: int, context_length: int, seed: int) -> None:
@@ -61,7 +62,10 @@ class TrainBatches:
 
     @property
     def batches_per_epoch(self) -> float:
-        """Return a fraction: N epochs are ceil(N * windows_per_epoch / batch_size) batches."""
+        """Return the number of batches in an epoch, which need not be whole.
+
+        N epochs are ceil(N * windows_per_epoch / batch_size) batches.
+        """
         return self.windows_per_epoch / self.batch_size
 
     def batch(self, step: int) -> Batch:
@@ -93,20 +97,22 @@ class TrainBatches:
 class EvalBatches:
     """Yield the same windows at each iteration, evenly spaced and without overlap.
 
-    Windows start T tokens apart and cover the set. `max_batches` limits the number of batches;
-    0 takes all windows, including the partial one at the end. All batches have the same shape, so a
-    compiled model compiles once. Input 0 with target -100 pads the last batch. Weight a batch's
-    mean loss by its number of targets that are not -100.
+    Without a limit, windows start `context_length` tokens apart and cover the set. `max_batches`
+    limits the number of batches; 0 uses all windows, including the partial window at the end. All
+    batches have the same shape, so torch compiles a model once. Input 0 with target -100 pads the
+    last batch. To average the batches' mean losses, weight each batch by its number of targets that
+    are not -100.
     """
 
     def __init__(
         self, tokens: Tokens, batch_size: int, context_length: int, max_batches: int = 0
     ) -> None:
-        # Two tokens give one prediction to evaluate. Padding fills a set shorter than a window.
+        # Two tokens are enough for one prediction. Padding extends a set that is shorter than a
+        # window.
         self.tokens = _as_array(tokens, batch_size, context_length, shortest=2)
         if max_batches < 0:
             raise ValueError(
-                f"max_batches must be at least 0 ({max_batches}); 0 takes the whole set"
+                f"max_batches must be at least 0 ({max_batches}); pass 0 to use the whole set"
             )
         self.context_length = context_length
         targets = len(self.tokens) - 1
@@ -140,7 +146,7 @@ def _as_array(
     array = tokens.numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"tokens must be one row of integers (shape {array.shape}, {array.dtype}); "
+            f"tokens must be a 1-D array of integers (shape {array.shape}, {array.dtype}); "
             "pass the ids of a token shard"
         )
     for name, size in (("batch_size", batch_size), ("context_length", context_length)):
@@ -150,7 +156,7 @@ def _as_array(
         shortest = context_length + 1
     if len(array) < shortest:
         raise ValueError(
-            f"a window needs {shortest} tokens ({len(array)}); "
+            f"the data must have at least {shortest} tokens ({len(array)}); "
             "use a longer text or a smaller context_length"
         )
     return array

@@ -10,15 +10,16 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Name the data of a run and say how to read it.
+    """Specify the data of a run and how to read the data.
 
-    `train` and `val` name a token shard (.bin, .npy), or a file, folder or glob of text, JSON,
-    JSON lines or Parquet. `field` holds the text of a JSON or Parquet document. `separator` is the
-    special token between documents. `tokenizer` names a tokenizer.json. Without it, a run uses the
-    tokenizer of its initial or resumed weights. If they have none, a shard's sidecar names the
-    tokenizer, and a text gets a newly trained one. `verify` hashes whole shards at start instead of
-    trusting an unchanged size and time. `dtype` is the type of the ids in a .bin without a sidecar.
-    `fit_context` shortens the model's context to fit a short text.
+    `train` and `val` each specify a token shard (.bin, .npy), or a file, folder or glob of text,
+    JSON, JSON lines or Parquet. `field` is the JSON or Parquet field that contains a document's
+    text. `separator` is the special token between documents. `tokenizer` is the path of a
+    tokenizer.json. Without this path, a run uses the tokenizer of its initial or resumed weights.
+    If the weights have no tokenizer, a shard's sidecar specifies the tokenizer. For a text, the run
+    then trains a new tokenizer. `verify` hashes whole shards at the start; without `verify`, a run
+    trusts a shard whose size and time did not change. `dtype` is the type of the ids in a .bin
+    without a sidecar. `fit_context` shortens the model's context if the text is short.
     """
 
     train: str

@@ -1,13 +1,14 @@
-"""Encode many documents into many token shards: bounded memory, several processes, resumable.
+"""Encode many documents into many token shards, in bounded memory and in several processes.
 
-The shards of a split form one stream: the ids of each document, then the separator's id. A shard
-ends after exactly `shard_tokens` ids, even inside a document, so one document of many gigabytes
+The shards of a split form one stream: for each document, its ids and then the separator's id. A
+shard ends after exactly `shard_tokens` ids, even inside a document. So a document of many gigabytes
 makes shards of the usual size.
 
-The encoder groups documents into items of about 1 MB, each of one split. Items do not depend on
-the number of workers or on where a run was killed. A place in a split's stream is the number of an
-item and the position of an id in that item. A resumed run needs only this place: it reads the items
-before it without encoding them, and encodes the rest.
+The encoder groups documents into items of about 1 MB. All documents of an item belong to one split.
+Items do not depend on the number of workers or on the moment at which a run was killed. A place in
+a split's stream is the number of an item and the position of an id in that item. A resumed run
+needs only this place. The run reads the earlier items without encoding them, and then encodes the
+later items.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
 _ITEM = 1 << 20  # characters of text in an item
-_DOCUMENT = 100  # characters added for each document, to bound an item of tiny documents
+_DOCUMENT = 100  # extra characters that each document counts, to bound items of tiny documents
 
 
 class _Item(NamedTuple):
     split: str
-    texts: list[tuple[str, bool]]  # (text, whether the document ends with it)
+    texts: list[tuple[str, bool]]  # (text, whether the document ends with this text)
 
 
 def encode_corpus(
@@ -65,15 +66,15 @@ def encode_corpus(
 ) -> CorpusInfo:
     """Encode the documents of `paths` (see `read_documents`) into shards in the folder `output`.
 
-    Special tokens inside a document are plain text. The separator's id follows each document. A
-    hash of `seed` and a document's number holds the document out with probability `val_fraction`.
-    The output is the same for any `num_workers`. A killed run leaves only complete shards. `resume`
-    continues after them and writes the same bytes as an uninterrupted run. It only checks a
-    finished corpus.
+    Special tokens inside a document are plain text. The separator's id follows each document. With
+    probability `val_fraction`, a document goes to the validation split; a hash of `seed` and of the
+    document's number decides. The output is the same for any `num_workers`. A killed run leaves
+    only complete shards. With `resume`, a new run continues after these shards, and writes the same
+    bytes as an uninterrupted run. If the corpus is finished, a run with `resume` only checks it.
 
-    Raise ValueError if the separator is not a special token, if the folder already holds a corpus,
-    if `resume` finds nothing to resume, and for input that `read_documents` refuses. Raise
-    Raise FileFormatError if `resume` gets other settings, another tokenizer or other inputs.
+    Raise ValueError if the separator is not a special token, if the folder already contains a
+    corpus, if `resume` finds no corpus, and for input that `read_documents` refuses. Raise
+    FileFormatError if a run with `resume` has other settings, another tokenizer or other inputs.
     """
     _check(tokenizer, separator, val_fraction, shard_tokens)
     files = find_files(paths)
@@ -107,7 +108,7 @@ def encode_corpus(
             for stream in streams.values():
                 stream.abandon()
         if not train.documents + val.documents:
-            raise ValueError(f"the files have no document ({files[0]} …); give files with text")
+            raise ValueError(f"the files must have a document ({files[0]} …); choose other files")
         _check_unchanged(files, inputs)
         return folder.finish(train, val)
 
@@ -116,16 +117,16 @@ def _check(tokenizer: BPETokenizer, separator: str, val_fraction: float, shard_t
     if separator not in tokenizer.special_tokens:
         has = ", ".join(tokenizer.special_tokens) or "none"
         raise ValueError(
-            f"the separator is no special token of the tokenizer ({separator!r}; it has {has}); "
-            "name one of them with --separator"
+            f"the separator must be a special token of the tokenizer ({separator!r}, but the "
+            f"tokenizer has {has}); choose a special token with --separator"
         )
     if not 0 <= val_fraction < 1:
         raise ValueError(
-            f"val_fraction is from 0 to below 1 ({val_fraction}); give the part of the documents "
-            "to hold out, such as 0.01"
+            f"val_fraction must be at least 0 and less than 1 ({val_fraction}); choose the "
+            "fraction of documents to hold out, such as 0.01"
         )
     if shard_tokens < 1:
-        raise ValueError(f"shard_tokens is at least 1 ({shard_tokens}); give e.g. 100000000")
+        raise ValueError(f"shard_tokens must be at least 1 ({shard_tokens}); use e.g. 100000000")
 
 
 def _described(files: list[Path]) -> list[dict[str, Any]]:
@@ -141,7 +142,8 @@ def _described(files: list[Path]) -> list[dict[str, Any]]:
 def _check_unchanged(files: list[Path], inputs: list[dict[str, Any]]) -> None:
     if inputs != _described(files):
         raise FileFormatError(
-            f"a file changed while it was read ({files[0]} …); encode into another folder"
+            f"a file changed during the encoding ({files[0]} …); encode the files into another "
+            "folder"
         )
 
 
@@ -164,7 +166,7 @@ def _items(
 
 
 def _chance(seed: int, document: int) -> float:
-    """Return a number from 0 to below 1, the same on every machine."""
+    """Return a number in [0, 1), which is the same on every machine."""
     digest = hashlib.sha256(f"{seed} {document}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
@@ -172,7 +174,10 @@ def _chance(seed: int, document: int) -> float:
 def _parts(
     first: Chunk, chunks: Iterator[Chunk], pretokenizer: Pretokenizer
 ) -> Iterator[tuple[str, bool]]:
-    """Yield (text, last) of a document. Blocks of a long one encode to the ids of the whole."""
+    """Yield (text, last) for each block of a document.
+
+    The blocks of a long document encode to the same ids as the whole document.
+    """
     if first.last and len(first.text) <= _ITEM:
         yield first.text, True
         return
@@ -197,7 +202,7 @@ def _encode(
 
 
 class _Stream:
-    """Write the ids of one split to its shards in order, from the folder's saved place on."""
+    """Write the ids of one split to its shards in order. Start at the folder's saved place."""
 
     def __init__(self, folder: CorpusFolder, split: str) -> None:
         self._folder, self._split = folder, split
@@ -248,6 +253,6 @@ class _Stream:
         )
 
     def abandon(self) -> None:
-        """Remove the unfinished shard, if any."""
+        """Remove the unfinished shard, if there is one."""
         if self._shard is not None:
             self._shard.abandon()

@@ -1,4 +1,4 @@
-"""The folder of a corpus: begin, resume and finish it. A kill at any moment leaves it valid.
+"""Begin, resume and finish the folder of a corpus. A kill at any moment leaves it valid.
 
     DIR/train-00000.bin, .bin.json   `shard_tokens` ids each; the last shard may have fewer
     DIR/val-00000.bin, .bin.json     the held-out documents
@@ -6,9 +6,10 @@
     DIR/corpus.json                  the description of a finished corpus, written last
     DIR/progress.json                the progress of an unfinished corpus
 
-A run replaces progress.json after each finished shard. A kill between these two steps leaves a
-complete shard that progress.json does not count. A resumed run removes this shard and writes it
-again. Both JSON files end with a hash of their other content, because a resumed run relies on it.
+A run finishes a shard and then replaces progress.json. A kill between these two steps leaves a
+complete shard that progress.json does not count. A resumed run removes this shard and writes a new
+one. Both JSON files end with a hash of their other content, because a resumed run relies on that
+content.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """Hold the content of corpus.json. `inputs` lists path, size and mtime_ns of each input."""
+    """Store the content of corpus.json. `inputs` has the path, size and mtime_ns of each input."""
 
     train: SplitInfo
     val: SplitInfo
@@ -60,7 +61,10 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class Place:
-    """Say where a split's last complete shard ends: after `shards` shards, at `id` in `item`."""
+    """Store the place where a split's last complete shard ends.
+
+    There are `shards` complete shards. The next id is id number `id` of item number `item`.
+    """
 
     shards: int = 0
     item: int = 0
@@ -69,7 +73,7 @@ class Place:
 
 @dataclass
 class CorpusFolder:
-    """Hold an open folder. `finished` is set if the corpus is complete."""
+    """Manage an open folder. `finished` is not None if the corpus is complete."""
 
     path: Path
     tokenizer: BPETokenizer
@@ -117,7 +121,7 @@ class CorpusFolder:
         if info is None or info.tokenizer_hash != self.settings["tokenizer"]:
             raise FileFormatError(
                 f"a finished shard is missing or has another tokenizer's ids ({path}); "
-                "encode into another folder"
+                "encode the files into another folder"
             )
         return info
 
@@ -127,13 +131,14 @@ class CorpusFolder:
         self._keep_tokenizer()
 
     def go_on(self) -> None:
-        """Resume from progress.json or corpus.json after comparing it with the current settings."""
+        """Compare the settings in progress.json or corpus.json with the current settings. Then
+        resume."""
         complete = (self.path / MANIFEST).exists()
         path = self.path / (MANIFEST if complete else PROGRESS)
         try:
             content = json.loads(path.read_bytes())
             if content.pop("sha256") != _hash(content):
-                raise ValueError("its sha256 does not match its content")
+                raise ValueError("the file's sha256 does not match its content")
             settings, inputs = content["settings"], content["inputs"]
             if complete:
                 infos = {name: SplitInfo(**content[name]) for name in SPLITS}
@@ -146,7 +151,8 @@ class CorpusFolder:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileFormatError(
-                f"not the state of a corpus ({path}: {error}); encode into another folder"
+                f"the file does not describe a corpus ({path}: {error}); encode the files into "
+                "another folder"
             ) from None
         self.places = places
         for split in SPLITS:
@@ -161,7 +167,8 @@ class CorpusFolder:
             if settings.get(key) != value:
                 raise FileFormatError(
                     f"the corpus was begun with other settings ({path}: {key} was "
-                    f"{settings.get(key)!r}, is now {value!r}); give the same, or another folder"
+                    f"{settings.get(key)!r} and is now {value!r}); use the same settings, or "
+                    "choose another folder"
                 )
         if inputs != self.inputs:
             before = {entry.get("path"): entry for entry in inputs}
@@ -172,8 +179,8 @@ class CorpusFolder:
             what = names[0] if names else "their order"
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise FileFormatError(
-                f"the corpus was begun on other files ({path}: {what}{more} changed); "
-                "encode them into another folder"
+                f"the corpus was begun with other files ({path}: {what}{more} changed); "
+                "encode the files into another folder"
             )
 
     def _keep_tokenizer(self) -> None:
@@ -182,11 +189,11 @@ class CorpusFolder:
             self.tokenizer.save(path)
         elif BPETokenizer.load(path).hash != self.tokenizer.hash:
             raise FileFormatError(
-                f"another tokenizer is in the folder ({path}); name another folder"
+                f"the folder contains another tokenizer ({path}); choose another folder"
             )
 
     def sweep(self) -> None:
-        """Remove the leftovers of killed runs: each shard first, then its sidecar."""
+        """Remove the files that killed runs left: first each shard, then its sidecar."""
         whole = {path.name for split in SPLITS for path in self.shard_paths(split)}
         for path in sorted(self.path.iterdir()):
             stale = _SHARD.fullmatch(path.name) and path.name.removesuffix(".json") not in whole
@@ -207,20 +214,23 @@ def corpus_folder(
     *,
     resume: bool,
 ) -> Iterator[CorpusFolder]:
-    """Open the folder for one process at a time. Leave no files if no shard was finished."""
+    """Open the folder for one process at a time.
+
+    If a new run fails before its first shard is complete, remove the files of the run.
+    """
     check_folder(path, resume=resume)
     folder = CorpusFolder(path, tokenizer, settings, inputs)
     new = [path / name for name in (PROGRESS, TOKENIZER) if not (path / name).exists()]
     made = not path.exists()
     path.mkdir(exist_ok=True)
-    remedy = "wait for its end, or name another folder"
+    remedy = "wait until that process ends, or choose another folder"
     try:
         with lock_file(path / ".lock", "another process is encoding into the folder", remedy):
             try:
                 folder.go_on() if resume else folder.begin()
                 yield folder
             except BaseException:
-                # Keep the files of a resumed run: it may have failed before it knew its shards.
+                # Keep the files of a resumed run, which may fail before it has read its places.
                 if not resume and not any(folder.shard_paths(split) for split in SPLITS):
                     folder.sweep()
                     for file in new:
@@ -228,23 +238,23 @@ def corpus_folder(
                 raise
     except BaseException:
         if made:
-            with contextlib.suppress(OSError):  # the folder holds finished shards: keep it
+            with contextlib.suppress(OSError):  # keep a folder that contains finished shards
                 path.rmdir()
         raise
 
 
 def check_folder(path: Path, *, resume: bool) -> None:
-    """Raise ValueError if the folder holds a corpus, or if there is no corpus to resume."""
+    """Raise ValueError if a new run finds a corpus, or if `resume` finds no corpus."""
     if path.exists() and not path.is_dir():
-        raise ValueError(f"the output is a file ({path}); name a folder")
+        raise ValueError(f"the output must be a folder, not a file ({path}); choose a folder")
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     begun = names & {MANIFEST, PROGRESS}
     if resume and not begun:
-        raise ValueError(f"nothing to resume ({path} holds no corpus); leave --resume out")
+        raise ValueError(f"--resume needs a corpus ({path} contains none); remove --resume")
     shards = sorted(name for name in names if _SHARD.fullmatch(name))
     if not resume and (begun or shards):
         what = MANIFEST if MANIFEST in begun else PROGRESS if begun else shards[0]
-        remedy = "go on with --resume, or " if what == PROGRESS else ""
+        remedy = "continue with --resume, or " if what == PROGRESS else ""
         raise ValueError(
-            f"a corpus is in the folder already ({path / what}); {remedy}name another folder"
+            f"the folder already contains a corpus ({path / what}); {remedy}choose another folder"
         )

@@ -1,17 +1,18 @@
 """Read documents from files: plain text split at a separator, JSON, JSON lines, Parquet.
 
-    text             split at the separator and nowhere else
-    JSON lines       one document a line: a string, or the string in `field` of an object
+    text             only the separator splits a text into documents
+    JSON lines       one document per line: a string, or the string in `field` of an object
     JSON             a list of such strings or objects
-    Parquet          one document a row, in column `field`
+    Parquet          one document per row, in column `field`
 
 `sources` determines a file's format from its name. The reader unpacks `.gz` and `.zst`. It keeps a
-newline next to a separator, so joining the documents with the separator gives the file again. It
-drops a byte order mark at the start of a file, and empty documents. It refuses content that is not
-text, whatever the file's name.
+newline next to a separator, so the documents, joined with the separator, equal the file. It drops a
+byte order mark at the start of a file, and empty documents. It refuses content that is not text,
+for any file name.
 
 A plain text may be one document of many gigabytes, so the reader yields documents in chunks. Memory
-holds at most a line of JSON, a few rows of Parquet, or a MiB of text; a JSON list is read whole.
+contains at most a line of JSON, a few rows of Parquet, or a MiB of text. Only a JSON list must fit
+into memory as a whole.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, deco
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 _READ = 1 << 20
-_READ_ZST = 1 << 12  # packed bytes read at a time: they unpack to 128 MB at most
+_READ_ZST = 1 << 12  # packed bytes in one read; unpacked, they are at most 128 MB
 _ROWS = 64  # rows of Parquet in memory at a time
 
 Progress = Callable[[int], object]  # receives the number of bytes read since its last call
 
 
 class Chunk(NamedTuple):
-    """Hold a part of document number `document`. `last` marks the end of the document."""
+    """Store a part of document number `document`. `last` is true for the document's last part."""
 
     document: int
     text: str
@@ -54,14 +55,14 @@ def read_documents(
     separator: str = END_OF_TEXT,
     progress: Progress = lambda size: None,
 ) -> Iterator[Chunk]:
-    """Yield the documents of the files that `find_files` finds, numbered from 0, in chunks.
+    """Yield the documents of all files in chunks. `find_files` finds the files.
 
-    Raise ValueError for content that is not text or not UTF-8 (with its offset), for a line, item
-    or row without a string in `field` (with its number), and for a missing optional package. Raise
-    Raise FileFormatError for a damaged Parquet, gz or zst file.
+    Document numbers start at 0. Raise ValueError for content that is not text or not UTF-8 (with
+    its offset), for a line, item or row without a string in `field` (with its number), and for a
+    missing optional package. Raise FileFormatError for a damaged Parquet, gz or zst file.
     """
     if not separator:
-        raise ValueError("the separator is empty (''); give the text that stands between documents")
+        raise ValueError("the separator must not be empty (''); specify the text between documents")
     document, started = 0, False
     for path in find_files(paths):
         for text, last in _read(path, field, separator, progress):
@@ -82,7 +83,8 @@ def read_texts(
 ) -> Iterator[str]:
     """Yield the documents of `read_documents` as strings for BPE training, in bounded memory.
 
-    It cuts a document of several chunks only where the cut leaves the pattern's pieces unchanged.
+    It splits a document of several chunks only where the split does not change the pattern's
+    pieces.
     """
     pretokenizer = Pretokenizer(pattern, special_tokens)
     chunks = read_documents(paths, field, separator)
@@ -102,8 +104,8 @@ def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
 
 
 def read_as_text(files: Iterable[Path]) -> Iterator[str]:
-    """Yield a warning for each kind of file that is read as plain text but looks like something
-    else: JSON, a web page, a table."""
+    """Yield a warning for each kind of file that looks like JSON, a web page or a table but is read
+    as plain text."""
     found: dict[str, list[Path]] = {}
     for file in dict.fromkeys(files):
         kind, packed = format_of(file)
@@ -121,17 +123,17 @@ def _looks_like(path: Path, packed: str) -> str:
         return f"is {kind.name}, and its tags are read as text"
     if re.match(rb'\{\s*"|\[\s*[{"]', _stripped(head)):
         return (
-            "is read as plain text and looks like JSON; end its name in "
+            "is read as plain text but looks like JSON; change the file's ending to "
             f".json{packed} to read its documents"
         )
     signs = {".csv": "commas", ".tsv": "tabs"}.get(
         Path(path.name.lower().removesuffix(packed)).suffix
     )
-    return f"is a table, and its {signs} are read as text; save its text as .jsonl" if signs else ""
+    return f"is a table, and its {signs} are read as text; save the text as .jsonl" if signs else ""
 
 
 def _read(path: Path, field: str, separator: str, progress: Progress) -> Iterator[tuple[str, bool]]:
-    """Yield (text, whether the document ends with it)."""
+    """Yield (text, whether the document ends with this text)."""
     kind, packed = format_of(path)
     if kind == "parquet":
         _check_kind(path, "a Parquet file")
@@ -181,7 +183,7 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
         with path.open("rb") as file:
             while data := file.read(_READ_ZST):
                 progress(len(data))
-                while data:  # a file may hold several frames
+                while data:  # a file may contain several frames
                     if frame is None and packed == ".gz":
                         data = data.lstrip(b"\0")  # zero padding after a frame
                         if not data:
@@ -194,13 +196,17 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
                     if frame.eof:
                         frame = None
     except bad as error:
-        raise FileFormatError(f"not a {packed[1:]} file ({path}: {error}); copy it again") from None
+        raise FileFormatError(
+            f"the {packed[1:]} file is damaged ({path}: {error}); copy the file a second time"
+        ) from None
     if frame or not path.stat().st_size:
-        raise FileFormatError(f"the {packed[1:]} file is truncated ({path}); copy it again")
+        raise FileFormatError(
+            f"the {packed[1:]} file is truncated ({path}); copy the file a second time"
+        )
 
 
 def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """Return a factory of decompressors, each for one frame, and the error that they raise."""
+    """Return a function that makes a decompressor for one frame, and the decompressor's error."""
     if packed == ".gz":
         return lambda: zlib.decompressobj(wbits=31), zlib.error  # 31: the header of gzip
     zstandard = _extra("zstandard", path)
@@ -234,8 +240,10 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
             reason = str(error) or type(error).__name__
             remedy = "correct or remove the line"
             if not started and format_of(path).kind == "json":
-                remedy = "a .json holds a list of objects or strings, or one of them on each line"
-            raise ValueError(f"not a line of JSON ({path}:{number}: {reason}); {remedy}") from None
+                remedy = "write a list of objects or strings, or an object or string on each line"
+            raise ValueError(
+                f"each line must be JSON ({path}:{number}: {reason}); {remedy}"
+            ) from None
         offset += len(line) + 1
         if text.strip():
             started = True
@@ -251,7 +259,9 @@ def _json_list(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]
         raise not_utf8(path, error, 0) from None
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
-        raise ValueError(f"not a list of JSON ({path}: {reason}); correct it") from None
+        raise ValueError(
+            f"the file must be a JSON list ({path}: {reason}); correct the file"
+        ) from None
     del data
     escaped = "\\u" in text
     for number, value in enumerate(values):
@@ -278,18 +288,22 @@ def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) 
         )
     if isinstance(value, dict) and field not in value:
         has = ", ".join(map(repr, list(value)[:8])) or "none"
-        raise ValueError(f"no field {field!r} ({place} has {has}); name one with --field")
+        raise ValueError(
+            f"there is no field {field!r} ({place} has {has}); choose a field with --field"
+        )
     text = value[field] if isinstance(value, dict) else value
     if not isinstance(text, str):
         kind = type(text).__name__
-        raise ValueError(f"field {field!r} is no string ({place}: {kind}); name the text's --field")
-    if escaped:  # JSON can hold half of a surrogate pair, which is not a character
+        raise ValueError(
+            f"field {field!r} must be a string ({place}: {kind}); choose another field with --field"
+        )
+    if escaped:  # JSON can contain half of a surrogate pair, which is not a character
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"the text has a lone surrogate ({place}: U+{ord(text[error.start]):04X} at "
-                f"character {error.start}); replace it, for example with U+FFFD"
+                f"character {error.start}); replace the surrogate, for example with U+FFFD"
             ) from None
     return text
 
@@ -304,25 +318,30 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
             columns, rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
             if field not in columns:
                 names = ", ".join(columns[:8])
-                raise ValueError(f"no column {field!r} ({path} has {names}); name one with --field")
+                raise ValueError(
+                    f"there is no column {field!r} ({path} has {names}); choose a column with "
+                    "--field"
+                )
             for batch in file.iter_batches(_ROWS, columns=[field], use_threads=False):
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str):
                         raise ValueError(
-                            f"the column {field!r} has no string ({path}, row {row}: "
-                            f"{type(text).__name__}); name the column of the text with --field"
+                            f"column {field!r} must contain only strings ({path}, row {row}: "
+                            f"{type(text).__name__}); choose another column with --field"
                         )
                     row += 1
                     yield text
                 progress(size * row // rows - size * (row - len(batch)) // rows)
     except UnicodeDecodeError:
         raise ValueError(
-            f"{path} is not UTF-8 (in rows from {row}); write the column again as UTF-8"
+            f"{path} is not UTF-8 (in row {row} or later); save the column as UTF-8"
         ) from None
     except (arrow.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise FileFormatError(f"not a parquet file ({path}: {error}); copy it again") from None
+        raise FileFormatError(
+            f"the Parquet file is damaged ({path}: {error}); copy the file a second time"
+        ) from None
 
 
 def _extra(module: str, path: Path) -> Any:
@@ -331,5 +350,5 @@ def _extra(module: str, path: Path) -> Any:
     except ImportError:
         raise ValueError(
             f"{path} needs a package that is not installed ({module.split('.')[0]}); "
-            "pip install 'scratchlm[data]'"
+            "run pip install 'scratchlm[data]'"
         ) from None

@@ -1,4 +1,4 @@
-"""Turn the data that a user names (text, shards, a tokenizer) into memory-mapped ids."""
+"""Turn the data that a user specifies (text, shards, a tokenizer) into memory-mapped ids."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from scratchlm.tokenizer.token_files import read_sidecar
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Hold the ids of a run: `train` and `val` are 1-D integer arrays.
+    """Store the ids of a run: `train` and `val` are 1-D integer arrays.
 
-    `context_length` is the requested length, or with `fit_context` a shorter one that fits.
+    `context_length` is the requested length. With `fit_context`, it may be shorter to fit the data.
     `data_id` identifies the training ids and `val_id` the validation ids.
     """
 
@@ -51,20 +51,21 @@ def prepare(
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
 ) -> PreparedData:
-    """Open or make the shards, and check them against the tokenizer, vocabulary and context.
+    """Open or make the shards. Check that they fit the tokenizer, the vocabulary and the context.
 
     `prepare` tokenizes text once into `folder`. It trains a tokenizer of `vocab_size` ids if there
-    is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses it if `config`
-    names no tokenizer; the caller must keep it as tokenizer.json beside `folder`. Without
-    validation data, `prepare` holds out the last tenth of the training ids. `say` receives one line
-    for each decision. Raise ValueError or FileFormatError for data that does not fit.
+    is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses `own` if
+    `config` specifies no tokenizer. The caller must then save `own` as tokenizer.json beside
+    `folder`. Without validation data, `prepare` holds out the last tenth of the training ids. `say`
+    receives one line for each decision. Raise ValueError or FileFormatError for data that does not
+    fit.
     """
     sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
             f"the tokenizer has more ids than the model ({len(tokenizer)} > vocab_size "
-            f"{vocab_size}); give --vocab_size {len(tokenizer)}"
+            f"{vocab_size}); use --vocab_size {len(tokenizer)}"
         )
 
     def shard(name: str) -> TokenShard:
@@ -77,7 +78,7 @@ def prepare(
             path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
         opened = open_shard(path, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
         if opened.info is None and path.suffix.lower() == ".bin":
-            say(f"{path} has no sidecar: read as {opened.tokens.dtype.name}")
+            say(f"{path} has no sidecar: its ids are read as {opened.tokens.dtype.name}")
         _check(opened, tokenizer, vocab_size)
         return opened
 
@@ -88,7 +89,7 @@ def prepare(
     else:
         total = len(train.tokens)
         train_ids, val_ids = np.split(train.tokens, [total - total // 10])
-        say(f"no validation data: the last {len(val_ids):,} of {total:,} tokens are held out")
+        say(f"without validation data, the last {len(val_ids):,} of {total:,} tokens are held out")
     learned = sources["train"].kind != "shard" and config.tokenizer is None and own is None
     more = _with_bytes_alone(train, val) if learned and len(tokenizer or ()) > BYTES_ALONE else ""
     context_length = _fitting(
@@ -104,7 +105,8 @@ def prepare(
 
 
 def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -> int:
-    """Return the vocabulary size of the data's tokenizer, or choose one for a text without one.
+    """Return the vocabulary size of the data's tokenizer. For a text without a tokenizer, choose a
+    size.
 
     `say` receives a line about a chosen size. Raise ValueError for ids without a tokenizer.
     """
@@ -119,8 +121,8 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
     if info is not None:
         return info.vocab_size
     raise ValueError(
-        f"the vocabulary's size is not known ({config.train} names no tokenizer); "
-        "give --vocab_size N, or --tokenizer_path"
+        f"the vocabulary size is unknown ({config.train} specifies no tokenizer); "
+        "use --vocab_size N or --tokenizer_path"
     )
 
 
@@ -139,8 +141,8 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source
         _check_reading_is_unset(config)
     if config.dtype is not None and not any(each.kind == "shard" for each in sources.values()):
         raise ValueError(
-            f"data.dtype is for ids that have no sidecar ({config.dtype}, {config.train}); leave "
-            "it out: a text's ids have the type that the vocabulary needs"
+            f"data.dtype ({config.dtype}) is only for ids without a sidecar ({config.train}); "
+            "remove data.dtype, because the vocabulary determines the type of a text's ids"
         )
     return sources
 
@@ -150,13 +152,13 @@ def _check_reading_is_unset(config: DataConfig) -> None:
         value = getattr(config, name)
         if value != default:
             raise ValueError(
-                f"data.{name} is for many documents ({value}, {config.train}); leave it out: a "
-                "text file is one text, split at its special tokens"
+                f"data.{name} ({value}) is only for many documents ({config.train}); remove "
+                f"data.{name}, because one text file is one text"
             )
 
 
 def _with_bytes_alone(train: TokenShard, val: TokenShard) -> str:
-    """Return advice for a message: the longest context with a vocabulary without merges."""
+    """Return advice for a message: the longest context for a vocabulary that has no merges."""
     if train.info is None or val.info is None:
         return ""
     sizes = [train.info.text_bytes, val.info.text_bytes]
@@ -170,10 +172,11 @@ def _fitting(
     more: str,
     shrinks: Callable[[str], None] | None,
 ) -> int:
-    """Return `context_length`, or a shorter one that the data allows if `shrinks` is given.
+    """Return `context_length`. If the data is shorter and `shrinks` is not None, return the longest
+    context that fits.
 
     `shrinks` receives a line about the change. A window has one token more than the context. Raise
-    Raise ValueError if no window fits.
+    ValueError if no window fits.
     """
     longest = min(map(len, data)) - 1
     if longest >= context_length:
@@ -181,8 +184,8 @@ def _fitting(
     if shrinks is not None and longest >= 1:
         shrinks(
             f"context_length is {longest}, not {context_length}: the data is short "
-            f"({len(data[0]):,} tokens to train on, {len(data[1]):,} to validate on); for a longer "
-            f"one give more text{more}"
+            f"({len(data[0]):,} tokens for training, {len(data[1]):,} for validation); for a "
+            f"longer context, use more text{more}"
         )
         return longest
     which, ids = next(
@@ -190,10 +193,10 @@ def _fitting(
         for which, ids in zip(("training", "validation"), data, strict=True)
         if len(ids) < context_length + 1
     )
-    fits = f" --context_length {longest} or less," if longest >= 1 else ""
+    fits = f" --context_length {longest} or less,{'' if more else ' or'}" if longest >= 1 else ""
     raise ValueError(
-        f"the {which} data is shorter than the context ({len(ids)} tokens, "
-        f"{context_length + 1} needed); give{fits} more text{more}"
+        f"the {which} data must be longer than the context ({len(ids)} tokens, "
+        f"{context_length + 1} needed); use{fits} more text{more}"
     )
 
 
@@ -206,7 +209,7 @@ def _tokenizer(
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
     """Return a tokenizer and its file. The configured tokenizer comes first, then the tokenizer of
-    the weights, then the tokenizer of the shard. Without any of them, train one."""
+    the weights, then the tokenizer of the shard. If there is none of these, train a tokenizer."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)
@@ -223,7 +226,8 @@ def _tokenizer(
         path = shard.parent / info.tokenizer
         if not path.is_file():
             say(
-                f"{shard} was made with {path}, which is missing: no bits per byte, no text samples"
+                f"{shard} was made with {path}, which is missing: the run has no bits per byte and "
+                "no text samples"
             )
             return None, None
         return BPETokenizer.load(path), path
@@ -234,7 +238,7 @@ def _tokenizer(
     tokenizer = learn_tokenizer(source.files, vocab_size, [config.separator], **reading)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
-    say(f"trained a tokenizer of {len(tokenizer):,} on {config.train}: {path}")
+    say(f"trained a tokenizer of {len(tokenizer):,} ids on {config.train}: {path}")
     for line in ids_left_over(tokenizer, vocab_size, num_bytes(source.files)):
         say(line)
     return tokenizer, path
@@ -245,20 +249,20 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
     if info and tokenizer and info.tokenizer_hash not in (None, tokenizer.hash):
         raise FileFormatError(
             f"the shard was made with another tokenizer ({shard.path}: its tokenizer is "
-            f"{info.tokenizer or 'not named'}); give that one, or encode the text again"
+            f"{info.tokenizer or 'unknown'}); use that tokenizer, or encode the text with yours"
         )
     bare = info is None and shard.path.suffix.lower() == ".bin"
     width = shard.tokens.dtype.name
     if bare and tokenizer and width == "uint16" and tokenizer.dtype.name == "uint32":
         raise ValueError(
-            f"uint16 cannot hold the tokenizer's ids ({shard.path}, {len(tokenizer)} ids); "
-            "give --data.dtype uint32, or encode the text again"
+            f"uint16 is too small for the tokenizer's ids ({shard.path}, {len(tokenizer)} ids); "
+            "use --data.dtype uint32, or make a new shard from the text"
         )
     if shard.max_id >= vocab_size:
         other = "uint32" if width == "uint16" else "uint16"
-        remedy = f", or --data.dtype {other} if the ids have that type" if bare else ""
+        remedy = f", or use --data.dtype {other} if the ids have that type" if bare else ""
         raise ValueError(
-            f"an id is past the vocabulary ({shard.max_id} in {shard.path}, vocab_size "
-            f"{vocab_size}); give --vocab_size {shard.max_id + 1} or more, or encode the text "
-            f"again{remedy}"
+            f"each id must be less than vocab_size ({shard.max_id} in {shard.path}, vocab_size "
+            f"{vocab_size}); use --vocab_size {shard.max_id + 1} or more, or make a new shard from "
+            f"the text{remedy}"
         )

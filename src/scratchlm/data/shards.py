@@ -3,8 +3,8 @@
     train.bin         little-endian uint16 (uint32 for a vocabulary above 65,536 ids), no header
     train.bin.json    the sidecar: dtype, count, the tokenizer's hash, size, time, SHA-256
 
-A `.bin` without a sidecar has the requested dtype, or else the dtype that its vocabulary needs.
-A `.npy` of integers works too.
+A `.bin` without a sidecar has the requested dtype. Without a request, it has the dtype that its
+vocabulary needs. A `.npy` of integers is also a token shard.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """Hold an open shard: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
+    """Store an open shard: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
 
     path: Path
     tokens: npt.NDArray[np.integer]
@@ -62,31 +62,33 @@ def open_shard(
 ) -> TokenShard:
     """Map the ids of a `.bin` or `.npy` file.
 
-    `open_shard` always compares the size with the sidecar. It compares the SHA-256 if `verify`, or
-    if the file's time differs from the recorded time (a copy, a git checkout). It reads a `.bin`
-    without a sidecar as `dtype`. If `dtype` is None too, it reads uint32 for a `vocab_size` above
-    65,536, and else uint16.
+    `open_shard` always compares the size with the sidecar. It compares the SHA-256 if `verify` is
+    true, or if the file's time differs from the recorded time (a copy, a git checkout). It reads a
+    `.bin` without a sidecar as `dtype`. If `dtype` is also None, it reads uint32 for a `vocab_size`
+    above 65,536, and uint16 otherwise.
 
-    Raise FileFormatError if the file is truncated or altered, or does not hold ids. Raise
-    ValueError if the path cannot be a shard, if `verify` finds no sidecar, if `dtype` differs from
-    the file's, or if ids read as uint16 without a sidecar are most likely uint32.
+    Raise FileFormatError if the file is truncated or altered, or does not contain ids. Raise
+    ValueError if the path cannot be a shard, if `verify` finds no sidecar, or if `dtype` is not the
+    dtype of the ids. Also raise ValueError if a `.bin` without a sidecar most likely contains
+    uint32 ids, but `open_shard` would read uint16.
     """
     path = Path(path)
     size = path.stat().st_size  # raises FileNotFoundError for a missing file
     if not path.is_file():
-        raise ValueError(f"a token shard is a file ({path}); pass a .bin or .npy file")
+        raise ValueError(f"a token shard must be a file ({path}); choose a .bin or .npy file")
     if not is_shard(path):
         raise ValueError(
-            f"a token shard ends in .bin or .npy ({path}); encode text with scratchlm-tokenize"
+            f"the name of a token shard must end in .bin or .npy ({path}); encode a text with "
+            "scratchlm-tokenize"
         )
     if size == 0:
-        raise FileFormatError(f"the token shard is empty ({path}); encode its text again")
+        raise FileFormatError(f"the token shard is empty ({path}); make a new shard from its text")
     info = read_sidecar(path)
     if info:
         _compare(path, info, verify=verify)
     elif verify:
         raise ValueError(
-            f"nothing to verify against ({path} has no sidecar); encode its text again to get one"
+            f"verification needs a sidecar ({path} has none); make a new shard from its text"
         )
     if path.suffix.lower() == ".npy":
         tokens = _map_npy(path)
@@ -96,7 +98,8 @@ def open_shard(
         return TokenShard(path, _map_bare(path, dtype, vocab_size), None)
     if dtype not in (None, tokens.dtype.name):
         raise ValueError(
-            f"the ids are {tokens.dtype.name} ({path}, data.dtype {dtype}); leave data.dtype out"
+            f"data.dtype must be the type of the ids ({dtype}, but {path} has "
+            f"{tokens.dtype.name} ids); remove data.dtype"
         )
     return TokenShard(path, tokens, info)
 
@@ -112,14 +115,18 @@ def write_shard(
     """Encode the text file `src` into the shard `dst` and its sidecar."""
     src, dst = Path(src), Path(dst)
     if dst.suffix.lower() != ".bin":
-        raise ValueError(f"a token shard is written to a .bin file ({dst}); name it {dst.stem}.bin")
+        raise ValueError(
+            f"the name of a new token shard must end in .bin ({dst}); use the name {dst.stem}.bin"
+        )
     if src.resolve() == dst.resolve():
-        raise ValueError(f"the text and its shard are one file ({src}); name another output")
+        raise ValueError(
+            f"the text and its shard must be different files ({src}); choose another output"
+        )
     with writing_ids(tokenizer, dst, tokenizer_path) as writer:
         for ids in encoded_ranges(tokenizer, src, num_workers):
             writer.write(ids)
         if writer.count == 0:
-            raise ValueError(f"the text has no tokens ({src}); encode a file that is not empty")
+            raise ValueError(f"the text must not be empty ({src}); choose another text")
     assert writer.info is not None
     return writer.info
 
@@ -129,12 +136,13 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
     if status.st_size != info.count * DTYPES[info.dtype].itemsize:
         raise FileFormatError(
             f"the token shard is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
-            f"for {info.count} {info.dtype} ids); copy it again, or encode its text again"
+            f"for {info.count} {info.dtype} ids); copy the shard a second time, or make a new "
+            "shard from its text"
         )
     if (verify or status.st_mtime_ns != info.mtime_ns) and sha256_of(path) != info.sha256:
         raise FileFormatError(
             f"the token shard changed after it was written ({path}: its SHA-256 differs from the "
-            "sidecar's); copy it again, or encode its text again"
+            "sidecar's SHA-256); copy the shard a second time, or make a new shard from its text"
         )
 
 
@@ -144,17 +152,17 @@ def _map_bare(path: Path, dtype: str | None, vocab_size: int | None) -> npt.NDAr
     width = dtype or ("uint32" if (vocab_size or 0) > 1 << 16 else "uint16")
     size = path.stat().st_size
     if size % DTYPES[width].itemsize:
-        what = "an even number of" if width == "uint16" else "four"
-        each = "" if width == "uint16" else " each"
         raise FileFormatError(
-            f"{width} ids take {what} bytes{each} ({path}: {size}); encode its text again, or give "
-            "the ids' own type with --data.dtype"
+            f"a file of {width} ids must have a multiple of {DTYPES[width].itemsize} bytes "
+            f"({path}: {size}); make a new shard from its text, or specify the type of the ids "
+            "with --data.dtype"
         )
     tokens: npt.NDArray[np.integer] = np.memmap(path, DTYPES[width], mode="r")
     if dtype is None and width == "uint16" and _looks_like_uint32(tokens[: 1 << 16]):
         raise ValueError(
-            f"every second id is 0 in a file without a sidecar ({path}, read as uint16): its ids "
-            "are most likely uint32; give --data.dtype uint32, or uint16 if they really are uint16"
+            f"every second id is 0 in a file without a sidecar ({path}, read as uint16), so the "
+            "ids are most likely uint32; use --data.dtype uint32, or --data.dtype uint16 if the "
+            "ids are uint16"
         )
     return tokens
 
@@ -171,11 +179,13 @@ def _map_npy(path: Path) -> npt.NDArray[np.integer]:
         tokens: npt.NDArray[np.integer] = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         check_downloaded(path)
-        raise FileFormatError(f"not a .npy of ids ({path}: {error}); save it again") from None
+        raise FileFormatError(
+            f"the file is not a .npy file of ids ({path}: {error}); save the ids to a new file"
+        ) from None
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise FileFormatError(
-            f"ids are one row of integers ({path}: shape {tokens.shape}, {tokens.dtype}); "
-            "save them as a 1-D integer array"
+            f"the ids must be a 1-D array of integers ({path}: shape {tokens.shape}, "
+            f"{tokens.dtype}); save the ids in a 1-D array of integers"
         )
     return tokens
 
@@ -186,7 +196,8 @@ def _largest(tokens: npt.NDArray[np.integer], path: Path) -> int:
         block = tokens[start : start + BLOCK]
         if block.min() < 0:
             raise FileFormatError(
-                f"an id is negative ({path}: {block.min()}); encode its text again"
+                f"each id must be at least 0 ({path}: {block.min()}); make a new shard from the "
+                "text"
             )
         largest = max(largest, int(block.max()))
     return largest

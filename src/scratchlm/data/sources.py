@@ -1,7 +1,7 @@
-"""Find the files that a user names, and determine the format of each from its name.
+"""Find the files that a user specifies, and determine each file's format from its name.
 
     .jsonl, .ndjson  JSON lines: one value a line
-    .json            a list of values, or JSON lines, because many .json files hold lines
+    .json            a list of values, or JSON lines, because many .json files contain lines
     .parquet         a table (needs pyarrow)
     any other name   UTF-8 text
 
@@ -27,7 +27,7 @@ FOLDER_SUFFIXES = (
 
 
 class Format(NamedTuple):
-    """Hold the format that a file's name indicates, and its compression."""
+    """Store the format and the compression that a file's name indicates."""
 
     kind: Literal["text", "json", "json lines", "parquet"]
     packed: str = ""
@@ -52,7 +52,7 @@ def is_plain(path: Path) -> bool:
 
 
 def is_shard(path: Path) -> bool:
-    """Check whether the file's name is that of a token shard."""
+    """Check whether the file's name ends like the name of a token shard."""
     return path.suffix.lower() in (".bin", ".npy")
 
 
@@ -69,33 +69,40 @@ def told_bytes(files: Sequence[Path]) -> str:
 
 
 def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
-    """Return the files that paths, folders and globs name, each once, in the given order.
+    """Return the files for some paths, folders and globs. Each file appears once, in the order of
+    `paths`.
 
-    A folder stands for the files in it and its subfolders with FOLDER_SUFFIXES, sorted by path and
-    without hidden files. Of its `.json` files only lists count, because others, such as a
-    tokenizer, are not documents. A string with `*`, `?` or `[` that is not an existing file is a
-    glob; `**` crosses folders. Raise ValueError if a name matches no file, and FileNotFoundError if
-    a path does not exist.
+    For a folder, return the files in the folder and its subfolders whose names end in one of
+    FOLDER_SUFFIXES. Sort these files by path, and skip hidden files. Skip a `.json` file that
+    contains no list, because a file such as a tokenizer contains no documents. A string with `*`,
+    `?` or `[` is a glob if no such file exists; `**` matches any number of folders. Raise
+    ValueError if a glob matches no file, and FileNotFoundError if a path does not exist.
     """
     found: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
         for path in _matches(os.fspath(name)):
             for file in _files_in(path) if path.is_dir() else [path]:
                 if not file.is_file():
-                    raise ValueError(f"not a file or folder ({file}); give files of text")
+                    raise ValueError(
+                        f"a path must be a file or a folder ({file}); choose files of text"
+                    )
                 found.setdefault(file.resolve(), file)
     if not found:
-        raise ValueError("no file is given (an empty list); name files, folders or globs")
+        raise ValueError(
+            "the list of paths must not be empty ([]); specify files, folders or globs"
+        )
     return list(found.values())
 
 
 def _matches(name: str) -> list[Path]:
     if not name:
-        raise ValueError("a path is empty (''); name a file, a folder or a glob")
+        raise ValueError("a path must not be empty (''); specify a file, a folder or a glob")
     if any(sign in name for sign in "*?[") and not os.path.exists(name):
         matches = sorted(glob.glob(name, recursive=True))
         if not matches:
-            raise ValueError(f"no file matches ({name}); check the pattern and where you are")
+            raise ValueError(
+                f"no file matches the pattern ({name}); check the pattern and the current folder"
+            )
         return [Path(match) for match in matches]
     os.stat(name)  # raises FileNotFoundError for a missing file
     return [Path(name)]
@@ -116,11 +123,13 @@ def _files_in(folder: Path) -> list[Path]:
     shards = sorted(filter(is_shard, files))
     if shards:
         raise ValueError(
-            f"the folder has token shards and no text ({folder}: {len(shards)} shards); "
-            f"name one of them, such as {shards[0]}"
+            f"the folder contains token shards but no text ({folder}: {len(shards)} shards); "
+            f"choose one shard, such as {shards[0]}"
         )
     endings = ", ".join(FOLDER_SUFFIXES)
-    raise ValueError(f"the folder has no text ({folder}); give one with files in {endings}")
+    raise ValueError(
+        f"the folder contains no text ({folder}); choose a folder of files that end in {endings}"
+    )
 
 
 def _is_list(path: Path) -> bool:
@@ -129,12 +138,12 @@ def _is_list(path: Path) -> bool:
 
 
 def is_there(name: str) -> bool:
-    """Check whether a path, folder or glob names an existing file or folder."""
+    """Check whether `name` is an existing file or folder, or a glob that matches one of these."""
     return os.path.exists(name) or bool(glob.glob(name, recursive=True))
 
 
 class Source(NamedTuple):
-    """Hold the files of one name, and their kind: a token shard, one plain text, or documents."""
+    """Store the files of one path, folder or glob. `kind` is the kind of their content."""
 
     name: str
     kind: Literal["shard", "text", "documents"]
@@ -142,13 +151,13 @@ class Source(NamedTuple):
 
 
 def source_of(name: str) -> Source:
-    """Return the source that a path, folder or glob names. Raise the errors of `find_files`."""
+    """Return the source of a path, folder or glob. Raise the errors of `find_files`."""
     files = find_files(name)
     shards = list(filter(is_shard, files))
     if shards and len(files) > 1:
         raise ValueError(
-            f"training reads one token shard ({name}: {len(files)} files); name one of them, such "
-            f"as {shards[0]}"
+            f"training can read only one token shard ({name}: {len(files)} files); choose one "
+            f"shard, such as {shards[0]}"
         )
     with open(files[0], "rb"):  # raises the system's error if the file is unreadable
         pass

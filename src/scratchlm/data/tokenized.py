@@ -31,15 +31,16 @@ def tokenized(
     """Return the shard of a source. Make it in `folder` if it does not exist yet.
 
     `tokenized` encodes a text as `scratchlm-tokenize --output FILE.bin` does: special tokens become
-    ids. It encodes documents as for a folder: the separator's id follows each document.
+    ids. It encodes documents as `scratchlm-tokenize --output FOLDER` does: the separator's id
+    follows each document.
     """
     named = f"{name}-{name_of(source, config, tokenizer.hash)}"
     if source.kind == "documents":
         return _documents(source, config, tokenizer, folder / named, say)
     shard = folder / f"{named}.bin"
-    with contextlib.suppress(OSError, FileFormatError):  # missing, or partly replaced
+    with contextlib.suppress(OSError, FileFormatError):  # the shard is missing, or partly replaced
         open_shard(shard)
-        say(f"{source.name} is tokenized already: {shard}")
+        say(f"{source.name} is already tokenized: {shard}")
         return shard
     folder.mkdir(parents=True, exist_ok=True)
     info = write_shard(tokenizer, source.files[0], shard, tokenizer_path=tokenizer_path)
@@ -58,9 +59,9 @@ def _documents(
     if (output / MANIFEST).exists():  # `encode_corpus` writes it last
         with contextlib.suppress(OSError, FileFormatError):
             open_shard(shard)
-            say(f"{source.name} is tokenized already: {shard}")
+            say(f"{source.name} is already tokenized: {shard}")
             return shard
-    if output.exists():  # a killed run left it, or it is damaged
+    if output.exists():  # a killed run left the folder, or the folder is damaged
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     info = encode_corpus(
@@ -77,7 +78,7 @@ def _documents(
 
 def _told(name: str, documents: str, tokens: int, text_bytes: int, shard: Path) -> str:
     each = text_bytes / max(tokens, 1)
-    return f"tokenized {name}: {documents}{tokens:,} tokens, {each:.2f} bytes each: {shard}"
+    return f"tokenized {name}: {documents}{tokens:,} tokens, {each:.2f} bytes per token: {shard}"
 
 
 def name_of(source: Source, config: DataConfig, maker: str) -> str:

@@ -32,7 +32,7 @@ def ids_left_over(tokenizer: BPETokenizer, vocab_size: int, num_bytes: int) -> I
     used = len(tokenizer)
     if used < vocab_size:
         fit = suitable_vocab_size(num_bytes, len(tokenizer.special_tokens))
-        advice = f"; --vocab_size {min(fit, used)} suits it" if fit < vocab_size else ""
+        advice = f"; use --vocab_size {min(fit, used)}" if fit < vocab_size else ""
         yield (
             f"the text has no more pairs to merge: {used:,} of {vocab_size:,} ids are used{advice}"
         )
@@ -48,7 +48,7 @@ def learn_tokenizer(
     pattern: str = GPT2,
     **settings: Any,
 ) -> BPETokenizer:
-    """Train a tokenizer on texts or documents. `settings` are those of `train_bpe`.
+    """Train a tokenizer on texts or documents. `settings` are the settings of `train_bpe`.
 
     Raise the errors of `train_bpe` and `read_documents`.
     """

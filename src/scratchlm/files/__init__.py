@@ -1,1 +1,1 @@
-"""Files on disk: a file is whole, or it does not exist."""
+"""Files on disk: a file is complete, or it does not exist."""

@@ -1,8 +1,8 @@
-"""Files and directories that appear whole or not at all.
+"""Write files and directories completely or not at all.
 
-Each function writes under a temporary name in the same directory, syncs the content to the disk,
-renames it, and syncs the directory. A kill or a power cut leaves the old content or the new, never
-a part.
+Each function writes under a temporary name in the same directory, and syncs the content to the
+disk. Then it renames the file or directory, and syncs the parent directory. After a kill or a power
+cut, the path has the old content or the new content, never a part of it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # only writing raises these
 
 @contextlib.contextmanager
 def naming(path: StrPath) -> Iterator[None]:
-    """Put `path` into the error of a full disk or of a file that is too large. The system names a
-    file only in an error of opening it."""
+    """Add `path` to the error for a full disk or for a file that is too large. The system adds a
+    path only to errors of `open`."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def naming(path: StrPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a binary file, which takes the name `path` when the block ends without an error."""
+    """Yield a binary file. If the block ends without an error, rename the file to `path`."""
     temporary = _temporary(path)
     try:
         with naming(path), temporary.open("wb") as file:
@@ -51,18 +51,18 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_file(path: StrPath, content: bytes) -> None:
-    """Write `content` to the file. If that fails, the file keeps its old content."""
+    """Write `content` to the file. If the write fails, the file keeps its old content."""
     with replacing_file(Path(path)) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yield a directory, which takes the name `path` when the block ends without an error.
+    """Yield a directory. If the block ends without an error, rename the directory to `path`.
 
-    The block syncs the files in it. A directory cannot replace another by a rename. So the old
-    one first moves to `previous(path)`. A reader finds it there if the process dies between the two
-    renames.
+    The block must sync the files in the directory. A rename cannot replace a directory, so the old
+    directory first moves to `previous(path)`. If the process dies between the two renames, a reader
+    finds the old directory there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -83,7 +83,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory; nobody finds half of it under its name.
+    """Remove a directory. No reader finds a part of the directory at `path`.
 
     If a kill interrupts the removal, `finish_removals` completes it.
     """
@@ -98,7 +98,8 @@ def finish_removals(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return this process's temporary name for `path`. Remove what killed processes left there."""
+    """Return this process's temporary name for `path`. Remove the temporary files and directories
+    of killed processes."""
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     prefix = f".{path.name}.tmp-"
@@ -121,7 +122,7 @@ def _is_alive(pid: str) -> bool:
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether a file, or a folder that is not empty, has this name."""
+    """Return whether `path` is a file, or a folder that is not empty."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
@@ -138,7 +139,7 @@ def sync(file: IO[bytes]) -> None:
 
 def sync_directory(path: Path) -> None:
     """Wait until the directory's entries (new and renamed files) are on the disk."""
-    if sys.platform == "win32":  # it cannot open directories, and syncs their entries itself
+    if sys.platform == "win32":  # Windows cannot open directories, and syncs their entries itself
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

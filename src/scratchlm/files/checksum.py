@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, which tells whether its bytes changed."""
+"""The SHA-256 of a file, which shows whether its bytes changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A lock that lets one process use a folder. The system drops it when the process ends."""
+"""A lock, so that only one process uses a folder. The system releases the lock when the process
+ends."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ else:
 
 _held: set[Path] = set()
 _files: set[TextIO] = set()  # the files that this process has locked
-_PLACE = 1 << 30  # the locked byte, past the text: on Windows nobody else can read a locked byte
+_PLACE = 1 << 30  # the locked byte, after the text: on Windows no other process can read this byte
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/lock` for a run. Raise ValueError if another run holds it.
+    """Lock the file `folder/lock` for a run. Raise ValueError if another run has locked the file.
 
-    Inside the `with` block, the same process may take the lock again. At the end, remove the lock.
-    Also remove the folder if it was made for the lock and is empty.
+    Inside the `with` block, the same process may call `locked` a second time. At the end, release
+    the lock. If this call made the folder, and the folder has no other file, remove the folder.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,9 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
     def is_bare() -> bool:
         return bool(made) and [path.name for path in folder.iterdir()] == ["lock"]
 
-    remedy = "wait for it, stop it, or begin a new run in another folder"
+    remedy = "wait for that run, stop that run, or begin a new run in another folder"
     try:
-        with lock_file(folder / "lock", "another run is at work in this folder", remedy, is_bare):
+        with lock_file(folder / "lock", "another run is using this folder", remedy, is_bare):
             _held.add(place)
             try:
                 yield
@@ -46,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
                 _held.remove(place)
     finally:
         if made and not (folder / "lock").exists():
-            with contextlib.suppress(OSError):  # another process has put something there
+            with contextlib.suppress(OSError):  # another process has put a file there
                 for each in made:
                     each.rmdir()
 
@@ -55,10 +56,11 @@ def locked(folder: Path) -> Iterator[None]:
 def lock_file(
     path: Path, what: str, remedy: str, remove: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
-    """Hold the file `path`, which holds this process's id. Delete it at the end if `remove()`.
+    """Lock the file `path`, and write this process's id to the file. At the end, delete the file if
+    `remove()` is true.
 
-    Processes forked inside the block do not hold it. Raise ValueError with `what`, the holder's id
-    and `remedy` if another process holds it.
+    A process that is forked inside the block does not have the lock. If another process has locked
+    the file, raise ValueError with `what`, the id of that process, and `remedy`.
     """
     unwanted = False
     try:
@@ -74,7 +76,7 @@ def lock_file(
                     _files.remove(file)
                     unwanted = remove()
                     if unwanted and sys.platform != "win32":
-                        path.unlink()  # before unlocking, so that nobody else holds it
+                        path.unlink()  # before unlocking, so no other process has locked the file
                     _give_back(file.fileno())
     finally:
         if unwanted and sys.platform == "win32":
@@ -91,7 +93,7 @@ def _opened(path: Path, what: str, remedy: str) -> TextIO:
                 file.seek(0)
                 holder = file.read().strip()
                 raise ValueError(f"{what} ({path.parent}, process {holder}); {remedy}")
-            # Its holder may have deleted the file after we opened it; then our lock is useless.
+            # If another process deleted the file after we opened it, then our lock is useless.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
@@ -99,7 +101,7 @@ def _opened(path: Path, what: str, remedy: str) -> TextIO:
 
 
 def _leave_to_parent() -> None:
-    """Close the files that a fork copied, or the locks outlive the process that took them."""
+    """Close the files that a fork copied, so that the locks end with the process that made them."""
     for file in _files:
         file.close()
     _files.clear()
@@ -110,10 +112,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _take(descriptor: int) -> bool:
-    """Take the lock if it is free. Return whether it was free.
+    """Lock the file if it is not locked. Return whether this process has the lock.
 
-    On Unix this is `flock`, because a POSIX lock is lost when the process closes any descriptor of
-    the file.
+    On Unix the lock is `flock`, because a process loses a POSIX lock when it closes any descriptor
+    of the file.
     """
     try:
         if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""The type of a path that a caller may give: a string, or an object such as `pathlib.Path`."""
+"""The type of a path argument: a string, or an object such as `pathlib.Path`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Plain data: tensors, None, bool, int, float, str, and lists, tuples and dicts of them.
 
-A checkpoint holds only plain data. `checked` refuses any other value before a byte is written.
-`to_json` and `from_json` keep plain data exact through JSON, with tags for what JSON lacks:
+A checkpoint contains only plain data. `checked` refuses any other value before a save writes bytes.
+`to_json` and `from_json` convert plain data to JSON and back without a change. Tags represent the
+values that JSON lacks:
 
     (1, 2)        {"__tuple__": [1, 2]}
     {0: "a"}      {"__dict__": [[0, "a"]]}
@@ -35,12 +36,13 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
-    """Return `value` with its containers copied. Raise ValueError with the key if it is not plain.
+    """Return `value` with copies of its containers. Raise ValueError with the key if `value` is not
+    plain data.
 
     elsewhere: accept tensors on the meta device, because another process has their numbers.
 
-    It compares types exactly. `numpy.float64` is a subclass of float, but a loader that runs no
-    code refuses it.
+    A subclass of a plain type is not plain. For example, `numpy.float64` is a subclass of float,
+    but a loader that runs no code refuses a `numpy.float64`.
     """
     kind = type(value)
     if kind in (Tensor, nn.Parameter):  # the safe loader refuses other tensor classes
@@ -48,8 +50,8 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
             return value
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise ValueError(
-                f"a checkpoint's tensors are dense, and have memory ({key}: {value.layout} on "
-                f"{value.device}); convert it, e.g. with .to_dense() or .dequantize()"
+                f"a checkpoint's tensors must be dense and must have memory ({key}: {value.layout} "
+                f"on {value.device}); convert the tensor, e.g. with .to_dense() or .dequantize()"
             )
         return value.detach()
     if kind in _SCALARS:
@@ -62,7 +64,7 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
         for name in value:
             if type(name) not in (str, int):
                 raise ValueError(
-                    f"a checkpoint's keys are strings or integers ({key}: {name!r}); "
+                    f"a checkpoint's keys must be strings or integers ({key}: {name!r}); "
                     "rename that key"
                 )
         return {
@@ -71,19 +73,21 @@ def checked(value: Any, key: str, *, elsewhere: bool = False) -> Any:
         }
     if hasattr(value, "full_tensor"):  # a shard of FSDP or of tensor parallelism
         raise ValueError(
-            f"a checkpoint's tensors are whole ({key} is spread over ranks); gather them first, "
-            "e.g. with .full_tensor() or torch's get_model_state_dict"
+            f"a checkpoint's tensors must be whole ({key} is sharded over ranks); gather the "
+            "tensor first, e.g. with .full_tensor() or torch's get_model_state_dict"
         )
     raise ValueError(
-        f"a checkpoint holds tensors and plain Python values only ({key} is a "
-        f"{kind.__module__}.{kind.__qualname__}); convert it, e.g. with .item(), str() or asdict()"
+        f"a checkpoint must contain only tensors and plain Python values ({key} is a "
+        f"{kind.__module__}.{kind.__qualname__}); convert the value, e.g. with .item(), str() or "
+        "asdict()"
     )
 
 
 def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
-    """Return `value` for `json.dumps`. Put its tensors into `tensors` under their dotted keys."""
+    """Return `value` in a form for `json.dumps`. Put its tensors into `tensors` under their dotted
+    keys."""
     if isinstance(value, Tensor):
-        while key in tensors:  # a key that contains a dot can equal another's dotted key
+        while key in tensors:  # a key that contains a dot can equal another dotted key
             key += "'"
         tensors[key] = value
         return {"__tensor__": key}
@@ -104,15 +108,15 @@ def to_json(value: Any, tensors: dict[str, Tensor], key: str = "") -> Any:
 
 
 def from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Invert `to_json`. KeyError for a missing tensor, ValueError or TypeError for data that
-    `to_json` does not write."""
+    """Invert `to_json`. Raise KeyError for a missing tensor. Raise ValueError or TypeError for data
+    that `to_json` does not write."""
     if isinstance(value, list):
         return [from_json(each, tensors) for each in value]
     if not isinstance(value, dict):
         return value
     tags = [name for name in value if name.startswith("__")]
     if tags and (len(value) > 1 or tags[0] not in _TAGS):
-        raise ValueError(f"no such tag ({', '.join(value)})")
+        raise ValueError(f"there is no such tag ({', '.join(value)})")
     match value:
         case {"__tensor__": name}:
             return tensors[name]

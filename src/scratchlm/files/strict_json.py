@@ -1,4 +1,4 @@
-"""Strict JSON: what the standard allows, and no key twice in an object."""
+"""Parse strict JSON: only what the standard allows, with each key only once in an object."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the content of JSON. ValueError if it is not JSON, nests too deeply, has a key twice
-    in an object (`json.loads` keeps the last), or has NaN or Infinity, which JSON lacks."""
+    """Return the content of JSON text. Raise ValueError if `text` is not JSON, or nests too deeply.
+    Also raise ValueError if an object has a key twice (`json.loads` keeps the last value), or if
+    `text` has NaN or Infinity, which JSON lacks."""
     try:
         return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError:
@@ -25,4 +26,4 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -2,10 +2,10 @@
 
     8 bytes  length N of the header, little-endian
     N bytes  JSON {name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
-    rest     the tensors' bytes, row-major and little-endian, offsets counted from here
+    rest     the tensors' bytes, row-major and little-endian; offsets count from here
 
-A file cannot execute anything: it holds numbers and their names. The tensors fill the rest without
-gaps or overlaps, so a reader never takes more memory than the file's size.
+A file cannot execute anything, because it contains only numbers and names. The tensors fill the
+rest without gaps or overlaps, so a reader never uses more memory than the file's size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 100_000_000  # bytes, as in the reference implementation
-_DIMENSIONS = 64  # no tensor has more; the product of a million axes would take hours
+_DIMENSIONS = 64  # at most; the product of a million axes would take hours
 
 Place = tuple[torch.dtype, list[int], int, int]  # dtype, shape, begin and end in the file
 
@@ -61,7 +61,9 @@ def write_tensors(
     for name in order:
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
-            raise ValueError(f"no such dtype in a tensor file ({name}: {tensor.dtype}); cast it")
+            raise ValueError(
+                f"a tensor file cannot store this dtype ({name}: {tensor.dtype}); cast the tensor"
+            )
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -79,7 +81,7 @@ def write_tensors(
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, on the CPU; FileFormatError if the file breaks the layout."""
+    """Read the tensors of a file to the CPU. Raise FileFormatError if the layout is wrong."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -88,14 +90,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             raw = torch.empty(end - begin, dtype=torch.uint8)
             file.seek(begin)
             if raw.numel() and file.readinto(raw.numpy().data) != raw.numel():
-                raise FileFormatError(f"the tensor file is cut short ({path}: {name}); restore it")
+                raise FileFormatError(
+                    f"the tensor file is truncated ({path}: {name}); restore the file"
+                )
             tensors[name] = raw.view(dtype).reshape(shape)
     return tensors
 
 
 def map_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Map the tensors of a file. An access loads their pages from the file. Changes stay in memory;
-    they never reach the file."""
+    """Map the tensors of a file into memory. The system loads a page at its first use. Changes stay
+    in memory and never reach the file."""
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -107,7 +111,7 @@ def map_tensors(path: str | Path) -> dict[str, Tensor]:
             tensors[name] = torch.empty(shape, dtype=dtype)
             continue
         count = (end - begin) // dtype.itemsize
-        if begin % dtype.itemsize:  # another program wrote it; torch needs aligned elements
+        if begin % dtype.itemsize:  # another program wrote the file; torch needs aligned elements
             raw = bytearray(content[begin:end])
             tensors[name] = torch.frombuffer(raw, dtype=dtype).reshape(shape)
             continue
@@ -122,13 +126,15 @@ def _places(file: BinaryIO, size: int, path: Path) -> dict[str, Place]:
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else _HEADER_LIMIT
     if length > min(_HEADER_LIMIT, size - 8):
         check_downloaded(path)
-        raise FileFormatError(f"not a tensor file, or cut short ({path}); restore it from a copy")
+        raise FileFormatError(
+            f"the file is not a tensor file, or is truncated ({path}); restore the file from a copy"
+        )
     try:
         header = parse_json(file.read(length))
     except ValueError:
         header = None
     if not isinstance(header, dict):
-        raise FileFormatError(f"the tensor file's header is not JSON ({path}); restore it")
+        raise FileFormatError(f"the tensor file's header is not JSON ({path}); restore the file")
     header.pop("__metadata__", None)
     start = 8 + length
     places = {name: _checked(name, entry, start, size, path) for name, entry in header.items()}
@@ -136,12 +142,12 @@ def _places(file: BinaryIO, size: int, path: Path) -> dict[str, Place]:
     for name, (_, _, begin, end) in sorted(places.items(), key=lambda item: item[1][2:]):
         if begin != filled:
             raise FileFormatError(
-                f"tensors overlap, or leave a gap ({path}: {name}); restore the file"
+                f"tensors must not overlap or leave a gap ({path}: {name}); restore the file"
             )
         filled = end
     if filled != size:
         raise FileFormatError(
-            f"the tensors do not end where the file does ({path}: {filled} of {size} bytes); "
+            f"the tensors must end at the end of the file ({path}: {filled} of {size} bytes); "
             "restore the file"
         )
     return places
@@ -160,5 +166,5 @@ def _checked(name: str, entry: Any, start: int, size: int, path: Path) -> Place:
     except (KeyError, TypeError, ValueError):
         pass
     raise FileFormatError(
-        f"a tensor's dtype, shape and place do not agree ({path}: {name}); restore the file"
+        f"a tensor's dtype, shape and offsets must fit the file ({path}: {name}); restore the file"
     )
