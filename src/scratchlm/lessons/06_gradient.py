@@ -135,14 +135,16 @@ show("difference quotient", difference_quotient(sigmoid, x, 1e-6), 0.1966)
 # ## 3. Many numbers: the gradient
 # Let y = σ(x₁) + σ(x₂) + σ(x₃), at 1, 2 and 3. Each number has its own slope. The **gradient** is
 # the list of the slopes, one for each number, in the same order. So it is a vector. The gradient of
-# a loss tells all parameters at once which way is better. torch needs one `.backward()` for it.
+# a loss tells all parameters at once which way is better. In the code, `.sum()` adds the numbers,
+# and one `.backward()` finds the whole gradient.
 # The slope at 3 is the smallest: there the curve is nearly flat, and a step changes little.
 
 # %% [markdown] lang="zh"
 # ## 3. 许多数：梯度
 # 令 y = σ(x₁) + σ(x₂) + σ(x₃)，三个数取 1、2 和 3。每个数有自己的斜率。**梯度**就是把这些斜率
 # 按同样的顺序排成一列，每个数对应一个，所以它是一个向量。有了损失的梯度，所有参数就同时知道
-# 往哪边走更好。整个梯度，torch 只需一次 `.backward()`。
+# 往哪边走更好。代码里，`.sum()` 把各数相加，
+# 一次 `.backward()` 就求出整个梯度。
 # 3 处的斜率最小：那里曲线几乎是平的，走一步变化很小。
 
 # %%
@@ -160,6 +162,7 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 # this is 6. The derivative of silu is the exercise. The code shows silu at four numbers, and
 # its slopes there. Near −1.28 the slope is 0: silu has its lowest point there. The last two lines
 # test `float16`, numbers with 3 digits: silu computes with `float32`, and rounds once, at the end.
+# `.double()` converts numbers to `float64`, and `.half()` to `float16`.
 
 # %% [markdown] lang="zh"
 # ## 4. 乘积法则，与本库的 silu
@@ -168,7 +171,7 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 # 剩下的就是**乘积法则**：(uv)′ = u′v + uv′。拿 x · x 试一试：1·x + x·1 = 2x，在 3 处是 6。
 # silu 的导数留作练习。代码给出 silu 在四个数处的值和斜率。在 −1.28 附近斜率是 0：
 # 那里是 silu 的最低点。末尾两行检验 `float16`，它只有 3 位有效数字：silu 用 `float32` 计算，
-# 最后才舍入一次。
+# 最后才舍入一次。`.double()` 把数换成 `float64`，`.half()` 换成 `float16`。
 
 # %%
 x = torch.tensor(3.0, requires_grad=True)
@@ -180,7 +183,7 @@ show("silu", silu(x), [-0.2785, 0, 0.7311, 1.7616])
 show("x σ(x)", x * sigmoid(x), silu(x))
 show("torch's silu", F.silu(x), silu(x))
 show("slopes of silu", x.grad, [0, 0.5, 0.9277, 1.0908])
-show("difference quotients", difference_quotient(silu, x.double(), 1e-6), x.grad)  # float64
+show("difference quotients", difference_quotient(silu, x.double(), 1e-6), x.grad)
 x = torch.linspace(-4, 4, 81).half()  # −4.0, −3.9, …, 4.0 in float16
 assert torch.equal(silu(x), silu(x.double()).half())
 

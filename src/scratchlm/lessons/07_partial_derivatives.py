@@ -67,8 +67,9 @@ show("torch's ∂f/∂u, ∂f/∂v", [u.grad, v.grad], [43, 20])
 # ## 2. All directions at once
 # Now both numbers move a little, by Δu and Δv. The two changes add up: f changes by about
 # 43·Δu + 20·Δv. Which direction lowers f most? We try 360 directions from (3, 4), one for each
-# degree, with steps of length 0.01. `torch.arange(360)` makes the numbers 0 to 359. `.argmin()` and
-# `.argmax()` find the places of the smallest and of the largest number.
+# degree, with steps of length 0.01. `torch.arange(360)` makes the numbers 0 to 359. `.deg2rad()`
+# converts degrees for cos and sin. `.argmin()` and `.argmax()` find the places of the smallest and
+# of the largest number.
 #
 # f rises fastest at 25°. The gradient points there: the arrow (43, 20) has the angle 24.94°.
 # f falls fastest at 205°, exactly opposite. At 115°, across the gradient, f hardly changes.
@@ -78,8 +79,8 @@ show("torch's ∂f/∂u, ∂f/∂v", [u.grad, v.grad], [43, 20])
 # ## 2. 同时看所有方向
 # 现在两个数都动一点，分别动 Δu 和 Δv。两处变化相加：f 大约变化 43·Δu + 20·Δv。
 # 哪个方向让 f 降得最多？我们从 (3, 4) 出发试 360 个方向，每度一个，步长都是 0.01。
-# `torch.arange(360)` 造出 0 到 359 这些数，`.argmin()` 和 `.argmax()`
-# 给出最小的数和最大的数在第几个位置。
+# `torch.arange(360)` 造出 0 到 359 这些数，`.deg2rad()` 把度数换成 cos 和 sin 要用的角度单位，
+# `.argmin()` 和 `.argmax()` 给出最小的数和最大的数的位置。
 #
 # 上升最快的方向是 25°。梯度正指向那里：箭头 (43, 20) 的角度是 24.94°。
 # 下降最快的方向 205° 恰好相反。在 115°，也就是与梯度垂直的方向，f 几乎不变。
@@ -133,7 +134,7 @@ for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
 # 0.92: this works, but slowly. With 0.22 the factor of v is −0.76: v jumps over the lowest point,
 # but comes closer each time. With 0.3 it is −1.4: each jump is larger than the one before.
 # The code takes 10 steps from (0, 0). `.zero_grad()` removes the old gradient before each
-# `.backward()`. Lesson 8 shows why.
+# `.backward()`. Lesson 8 shows why. In Python, `zip` pairs each rate with its result.
 #
 # The slow number u needs a larger rate than v. `SGD` accepts groups, each with its own `lr`. With
 # 1/2 for u and 1/8 for v both factors are 0: one step is enough. Real losses are no such simple
@@ -147,6 +148,7 @@ for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
 # 也行，但很慢。取 0.22，v 的因子是 −0.76：v 每次都越过最低点，但越来越近。
 # 取 0.3，这个因子是 −1.4：一次比一次跳得远。代码从 (0, 0) 走 10 步。
 # `.zero_grad()` 在每次 `.backward()` 之前清除旧的梯度，为什么要清除，第 8 课再讲。
+# 在 Python 里，`zip` 把每个学习率与它的结果配成一对。
 #
 # u 走得慢，需要比 v 更大的学习率。`SGD` 可以分组，每组有自己的 `lr`。
 # u 用 1/2，v 用 1/8，两个因子都是 0：一步就够了。真实的损失不是这样简单的碗，
