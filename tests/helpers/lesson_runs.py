@@ -15,12 +15,18 @@ _CONTEXT.set_forkserver_preload(["torch", "einx", "numpy", "regex"])
 
 
 def in_child(work: Callable[..., Any], *args: Any) -> Any:
-    """Return what `work(*args)` returns in a new process. Raise EOFError if it raises."""
+    """Return what `work(*args)` returns in a new process.
+
+    Raise EOFError if it raises, and TimeoutError if it takes longer than five minutes.
+    """
     receive, send = _CONTEXT.Pipe(duplex=False)
     child = _CONTEXT.Process(target=_send, args=(send, work, *args))
     child.start()
     send.close()
     try:
+        if not receive.poll(300):
+            child.kill()
+            raise TimeoutError("the lesson does not end")
         return receive.recv()
     finally:
         child.join()
