@@ -150,3 +150,25 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch, capsys):
 def test_constraints_are_versions_of_packages():
     for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"#.*|[\w.-]+==[\w.]+", line), line
+
+
+def test_both_readmes_say_the_same():
+    english, chinese = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
+    )
+    assert "(README.zh.md)" in english.splitlines()[0]
+    assert "(README.md)" in chinese.splitlines()[0]
+    rest = [text.split("\n", 1)[1] for text in (english, chinese)]
+    for what in (
+        r"^#+ ",  # headings
+        r"```\w*\n.*?```",  # commands, without their comments
+        r"(?<!`)`[^`\n]+`(?!`)",
+        r"\]\([^)]+\)",  # link targets
+        r"(?<![\w.])\d[\d.,]*\d|(?<![\w.])\d",
+    ):
+        found = [
+            sorted(re.sub(r" +# .*", "", match) for match in re.findall(what, text, re.M | re.S))
+            for text in rest
+        ]
+        assert found[0] == found[1], what
+    assert not re.search(r"[\u4e00-\u9fff]", rest[0])
