@@ -1,0 +1,128 @@
+"""scratchlm-learn: what it prints, remembers and refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scratchlm.cli.learn import main
+from scratchlm.lessons.lesson import lessons
+
+ANSWER = """
+def attend(q, k, v):
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    return scores.masked_fill(~torch.ones_like(scores).bool().tril(), -math.inf).softmax(1) @ v
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.chdir(tmp_path)
+
+
+def learn(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a new process, so that a fault can be planted."""
+    command = [sys.executable, "-m", "scratchlm.cli.learn", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_list_has_a_line_a_lesson(capsys):
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line[1:4]) for line in lines] == list(lessons())
+    assert all(line.startswith(" ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [("zh_CN.UTF-8", "注意力"), ("fr_FR.UTF-8", "Attention")]
+)
+def test_the_language_is_that_of_the_system(monkeypatch, capsys, value, word):
+    monkeypatch.setenv("LC_ALL", value)
+    assert main([]) == 0
+    assert word in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("imports", ["import math, torch\n", "import math\n"])
+def test_a_right_answer_is_right_and_remembered(capsys, imports):
+    Path("mine.py").write_text(imports + ANSWER, encoding="utf-8")
+    assert main(["14", "--check", "mine.py"]) == 0
+    assert main([]) == 0
+    assert "✓ 14  Attention" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lang", "said"), [("en", "Nothing is masked."), ("zh", "没有掩码。")])
+def test_a_usual_mistake_is_named(capsys, lang, said):
+    Path("mine.py").write_text(
+        "def attend(q, k, v):\n    return (q @ k.T / q.shape[1] ** 0.5).softmax(1) @ v\n",
+        encoding="utf-8",
+    )
+    assert main(["14", "--check", "mine.py", "--lang", lang]) == 1
+    assert capsys.readouterr().err == f"scratchlm: {said}\n"
+    assert main([]) == 0
+    assert "✓" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["99"], "there is no such number (99)"),
+        (["--faq", "99"], "there is no such number (99)"),
+        (["14", "--break", "9"], "the lesson has no such fault (9)"),
+        (["14", "--break", "0"], "the lesson has no such fault (0)"),
+        (["--check", "mine.py"], "--check needs the number of a lesson"),
+        (["--step"], "--step needs the number of a lesson"),
+        (["14", "--check", "none.py"], "no such file or directory (none.py)"),
+        (["14", "--check", "empty.py"], "empty.py must define the exercise's function (attend)"),
+        (["14", "--check", "broken.py"], "broken.py is not Python"),
+        (["14", "--lang", "fr"], "invalid choice: 'fr'"),
+        (["14", "--answer", "--break", "1"], "not allowed with argument"),
+    ],
+)
+def test_bad_usage_is_told_in_one_line(capsys, words, message):
+    Path("empty.py").write_text("", encoding="utf-8")
+    Path("broken.py").write_text("def f(:\n", encoding="utf-8")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("scratchlm: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_planted_fault_is_found_at_a_number():
+    done = learn("14", "--break", "2")
+    assert done.returncode == 1
+    assert done.stdout.startswith("scratchlm.functional\n- ")
+    assert done.stdout.splitlines()[-2:] == [
+        " " * 29 + "   0.2689     1.0000",
+        " " * 29 + "   1.0000     1.0000",
+    ]
+    assert done.stderr.startswith("scratchlm: 14_attention.py, line ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_notebook_is_written(capsys):
+    assert main(["14", "--ipynb", "a.ipynb", "--lang", "zh"]) == 0
+    assert json.loads(Path("a.ipynb").read_text(encoding="utf-8"))["nbformat"] == 4
+
+
+def test_step_waits_after_each_cell(monkeypatch, capsys):
+    waits = []
+    monkeypatch.setattr("builtins.input", lambda: waits.append(1))
+    assert main(["14", "--step"]) == 0
+    assert len(waits) > 10
+    assert "✓" not in capsys.readouterr().out
+
+
+def test_the_glossary_and_the_questions_are_lists(capsys):
+    assert main(["--glossary"]) == 0
+    assert "| causal mask | 因果掩码 | 14 |" in capsys.readouterr().out
+    assert main(["--faq"]) == 0
+    assert "5  Why divide by √d?" in capsys.readouterr().out
+    assert main(["--faq", "5"]) == 0
+    assert "largest weight" in capsys.readouterr().out
