@@ -193,7 +193,7 @@ class CorpusFolder:
             )
 
     def sweep(self) -> None:
-        """Remove the files that killed runs left: first each shard, then its sidecar."""
+        """Remove the files that remain from killed runs: first each shard, then its sidecar."""
         whole = {path.name for split in SPLITS for path in self.shard_paths(split)}
         for path in sorted(self.path.iterdir()):
             stale = _SHARD.fullmatch(path.name) and path.name.removesuffix(".json") not in whole

@@ -57,9 +57,11 @@ class TimeLimit:
             self._steps[0] = step
 
     def total(self, step: int, iterations: int) -> int:
-        """Return the number of steps that end in time: `iterations`, fewer, or clearly more.
+        """Return how many steps can finish before the time limit.
 
-        step: the number of finished steps. If n steps remain, the last n steps predict their pace.
+        The result is `iterations`, or fewer if the run is too slow for them, or more if there is
+        time for many more. step: the number of finished steps. If n steps remain, the n steps that
+        finished last predict their pace.
         """
         now = time.monotonic()
         if step > self._steps[-1]:

@@ -178,7 +178,8 @@ def content_hash(parts: TokenizerParts) -> str:
 def check_portable(pattern: Pattern) -> None:
     r"""Raise ValueError if `tokenizers` would read the pattern differently.
 
-    In `tokenizers`, `\p{N}{1,3}+` matches any number of digits, and `$` before every line feed.
+    In `tokenizers`, `\p{N}{1,3}+` matches any number of digits, and `$` also
+    matches before every line feed.
     """
     if not isinstance(pattern, str):
         for cut in pattern:
