@@ -52,6 +52,12 @@ def test_another_value_fails_after_it_is_printed(capsys, value, expected):
     assert capsys.readouterr().out.startswith("name")
 
 
+def test_python_numbers_keep_their_digits():
+    show("name", torch.tensor(0.1, dtype=torch.float64), 0.1, within=1e-16)
+    with pytest.raises(AssertionError, match="name"):
+        show("name", 0.1, 0.1 + 1e-9, within=1e-10)
+
+
 def test_each_number_may_have_its_own_tolerance():
     show("name", [1.4, 1.04], [1, 1], within=[0.5, 0.05])
     with pytest.raises(AssertionError, match=r"1\.06, not 1"):

@@ -19,7 +19,7 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
     or has the shape of `value`. Integers and all other values, such as strings, must be equal.
     """
     try:
-        got, want = (torch.as_tensor(_detached(each)) for each in (value, expected))
+        got, want = _tensor(value), _tensor(expected)
     except (TypeError, ValueError, RuntimeError):  # not numbers
         print(f"{name:<{_WIDTH}}{value!r}")
         assert value == expected, f"{name} must be {expected!r}"
@@ -38,6 +38,15 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
     near = (got == want) | ((got - want).abs() <= tolerance) | (got.isnan() & want.isnan())
     pairs = [f"{a:.6g}, not {b:.6g}" for a, b in zip(got[~near], want[~near], strict=True)]
     assert not pairs, f"{name} is wrong ({pairs[0]})"
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """Return numbers as a tensor without a graph. Python's own numbers keep all their digits."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    numbers = _detached(value)
+    tensor = torch.as_tensor(numbers)
+    return torch.as_tensor(numbers, dtype=torch.float64) if tensor.is_floating_point() else tensor
 
 
 def _detached(value: Any) -> Any:
