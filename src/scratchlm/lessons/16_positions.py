@@ -67,10 +67,10 @@ show("man bites dog .", attend(b, b, b)[3], [1.3725, -0.2696])
 learned = LearnedPositions(4, 2)
 learned.weight.data = torch.tensor([[0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5]])
 positions = torch.arange(4)  # 0 1 2 3
-c, d = learned(a, positions), learned(b, positions)
-show("positions added", c, [[2, 0], [0.5, 1], [1, 1.5], [1.5, -0.5]])
-show("dog bites man .", attend(c, c, c)[3], [1.6245, 0.0476])
-show("man bites dog .", attend(d, d, d)[3], [1.5801, 0.2357])
+a_at, b_at = learned(a, positions), learned(b, positions)
+show("positions added", a_at, [[2, 0], [0.5, 1], [1, 1.5], [1.5, -0.5]])
+show("dog bites man .", attend(a_at, a_at, a_at)[3], [1.6245, 0.0476])
+show("man bites dog .", attend(b_at, b_at, b_at)[3], [1.5801, 0.2357])
 try:
     learned(a, positions + 1)
 except ValueError as error:
@@ -150,9 +150,9 @@ show("scores of (1, 0)", arrows @ arrows.T, table)
 queries = rotate(torch.tensor([[3.0, 4]] * 2), torch.tensor([3, 7]))
 keys = rotate(torch.tensor([[1.0, 2]] * 2), torch.tensor([1, 5]))
 show("(3, 4) and (1, 2)", (queries * keys).sum(-1), [-2.7590, -2.7590])
-c, d = rotate(a, positions), rotate(b, positions)
-show("dog bites man .", attend(c, c, a)[3], [0.7804, 0.1684])
-show("man bites dog .", attend(d, d, b)[3], [1.3014, -0.0227])
+a_at, b_at = rotate(a, positions), rotate(b, positions)
+show("dog bites man .", attend(a_at, a_at, a)[3], [0.7804, 0.1684])
+show("man bites dog .", attend(b_at, b_at, b)[3], [1.3014, -0.0227])
 
 # %% [markdown] lang="en"
 # ## 5. Many pairs, many speeds

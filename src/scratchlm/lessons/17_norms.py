@@ -119,8 +119,10 @@ show("layer without weight", RMSNorm(2, gain=False)(large), [1, -1])
 # ## 3. LayerNorm
 # The older **LayerNorm** first subtracts the mean. For (3, 4) the mean is 3.5, and −0.5 and 0.5
 # are left. Then it divides by the root of the **variance**, the mean square of these differences:
-# here 0.25, and its root is 0.5. The result is −1 and 1. Also (103, 104) gives −1 and 1. A
-# weight and mostly a bias follow. GPT-2 uses LayerNorm. Llama uses RMSNorm, which computes less.
+# here 0.25, and its root is 0.5. The result is −1 and 1. Also (103, 104) gives −1 and 1. Then
+# a weight multiplies, and usually a bias is added. GPT-2 uses LayerNorm. Llama uses RMSNorm, which
+# computes less.
+#
 # A trap: `x.var()` divides by n − 1, not by n, so for (3, 4) it is 0.5.
 
 # %% [markdown] lang="zh"
@@ -129,6 +131,7 @@ show("layer without weight", RMSNorm(2, gain=False)(large), [1, -1])
 # 然后除以**方差**的平方根。方差就是这些差的均方，这里是 0.25，平方根是 0.5。
 # 结果是 −1 和 1。(103, 104) 也得到 −1 和 1。之后再乘权重，通常还加偏置。
 # GPT-2 用 LayerNorm；Llama 用 RMSNorm，计算更少。
+#
 # 一个陷阱：`x.var()` 除以的是 n − 1 而不是 n，所以对 (3, 4) 它是 0.5。
 
 # %%
@@ -183,9 +186,10 @@ show("with", gradients[1], 4.5950)
 # layers of section 1 end at the sizes 2.2, 4.1 and 6.1. At factor 1, each layer adds a random
 # vector of RMS 1, and the mean squares add up: 1 + 16 = 17, and √17 is 4.12.
 #
-# The first models had **post-norm** instead: norm(x + f(x)). It makes x smaller at each layer, so
-# after 16 layers almost nothing of the token is left. The cosine similarity (lesson 13) of the
-# first and the last vector shows this: 0.21 with pre-norm, about 0 with post-norm.
+# The first models had **post-norm** instead: norm(x + f(x)). Its norm makes x
+# smaller at each layer, so after 16 layers almost nothing of the token is left. The cosine
+# similarity (lesson 13) of the first and the last vector shows this: 0.21 with pre-norm, about 0
+# with post-norm.
 #
 # A block of the library has two pre-norm steps, attention and the feed-forward part of lesson 18.
 # Below they are done one by one. If both add only zeros, x comes out as it went in, bit for bit.
