@@ -62,3 +62,9 @@ def test_each_number_may_have_its_own_tolerance():
     show("name", [1.4, 1.04], [1, 1], within=[0.5, 0.05])
     with pytest.raises(AssertionError, match=r"1\.06, not 1"):
         show("name", [1.4, 1.06], [1, 1], within=[0.5, 0.05])
+
+
+@pytest.mark.parametrize(("within", "printed"), [(1e-3, "0.5000"), (2e-3, "0.50")])
+def test_the_tolerance_decides_how_many_digits_are_printed(capsys, within, printed):
+    show("name", 0.5, 0.5, within=within)
+    assert capsys.readouterr().out.split() == ["name", printed]

@@ -24,7 +24,7 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
         print(f"{name:<{_WIDTH}}{value!r}")
         assert value == expected, f"{name} must be {expected!r}"
         return
-    tolerance = torch.as_tensor(within).double()
+    tolerance = torch.as_tensor(within, dtype=torch.double)  # fp32 would round 0.001 up
     rows = got.reshape(-1, got.shape[-1]) if got.ndim else got.reshape(1, 1)
     lines = [
         "  ".join(_written(number, tolerance.max()) for number in row) for row in rows.tolist()
