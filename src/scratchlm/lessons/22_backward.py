@@ -180,9 +180,10 @@ show("loss", loss, 4.0675)
 #
 # Then we compare all numbers with three other ways: autograd through our lines, autograd through
 # `Transformer`, and `linear_cross_entropy`, the loss used in training, which computes p − y by hand
-# as we do. It works on a few tokens at a time, here 2, and a target of −100 does not count. The
-# angles of `Transformer` are in float32, so the last digits differ. The gradients of the queries
-# and keys come through softmax. Here they are smaller than those of the values.
+# as we do. It adds up the losses of all tokens, 2 tokens at a time. A target of −100 does not
+# count, and `z_loss=0.1` adds 0.1 · (log Σ exp x)², so that the logits stay small. The angles of
+# `Transformer` are in float32, so the last digits differ. The gradients of the queries and keys
+# come through softmax. Here they are smaller than those of the values.
 
 # %% [markdown] lang="zh"
 # ## 5. 反向走过模型
@@ -193,8 +194,9 @@ show("loss", loss, 4.0675)
 #
 # 然后用另外三种办法核对所有的数：对我们的代码自动求导，对 `Transformer` 自动求导，
 # 以及 `linear_cross_entropy`，它是训练时用的损失，和我们一样手工计算 p − y。
-# 它每次只处理几个 token，这里是 2 个；目标是 −100 的不算。`Transformer` 的角度存成 float32，
-# 所以末尾几位不同。查询和键的梯度要经过 softmax，在这里比值的梯度小。
+# 它把所有 token 的损失加起来，每次处理 2 个。目标是 −100 的不算，`z_loss=0.1` 则加上
+# 0.1 · (log Σ exp x)²，让 logits 不会太大。`Transformer` 的角度存成 float32，所以末尾几位不同。
+# 查询和键的梯度要经过 softmax，在这里比值的梯度小。
 
 # %%
 grads = {}
@@ -246,10 +248,14 @@ fused, nats = linear_cross_entropy(model.hidden(ids), w["embedding"], targets, c
 show("linear_cross_entropy", difference(fused / 3), 0, within=1e-6)
 show("its loss", nats / 3, loss)
 some, inputs = torch.tensor([1, -100, 3]), (hidden.detach().requires_grad_(), w["embedding"])
-fused, nats = linear_cross_entropy(*inputs, some, chunk=2)
-slow = f.cross_entropy(f.linear(*inputs), some)
-for each, other in zip(*[torch.autograd.grad(x, inputs) for x in (fused / 2, slow)], strict=True):
-    show("with −100", (each - other).abs().max(), 0, within=1e-10)
+fused, slow = [  # loss, nats
+    linear_cross_entropy(*inputs, some, z_loss=0.1, chunk=2),
+    f.linear_cross_entropy(*inputs, some, z_loss=0.1),
+]
+show("with −100 and z_loss", fused, [14.3187, 9.5588])
+show("the definition", slow, fused)
+for each, other in zip(*[torch.autograd.grad(x[0], inputs) for x in (fused, slow)], strict=True):
+    show("their gradients", (each - other).abs().max(), 0, within=1e-10)
 
 # %% tags=["figure"]
 with figure("22-stream", 7, 2.3) as axes:
