@@ -111,6 +111,12 @@ def test_a_notebook_is_written(capsys):
     assert json.loads(Path("a.ipynb").read_text(encoding="utf-8"))["nbformat"] == 4
 
 
+def test_the_demo_is_the_whole_story():
+    assert main(["--demo", "--ipynb", "demo.ipynb"]) == 0
+    cells = json.loads(Path("demo.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert cells[0]["source"][0] == "# 2 · The whole story\n"
+
+
 def test_step_waits_after_each_cell(monkeypatch, capsys):
     waits = []
     monkeypatch.setattr("builtins.input", lambda: waits.append(1))

@@ -79,13 +79,15 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
                        help="plant fault I, from 1, and run until a number is wrong")  # fmt: skip
     about.add_argument("--ipynb", metavar="FILE", help="write the lesson as a notebook")
     whole = parser.add_mutually_exclusive_group()
-    whole.add_argument("--demo", dest="lesson", action="store_const", const=_DEMO,
+    whole.add_argument("--demo", action="store_true",
                        help=f"the whole way from text to text (lesson {_DEMO})")  # fmt: skip
     whole.add_argument("--faq", nargs="?", type=int, const=0, metavar="N",
                        help="answer question N; without N, list the questions")  # fmt: skip
     whole.add_argument("--glossary", action="store_true", help="list the terms in both languages")
     whole.add_argument("--pages", metavar="DIR", help="write all lessons into DIR as Markdown")
     args = parser.parse_args(argv)
+    if args.demo:  # with dest="lesson", argparse would overwrite this with the missing N
+        args.lesson = _DEMO
     needs = {"--check": args.check, "--answer": args.answer or None, "--break": args.break_,
              "--ipynb": args.ipynb, "--step": args.step or None}  # fmt: skip
     for flag, value in needs.items():
