@@ -89,7 +89,10 @@ def mutations(module: str, source: str) -> Iterator[Mutation]:
 
 
 def computing_statements(tree: ast.Module) -> dict[int, range]:
-    """Return {line: lines of its statement} inside functions, without raises and docstrings."""
+    """Return {line: lines of its statement} inside functions.
+
+    Docstrings, annotations, errors and the conditions of errors compute no output.
+    """
     found: dict[int, range] = {}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
@@ -97,6 +100,9 @@ def computing_statements(tree: ast.Module) -> dict[int, range]:
                 if isinstance(node, ast.stmt) and node is not function:
                     lines = range(node.lineno, (node.end_lineno or 0) + 1)
                     is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                    if isinstance(node, ast.If) and isinstance(node.body[0], ast.Raise):
+                        lines = range(node.lineno, (node.test.end_lineno or 0) + 1)
+                        is_text = True
                     if is_text or isinstance(node, ast.Raise | ast.Assert | ast.AnnAssign):
                         for line in lines:
                             found.pop(line, None)
