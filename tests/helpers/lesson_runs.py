@@ -78,3 +78,19 @@ def wrong_verdicts(number: int) -> list[str]:
             if said != own:
                 problems.append(f"{wrong.__name__} is told {said!r}, not {own!r}")
     return problems
+
+
+def wrong_answers() -> list[str]:
+    """Run the check of each question. Return the failures."""
+    from scratchlm.errors import LessonError
+    from scratchlm.lessons.lesson import FAQ, entries
+
+    failures = []
+    for number, cells in entries(FAQ).items():
+        scope: dict[str, Any] = {}
+        try:
+            for cell in cells:
+                cell.run(scope)
+        except LessonError as error:
+            failures.append(f"{number}: {error}")
+    return failures

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.lesson_runs import first_wrong_number, in_child, wrong_verdicts
+from helpers.lesson_runs import first_wrong_number, in_child, wrong_answers, wrong_verdicts
 from scratchlm.lessons.faults import Fault
 from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, literal
 from scratchlm.lessons.pages import BOLD, terms
@@ -52,6 +52,10 @@ def test_a_planted_fault_fails_the_lesson(number):
 )
 def test_each_planted_fault_fails_the_lesson(number, fault):
     assert in_child(first_wrong_number, number, fault)
+
+
+def test_the_answer_to_each_question_holds():
+    assert in_child(wrong_answers) == []
 
 
 def test_a_lesson_without_a_fault_passes():
