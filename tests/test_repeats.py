@@ -35,8 +35,8 @@ REASONS = {
         ),
         (
             "the corpus is in files, or in memory",
-            "tokenizer/learning/training train_bpe",
-            "tokenizer/learning/training train_bpe_from_texts",
+            "tokenizer/train train_bpe",
+            "tokenizer/train train_bpe_from_texts",
         ),
     ]
 }

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from scratchlm.optim.sgd import SGD as SGD
     from scratchlm.optim.sgd import SGDDecay as SGDDecay
     from scratchlm.tokenizer.bpe import BPETokenizer as BPETokenizer
-    from scratchlm.tokenizer.learning.training import train_bpe as train_bpe
-    from scratchlm.tokenizer.learning.training import train_bpe_from_texts as train_bpe_from_texts
+    from scratchlm.tokenizer.train import train_bpe as train_bpe
+    from scratchlm.tokenizer.train import train_bpe_from_texts as train_bpe_from_texts
     from scratchlm.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"

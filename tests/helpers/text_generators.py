@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 END = "<|endoftext|>"
 # No two of them can overlap in a text: tiktoken and `tokenizers` agree on where they are.

@@ -13,8 +13,8 @@ from helpers.tokenizer_texts import END, texts
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.formats.content import TokenizerParts
 from scratchlm.tokenizer.formats.tiktoken_files import splits_of_ranks
-from scratchlm.tokenizer.learning.training import train_bpe
 from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3, O200K, QWEN2
+from scratchlm.tokenizer.train import train_bpe
 
 BYTES = {i: bytes([i]) for i in range(256)}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

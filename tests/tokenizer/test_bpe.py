@@ -23,9 +23,9 @@ from helpers.tokenizer_texts import END, texts
 from scratchlm.tokenizer import bpe, workers
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.encoding.merging import merge_long_word, merge_word
-from scratchlm.tokenizer.learning.training import train_bpe
 from scratchlm.tokenizer.pieces import pretokenize
 from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3
+from scratchlm.tokenizer.train import train_bpe
 
 
 def random_chunks(rng: random.Random, text: str) -> list[str]:
@@ -386,7 +386,7 @@ def test_construction_is_cheap() -> None:
 
 def test_torch_is_not_imported() -> None:
     program = (
-        "import sys, scratchlm.tokenizer.bpe, scratchlm.tokenizer.learning.training\n"
+        "import sys, scratchlm.tokenizer.bpe, scratchlm.tokenizer.train\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -15,9 +15,9 @@ from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.encoding import encoder, stretch_cache
 from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, PairTable, byte_starts
 from scratchlm.tokenizer.encoding.merging import merge_word
-from scratchlm.tokenizer.learning.training import train_bpe
 from scratchlm.tokenizer.pieces.patterns import PATTERNS
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.train import train_bpe
 
 Pair = tuple[int, int]
 ALPHABET = [

@@ -32,9 +32,9 @@ from helpers.text_generators import (
 )
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.encoding.encoder import SHORT_TEXT
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
 from scratchlm.tokenizer.pieces.patterns import PATTERNS
 from scratchlm.tokenizer.pieces.pretokenize import BLOCK_CHARACTERS
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 # Few spaces and many: there are two ways through a text.
 SEPARATORS = ["", " "]

@@ -26,13 +26,13 @@ from helpers.text_generators import CONTROLS, OVERLAPPING, random_text
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.inspection import merge_steps
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
 from scratchlm.tokenizer.pieces.character_classes import category
 from scratchlm.tokenizer.pieces.patterns import PATTERNS, find_pieces
 from scratchlm.tokenizer.playground import browser_pattern as pattern_module
 from scratchlm.tokenizer.playground import page
 from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
 from scratchlm.tokenizer.playground.page import page_of, show, write_page
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 TEMPLATE = Path(page.__file__).with_name("playground.html").read_text(encoding="utf-8")
 SPECIALS = ["<|endoftext|>", "<|end|>", "<|end|><|end|>", "a.*b", "</script><b>"]

@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence,
 from helpers.tokenizer_texts import END, texts
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
 from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3, STARCODER, TEKKEN, Pattern
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 RAW = ByteLevel(add_prefix_space=False, use_regex=False)
 WORDS = ByteLevel(add_prefix_space=False)

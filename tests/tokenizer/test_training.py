@@ -17,13 +17,13 @@ import regex
 
 from scratchlm.tokenizer import workers
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.learning import fast_merges, merges
+from scratchlm.tokenizer.learning import fast_merges, merges, training
 from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
 from scratchlm.tokenizer.learning.merges import learn_merges
-from scratchlm.tokenizer.learning.training import train_bpe, train_bpe_from_texts
 from scratchlm.tokenizer.pieces import pretokenize
 from scratchlm.tokenizer.pieces.patterns import GPT2
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.train import train_bpe, train_bpe_from_texts
 
 END = "<|endoftext|>"
 
@@ -149,7 +149,7 @@ def test_texts_in_memory_are_learned_as_files_are(
     assert train_bpe_from_texts(iter(texts), 400).hash == expected.hash
     assert BPETokenizer.fit(texts, 400).hash == expected.hash
     assert train_bpe_from_texts([END.join(texts)], 400).hash == expected.hash
-    monkeypatch.setattr(merges, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(training, "SMALL_BYTES", 1000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 1000)
     assert train_bpe_from_texts(texts, 400, num_workers=2).hash == expected.hash
 

@@ -10,8 +10,8 @@ from typing import Any
 from scratchlm.data.documents import read_texts
 from scratchlm.data.sources import is_plain
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.learning.training import train_bpe, train_bpe_from_texts
 from scratchlm.tokenizer.pieces.patterns import GPT2
+from scratchlm.tokenizer.train import train_bpe, train_bpe_from_texts
 
 BYTES_ALONE = 257  # ids without merges: the bytes and the separator
 _LARGEST = 32_768

@@ -22,7 +22,7 @@ from scratchlm.tokenizer.encoding.merging import merge_long_word, merge_word
 from scratchlm.tokenizer.inspection import merge_steps, merge_tree
 from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
 from scratchlm.tokenizer.learning.merges import learn_merges
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 # %% [markdown] lang="en"
 # ## 1. Count the pairs

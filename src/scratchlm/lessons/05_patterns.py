@@ -19,9 +19,9 @@ import regex
 
 from scratchlm.lessons.show import figure, show
 from scratchlm.tokenizer.inspection import compression
-from scratchlm.tokenizer.learning.training import train_bpe_from_texts
 from scratchlm.tokenizer.pieces.patterns import GPT2, find_pieces
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
+from scratchlm.tokenizer.train import train_bpe_from_texts
 
 # %% [markdown] lang="en"
 # ## 1. A pattern cuts the text first

@@ -46,7 +46,7 @@ from scratchlm.tokenizer.formats.tiktoken_files import (
     tiktoken_ranks,
     write_tiktoken,
 )
-from scratchlm.tokenizer.learning.merges import Training
+from scratchlm.tokenizer.learning.training import Training
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical
 from scratchlm.tokenizer.pieces.pretokenize import (
     BLOCK_CHARACTERS,

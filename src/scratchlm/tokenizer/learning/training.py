@@ -1,97 +1,103 @@
-"""Train a tokenizer on files or on texts in memory."""
+"""Check the arguments of a training, count the pieces of the corpus, and learn the merges."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from tqdm import tqdm
 
-from scratchlm.config import takes_synonyms
-from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.learning.merges import Training
-from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern
-from scratchlm.tokenizer.pieces.text_files import cut_file
-from scratchlm.tokenizer.special_tokens import END_OF_TEXT
-from scratchlm.tokenizer.workers import workers_for
-
-LARGEST_RANGE = 1 << 25  # bytes that a worker counts at a time
-
-
-@takes_synonyms()
-def train_bpe(
-    paths: StrPath | Sequence[StrPath],
-    vocab_size: int,
-    special_tokens: Sequence[str] = (END_OF_TEXT,),
-    *,
-    pattern: Pattern = GPT2,
-    num_workers: int | None = None,
-    min_frequency: int = 0,
-    max_token_length: int | None = None,
-) -> BPETokenizer:
-    """Train a tokenizer on one UTF-8 text file or several.
-
-    The ids are the 256 bytes, then the merges in the order of learning, then the special tokens. If
-    the corpus has too few pairs, the tokenizer is smaller than `vocab_size`; see its `len()`.
-
-    vocab_size: the number of all these ids.
-    special_tokens: they split the text. No merge crosses a special token or the end of a file.
-    num_workers: the number of processes that cut and count the text. The default is one process per
-        core, and only this process for a corpus below 4 MB. The result does not depend on this
-        number.
-    min_frequency: training does not merge a pair that occurs fewer times.
-    max_token_length: training does not merge a pair whose token would have more bytes.
-
-    Raise ValueError for a `vocab_size` below 256 + the number of special tokens, an empty corpus,
-    text that is not UTF-8, an invalid pattern, and a special token that is empty, repeated, or a
-    single byte (which already has an id). Raise OSError for a file that cannot be read.
-    """
-    files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
-    size = sum(_size(path) for path in files)
-    if not size:
-        names = ", ".join(map(str, files)) or "no file"
-        raise ValueError(f"the corpus is empty ({names}); choose files that are not empty")
-    with tqdm(total=size, desc="counting", unit="B", unit_scale=True, disable=None) as bar:
-        # Two ranges per worker keep all workers busy to the end. More ranges would cost time.
-        workers = workers_for(size, num_workers)
-        step = min(size // (2 * workers) + 1, LARGEST_RANGE)
-        items = (cut_file(path, training.pretokenizer, step, bar) for path in files)
-        return BPETokenizer.from_parts(training.learn(chain.from_iterable(items), workers))
+from scratchlm.tokenizer.formats.content import TokenizerParts
+from scratchlm.tokenizer.learning.counting import Item, batches, count_pieces
+from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
+from scratchlm.tokenizer.pieces.patterns import Pattern
+from scratchlm.tokenizer.pieces.pretokenize import (
+    BLOCK_CHARACTERS,
+    Pretokenizer,
+    check_special_tokens,
+)
+from scratchlm.tokenizer.workers import SMALL_BYTES, workers_for
 
 
-def _size(path: StrPath) -> int:
-    name = os.fspath(path)
-    if "\n" in name or len(name) > 4096:
-        raise ValueError(
-            f"this is a text, not a path ({name!r:.40}…); pass texts to train_bpe_from_texts"
+class Training:
+    """Check the arguments of `train_bpe` before any text is read, then learn merges."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        special_tokens: Sequence[str],
+        pattern: Pattern,
+        min_frequency: int,
+        max_token_length: int | None,
+    ) -> None:
+        self.specials = check_special_tokens(special_tokens)
+        for token in self.specials:
+            if len(token.encode()) == 1:
+                raise ValueError(
+                    f"a special token must be longer than one byte ({token!r}), because every byte "
+                    "has an id; use a longer token"
+                )
+        if int(vocab_size) != vocab_size:
+            raise ValueError(
+                f"vocab_size must be a whole number ({vocab_size!r}); use 1000, for example"
+            )
+        self.num_merges = int(vocab_size) - 256 - len(self.specials)
+        if self.num_merges < 0:
+            raise ValueError(
+                f"vocab_size must be at least {256 + len(self.specials)} ({vocab_size}), for the "
+                "256 bytes and all special tokens; increase vocab_size"
+            )
+        if min_frequency < 0:
+            raise ValueError(
+                f"min_frequency must be at least 0 ({min_frequency}); use 0 to allow any frequency"
+            )
+        if max_token_length is not None and max_token_length < 1:
+            raise ValueError(
+                f"max_token_length must be at least 1 ({max_token_length}); omit max_token_length "
+                "to allow any length"
+            )
+        self.pretokenizer = Pretokenizer(pattern, self.specials)
+        self.min_frequency, self.max_token_length = min_frequency, max_token_length
+
+    def learn(self, items: Iterable[Item], num_workers: int) -> TokenizerParts:
+        """Count pieces in worker processes (see `count_pieces`), then learn merges."""
+        try:
+            words = count_pieces(items, self.pretokenizer, num_workers)
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"a text has a lone surrogate (U+{ord(error.object[error.start]):04X}); "
+                "replace it, for example with U+FFFD"
+            ) from None
+        merges = learn_merges_fast(
+            words, self.num_merges, self.min_frequency, self.max_token_length
         )
-    try:
-        return os.path.getsize(name)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG or (error.errno == errno.ENOENT and " " in name):
-            error.strerror = "no such file; pass texts in memory to train_bpe_from_texts"
-        raise
+        tokens = [bytes([byte]) for byte in range(256)] + [a + b for a, b in merges]
+        pattern = self.pretokenizer.pattern
+        vocab = dict(enumerate([*tokens, *(special.encode() for special in self.specials)]))
+        return TokenizerParts(vocab, merges, self.specials, pattern)
+
+    def learn_from_texts(self, texts: Iterable[str], num_workers: int | None) -> TokenizerParts:
+        """Learn merges from texts. For a small corpus, use one process."""
+        if isinstance(texts, str):
+            raise ValueError(
+                f"texts must not be one string ({texts[:20]!r}); put the string in a list"
+            )
+        bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, disable=None)
+        blocks = chain.from_iterable(map(self._blocks, bar))
+        first = list(_up_to(blocks, SMALL_BYTES))
+        if not first:
+            raise ValueError("the corpus is empty (no text); choose texts that are not empty")
+        workers = workers_for(sum(map(len, first)), num_workers)
+        return self.learn(batches(chain(first, blocks)), workers)
+
+    def _blocks(self, text: str) -> Iterable[str]:
+        return [text] if len(text) <= BLOCK_CHARACTERS else self.pretokenizer.blocks([text])
 
 
-@takes_synonyms()
-def train_bpe_from_texts(
-    texts: Iterable[str],
-    vocab_size: int,
-    special_tokens: Sequence[str] = (END_OF_TEXT,),
-    *,
-    pattern: Pattern = GPT2,
-    num_workers: int | None = None,
-    min_frequency: int = 0,
-    max_token_length: int | None = None,
-) -> BPETokenizer:
-    """Train a tokenizer on texts in memory, or on an iterator over more text than fits in memory.
-
-    No merge crosses from one text to the next. The arguments and the errors are the same as in
-    `train_bpe`. Also raise ValueError for a lone surrogate.
-    """
-    training = Training(vocab_size, special_tokens, pattern, min_frequency, max_token_length)
-    return BPETokenizer.from_parts(training.learn_from_texts(texts, num_workers))
+def _up_to(texts: Iterator[str], characters: int) -> Iterator[str]:
+    """Yield the first texts, until they have this many characters."""
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters <= 0:
+            return
