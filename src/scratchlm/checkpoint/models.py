@@ -14,14 +14,7 @@ from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.save_and_load import read_checkpoint, read_settings, restore
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_folder import from_hf, read_hf_config
-from scratchlm.convert.hf_tokenizer import (
-    check_start_ids,
-    default_end_ids,
-    known_ids,
-    read_end_ids,
-    read_start_ids,
-    read_tokenizer,
-)
+from scratchlm.convert.hf_tokenizer import read_end_ids, read_start_ids, read_tokenizer
 from scratchlm.devices.runtime import resolve_device
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
@@ -29,6 +22,7 @@ from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.start_and_end_ids import check_start_ids, default_end_ids, known_ids
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _TABLE_LIMIT = 1 << 30  # bytes; a model of any size may have a rotary table this large

@@ -28,7 +28,7 @@ from scratchlm.convert.hf_config import (
     read_json,
 )
 from scratchlm.convert.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
-from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids, template, tokenizer_config
+from scratchlm.convert.hf_tokenizer import template, tokenizer_config
 from scratchlm.errors import FileFormatError, Notice
 from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, replacing_directory, sync
@@ -38,6 +38,7 @@ from scratchlm.files.tensor_file import map_tensors, write_tensors
 from scratchlm.model.transformer import ModelConfig, Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.start_and_end_ids import check_ids, default_end_ids
 
 # Some files also store tensors that are not weights: causal masks, rotary tables.
 _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.config import takes_synonyms
-from scratchlm.convert.hf_tokenizer import check_ids, default_end_ids
 from scratchlm.devices.runtime import resolve_device
 from scratchlm.files.paths import StrPath
 from scratchlm.generation.beam import Beams, beam_search
@@ -36,6 +35,7 @@ from scratchlm.generation.strategies import Strategy
 from scratchlm.generation.text_stream import check_stop, with_text
 from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.start_and_end_ids import check_ids, default_end_ids
 
 Compile = Literal["auto", "on", "off"]
 COMPILE_FROM = 1_000  # tokens; for fewer tokens, compiling takes longer than it saves
