@@ -139,6 +139,7 @@ show("SGDDecay", follow(SGDDecay, [1, 1, 1], lr=0.1), [0.9, 0.8293, 0.7716])
 betas = {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0}
 expected = [1 - 0.1, 0.9 + 0.0333, 0.9333 - 0.0168]
 show("AdamW", follow(AdamW, [2, -2, 1], eps=0, **betas), expected)
+show("no correction: first steps", [1 / 0.4**0.5, 0.1 / 0.001**0.5], [1.5811, 3.1623])
 show("gradients × 1,000", follow(AdamW, [2000, -2000, 1000], eps=0, **betas), expected)
 show("gradient 0", follow(AdamW, [0], lr=0.1, weight_decay=0), [1])
 show("ε = 2", follow(AdamW, [2], eps=2, **betas), [0.95])
@@ -149,7 +150,8 @@ show("ε = 2", follow(AdamW, [2], eps=2, **betas), [0.95])
 # by the fraction lr · λ. The old way adds λθ to the gradient, and in SGD this does
 # exactly that: θ − lr (g + λθ) = (1 − lr · λ) θ − lr · g. But Adam, the older AdamW, then divides
 # g + λθ by its own size. The first step is lr · sign, and the decay is gone. AdamW keeps the decay
-# out of the gradient: first θ ← θ − lr · λ · θ, then section 2. This is the W.
+# out of the gradient: first θ ← θ − lr · λ · θ, then section 2. This is the W in
+# the name.
 #
 # Take θ = 2, g = 10, lr = 0.1, λ = 0.1. The decay is 0.1 · 0.1 · 2 = 0.02. SGD goes to
 # 2 − 0.1 · 10 − 0.02 = 0.98, AdamW to 2 − 0.02 − 0.1 = 1.88, and Adam to 2 − 0.1 = 1.9, as without
@@ -244,7 +246,8 @@ with figure("23-paths", 5.0, 3.0) as axes:
 #
 # It needs only matrix products. It divides G by √(3² + 0.1²) = 3.0017, so that no singular value s
 # is above 1. Then it replaces s by 3.4445s − 4.7750s³ + 2.0315s⁵, five times. The table shows both
-# values. The small one grows fast, and both end near 1. (X Xᵀ) X is a matrix with the values s³.
+# values. The small one grows fast, and both end near 1. (X Xᵀ) X is a matrix with the singular
+# values s³.
 # A turn (lesson 16) before or after changes no singular value, and the result turns with it.
 
 # %% [markdown] lang="zh"
