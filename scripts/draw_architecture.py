@@ -8,6 +8,7 @@ drawing with the imports.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def folder_of(module: str) -> str:
     return module.split(".")[1]
 
 
+@functools.cache
+def homes_of_public_names() -> dict[str, str]:
+    """Return {name: its module} for the names that `scratchlm` itself offers."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.name: node.module or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def imported_modules(path: Path) -> set[str]:
     """Return the scratchlm modules that a file imports, at the top or inside a function."""
     found: set[str] = set()
@@ -31,7 +44,8 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == "scratchlm":
-            found |= {f"scratchlm.{alias.name}" for alias in node.names}
+            homes = homes_of_public_names()
+            found |= {homes.get(alias.name, f"scratchlm.{alias.name}") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
     return {name for name in found if name.startswith("scratchlm.")} - {"scratchlm.__version__"}
