@@ -43,10 +43,10 @@ def read_toml(path: str | Path) -> Tree:
     return tree
 
 
-def nest(flat: Mapping[str, Any]) -> Tree:
+def nest(settings: Mapping[str, Any]) -> Tree:
     """Turn `{"optim.lr": 1}` into `{"optim": {"lr": 1}}`."""
     tree: Tree = {}
-    for dotted, value in flat.items():
+    for dotted, value in settings.items():
         *parents, leaf = dotted.split(".")
         branch = tree
         for parent in parents:
@@ -60,6 +60,17 @@ def nest(flat: Mapping[str, Any]) -> Tree:
             raise ValueError(f"{dotted} must be a section ({value}); set one of its keys")
         branch[leaf] = value
     return tree
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn a nested dict into a flat dict with dotted keys. `nest` is the inverse."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def merge(*layers: Mapping[str, Any]) -> Tree:

@@ -19,7 +19,6 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint.directory import write_payload
 from scratchlm.checkpoint.models import config_from
 from scratchlm.checkpoint.pointers import find_checkpoint
-from scratchlm.checkpoint.report import flat
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.files.lock import locked
 from scratchlm.files.paths import StrPath
@@ -60,7 +59,7 @@ def _set_config(path: Path, changes: Mapping[str, str]) -> dict[str, tuple[Any, 
     tree = configuration.merge(old, configuration.nest(changes))
     config = configuration.build(ModelConfig, tree)
     new = dataclasses.asdict(config)
-    before, after = flat(old), flat(new)
+    before, after = configuration.flat(old), configuration.flat(new)
     changed = {
         key: (before.get(key), after.get(key))
         for key in before | after

@@ -24,6 +24,7 @@ from scratchlm.checkpoint.models import is_hf_folder
 from scratchlm.checkpoint.payload import best_with_its_own
 from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.save_and_load import read_checkpoint
+from scratchlm.config import flat
 from scratchlm.convert.hf_folder import read_tensors, read_weights
 from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
@@ -295,17 +296,6 @@ def _totals_text(totals: Mapping[str, Any]) -> str:
 def settings_text(tree: Mapping[Any, Any]) -> str:
     """Turn `{"lr": 1e-3, "moe": {"top": 2}}` into `lr 0.001, moe.top 2`. It leaves out None."""
     return ", ".join(f"{key} {value}" for key, value in flat(tree).items() if value is not None)
-
-
-def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn a nested dict into a flat dict with dotted keys. `config.nest` is the inverse."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
 
 
 def _row(label: str, text: str) -> str:
