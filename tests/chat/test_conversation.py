@@ -322,6 +322,7 @@ PAIR = [message("user", "a"), message("assistant", "b")]
         (b"\xff", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "must be an object"),
+        ('{"messages": [], "messages": []}', "a key twice: 'messages'"),
         ({"messages": []}, "must be an object"),
         (GOOD | {"more": 1}, "must be an object"),
         (GOOD | {"template": "auto"}, "'auto'"),

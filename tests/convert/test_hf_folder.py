@@ -226,9 +226,14 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").rename(tmp_path / "kept")
     with pytest.raises(FileFormatError, match=r"no Hugging Face model .*config\.json is missing"):
         from_hf(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(FileFormatError, match="not valid JSON"):
-        from_hf(tmp_path)
+    for text, reason in [
+        ("{", "Expecting"),
+        ('{"hidden_size": 64, "hidden_size": 128}', "an object has a key twice: 'hidden_size'"),
+        ('{"rope_theta": NaN}', "NaN is not a JSON number"),
+    ]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(FileFormatError, match=rf"not valid JSON \(.*config\.json: {reason}"):
+            from_hf(tmp_path)
     (tmp_path / "kept").rename(tmp_path / "config.json")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])

@@ -384,9 +384,11 @@ def test_a_finished_shard_that_is_damaged_or_gone(tokenizer, source, begun):
             FileFormatError, match=r"progress\.json: the file's sha256 does not match"
         ):
             encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
-    progress.write_text("{")
-    with pytest.raises(FileFormatError, match=r"does not describe a corpus \(.*progress\.json: "):
-        encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
+    for text, reason in (("{", "Expecting"), ("[" * 100_000, "nested"), ('{"a":1,"a":2}', "an ")):
+        progress.write_text(text)
+        told = rf"does not describe a corpus \(.*progress\.json: {reason}"
+        with pytest.raises(FileFormatError, match=told):
+            encode_corpus(tokenizer, source, begun, **SETTINGS, resume=True)
 
 
 @pytest.mark.parametrize("name", ["train-00000.bin", "val-00000.bin", "corpus.json"])

@@ -226,6 +226,8 @@ def test_paths_that_are_no_shards(tmp_path: Path, text: Path) -> None:
     "change",
     [
         "not json",
+        pytest.param("[" * 100_000, id="nested too deeply"),
+        '{"count": 1, "count": 2}',
         "[]",
         "null",
         "{}",

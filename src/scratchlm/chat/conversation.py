@@ -15,6 +15,7 @@ from typing import Any
 from scratchlm.chat.running_text import TEMPLATES, Template, find_template
 from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
+from scratchlm.files.strict_json import parse_json
 from scratchlm.generation.generator import TextGenerator
 from scratchlm.generation.sampling import Continuation, FinishReason
 from scratchlm.tokenizer.chat_template import Message
@@ -134,8 +135,8 @@ def is_conversation(text: bytes) -> bool:
 
 def _checked(text: str | bytes, name: StrPath) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise _broken(name, f"the text is not JSON: {error}") from None
     if not isinstance(content, dict) or content.keys() != {"template", "system", "messages"}:
         raise _broken(name, "it must be an object with the keys template, system and messages")

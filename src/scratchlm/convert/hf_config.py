@@ -7,7 +7,6 @@ conversion guesses nothing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -16,6 +15,7 @@ from typing import Any
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.strict_json import parse_json
 from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
 
 Json = dict[str, Any]
@@ -335,12 +335,12 @@ def _rope_to(config: ModelConfig) -> Json:
 def read_json(path: Path) -> Json:
     """Return the object in a JSON file of a hub folder."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise FileFormatError(
             f"the folder has no Hugging Face model ({path} is missing); specify another folder"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         check_downloaded(path)
         raise FileFormatError(
             f"the file is not valid JSON ({path}: {error}); download the file again"

@@ -27,6 +27,7 @@ from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import sync_directory, write_file
 from scratchlm.files.lock import lock_file
+from scratchlm.files.strict_json import parse_json
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import ShardInfo
 
@@ -136,7 +137,7 @@ class CorpusFolder:
         complete = (self.path / MANIFEST).exists()
         path = self.path / (MANIFEST if complete else PROGRESS)
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             if content.pop("sha256") != _hash(content):
                 raise ValueError("the file's sha256 does not match its content")
             settings, inputs = content["settings"], content["inputs"]

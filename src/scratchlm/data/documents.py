@@ -232,7 +232,8 @@ def _json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str
         try:
             text = line.decode()
             text = text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
-            # Skip blank lines: many files end with one.
+            # Skip blank lines: many files end with one. Other programs write NaN in keys that we do
+            # not read, so this is not `strict_json`.
             value = json.loads(text) if text.strip() else None
         except UnicodeDecodeError as error:
             raise not_utf8(path, error, offset) from None

@@ -26,6 +26,7 @@ from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.files.file_kinds import ending_of
 from scratchlm.files.paths import StrPath
+from scratchlm.files.strict_json import parse_json
 from scratchlm.tokenizer.pieces.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
@@ -247,7 +248,7 @@ def read_sidecar(path: str | Path) -> ShardInfo | None:
         return None
     sidecar = _sidecar(path)
     try:
-        fields = json.loads(sidecar.read_bytes())
+        fields = parse_json(sidecar.read_bytes())
         info = ShardInfo(**fields)
     except FileNotFoundError:
         return None
