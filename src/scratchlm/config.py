@@ -17,6 +17,7 @@ import functools
 import inspect
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -30,7 +31,7 @@ Thing = TypeVar("Thing", bound=Callable[..., Any])
 Tree = dict[str, Any]
 
 
-def read_toml(path: str | Path) -> Tree:
+def read_toml(path: str | os.PathLike[str]) -> Tree:
     """Return the sections of a TOML file. Raise ValueError, with the line, if it is not TOML."""
     try:
         # utf-8-sig drops the byte order mark that some editors write.

@@ -21,6 +21,7 @@ from scratchlm.data.sources import is_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.token_files import (
     BLOCK,
     DTYPES,
@@ -54,7 +55,7 @@ class TokenShard:
 
 
 def open_shard(
-    path: str | Path,
+    path: StrPath,
     *,
     verify: bool = False,
     dtype: Literal["uint16", "uint32"] | None = None,
@@ -106,11 +107,11 @@ def open_shard(
 
 def write_shard(
     tokenizer: BPETokenizer,
-    src: str | Path,
-    dst: str | Path,
+    src: StrPath,
+    dst: StrPath,
     *,
     num_workers: int | None = None,
-    tokenizer_path: str | Path | None = None,
+    tokenizer_path: StrPath | None = None,
 ) -> ShardInfo:
     """Encode the text file `src` into the shard `dst` and its sidecar."""
     src, dst = Path(src), Path(dst)

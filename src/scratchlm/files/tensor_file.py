@@ -23,6 +23,7 @@ from torch import Tensor
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
+from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json
 
 _DTYPES = {
@@ -80,7 +81,7 @@ def write_tensors(
         sink.write(flat.view(torch.uint8).numpy().data)
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: StrPath) -> dict[str, Tensor]:
     """Read the tensors of a file to the CPU. Raise FileFormatError if the layout is wrong."""
     path = Path(path)
     size = path.stat().st_size
@@ -97,7 +98,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def map_tensors(path: str | Path) -> dict[str, Tensor]:
+def map_tensors(path: StrPath) -> dict[str, Tensor]:
     """Map the tensors of a file into memory. The system loads a page at its first use. Changes stay
     in memory and never reach the file."""
     path = Path(path)

@@ -80,7 +80,7 @@ def _encode(tokenizer: BPETokenizer, item: Range | str) -> npt.NDArray[Any]:
 
 @contextlib.contextmanager
 def writing_ids(
-    tokenizer: BPETokenizer, path: Path, tokenizer_path: str | Path | None = None
+    tokenizer: BPETokenizer, path: Path, tokenizer_path: StrPath | None = None
 ) -> Iterator[IdWriter]:
     """Open a writer of ids. If the block ends without an error, write `path` and its sidecar.
 
@@ -189,7 +189,7 @@ def partial_path(path: Path) -> Path:
 
 
 def write_sidecar(
-    path: str | Path,
+    path: StrPath,
     *,
     dtype: str,
     text_bytes: int,
@@ -241,7 +241,7 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def read_sidecar(path: str | Path) -> ShardInfo | None:
+def read_sidecar(path: StrPath) -> ShardInfo | None:
     """Read the sidecar of a shard. Return None if the shard, such as a `.npy` file, has none."""
     path = Path(path)
     if path.suffix.lower() != ".bin":

@@ -19,6 +19,7 @@ from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.devices.ranks import Ranks
 from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
+from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import Transformer
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
@@ -80,7 +81,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "")
 
 def check(
     payload: Mapping[str, Any],
-    path: str | Path,
+    path: StrPath,
     *,
     data_id: Mapping[str, Any],
     cursor: Callable[[int], Mapping[str, int]],
@@ -154,7 +155,7 @@ def _is_average(state: Mapping[str, Any] | None) -> bool:
     return all(isinstance(number, float) for number in numbers) and state["weight"] >= 0
 
 
-def _check_rng(states: list[Any], path: str | Path) -> None:
+def _check_rng(states: list[Any], path: StrPath) -> None:
     """Check the states: set each of them. Skip GPU states, because the GPUs may have changed."""
     here = rng_state()
     try:

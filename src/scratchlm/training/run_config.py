@@ -20,6 +20,7 @@ from scratchlm.data.sources import is_there
 from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_folder_name
+from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
@@ -36,7 +37,7 @@ Tree = dict[str, Any]
 
 
 def resolve(
-    file: str | Path | None,
+    file: StrPath | None,
     flags: Mapping[str, Any],
     resume: str | None = None,
     *,
@@ -160,7 +161,7 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
             )
 
 
-def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
+def costs(file: StrPath | None, flags: Mapping[str, Any]) -> str:
     """Return the report of a training step's costs. It needs no data."""
     from_file = {} if file is None else configuration.read_toml(file)
     tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
@@ -189,7 +190,7 @@ def costs(file: str | Path | None, flags: Mapping[str, Any]) -> str:
 
 def _say_kept(
     layer: Layer,
-    file: str | Path | None,
+    file: StrPath | None,
     kept: Layer,
     whose: str,
     flags: Mapping[str, Any],

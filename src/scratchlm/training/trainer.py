@@ -32,6 +32,7 @@ from scratchlm.devices.ranks import ALONE, Batch, Ranks, as_lost_rank, reducing
 from scratchlm.devices.runtime import autocast, deferred_signals
 from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.files.lock import locked
+from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.clip import scale_gradients
 from scratchlm.training import resume
@@ -370,7 +371,7 @@ class Trainer:
             "history": self.history,
         }
 
-    def resume(self, path: str | Path) -> list[str]:
+    def resume(self, path: StrPath) -> list[str]:
         """Resume from a checkpoint: weights, optimizer, step, random states.
 
         Return the lines to print: changed settings, and why the run may not be bit-exact. The
