@@ -29,7 +29,8 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.training.objective import Objective
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROUNDS, STEPS = 5, 10  # steps per round

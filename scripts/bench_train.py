@@ -31,7 +31,8 @@ from scratchlm.devices.runtime import autocast, compile_blocks, resolve_dtype
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.optim.groups import adamw_groups
 from scratchlm.training.log import peak_memory
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 BATCH = 8
 CPU = torch.device("cpu")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scratchlm.generation.sampling import generate as generate
     from scratchlm.generation.strategies import Strategy as Strategy
     from scratchlm.model.attention import MultiHeadAttention as MultiHeadAttention
+    from scratchlm.model.config import ModelConfig as ModelConfig
     from scratchlm.model.feed_forward import SwiGLU as SwiGLU
     from scratchlm.model.kv_cache import KVCache as KVCache
     from scratchlm.model.layers import Embedding as Embedding
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from scratchlm.model.layers import Linear as Linear
     from scratchlm.model.layers import RMSNorm as RMSNorm
     from scratchlm.model.rope import RotaryEmbedding as RotaryEmbedding
-    from scratchlm.model.transformer import ModelConfig as ModelConfig
     from scratchlm.model.transformer import Transformer as Transformer
     from scratchlm.model.transformer import TransformerBlock as TransformerBlock
     from scratchlm.optim.adamw import AdamW as AdamW

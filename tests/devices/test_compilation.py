@@ -28,7 +28,8 @@ from scratchlm.generation.decoder import CompiledStep, Decoder
 from scratchlm.generation.sampling import decode
 from scratchlm.generation.strategies import Strategy
 from scratchlm.training.objective import Objective
-from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
+from scratchlm.training.trainer import Notes, Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 LIBRARY = Path(regex.__file__).parent  # real shared libraries, small and whole
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF, /proc and g++")

@@ -11,7 +11,8 @@ from scratchlm import Muon
 from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.optim.groups import muon_groups
 from scratchlm.optim.schedule import cosine_schedule
-from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
+from scratchlm.training.trainer import Notes, Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 TOKENS = np.random.default_rng(0).integers(0, 300, 3000).astype(np.uint16)
 

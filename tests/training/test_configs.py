@@ -13,7 +13,7 @@ from scratchlm.cli.train import main as train
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.training.trainer import TrainerConfig
+from scratchlm.training.trainer_config import TrainerConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 

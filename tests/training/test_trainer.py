@@ -21,7 +21,8 @@ from scratchlm.checkpoint.report import describe
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.data.batches import TrainBatches
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 def comparable(log):

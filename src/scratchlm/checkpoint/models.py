@@ -19,7 +19,8 @@ from scratchlm.devices.runtime import resolve_device
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.files.paths import StrPath
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.start_and_end_ids import check_start_ids, default_end_ids, known_ids

@@ -35,7 +35,8 @@ from scratchlm.files.atomic import is_taken, replacing_directory, sync
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
 from scratchlm.files.tensor_file import map_tensors, write_tensors
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.start_and_end_ids import check_ids, default_end_ids

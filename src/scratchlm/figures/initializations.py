@@ -22,8 +22,8 @@ from scratchlm.costs.model_costs import count_parameters
 from scratchlm.data.batches import get_batch
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
-from scratchlm.model.config import Init
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.config import Init, ModelConfig
+from scratchlm.model.transformer import Transformer
 from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups
 

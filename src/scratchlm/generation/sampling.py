@@ -18,7 +18,8 @@ from scratchlm.errors import NumericalError
 from scratchlm.generation.decoder import Decoder, Overflow
 from scratchlm.generation.low_precision import packed
 from scratchlm.generation.strategies import Strategy, draw
-from scratchlm.model.transformer import ModelConfig, Transformer, as_ids
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer, as_ids
 from scratchlm.model.weight_names import unwrapped
 
 # Packing takes as long as 5 tokens. Then each token is up to a fifth faster (124M, bf16).

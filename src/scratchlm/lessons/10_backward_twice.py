@@ -45,7 +45,8 @@ import torch
 from scratchlm.functional import silu
 from scratchlm.lessons.show import figure, show
 from scratchlm.optim.sgd import SGD
-from scratchlm.training.trainer import Trainer, TrainerConfig
+from scratchlm.training.trainer import Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 def told(action, words):

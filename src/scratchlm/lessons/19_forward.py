@@ -19,7 +19,8 @@ import torch
 from scratchlm import functional as f
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.lessons.show import figure, show
-from scratchlm.model.transformer import ModelConfig, Transformer, TransformerBlock
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer, TransformerBlock
 
 # %% [markdown] lang="en"
 # ## 1. 312 parameters

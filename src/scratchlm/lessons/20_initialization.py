@@ -22,9 +22,10 @@ import torch.nn.functional as F
 
 from scratchlm.figures.initializations import init_runs, made_up_language
 from scratchlm.lessons.show import figure, show
+from scratchlm.model.config import ModelConfig
 from scratchlm.model.initialization import initialize
 from scratchlm.model.layers import Linear, truncated_normal_
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.transformer import Transformer
 
 # %% [markdown] lang="en"
 # ## 1. Not equal

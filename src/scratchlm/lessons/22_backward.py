@@ -19,7 +19,8 @@ import torch
 from scratchlm import functional as f
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.lessons.show import figure, show
-from scratchlm.model.transformer import ModelConfig, Transformer
+from scratchlm.model.config import ModelConfig
+from scratchlm.model.transformer import Transformer
 
 # %% [markdown] lang="en"
 # ## 1. It begins at the loss: p − y

@@ -29,8 +29,6 @@ from scratchlm.model.layers import (
 from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
 
-__all__ = ["ModelConfig", "Transformer", "TransformerBlock"]
-
 Ids = Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
 
 

@@ -49,9 +49,8 @@ from scratchlm.training.run_length import (
 )
 from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.train_config import TrainConfig
-from scratchlm.training.trainer import Notes, Trainer, TrainerConfig
-
-__all__ = ["TrainConfig", "build"]
+from scratchlm.training.trainer import Notes, Trainer
+from scratchlm.training.trainer_config import TrainerConfig
 
 
 def build(

@@ -43,8 +43,6 @@ from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.trainer_config import TrainerConfig
 from scratchlm.training.validation import check_finite, mean_loss
 
-__all__ = ["Notes", "Trainer", "TrainerConfig"]
-
 
 @dataclass(frozen=True, eq=False)
 class Notes:
