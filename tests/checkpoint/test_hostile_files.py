@@ -36,7 +36,7 @@ from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.errors import FileFormatError
-from scratchlm.files.tensor_file import map_tensors, read_tensors
+from scratchlm.files.tensor_file import mmap_tensors, read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -564,7 +564,7 @@ TENSOR_FILES = {
 OURS = {"an unknown dtype", "an overflow behind a 0", "a key twice"}
 
 
-@pytest.mark.parametrize("read", [read_tensors, map_tensors])
+@pytest.mark.parametrize("read", [read_tensors, mmap_tensors])
 @pytest.mark.parametrize("name", TENSOR_FILES)
 def test_a_hostile_tensor_file(folder: Path, name: str, read: Callable[[Path], Any]) -> None:
     path = folder / "bad.safetensors"

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from scratchlm.errors import FileFormatError
-from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
+from scratchlm.files.tensor_file import mmap_tensors, read_tensors, write_tensors
 
 
 def example():
@@ -40,7 +40,7 @@ def test_the_safetensors_library_reads_what_we_write(tmp_path):
     assert_same(example(), safetensors.torch.load_file(tmp_path / "x.safetensors"))
 
 
-@pytest.mark.parametrize("read", [read_tensors, map_tensors])
+@pytest.mark.parametrize("read", [read_tensors, mmap_tensors])
 def test_we_read_what_the_safetensors_library_writes(tmp_path, read):
     contiguous = {name: tensor.contiguous() for name, tensor in example().items()}
     path = tmp_path / "x.safetensors"
@@ -48,14 +48,14 @@ def test_we_read_what_the_safetensors_library_writes(tmp_path, read):
     assert_same(contiguous, read(path))
 
 
-@pytest.mark.parametrize("read", [read_tensors, map_tensors])
+@pytest.mark.parametrize("read", [read_tensors, mmap_tensors])
 def test_no_tensor_at_all(tmp_path, read):
     with (tmp_path / "x").open("wb") as file:
         write_tensors(file, {})
     assert read(tmp_path / "x") == {}
 
 
-@pytest.mark.parametrize("read", [read_tensors, map_tensors])
+@pytest.mark.parametrize("read", [read_tensors, mmap_tensors])
 def test_elements_that_others_did_not_align(tmp_path, read):
     content = {
         "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
@@ -71,7 +71,7 @@ def test_mapped_tensors_change_in_memory_only(tmp_path):
     with (tmp_path / "x").open("wb") as file:
         write_tensors(file, example())
     before = (tmp_path / "x").read_bytes()
-    for tensor in map_tensors(tmp_path / "x").values():
+    for tensor in mmap_tensors(tmp_path / "x").values():
         tensor.zero_()
     assert (tmp_path / "x").read_bytes() == before
 
@@ -114,7 +114,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
         packed({"w": {"dtype": "F32", "shape": [2]}}, bytes(8)),
     ],
 )
-@pytest.mark.parametrize("read", [read_tensors, map_tensors])
+@pytest.mark.parametrize("read", [read_tensors, mmap_tensors])
 def test_a_damaged_file_is_refused_by_name(tmp_path, content, read):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)

@@ -27,7 +27,7 @@ from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json
-from scratchlm.files.tensor_file import map_tensors, read_tensors, write_tensors
+from scratchlm.files.tensor_file import mmap_tensors, read_tensors, write_tensors
 
 PathOrFile = StrPath | IO[bytes]
 Payload = dict[str, Any]
@@ -140,7 +140,7 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
     """
     path = _present(path)
     names = _verified(path)
-    read = map_tensors if mapped else read_tensors
+    read = mmap_tensors if mapped else read_tensors
     with _fitting(path):
         state_names, model_names = (_parts(names, kind, path) for kind in ("state", "model"))
         tensors = _united([read(path / name) for name in state_names])

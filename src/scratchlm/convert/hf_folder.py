@@ -34,7 +34,7 @@ from scratchlm.files import plain_values
 from scratchlm.files.atomic import is_taken, replacing_directory, sync
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
-from scratchlm.files.tensor_file import map_tensors, write_tensors
+from scratchlm.files.tensor_file import mmap_tensors, write_tensors
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
@@ -266,5 +266,5 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"a file of weights is missing ({folder / name}); download the *.safetensors "
                 "files, because scratchlm does not read pytorch_model.bin"
             )
-        tensors |= map_tensors(folder / name)
+        tensors |= mmap_tensors(folder / name)
     return {name: t for name, t in tensors.items() if not _NO_WEIGHTS.fullmatch(name)}

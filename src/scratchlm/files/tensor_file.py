@@ -98,7 +98,7 @@ def read_tensors(path: StrPath) -> dict[str, Tensor]:
     return tensors
 
 
-def map_tensors(path: StrPath) -> dict[str, Tensor]:
+def mmap_tensors(path: StrPath) -> dict[str, Tensor]:
     """Map the tensors of a file into memory. The system loads a page at its first use. Changes stay
     in memory and never reach the file."""
     path = Path(path)
