@@ -30,7 +30,7 @@ from scratchlm.data.batches import TrainBatches
 from scratchlm.devices.runtime import autocast, compile_blocks, resolve_dtype
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.optim.groups import adamw_groups
-from scratchlm.training.log import peak_memory
+from scratchlm.training.peak_memory import peak_memory
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
 

@@ -18,7 +18,8 @@ from scratchlm.errors import FileFormatError
 from scratchlm.figures.initializations import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
-from scratchlm.training.log import Smoothed, read_log
+from scratchlm.training.log import read_log
+from scratchlm.training.smoothed import Smoothed
 
 XAxis = Literal["step", "tokens", "time"]
 X_LABELS = {"step": "step", "tokens": "tokens", "time": "seconds of training"}

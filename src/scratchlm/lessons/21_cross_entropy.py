@@ -24,7 +24,7 @@ from scratchlm import functional
 from scratchlm.functional import cross_entropy, log_softmax, softmax
 from scratchlm.kernels.linear_cross_entropy import linear_cross_entropy
 from scratchlm.lessons.show import figure, show
-from scratchlm.training.log import bits_per_byte
+from scratchlm.training.validation import bits_per_byte
 
 # %% [markdown] lang="en"
 # ## 1. One token: −ln p
@@ -354,5 +354,5 @@ FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "losses.sum() / (targets != IGNORED).sum()", "losses.mean()"),
     ("scratchlm.functional", "shifted = wide - wide.amax(dim, keepdim=True)", "shifted = wide"),
     ("scratchlm.functional", ".log() + peak.squeeze(-1)", ".log()"),
-    ("scratchlm.training.log", "/ math.log(2) / bytes_per_token", "/ bytes_per_token"),
+    ("scratchlm.training.validation", "/ math.log(2) / bytes_per_token", "/ bytes_per_token"),
 ]

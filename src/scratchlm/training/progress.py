@@ -15,7 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scratchlm.costs.gpus import mfu
-from scratchlm.training.log import JsonlLog, Smoothed, TensorBoardLog, peak_memory
+from scratchlm.training.log import JsonlLog
+from scratchlm.training.peak_memory import peak_memory
+from scratchlm.training.smoothed import Smoothed
+from scratchlm.training.tensorboard import TensorBoardLog
 
 Record = dict[str, Any]
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from scratchlm.devices.ranks import Batch, Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
-from scratchlm.training.log import bits_per_byte
 
 _NAMES = {"loss": "loss", "grad_norm": "gradient norm", "val_loss": "validation loss"}
 
@@ -56,3 +55,11 @@ def mean_loss(
     if not text_bytes:
         return {"val_loss": loss}
     return {"val_loss": loss, "val_bits_per_byte": bits_per_byte(loss, text_bytes / count)}
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """Return the loss in bits per byte of text: loss / ln 2 / bytes_per_token.
+
+    Bits per byte are comparable between different tokenizers. A loss per token is not.
+    """
+    return nats_per_token / math.log(2) / bytes_per_token
