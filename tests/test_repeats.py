@@ -1,4 +1,7 @@
-"""No six lines of the package stand in two places, except pairs with a reason."""
+"""No six lines of the package stand in two places, except pairs with a reason.
+
+Lessons may repeat lines, because each lesson runs alone and shows its whole code.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import scratchlm
+from scratchlm.lessons.lesson import FAQ
 
 PACKAGE = Path(scratchlm.__file__).parent
+LESSONS = {FAQ, *FAQ.parent.glob("[0-9]*_*.py")}
 RUN = 6  # lines
 TWINS = "the readable function and its fast twin take the same parameters"
 # A repeat is named by the two places where it stands: module and innermost definition.
@@ -55,7 +60,7 @@ def definitions(source: str) -> list[str]:
 def repeats() -> set[frozenset[str]]:
     """Return the places of each run of RUN equal lines, without indentation and empty lines."""
     places = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(set(PACKAGE.rglob("*.py")) - LESSONS):
         source = path.read_text(encoding="utf-8")
         module, names = path.relative_to(PACKAGE).with_suffix("").as_posix(), definitions(source)
         lines = [(i, line.strip()) for i, line in enumerate(source.split("\n"), 1) if line.strip()]

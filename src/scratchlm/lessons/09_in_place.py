@@ -39,7 +39,7 @@
 # %%
 import torch
 
-from scratchlm.lessons.show import figure, show
+from scratchlm.lessons.show import error_of, figure, show
 from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.sgd import SGD
 
@@ -62,8 +62,8 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 #
 # After the next forward pass, `s.zero_()` sets `s` to 0. From this `s`, the backward pass would
 # compute 2 · 0 · (1 − 0) = 0, which is wrong. PyTorch notices. It kept version 0 of `s`, and now
-# finds version 1. The function `told` runs an action. If PyTorch raises an error with the expected
-# words, `told` returns these words. Without an error it returns `"no error"`.
+# finds version 1. The function `error_of` runs an action. If PyTorch raises an error with the
+# expected words, `error_of` returns these words. Without an error it returns `"no error"`.
 
 # %% [markdown] lang="zh"
 # ## 2. 第一次拒绝：反向传播还要用旧值
@@ -72,21 +72,12 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 #
 # 再做一次前向传播，然后用 `s.zero_()` 把 `s` 改成 0。用这个 `s`，反向传播会算出
 # 2 · 0 · (1 − 0) = 0，这是错的。PyTorch 发现了：它当时留下的 `s` 是版本 0，现在却看到版本 1。
-# 函数 `told` 执行一个动作。如果 PyTorch 报错，而且错误信息里有预期的那几个词，
-# `told` 就返回这几个词；没有报错则返回 `"no error"`。
+# 函数 `error_of` 执行一个动作。如果 PyTorch 报错，而且错误信息里有预期的那几个词，
+# `error_of` 就返回这几个词；没有报错则返回 `"no error"`。
 
 # %%
 STALE = "is at version 1; expected version 0"
 LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
-
-
-def told(action, words):
-    try:
-        action()
-    except RuntimeError as error:
-        return words if words in str(error) else str(error)
-    return "no error"
-
 
 x = torch.tensor(1.0, requires_grad=True)
 s = x.sigmoid()
@@ -98,14 +89,14 @@ show("gradient", x.grad, 0.3932)
 s = x.sigmoid()
 loss = 2 * s
 s.zero_()
-show("s.zero_(), then backward", told(loss.backward, STALE), STALE)
+show("s.zero_(), then backward", error_of(loss.backward, STALE), STALE)
 
 # %% [markdown] lang="en"
 # ## 3. The second refusal: a leaf
 # `x` is a leaf: we made it, not an operation. The backward pass stores its gradient in `x.grad`.
 # If the graph recorded `x.add_(1)`, then `x` would be the result of an operation. There would be
 # no leaf any more, and no place for its gradient. So PyTorch refuses at once and changes nothing.
-# (`lambda: x.add_(1)` is a function without a name. `told` calls it.)
+# (`lambda: x.add_(1)` is a function without a name. `error_of` calls it.)
 #
 # A result may change if the backward pass does not need its value. The derivative of h = x + 1 is
 # 1, whatever `h` is. So `h.mul_(3)` is allowed. The graph records it, and the gradient is 3.
@@ -115,13 +106,13 @@ show("s.zero_(), then backward", told(loss.backward, STALE), STALE)
 # `x` 是叶子：它由我们创建，不是运算的结果。反向传播把它的梯度存进 `x.grad`。
 # 假如计算图记下了 `x.add_(1)`，`x` 就成了运算的结果，叶子没有了，梯度也就无处可放。
 # 所以 PyTorch 当场拒绝，什么也不改。
-# （`lambda: x.add_(1)` 是一个没有名字的函数，由 `told` 来调用。）
+# （`lambda: x.add_(1)` 是一个没有名字的函数，由 `error_of` 来调用。）
 #
 # 如果反向传播用不到某个结果的值，这个结果就可以改写。h = x + 1 的导数总是 1，与 `h` 的值无关。
 # 所以 `h.mul_(3)` 可以做：计算图会记下它，梯度是 3。
 
 # %%
-show("x.add_(1)", told(lambda: x.add_(1), LEAF), LEAF)
+show("x.add_(1)", error_of(lambda: x.add_(1), LEAF), LEAF)
 show("x", x, 1)
 
 x.grad = None
@@ -155,13 +146,13 @@ show("gradient of h", x.grad, 3)
 s = x.sigmoid()
 loss = 2 * s
 s.detach().zero_()
-show("s.detach().zero_()", told(loss.backward, STALE), STALE)
+show("s.detach().zero_()", error_of(loss.backward, STALE), STALE)
 
 x.grad = None
 s = x.sigmoid()
 loss = 2 * s
 s.data.zero_()
-show("s.data.zero_()", told(loss.backward, STALE), "no error")
+show("s.data.zero_()", error_of(loss.backward, STALE), "no error")
 show("version counter of s", s._version, 0)
 show("gradient", x.grad, 0)
 
@@ -199,7 +190,7 @@ for loss in (2 * x.sigmoid(), 2 * y.sigmoid()):
     loss.backward()
 with torch.no_grad():
     x.sub_(0.5 * x.grad)
-show("SGD.step()", told(SGD([y], lr=0.5).step, LEAF), "no error")
+show("SGD.step()", error_of(SGD([y], lr=0.5).step, LEAF), "no error")
 show("by hand, SGD", [x, y], [0.8034, 0.8034])
 show("version counters", [x._version, y._version], [1, 1])
 show("still leaves", [x.is_leaf, y.is_leaf], [True, True])
@@ -236,7 +227,7 @@ for name, kind, form in [
         w.square().sum().backward()
         optimizer.step()
     show(name, w, [0.8219, -1.7837])
-    assert told(old.backward, CHANGED) == CHANGED
+    assert error_of(old.backward, CHANGED) == CHANGED
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise

@@ -19,8 +19,8 @@
 # 4a: (1, 2, 3, 4) and (4, 8, 12, 16).
 #
 # Both losses need the same graph. But the first `.backward()` frees the numbers that the graph
-# keeps, because these numbers need memory. So the second call raises an error. (`told` is the
-# function of lesson 9.) With `retain_graph=True` the numbers stay for another pass. Then
+# keeps, because these numbers need memory. So the second call raises an error. (Lesson 9 explains
+# `error_of`.) With `retain_graph=True` the numbers stay for another pass. Then
 # `a.grad` holds the sum of both gradients: (5, 10, 15, 20). PyTorch adds because the gradient of a
 # sum of losses is the sum of the gradients. So the last line gets the same numbers with one
 # pass. This way is better, because it frees the memory.
@@ -31,7 +31,7 @@
 # 还要除以 4。所以两个梯度是 a 和 4a：(1, 2, 3, 4) 和 (4, 8, 12, 16)。
 #
 # 两个损失要用同一张计算图。但是第一次 `.backward()` 一用完图里留着的数，就把它们释放掉，
-# 因为它们占内存。所以第二次调用会报错。（`told` 就是第 9 课的那个函数。）
+# 因为它们占内存。所以第二次调用会报错。（`error_of` 就是第 9 课用过的那个函数。）
 # 写上 `retain_graph=True`，这些数就留着，可以再传播一次，`a.grad` 里便是两个梯度的和：
 # (5, 10, 15, 20)。PyTorch 之所以相加，是因为损失之和的梯度就等于梯度之和。所以最后一行
 # 只传播一次，就得到同样的数。这种写法更好，因为它会释放内存。
@@ -43,26 +43,17 @@ from types import SimpleNamespace
 import torch
 
 from scratchlm.functional import silu
-from scratchlm.lessons.show import figure, show
+from scratchlm.lessons.show import error_of, figure, show
 from scratchlm.optim.sgd import SGD
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
-
-
-def told(action, words):
-    try:
-        action()
-    except RuntimeError as error:
-        return words if words in str(error) else str(error)
-    return "no error"
-
 
 FREED = "Trying to backward through the graph a second time"
 a = torch.tensor([1.0, 2, 3, 4], requires_grad=True)
 b = 2 * a * a
 b.mean().backward()
 show("gradient of the mean", a.grad, [1, 2, 3, 4])
-show("backward from the sum", told(b.sum().backward, FREED), FREED)
+show("backward from the sum", error_of(b.sum().backward, FREED), FREED)
 
 a.grad = None
 b = 2 * a * a
@@ -189,7 +180,7 @@ for name, expected in [("x³", 64), ("3x²", 48), ("6x", 24), ("6", 6)]:
 
 NO_GRAPH = "does not require grad and does not have a grad_fn"
 (slope,) = torch.autograd.grad(x**3, x)
-show("without create_graph", told(slope.backward, NO_GRAPH), NO_GRAPH)
+show("without create_graph", error_of(slope.backward, NO_GRAPH), NO_GRAPH)
 
 # %% [markdown] lang="en"
 # The library's `silu` is x · σ(x). Write s for σ(x). Lesson 6 gives s′ = s(1 − s). The product rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,18 @@ def _written(number: float | int | bool, tolerance: Any) -> str:
     if tolerance < 1e-5:
         return f"{number:9.1e}"
     return f"{number:9.{4 if tolerance <= 1e-3 else 2}f}"
+
+
+def error_of(action: Callable[[], object], words: str) -> str:
+    """Run `action`. Return `words` if PyTorch's error contains them, else the whole error.
+
+    Return "no error" if there is none.
+    """
+    try:
+        action()
+    except RuntimeError as error:
+        return words if words in str(error) else str(error)
+    return "no error"
 
 
 @contextmanager
