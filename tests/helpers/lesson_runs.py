@@ -5,7 +5,9 @@ A fault can only be planted before its module is imported, and importing torch t
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -53,15 +55,24 @@ def first_wrong_number(number: int, fault: tuple[str, str, str] | None = None) -
     return ""
 
 
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def wrong_verdicts(number: int) -> list[str]:
-    """Check the exercise of a lesson. Return what is wrong with the exercise itself."""
+    """Check the exercise of a lesson. Return what is wrong with the exercise itself.
+
+    A lesson must print nothing on standard error, where a bar appears only in a terminal.
+    """
     from scratchlm.lessons.exercise import prepared, verdict
     from scratchlm.lessons.lesson import lessons
 
     cells = lessons()[number]
+    sys.stderr = terminal = _Terminal()
     scope = prepared(cells)
     name = scope["EXERCISE"]
-    problems = []
+    problems = [f"standard error has {said!r}"] if (said := terminal.getvalue()) else []
     if len(scope["WRONG"]) < 3:
         problems.append("there are fewer than 3 mistakes in WRONG")
     if said := verdict(scope, scope[name], "en"):

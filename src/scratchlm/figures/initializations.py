@@ -76,12 +76,14 @@ def init_runs(
     *,
     steps: int = 100,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[Init, InitRun]:
     """Train with every initialization on the same batches, with AdamW at a constant learning rate.
 
-    tokens: a 1-D array of ids.
+    tokens: a 1-D array of ids. progress: called with one line after each run. Only with `progress`,
+    a terminal shows a bar.
     """
+    hidden = None if progress else True  # tqdm shows a bar in a terminal for None
     runs: dict[Init, InitRun] = {}
     for init in get_args(Init):
         torch.manual_seed(seed)
@@ -91,7 +93,7 @@ def init_runs(
         activations: list[float] = []
         gradients: list[float] = []
         losses: list[float] = []
-        for step in tqdm(range(steps), desc=init, unit="step", leave=False, disable=None):
+        for step in tqdm(range(steps), desc=init, unit="step", leave=False, disable=hidden):
             batch = get_batch(tokens, BATCH_SIZE, config.context_length, "cpu", generator)
             handles = _watch(model, activations) if step == 0 else []
             loss = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
@@ -104,7 +106,8 @@ def init_runs(
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-        progress(f"{init:<10} loss {losses[0]:.3f} -> {losses[-1]:.3f} in {steps} steps")
+        if progress:
+            progress(f"{init:<10} loss {losses[0]:.3f} -> {losses[-1]:.3f} in {steps} steps")
         runs[init] = InitRun(activations, gradients, losses)
     return runs
 

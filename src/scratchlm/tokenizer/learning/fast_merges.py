@@ -41,7 +41,8 @@ def learn_merges_fast(
     corpus = _Corpus(words, max_token_length)
     lowest = max(1, min_frequency)
     merges: list[tuple[bytes, bytes]] = []
-    bar = tqdm(total=num_merges, desc="merging", unit="merge", disable=None)
+    # Short work, as in a lesson, shows no bar.
+    bar = tqdm(total=num_merges, desc="merging", unit="merge", delay=1, disable=None)
     bound = corpus.highest_count()
     while len(merges) < num_merges and bound >= lowest:
         bound = max(bound // 8, lowest)

@@ -82,7 +82,7 @@ class Training:
             raise ValueError(
                 f"texts must not be one string ({texts[:20]!r}); put the string in a list"
             )
-        bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, disable=None)
+        bar = tqdm(texts, desc="counting", unit=" texts", unit_scale=True, delay=1, disable=None)
         blocks = chain.from_iterable(map(self._blocks, bar))
         first = list(_up_to(blocks, SMALL_BYTES))
         if not first:
