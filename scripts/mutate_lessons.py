@@ -188,14 +188,19 @@ def main() -> None:
                 if counts and len(counted) < args.count:
                     counted.append((mutation, lesson))
                     bar.update()
+                    if lesson is None:
+                        bar.write(f"missed: {described(mutation)}", file=sys.stdout)
             if len(counted) == args.count:
                 break
-    missed = [mutation for mutation, lesson in counted if lesson is None]
-    share = 1 - len(missed) / len(counted)
-    print(f"the lessons catch {len(counted) - len(missed)} of {len(counted)} changes ({share:.0%})")
-    for mutation in sorted(missed):
-        place = f"{mutation.module.removeprefix('scratchlm.')}:{mutation.line}"
-        print(f"missed: {place}  {mutation.old} -> {mutation.new or '(nothing)'}  {mutation.text}")
+    missed = sum(lesson is None for _, lesson in counted)
+    share = 1 - missed / len(counted)
+    print(f"the lessons catch {len(counted) - missed} of {len(counted)} changes ({share:.0%})")
+
+
+def described(mutation: Mutation) -> str:
+    """Return one line, such as `functional:80  != -> ==  return losses.sum() / …`."""
+    place = f"{mutation.module.removeprefix('scratchlm.')}:{mutation.line}"
+    return f"{place}  {mutation.old} -> {mutation.new or '(nothing)'}  {mutation.text}"
 
 
 if __name__ == "__main__":

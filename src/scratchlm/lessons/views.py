@@ -25,7 +25,8 @@ def terminal(
             text = re.sub(r"\*\*(.+?)\*\*|^#+ (.+)$", rf"{_BOLD}\1\2{_PLAIN}", text, flags=re.M)
         elif colour:
             text = f"{_DIM}{text}{_PLAIN}"
-        print(text, flush=True)
+        if "figure" not in cell.tags:  # the code of a picture is not worth reading
+            print(text, flush=True)
         cell.run(scope)
         print()
         pause()
