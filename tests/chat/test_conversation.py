@@ -663,7 +663,7 @@ def test_ctrl_c_stops_a_reply_and_not_the_program(prepared):
         screen.wait_for("half a line")
         time.sleep(0.1)  # until it waits for the next key: readline misses a signal before that
         screen.process.send_signal(signal.SIGINT)
-        screen.wait_for("press Ctrl-C a second time, or Ctrl-D, to quit\r\n> ")
+        screen.wait_for("press Ctrl-C again, or Ctrl-D, to quit\r\n> ")
         screen.type("/quit\r")
         assert screen.process.wait(timeout=30) == 0, "what stood in the line is gone"
     finally:

@@ -99,7 +99,7 @@ class Session:
                     self.terminal.note("")
                     if warned:
                         return
-                    self.terminal.note("press Ctrl-C a second time, or Ctrl-D, to quit")
+                    self.terminal.note("press Ctrl-C again, or Ctrl-D, to quit")
                 warned = reading
             except (BrokenPipeError, Interrupted):
                 raise

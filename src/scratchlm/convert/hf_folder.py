@@ -120,7 +120,8 @@ def _under_full_names(
         found = next((each for each in possible if each in wanted), name)
         if found in full:
             raise FileFormatError(
-                f"two weights have the same name ({folder}: {found}); save the model again"
+                f"two weights have the same name ({folder}: {found}); save the model again with "
+                "save_pretrained"
             )
         full[found] = tensor
     return full

@@ -197,11 +197,12 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
                         frame = None
     except bad as error:
         raise FileFormatError(
-            f"the {packed[1:]} file is damaged ({path}: {error}); copy the file a second time"
+            f"the {packed[1:]} file is damaged ({path}: {error}); copy the file again from the "
+            "source"
         ) from None
     if frame or not path.stat().st_size:
         raise FileFormatError(
-            f"the {packed[1:]} file is truncated ({path}); copy the file a second time"
+            f"the {packed[1:]} file is truncated ({path}); copy the file again from the source"
         )
 
 
@@ -341,7 +342,7 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
         if isinstance(error, OSError) and error.errno:
             raise
         raise FileFormatError(
-            f"the Parquet file is damaged ({path}: {error}); copy the file a second time"
+            f"the Parquet file is damaged ({path}: {error}); copy the file again from the source"
         ) from None
 
 

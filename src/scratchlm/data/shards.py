@@ -137,13 +137,14 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
     if status.st_size != info.count * DTYPES[info.dtype].itemsize:
         raise FileFormatError(
             f"the token shard is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
-            f"for {info.count} {info.dtype} ids); copy the shard a second time, or make a new "
-            "shard from its text"
+            f"for {info.count} {info.dtype} ids); copy the shard again from the source, or "
+            "make a new shard from its text"
         )
     if (verify or status.st_mtime_ns != info.mtime_ns) and sha256_of(path) != info.sha256:
         raise FileFormatError(
             f"the token shard changed after it was written ({path}: its SHA-256 differs from the "
-            "sidecar's SHA-256); copy the shard a second time, or make a new shard from its text"
+            "sidecar's SHA-256); copy the shard again from the source, or make a new "
+            "shard from its text"
         )
 
 

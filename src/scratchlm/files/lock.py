@@ -24,8 +24,8 @@ _PLACE = 1 << 30  # the locked byte, after the text: on Windows no other process
 def locked(folder: Path) -> Iterator[None]:
     """Lock the file `folder/lock` for a run. Raise ValueError if another run has locked the file.
 
-    Inside the `with` block, the same process may call `locked` a second time. At the end, release
-    the lock. If this call made the folder, and the folder has no other file, remove the folder.
+    Inside the `with` block, the same process may call `locked` again. At the end, release the
+    lock. If this call made the folder, and the folder has no other file, remove the folder.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,8 @@ class Decoder:
     bounds the cache's memory. chunk: how many tokens of a prompt one forward pass reads.
 
     overflow: what `step` does when a sequence fills the model's context. "stop" raises ValueError,
-    so the caller must stop before. "slide" reads the last half of the context a second time, as a
-    prompt, and then continues. It does the same with a prompt that is too long.
+    so the caller must stop before. "slide" reads the last half of the context again, as a prompt,
+    and then continues. It does the same with a prompt that is too long.
 
     compiled: a `CompiledStep` of the model, which runs each step with constant shapes.
     """
@@ -233,7 +233,7 @@ class CompiledStep:
 
         Its length is a power of two (at most the context), and later borrowers reuse the cache. So
         a later prompt of another length has the same shapes and addresses, and torch does not
-        compile a second time.
+        compile again.
         """
         room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
         del self._free[:-KEPT]

@@ -116,7 +116,8 @@ def check_tied(weights: Mapping[str, Tensor], model: nn.Module, path: StrPath) -
             if one.data_ptr() != two.data_ptr() and not torch.equal(one, two):
                 raise FileFormatError(
                     f"weights that the model ties must be equal ({os.fspath(path)}: {other} is not "
-                    f"{first}); set tie_embeddings to false, or save the model a second time"
+                    f"{first}); load these weights into a model that does not tie them, such as a "
+                    "Transformer with tie_embeddings=False"
                 )
 
 

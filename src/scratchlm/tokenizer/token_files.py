@@ -266,6 +266,5 @@ def read_sidecar(path: StrPath) -> ShardInfo | None:
 
 def _bad_sidecar(sidecar: Path, reason: str) -> FileFormatError:
     return FileFormatError(
-        f"the file does not describe a token shard ({sidecar}: {reason}); encode the text a second "
-        "time"
+        f"the file does not describe a token shard ({sidecar}: {reason}); encode the text again"
     )

@@ -251,7 +251,7 @@ def to_merge(path: StrPath, parts: Any, place: str, number: int) -> tuple[bytes,
     a, b = parts if type(parts) is list and len(parts) == 2 else ("", "")
     if not (type(a) is str and type(b) is str and a and b):
         what = f"a merge must be two tokens ({place} {number}: {shown(parts)})"
-        refuse(path, what, "save or download the file a second time")
+        refuse(path, what, "save or download the file again")
     return to_bytes(path, a, f"{place} {number}"), to_bytes(path, b, f"{place} {number}")
 
 

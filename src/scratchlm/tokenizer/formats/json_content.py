@@ -29,7 +29,7 @@ def read_file(path: StrPath) -> bytes:
     except IsADirectoryError:
         refuse(path, "the path must be a file (a directory)", "choose a file in the directory")
     if not data:
-        refuse(path, "the file is empty (0 bytes)", "save or download the file a second time")
+        refuse(path, "the file is empty (0 bytes)", "save or download the file again")
     check_downloaded(path)
     return data
 
@@ -40,18 +40,18 @@ def decode(path: StrPath, data: bytes) -> str:
         return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         what = f"the file is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})"
-        refuse(path, what, "save or download the file a second time")
+        refuse(path, what, "save or download the file again")
 
 
 def parse_object(path: StrPath, data: str | bytes) -> dict[str, Any]:
     """Parse a JSON object. No key may repeat, and no string may have a lone surrogate."""
     text = decode(path, data) if isinstance(data, bytes) else data
     if not text:
-        refuse(path, "the file is empty (0 bytes)", "save or download the file a second time")
+        refuse(path, "the file is empty (0 bytes)", "save or download the file again")
     try:
         content = parse_json(text)
     except ValueError as error:
-        refuse(path, f"the file is not JSON ({error})", "save or download the file a second time")
+        refuse(path, f"the file is not JSON ({error})", "save or download the file again")
     if not isinstance(content, dict):
         what = f"the file must be a JSON object ({type(content).__name__})"
         refuse(path, what, "choose another file")
@@ -62,7 +62,7 @@ def parse_object(path: StrPath, data: str | bytes) -> dict[str, Any]:
             lone = _SURROGATE.search(json.dumps(content, ensure_ascii=False))
         except RecursionError:
             what = "the file is not JSON (nested too deeply)"
-            refuse(path, what, "save or download the file a second time")
+            refuse(path, what, "save or download the file again")
         if lone:
             what = f"a string has a lone surrogate (U+{ord(lone[0]):04X})"
             refuse(path, what, "replace the surrogate")

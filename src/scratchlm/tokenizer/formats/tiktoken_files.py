@@ -76,11 +76,11 @@ def _line_by_line(path: StrPath, data: bytes) -> dict[bytes, int]:
         match = _LINE.fullmatch(line)
         if not match:
             what = f"line {i} must be a token in base64, a space and a rank ({shown(line)})"
-            refuse(path, what, "save or download the file a second time")
+            refuse(path, what, "save or download the file again")
         token, rank = _from_base64(match[1]), int(match[2])
         if not token:
             what = f"the token in line {i} must be base64 ({shown(match[1])})"
-            refuse(path, what, "save or download the file a second time")
+            refuse(path, what, "save or download the file again")
         if rank > LARGEST_ID:
             refuse(path, f"line {i} has a rank above {LARGEST_ID} ({rank})", "change the rank")
         if token in ranks:
