@@ -248,7 +248,7 @@ def scaled_dot_product_attention(
     `k` and `v` may have fewer heads (axis −3) than `q`. Then a group of neighbouring heads of `q`
     uses the same head of `k` and `v`.  arXiv 2305.13245
 
-    Raises ValueError if `mask` is not boolean, or if the numbers of heads do not fit together.
+    Raise ValueError if `mask` is not boolean, or if the numbers of heads do not fit together.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")

@@ -43,7 +43,7 @@ def sdpa(
     With `window`, a query attends to the last `window` keys, including the query's own key.
     `window` implies `causal` (sliding windows, arXiv 2310.06825).
 
-    Raises ValueError if `mask` is not boolean, or if `window` is below 1.
+    Raise ValueError if `mask` is not boolean, or if `window` is below 1.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
@@ -112,7 +112,7 @@ class MultiHeadAttention(nn.Module):
     the same as in `sdpa`. `bias` adds a bias to all four projections, and `qkv_bias` only to the
     projections of q, k and v.
 
-    Raises ValueError if `d_model`, `num_heads` and `num_kv_heads` do not fit together.
+    Raise ValueError if `d_model`, `num_heads` and `num_kv_heads` do not fit together.
     """
 
     def __init__(

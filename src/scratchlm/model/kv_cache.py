@@ -53,7 +53,7 @@ class KVCache:
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v (batch, kv_head, seq, d_head) -> both (batch, kv_head, length + seq, d_head).
 
-        Store `k` and `v`, and return views of all keys and values of this layer. Raises ValueError
+        Store `k` and `v`, and return views of all keys and values of this layer. Raise ValueError
         if `k` does not fit in the cache.
         """
         seq = k.shape[-2]

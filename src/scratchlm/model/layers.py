@@ -124,7 +124,7 @@ class LayerNorm(nn.Module):
 class LearnedPositions(nn.Module):
     """x (..., seq, d_model), positions (..., seq) -> x plus row `position` of the weight.
 
-    The weight (context_length, d_model) starts like the weight of an `Embedding`. Raises ValueError
+    The weight (context_length, d_model) starts like the weight of an `Embedding`. Raise ValueError
     if a position is outside 0…context_length − 1.  arXiv 1810.04805
     """
 

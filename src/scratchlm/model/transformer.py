@@ -177,7 +177,7 @@ class Transformer(nn.Module):
         mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend. The
         causal mask applies too. With a cache, the keys of `ids` follow the cached keys.
 
-        Raises ValueError if the tokens do not fit in `context_length` or in the cache.
+        Raise ValueError if the tokens do not fit in `context_length` or in the cache.
         """
         if targets is not None:
             raise ValueError(

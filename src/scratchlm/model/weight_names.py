@@ -65,7 +65,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def without_wrappers(weights: Mapping[str, Tensor], path: StrPath) -> dict[str, Tensor]:
     """Return stored weights with plain names. Warn with a Notice if a name changes.
 
-    Raises FileFormatError if two weights have the same plain name.
+    Raise FileFormatError if two weights have the same plain name.
     """
     plain = {_WRAPPERS_IN_FILES.sub("", name): name for name in weights}
     changed = [old for new, old in plain.items() if new != old]

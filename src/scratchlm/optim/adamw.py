@@ -232,7 +232,7 @@ def update_adamw_group(
 def _form(group: Group, params: list[Tensor], *others: list[Tensor]) -> str:
     """Return the form of the update: "fused", "foreach" or "each".
 
-    `others` are the gradients and the moments. Raises ValueError if they do not fit `fused=True`.
+    `others` are the gradients and the moments. Raise ValueError if they do not fit `fused=True`.
     """
     foreach, fused = group["foreach"], group.get("fused")  # an old state of Muon may lack "fused"
     if foreach:

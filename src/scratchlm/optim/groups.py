@@ -43,7 +43,7 @@ def muon_groups(
     matrices. AdamW updates the rest with `adamw_lr`. The rest includes the embedding and `lm_head`,
     with weight decay: their rows are vectors of single tokens, and not maps between hidden spaces.
 
-    Raises ValueError if no matrix has a name that starts with `layers.`, because AdamW would then
+    Raise ValueError if no matrix has a name that starts with `layers.`, because AdamW would then
     silently update everything. The names of a wrapped model have a prefix.
     """
     trainable = _trainable(named_parameters)

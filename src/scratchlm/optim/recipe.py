@@ -62,7 +62,7 @@ def fitting(config: OptimConfig, steps: int, typed: Container[str]) -> OptimConf
 def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
     """Return a function: step -> the factor that multiplies the peak learning rate of every group.
 
-    Raises ValueError if the warm-up or the decay does not fit in `steps`.
+    Raise ValueError if the warm-up or the decay does not fit in `steps`.
     """
     warmup = config.warmup_steps or 0
     for name, longest in (("warmup_steps", steps), ("decay_steps", steps - warmup)):
