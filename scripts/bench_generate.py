@@ -7,9 +7,9 @@ bandwidth divides the bytes of the weights by what a sum over 256 MB reads, meas
 rounds, because a token reads every weight once. If there is a GPU, the comparison runs on it.
 
 --perplexity RUN TEXT prints instead how much int8 weights raise a trained model's perplexity.
---ways compares instead the ways to generate: a GPT-2 folder of the hub (124M, random weights) with
-the same weights in our own model from the start, and `generate` with `TextGenerator`. `generate`
-packs the weights at every call, and its time includes that.
+--ways compares instead the ways to generate: a GPT-2 in a Hugging Face folder (124M, random
+weights) with the same weights in our own model from the start, and `generate` with `TextGenerator`.
+`generate` packs the weights at every call, and its time includes that.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ CUDA = [
 def peer_of(model: Transformer, case: Case, device: str) -> Callable[[list[list[int]]], Any]:
     """Return the peer, which writes new ids.
 
-    For int8, it is our own model as stored. Otherwise it is the hub's Llama with the same weights.
+    For int8, it is our own model as stored. Otherwise it is Hugging Face's Llama with the same
+    weights.
     """
     if case.weights == "int8":
         stored = packed(copy.deepcopy(model).to(device))
@@ -188,7 +189,7 @@ def print_ways(rounds: int) -> None:
     prompt = "x" * PROMPT
     ids = tokenizer.encode(prompt)
     print(
-        "| dtype | hub folder, tokens/s | own memory | hub / own | TextGenerator | "
+        "| dtype | Hugging Face folder, tokens/s | own memory | folder / own | TextGenerator | "
         "generate / TextGenerator |\n" + "|---|" + "---:|" * 5
     )
     for dtype in (torch.bfloat16, torch.float32):
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SHAPES, help="only this size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--perplexity", nargs=2, metavar=("RUN", "TEXT"))
-    parser.add_argument("--ways", action="store_true", help="hub folders, generate, TextGenerator")
+    parser.add_argument("--ways", action="store_true", help="compare ways to generate")
     args = parser.parse_args(argv)
     if args.perplexity:
         print_perplexity(*args.perplexity)

@@ -212,7 +212,7 @@ def rotate(
     (a, b) -> (a cos − b sin, b cos + a sin).  RoPE, arXiv 2104.09864, equation 34
 
     The pairs are (x_2i, x_2i+1) in the paper (`interleaved`), and (x_i, x_{i + d_head/2}) in Llama
-    weights on the hub.
+    weights of Hugging Face.
     """
     layout = "(pair two)" if interleaved else "(two pair)"
     a, b = einx.id(f"... {layout} -> two ... pair", _wide(x), two=2)

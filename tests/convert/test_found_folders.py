@@ -455,7 +455,7 @@ def test_inspect_shows_a_folder_as_a_checkpoint(
     TOKENIZER.save(tmp_path / "tokenizer.json")
     assert inspect([str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"hub folder      {tmp_path}\n")
+    assert text.startswith(f"Hugging Face    {tmp_path}\n")
     assert f"parameters      {model.num_parameters():,} in {len(weights)} tensors" in text
     assert f"tokenizer       258 ids, hash {TOKENIZER.hash}" in text
     assert "step" not in text

@@ -202,7 +202,7 @@ def test_a_folder_gives_the_json_files_that_are_lists(tree):
 def test_a_folder_of_shards_is_called_that(tmp_path):
     for number in range(3):
         (tmp_path / f"train-{number}.bin").touch()
-    with pytest.raises(ValueError, match=r"token shards .*3 shards\); choose .*train-0\.bin"):
+    with pytest.raises(ValueError, match=r"token files .*3 files\); choose .*train-0\.bin"):
         find_files(tmp_path)
 
 

@@ -85,10 +85,10 @@ def test_truncated(shard: Path, cut: int) -> None:
 def test_a_flipped_bit_is_found_when_the_time_differs_or_on_request(shard: Path) -> None:
     flip_a_bit(shard)
     open_shard(shard)  # an equal time is trusted: hashing gigabytes at each start is not free
-    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the shard"):
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the file again"):
         open_shard(shard, verify=True)
     os.utime(shard, ns=(1, 1))
-    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the shard"):
+    with pytest.raises(FileFormatError, match=r"SHA-256 differs .*\); copy the file again"):
         open_shard(shard)
 
 
@@ -105,9 +105,9 @@ def test_without_a_sidecar_it_is_uint16_and_the_largest_id_is_found(tmp_path: Pa
     assert opened.tokens.tolist() == [5, 65_535, 7]
     assert opened.max_id == 65_535
     path.write_bytes(b"odd")
-    with pytest.raises(FileFormatError, match=r"a multiple of 2 bytes \(.*: 3\); make"):
+    with pytest.raises(FileFormatError, match=r"a multiple of 2 bytes \(.*: 3\); encode"):
         open_shard(path)
-    with pytest.raises(ValueError, match=r"verification needs a sidecar .*; make"):
+    with pytest.raises(ValueError, match=r"verification needs a sidecar .*; encode"):
         open_shard(path, verify=True)
 
 
@@ -181,7 +181,7 @@ def test_npy_that_is_not_ids_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FileFormatError, match=r"a 1-D array of integers \(.*\); save the ids"):
             open_shard(path)
     np.save(path, np.array([1, -1]))
-    with pytest.raises(FileFormatError, match=r"each id must be at least 0 \(.*: -1\); make"):
+    with pytest.raises(FileFormatError, match=r"each id must be at least 0 \(.*: -1\); encode"):
         _ = open_shard(path).max_id
     np.save(path, np.arange(1000))
     path.write_bytes(path.read_bytes()[:-1])
@@ -212,13 +212,13 @@ def test_npy_never_runs_a_pickle(tmp_path: Path) -> None:
 def test_paths_that_are_no_shards(tmp_path: Path, text: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_shard(tmp_path / "missing.bin")
-    with pytest.raises(ValueError, match=r"a token shard must be a file \(.*\); choose"):
+    with pytest.raises(ValueError, match=r"a token file must not be a folder \(.*\); choose"):
         open_shard(tmp_path)
     with pytest.raises(ValueError, match=r"must end in \.bin or \.npy \(.*text\.txt\); encode"):
         open_shard(text)
     for name in ("empty.bin", "empty.npy"):
         (tmp_path / name).touch()
-        with pytest.raises(FileFormatError, match=r"the token shard is empty \(.*\); make"):
+        with pytest.raises(FileFormatError, match=r"the token file is empty \(.*\); encode"):
             open_shard(tmp_path / name)
 
 
@@ -245,7 +245,7 @@ def test_malformed_sidecar(shard: Path, change: str | dict[str, object]) -> None
         change = json.dumps(json.loads(sidecar.read_text()) | change)
     sidecar.write_text(change)
     with pytest.raises(
-        FileFormatError, match=r"does not describe a token shard .*train\.bin\.json.*; encode"
+        FileFormatError, match=r"does not describe a token file .*train\.bin\.json.*; encode"
     ) as e:
         open_shard(shard)
     assert "\n" not in str(e.value)
@@ -288,7 +288,7 @@ def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(Killed):
         write_shard(byte_tokenizer(), text, shard)
-    with pytest.raises(FileFormatError, match=r"make a new shard from its text"):
+    with pytest.raises(FileFormatError, match=r"encode its text again"):
         open_shard(shard)
     monkeypatch.undo()
     write_shard(byte_tokenizer(), text, shard)
@@ -301,7 +301,7 @@ def test_write_shard_refuses_before_it_encodes(text: Path, tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError):
         write_shard(byte_tokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")
     text_named_bin = text.rename(tmp_path / "text.bin")
-    with pytest.raises(ValueError, match=r"its shard must be different files \(.*\); choose"):
+    with pytest.raises(ValueError, match=r"its token file must be different files \(.*\); choose"):
         write_shard(byte_tokenizer(), text_named_bin, text_named_bin)
     assert text_named_bin.read_bytes() == TEXT
 

@@ -269,8 +269,8 @@ def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["shards"], "token shards but no text (shards: 2 shards); choose one shard"),
-        (["shards/*.bin"], "can read only one token shard"),
+        (["shards"], "token files but no text (shards: 2 files); choose one token file"),
+        (["shards/*.bin"], "can read only one token file"),
         (["a.txt", "--field", "body"], "data.field (body) is only for many documents"),
         (["a.txt", "--separator", "<s>"], "data.separator (<s>) is only for many documents"),
         (["a.jsonl", "--field", "body"], "no field 'body'"),

@@ -36,7 +36,7 @@ def is_hf_folder(path: StrPath) -> bool:
 
 @takes_synonyms()
 def load_model(path: StrPath, device: str = "auto") -> Transformer:
-    """Return the Transformer in a checkpoint, a `.pt`, a run's folder or a Hugging Face hub folder.
+    """Return the Transformer in a checkpoint, a `.pt`, a run's folder or a Hugging Face folder.
 
     From a run's folder, the function loads the best checkpoint, or the last if there is no best.
     """

@@ -34,7 +34,7 @@ def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
         if not path.exists() and not previous(path).exists():
             raise FileNotFoundError(
                 f"the checkpoint does not exist ({path}); specify a checkpoint, a run's folder, or "
-                "a Hugging Face hub folder on this disk"
+                "a Hugging Face folder on this disk"
             )
         return path
     if path.is_file():
@@ -50,7 +50,7 @@ def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
         )
     raise FileFormatError(
         f"the folder has no checkpoint and no Hugging Face config.json ({path}); specify a "
-        "checkpoint, a run's folder, or a Hugging Face hub folder"
+        "checkpoint, a run's folder, or a Hugging Face folder"
     )
 
 

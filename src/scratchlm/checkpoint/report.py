@@ -1,6 +1,6 @@
-"""Describe a checkpoint or a hub folder, as plain values and as text.
+"""Describe a checkpoint or a Hugging Face folder, as plain values and as text.
 
-found = describe("runs/shakespeare")   # or a pointer, a checkpoint, a .pt, a hub folder
+found = describe("runs/shakespeare")   # or a pointer, a checkpoint, a .pt, a Hugging Face folder
 print(report(found))                   # for people
 print(as_json(found))                  # for scripts
 """
@@ -41,12 +41,13 @@ _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "
 
 
 def describe(path: StrPath) -> dict[str, Any]:
-    """Return a description of the checkpoint or hub folder at `path`.
+    """Return a description of the checkpoint or Hugging Face folder at `path`.
 
-    The function first checks every byte of a checkpoint directory. The description of a hub folder
-    has the same keys, and its tensors keep the hub's names. `parameters` are all tensors of the
-    model's state; tied tensors count once. Norms are Euclidean norms in float64. `nonfinite` counts
-    NaN and infinities. A missing value is None. `also` lists the names of the other saved values.
+    The function first checks every byte of a checkpoint directory. The description of a Hugging
+    Face folder has the same keys, and its tensors keep the names in its files. `parameters` are all
+    tensors of the model's state; tied tensors count once. Norms are Euclidean norms in float64.
+    `nonfinite` counts NaN and infinities. A missing value is None. `also` lists the names of the
+    other saved values.
     """
     if is_hf_folder(path):
         path = Path(path)
@@ -216,10 +217,10 @@ def _files_text(found: Mapping[str, Any]) -> str:
     if found["verified"]:
         checked = "verified by manifest.json"
     else:
-        checked = "a hub folder has no manifest" if is_hub else "a .pt has no checksums"
+        checked = "a Hugging Face folder has no manifest" if is_hub else "a .pt has no checksums"
     loss, step = found["best_val_loss"], found["best_step"]
     lines = [
-        _row("hub folder" if is_hub else "checkpoint", found["path"]),
+        _row("Hugging Face" if is_hub else "checkpoint", found["path"]),
         _row("files", f"{sum(files.values()):,} bytes, {checked}"),
         *(f"  {size:>14,}  {name}" for name, size in files.items()),
     ]

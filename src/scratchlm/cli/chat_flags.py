@@ -18,8 +18,8 @@ def _parser(description: str) -> Parser:
     parser = Parser("scratchlm-chat", summary, examples)
     flag = parser.add_argument
     flag("--model_path", action=Once, required=True, metavar="PATH",
-         help="a run's folder (its best checkpoint), a checkpoint, a .pt file, or a folder of "
-         "the Hugging Face hub")  # fmt: skip
+         help="a run's folder (its best checkpoint), a checkpoint, a .pt file, or a Hugging "
+         "Face folder")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3"),

@@ -1,7 +1,7 @@
-"""scratchlm-convert: convert models of the Hugging Face hub to checkpoints, and back.
+"""scratchlm-convert: convert Hugging Face folders to checkpoints, and back.
 
-scratchlm-convert --from Qwen3-0.6B --to qwen3            a folder of the hub -> a checkpoint
-scratchlm-convert --from runs/shakespeare --to for-hub    a run, a checkpoint -> a folder
+scratchlm-convert --from Qwen3-0.6B --to qwen3        a Hugging Face folder -> a checkpoint
+scratchlm-convert --from runs/shakespeare --to out    a run, a checkpoint -> a Hugging Face folder
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kind = "a checkpoint"
     else:
         to_hf(model, args.target, tokenizer, ends, starts)
-        kind = f"{hub_architecture(model.config)} in the hub's format"
+        kind = f"{hub_architecture(model.config)} in the Hugging Face format"
     if tokenizer is None:
         warnings.warn(
             f"the source has no tokenizer.json ({args.source}), so the target has none; "
@@ -53,10 +53,10 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-convert", summary, examples)
     parser.add_argument("--from", dest="source", action=Once, required=True, metavar="DIR",
-                        help="a folder of the hub, a run, a checkpoint or a .pt file")  # fmt: skip
+                        help="a Hugging Face folder, a run, a checkpoint, a .pt file")  # fmt: skip
     parser.add_argument("--to", dest="target", action=Once, required=True, metavar="DIR",
-                        help="the path to write: a checkpoint, a .pt file, or a folder "
-                        "of the hub")  # fmt: skip
+                        help="the path to write: a checkpoint, a .pt file, or a Hugging Face "
+                        "folder")  # fmt: skip
     parser.add_argument("--tokenizer_path", action=Once, metavar="FILE",
                         help="tokenizer.json (default: the one beside the weights)")  # fmt: skip
     return parser.parse_args(argv)

@@ -120,7 +120,7 @@ TRAIN = _guesses(
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
     "max_tokens": "--iterations; each reads --batch_size times --max_seq_len tokens",
-    # names in a hub model's config
+    # names in a Hugging Face config.json
     "hidden_act": "--model.ffn",
     "activation_function": "--model.ffn",
     "rope_parameters": "--model.rope_scaling.kind and --model.rope_scaling.factor",

@@ -107,8 +107,8 @@ def _parser(description: str) -> Parser:
     parser = Parser("scratchlm-generate", summary, examples)
     flag = parser.add_argument_group("model").add_argument
     flag("--model_path", action=Once, required=True, metavar="PATH",
-         help="a run's folder (its best checkpoint), a checkpoint, a .pt file, or a folder of "
-         "the Hugging Face hub; with --dry_run also a config file or a recipe's name")  # fmt: skip
+         help="a run's folder (its best checkpoint), a checkpoint, a .pt file, or a Hugging "
+         "Face folder; with --dry_run also a config file or a recipe's name")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--device", action=Once, default="auto", help="auto, cpu, cuda, cuda:N or mps")

@@ -1,9 +1,9 @@
-"""scratchlm-inspect: show a checkpoint or a folder of the hub, and change a checkpoint's config.
+"""scratchlm-inspect: show a checkpoint or a Hugging Face folder, or change a checkpoint's config.
 
 scratchlm-inspect runs/shakespeare                       the run's best checkpoint, or its last
 scratchlm-inspect runs/shakespeare/checkpoints/last
 scratchlm-inspect model.pt --json
-scratchlm-inspect Qwen3-0.6B                             a folder of the hub
+scratchlm-inspect Qwen3-0.6B                             a Hugging Face folder
 scratchlm-inspect step-00001000 --set context_length=512 --set rope_theta=500000
 """
 
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if is_hf_folder(args.path):
         raise ValueError(
-            f"--set changes checkpoints, not folders of the hub ({args.path}); convert the folder "
-            "first: scratchlm-convert --from FOLDER --to DIR"
+            f"--set changes checkpoints, not Hugging Face folders ({args.path}); convert the "
+            "folder first: scratchlm-convert --from FOLDER --to DIR"
         )
     path = find_checkpoint(args.path)
     changed = set_config(path, changes)
@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = Parser("scratchlm-inspect", summary, examples)
     parser.add_argument("path", metavar="PATH",
-                        help="a run, a checkpoint, a .pt file, or a folder of the hub")  # fmt: skip
+                        help="a run, a checkpoint, a .pt file, a Hugging Face folder")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="change the stored model config; may be repeated")  # fmt: skip

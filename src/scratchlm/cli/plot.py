@@ -105,7 +105,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     init("--config", action=Once, metavar="NAME|FILE",
          help="the model: a recipe or a TOML file (default: 8 layers of width 128)")  # fmt: skip
     init("--train_data", action=Once, metavar="FILE",
-         help="a token shard (default: a made-up language)")  # fmt: skip
+         help="a token file (default: a made-up language)")  # fmt: skip
     init("--steps", action=Once, type=int, default=100, metavar="N", help="training steps (100)")
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--model_path", action=Once, metavar="PATH",

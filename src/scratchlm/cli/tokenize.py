@@ -1,4 +1,4 @@
-"""scratchlm-tokenize: train a tokenizer on text, and encode text to token shards.
+"""scratchlm-tokenize: train a tokenizer on text, and encode text to token files.
 
 scratchlm-tokenize --corpus corpus.txt --vocab_size 10000 --output_tokenizer tokenizer.json
 scratchlm-tokenize --tokenizer_path tokenizer.json --encode corpus.txt --output corpus.bin

@@ -55,7 +55,7 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
 
 
 def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
-    """Encode one text to one shard."""
+    """Encode one text to one token file."""
     start, source = time.perf_counter(), args.encode_files[0]
     output = Path(args.output or f"{source}.bin")
     _tell_what_is_read_as_text(args)

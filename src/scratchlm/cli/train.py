@@ -1,4 +1,4 @@
-"""scratchlm-train: train a model on token shards or text.
+"""scratchlm-train: train a model on token files or text.
 
 scratchlm-train --train_data corpus.bin --d_model 256 --num_layers 4 --num_heads 8 --iterations 1000
 scratchlm-train --config shakespeare --train_data shakespeare.txt --optim.lr 1e-3

@@ -24,7 +24,7 @@ GROUPS = {
 # its full flag. If a default is None, the help says what happens then.
 FLAGS: dict[str, tuple[str, ...]] = {
     "data.train": (
-        "training data: a file, folder or glob of text, JSON or Parquet; or a token shard",
+        "training data: a file, folder or glob of text, JSON or Parquet; or a token file",
         "train_data",
     ),
     "data.val": (
@@ -32,10 +32,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "val_data",
     ),
     "data.tokenizer": (
-        "tokenizer.json for text, or for shards without a tokenizer",
+        "tokenizer.json for text, or for a token file without a tokenizer",
         "tokenizer_path",
     ),
-    "data.verify": ("check the hash of each whole shard first", "verify"),
+    "data.verify": ("check the hash of each whole token file first", "verify"),
     "data.field": ("key of the text in JSON and Parquet documents", "field"),
     "data.separator": ("special token between documents", "separator"),
     "data.fit_context": ("shrink the context to fit a short text; true if no context is set",),
@@ -109,7 +109,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "optim.decay_shape": ("wsd: how the rate falls (linear)",),
     "train.out": ("the run's folder (runs/<date-time>)", "out"),
     "train.init_from": (
-        "start from these weights: a run, a checkpoint, a folder of the hub",
+        "start from these weights: a run, a checkpoint, a Hugging Face folder",
         "init_from",
     ),
     "train.iterations": (f"optimizer steps ({DEFAULT_ITERATIONS})", "iterations"),
@@ -239,7 +239,7 @@ def parse(argv: Sequence[str], description: str) -> Parsed:
     config, resume, dry_run = args["config"], args["resume"], args["dry_run"]
     if not (config or resume or dry_run or "data.train" in flags):
         raise ValueError(
-            "training data is missing (--train_data); add text or token shards: "
+            "training data is missing (--train_data); add text or a token file: "
             "scratchlm-train --train_data book.txt --config tiny (--config list shows the recipes, "
             "--help shows all flags)"
         )

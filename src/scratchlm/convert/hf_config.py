@@ -1,4 +1,4 @@
-"""Convert a hub's config.json to our `ModelConfig` and back. Each architecture has one table.
+"""Convert a Hugging Face config.json to our ModelConfig and back. Each architecture has one table.
 
 A key outside the table is allowed if it does not change the model (training, generation), or if it
 has a value that our model supports. Any other key raises an error with the name of the key. The
@@ -20,7 +20,7 @@ from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
 
 Json = dict[str, Any]
 
-# Our field -> the hub's key. Both have the same value.
+# Our field -> the key in config.json. Both have the same value.
 _GPT2 = {
     "vocab_size": "vocab_size",
     "context_length": "n_positions",
@@ -51,7 +51,7 @@ _NAMES = {
     "qwen3": _LLAMA,
     "mixtral": _LLAMA,
 }
-# The fields that an architecture of the hub fixes, under our names.
+# The fields that a Hugging Face architecture fixes, under our names.
 _FIXED: dict[str, Json] = {
     "gpt2": {"norm": "layernorm", "position": "learned", "ffn": "gelu", "bias": True},
     "llama": {},
@@ -59,7 +59,7 @@ _FIXED: dict[str, Json] = {
     "qwen3": {"qk_norm": True},
     "mixtral": {},
 }
-# The defaults of the hub's classes for keys that config.json lacks.
+# The defaults of Hugging Face classes for keys that config.json lacks.
 _DEFAULTS: dict[str, Json] = {
     "gpt2": {
         "n_inner": None,
@@ -132,7 +132,7 @@ _READ = {
 }  # fmt: skip
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
-# The export raises an error if the hub cannot express a non-default value of these fields.
+# The export raises an error if Hugging Face cannot express a non-default value of these fields.
 _VARIANTS = (
     *("norm", "position", "ffn", "bias", "qkv_bias", "qk_norm", "qk_norm_gain"),
     *("gated_attention", "rope_interleaved"),
@@ -250,7 +250,7 @@ def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
 
 
 def config_to_hub(config: ModelConfig) -> Json:
-    """Return the config.json of a model. Raise ValueError if no architecture of the hub fits it."""
+    """Return the config.json of a model. Raise ValueError if no architecture fits the model."""
     architecture = hub_architecture(config)
     hub: Json = {"model_type": architecture, "architectures": [_CLASSES[architecture]]}
     for ours, theirs in _NAMES[architecture].items():
@@ -285,7 +285,7 @@ _CLASSES = {
 
 
 def hub_architecture(config: ModelConfig) -> str:
-    """Return the hub's architecture for a model. Raise ValueError if no architecture fits."""
+    """Return the Hugging Face architecture for a model. Raise ValueError if none fits."""
     kin = [name for name in _FIXED if (name == "mixtral") == (config.moe is not None)]
     nearest = min(kin, key=lambda name: len(_lacking(name, config)))  # the first of equals
     if lacking := _lacking(nearest, config):
@@ -298,7 +298,7 @@ def hub_architecture(config: ModelConfig) -> str:
 
 
 def _lacking(architecture: str, config: ModelConfig) -> list[str]:
-    """Return the settings of a model that the hub's architecture lacks, as `name value`."""
+    """Return the settings of a model that the architecture lacks, as `name value`."""
     plain = {field.name: field.default for field in fields(ModelConfig)}
     wanted = {name: plain[name] for name in _VARIANTS} | _FIXED[architecture]
     found = [f"{n} {getattr(config, n)}" for n in wanted if getattr(config, n) != wanted[n]]
@@ -333,7 +333,7 @@ def _rope_to(config: ModelConfig) -> Json:
 
 
 def read_json(path: Path) -> Json:
-    """Return the object in a JSON file of a hub folder."""
+    """Return the object in a JSON file of a Hugging Face folder."""
     try:
         content = parse_json(path.read_bytes())
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Read and write model folders of the Hugging Face hub: config.json and *.safetensors.
+"""Read and write Hugging Face folders: config.json, *.safetensors and tokenizer.json.
 
     model = from_hf("Qwen3-0.6B")                  GPT-2, Llama, Qwen 2 and 3 (dense), Mixtral
     to_hf(model, "for-transformers", tokenizer)    AutoModelForCausalLM.from_pretrained reads it
 
-Weights keep their dtype and every bit. After conversion to a hub folder and back, the bytes are the
-same.
+Weights keep their dtype and every bit. After conversion to a Hugging Face folder and back, the
+bytes are the same.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
 
 @takes_synonyms()
 def from_hf(folder: StrPath) -> Transformer:
-    """Return the model of a hub folder, in evaluation mode.
+    """Return the model of a Hugging Face folder, in evaluation mode.
 
     The weights are mapped from the files. If you change a weight, its file stays the same. GPT-2's
     transposed matrices and stacked experts are copies. If the files have several dtypes, all
@@ -202,7 +202,7 @@ def to_hf(
     before a text. A model inside torch.compile or DDP is written as the plain model. Rows that pad
     the vocabulary are not written.
 
-    Raise ValueError if no architecture of the hub fits the model, or if the folder is not empty.
+    Raise ValueError if no Hugging Face architecture fits the model, or if the folder is not empty.
     """
     inner = unwrapped(model)
     if not isinstance(inner, Transformer):

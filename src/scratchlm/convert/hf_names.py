@@ -1,11 +1,11 @@
-"""Map our weights' names and layouts to the hub's and back. Each architecture has one table.
+"""Map our weights' names and layouts to Hugging Face's and back. Each architecture has one table.
 
-A rule pairs our tensors with the hub's tensors that contain the same numbers:
+A rule pairs our tensors with Hugging Face tensors that contain the same numbers:
 
     same        ours = theirs
     transposed  ours = theirsᵀ                       GPT-2 stores matrices as (in, out)
     fused       ours 1, 2, 3 = rows of theirsᵀ       GPT-2 stores query, key, value as one
-    stacked     ours[e] = theirs e                   the hub has one tensor per expert
+    stacked     ours[e] = theirs e                   their files have one tensor per expert
 
 Every result is contiguous, because a matrix is multiplied row by row. With a transposed view,
 torch's int8 product raises an error, and its bf16 product takes five times as long.
@@ -71,7 +71,7 @@ def rules(architecture: str, config: ModelConfig) -> list[Rule]:
 
 
 def split_experts(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a Mixtral's weights with one tensor per expert, as in files of the hub.
+    """Return a Mixtral's weights with one tensor per expert, as in Hugging Face files.
 
     transformers 5 and files of its state_dict stack the experts of a layer: gate_up_proj
     (expert, 2 · d_ff, d_model) and down_proj (expert, d_model, d_ff).

@@ -1,4 +1,4 @@
-"""Read and write the tokenizer of a hub folder, and the ids that begin and end its texts."""
+"""Read and write the tokenizer of a Hugging Face folder, and its start and end ids."""
 
 from __future__ import annotations
 

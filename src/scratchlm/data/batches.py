@@ -147,7 +147,7 @@ def _as_array(
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"tokens must be a 1-D array of integers (shape {array.shape}, {array.dtype}); "
-            "pass the ids of a token shard"
+            "pass the ids of a token file"
         )
     for name, size in (("batch_size", batch_size), ("context_length", context_length)):
         if not isinstance(size, int | np.integer) or size < 1:

@@ -12,14 +12,15 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 class DataConfig:
     """Specify the data of a run and how to read the data.
 
-    `train` and `val` each specify a token shard (.bin, .npy), or a file, folder or glob of text,
+    `train` and `val` each specify a token file (.bin, .npy), or a file, folder or glob of text,
     JSON, JSON lines or Parquet. `field` is the JSON or Parquet field that contains a document's
     text. `separator` is the special token between documents. `tokenizer` is the path of a
     tokenizer.json. Without this path, a run uses the tokenizer of its initial or resumed weights.
-    If the weights have no tokenizer, a shard's sidecar specifies the tokenizer. For a text, the run
-    then trains a new tokenizer. `verify` hashes whole shards at the start; without `verify`, a run
-    trusts a shard whose size and time did not change. `dtype` is the type of the ids in a .bin
-    without a sidecar. `fit_context` shortens the model's context if the text is short.
+    If the weights have no tokenizer, the sidecar of a token file specifies the tokenizer. For a
+    text, the run then trains a new tokenizer. `verify` hashes whole token files at the start;
+    without `verify`, a run trusts a token file whose size and time did not change. `dtype` is the
+    type of the ids in a .bin without a sidecar. `fit_context` shortens the model's context if the
+    text is short.
     """
 
     train: str

@@ -1,8 +1,8 @@
-"""Encode many documents into many token shards, in bounded memory and in several processes.
+"""Encode many documents into many token files, in bounded memory and in several processes.
 
-The shards of a split form one stream: for each document, its ids and then the separator's id. A
-shard ends after exactly `shard_tokens` ids, even inside a document. So a document of many gigabytes
-makes shards of the usual size.
+These token files are called shards. The shards of a split form one stream: for each document, its
+ids and then the separator's id. A shard ends after exactly `shard_tokens` ids, even inside a
+document. So a document of many gigabytes makes shards of the usual size.
 
 The encoder groups documents into items of about 1 MB. All documents of an item belong to one split.
 Items do not depend on the number of workers or on the moment at which a run was killed. A place in

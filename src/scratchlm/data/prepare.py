@@ -1,4 +1,4 @@
-"""Turn the data that a user specifies (text, shards, a tokenizer) into memory-mapped ids."""
+"""Turn the data that a user specifies (text, token files, a tokenizer) into memory-mapped ids."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def prepare(
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
 ) -> PreparedData:
-    """Open or make the shards. Check that they fit the tokenizer, the vocabulary and the context.
+    """Open or make the token files. Check that they fit tokenizer, vocabulary and context.
 
     `prepare` tokenizes text once into `folder`. It trains a tokenizer of `vocab_size` ids if there
     is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses `own` if
@@ -72,7 +72,7 @@ def prepare(
         source = sources[name]
         path, dtype = source.files[0], config.dtype
         if source.kind != "shard":
-            dtype = None  # a new shard gets the tokenizer's dtype
+            dtype = None  # a new token file gets the tokenizer's dtype
             assert tokenizer is not None  # text always has a tokenizer
             assert tokenizer_path is not None
             path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
@@ -208,8 +208,8 @@ def _tokenizer(
     say: Callable[[str], None],
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
-    """Return a tokenizer and its file. The configured tokenizer comes first, then the tokenizer of
-    the weights, then the tokenizer of the shard. If there is none of these, train a tokenizer."""
+    """Return a tokenizer and its file: the configured tokenizer, or the tokenizer of the weights,
+    or the tokenizer of the token file. If none of these exists, train a tokenizer."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)
@@ -248,7 +248,7 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
     info = shard.info
     if info and tokenizer and info.tokenizer_hash not in (None, tokenizer.hash):
         raise FileFormatError(
-            f"the shard was made with another tokenizer ({shard.path}: its tokenizer is "
+            f"the token file was made with another tokenizer ({shard.path}: its tokenizer is "
             f"{info.tokenizer or 'unknown'}); use that tokenizer, or encode the text with yours"
         )
     bare = info is None and shard.path.suffix.lower() == ".bin"
@@ -256,13 +256,13 @@ def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -
     if bare and tokenizer and width == "uint16" and tokenizer.dtype.name == "uint32":
         raise ValueError(
             f"uint16 is too small for the tokenizer's ids ({shard.path}, {len(tokenizer)} ids); "
-            "use --data.dtype uint32, or make a new shard from the text"
+            "use --data.dtype uint32, or encode the text again"
         )
     if shard.max_id >= vocab_size:
         other = "uint32" if width == "uint16" else "uint16"
         remedy = f", or use --data.dtype {other} if the ids have that type" if bare else ""
         raise ValueError(
             f"each id must be less than vocab_size ({shard.max_id} in {shard.path}, vocab_size "
-            f"{vocab_size}); use --vocab_size {shard.max_id + 1} or more, or make a new shard from "
-            f"the text{remedy}"
+            f"{vocab_size}); use --vocab_size {shard.max_id + 1} or more, or encode the text "
+            f"again{remedy}"
         )

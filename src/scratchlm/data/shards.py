@@ -1,10 +1,10 @@
-"""Token shards: the ids of a text in a memory-mapped file.
+"""Token files: the ids of a text in a memory-mapped file. A part of a corpus is called a shard.
 
     train.bin         little-endian uint16 (uint32 for a vocabulary above 65,536 ids), no header
     train.bin.json    the sidecar: dtype, count, the tokenizer's hash, size, time, SHA-256
 
 A `.bin` without a sidecar has the requested dtype. Without a request, it has the dtype that its
-vocabulary needs. A `.npy` of integers is also a token shard.
+vocabulary needs. A `.npy` of integers is also a token file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """Store an open shard: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
+    """An open token file: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
 
     path: Path
     tokens: npt.NDArray[np.integer]
@@ -69,28 +69,26 @@ def open_shard(
     above 65,536, and uint16 otherwise.
 
     Raise FileFormatError if the file is truncated or altered, or does not contain ids. Raise
-    ValueError if the path cannot be a shard, if `verify` finds no sidecar, or if `dtype` is not the
-    dtype of the ids. Also raise ValueError if a `.bin` without a sidecar most likely contains
-    uint32 ids, but `open_shard` would read uint16.
+    ValueError if the path cannot be a token file, if `verify` finds no sidecar, or if `dtype` is
+    not the dtype of the ids. Also raise ValueError if a `.bin` without a sidecar most likely
+    contains uint32 ids, but `open_shard` would read uint16.
     """
     path = Path(path)
     size = path.stat().st_size  # raises FileNotFoundError for a missing file
     if not path.is_file():
-        raise ValueError(f"a token shard must be a file ({path}); choose a .bin or .npy file")
+        raise ValueError(f"a token file must not be a folder ({path}); choose a .bin or .npy file")
     if not is_shard(path):
         raise ValueError(
-            f"the name of a token shard must end in .bin or .npy ({path}); encode a text with "
+            f"the name of a token file must end in .bin or .npy ({path}); encode a text with "
             "scratchlm-tokenize"
         )
     if size == 0:
-        raise FileFormatError(f"the token shard is empty ({path}); make a new shard from its text")
+        raise FileFormatError(f"the token file is empty ({path}); encode its text again")
     info = read_sidecar(path)
     if info:
         _compare(path, info, verify=verify)
     elif verify:
-        raise ValueError(
-            f"verification needs a sidecar ({path} has none); make a new shard from its text"
-        )
+        raise ValueError(f"verification needs a sidecar ({path} has none); encode the text again")
     if path.suffix.lower() == ".npy":
         tokens = _map_npy(path)
     elif info:
@@ -113,15 +111,15 @@ def write_shard(
     num_workers: int | None = None,
     tokenizer_path: StrPath | None = None,
 ) -> ShardInfo:
-    """Encode the text file `src` into the shard `dst` and its sidecar."""
+    """Encode the text file `src` into the token file `dst` and its sidecar."""
     src, dst = Path(src), Path(dst)
     if dst.suffix.lower() != ".bin":
         raise ValueError(
-            f"the name of a new token shard must end in .bin ({dst}); use the name {dst.stem}.bin"
+            f"the name of a new token file must end in .bin ({dst}); use the name {dst.stem}.bin"
         )
     if src.resolve() == dst.resolve():
         raise ValueError(
-            f"the text and its shard must be different files ({src}); choose another output"
+            f"the text and its token file must be different files ({src}); choose another output"
         )
     with writing_ids(tokenizer, dst, tokenizer_path) as writer:
         for ids in encoded_ranges(tokenizer, src, num_workers):
@@ -136,15 +134,14 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
     status = path.stat()
     if status.st_size != info.count * DTYPES[info.dtype].itemsize:
         raise FileFormatError(
-            f"the token shard is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
-            f"for {info.count} {info.dtype} ids); copy the shard again from the source, or "
-            "make a new shard from its text"
+            f"the token file is truncated or has a wrong sidecar ({path}: {status.st_size} bytes "
+            f"for {info.count} {info.dtype} ids); copy the file again from the source, or encode "
+            "its text again"
         )
     if (verify or status.st_mtime_ns != info.mtime_ns) and sha256_of(path) != info.sha256:
         raise FileFormatError(
-            f"the token shard changed after it was written ({path}: its SHA-256 differs from the "
-            "sidecar's SHA-256); copy the shard again from the source, or make a new "
-            "shard from its text"
+            f"the token file changed after it was written ({path}: its SHA-256 differs from the "
+            "sidecar's SHA-256); copy the file again from the source, or encode its text again"
         )
 
 
@@ -156,8 +153,8 @@ def _map_bare(path: Path, dtype: str | None, vocab_size: int | None) -> npt.NDAr
     if size % DTYPES[width].itemsize:
         raise FileFormatError(
             f"a file of {width} ids must have a multiple of {DTYPES[width].itemsize} bytes "
-            f"({path}: {size}); make a new shard from its text, or specify the type of the ids "
-            "with --data.dtype"
+            f"({path}: {size}); encode its text again, or specify the type of the ids with "
+            "--data.dtype"
         )
     tokens: npt.NDArray[np.integer] = np.memmap(path, DTYPES[width], mode="r")
     if dtype is None and width == "uint16" and _looks_like_uint32(tokens[: 1 << 16]):
@@ -198,8 +195,7 @@ def _largest(tokens: npt.NDArray[np.integer], path: Path) -> int:
         block = tokens[start : start + BLOCK]
         if block.min() < 0:
             raise FileFormatError(
-                f"each id must be at least 0 ({path}: {block.min()}); make a new shard from the "
-                "text"
+                f"each id must be at least 0 ({path}: {block.min()}); encode the text again"
             )
         largest = max(largest, int(block.max()))
     return largest

@@ -52,7 +52,7 @@ def is_plain(path: Path) -> bool:
 
 
 def is_shard(path: Path) -> bool:
-    """Check whether the file's name ends like the name of a token shard."""
+    """Check whether the file's name ends like the name of a token file."""
     return path.suffix.lower() in (".bin", ".npy")
 
 
@@ -123,8 +123,8 @@ def _files_in(folder: Path) -> list[Path]:
     shards = sorted(filter(is_shard, files))
     if shards:
         raise ValueError(
-            f"the folder contains token shards but no text ({folder}: {len(shards)} shards); "
-            f"choose one shard, such as {shards[0]}"
+            f"the folder contains token files but no text ({folder}: {len(shards)} files); "
+            f"choose one token file, such as {shards[0]}"
         )
     endings = ", ".join(FOLDER_SUFFIXES)
     raise ValueError(
@@ -156,8 +156,8 @@ def source_of(name: str) -> Source:
     shards = list(filter(is_shard, files))
     if shards and len(files) > 1:
         raise ValueError(
-            f"training can read only one token shard ({name}: {len(files)} files); choose one "
-            f"shard, such as {shards[0]}"
+            f"training can read only one token file ({name}: {len(files)} files); choose one "
+            f"token file, such as {shards[0]}"
         )
     with open(files[0], "rb"):  # raises the system's error if the file is unreadable
         pass

@@ -1,4 +1,4 @@
-"""Tokenize text or documents once, into one token shard in a run's folder."""
+"""Tokenize text or documents once, into one token file in a run's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scratchlm.data.sources import Source
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 
-_ONE_SHARD = 1 << 62  # ids in a shard: all of them
+_ONE_SHARD = 1 << 62  # ids in a token file: all of them
 
 
 def tokenized(
@@ -28,7 +28,7 @@ def tokenized(
     name: str,
     say: Callable[[str], None],
 ) -> Path:
-    """Return the shard of a source. Make it in `folder` if it does not exist yet.
+    """Return the token file of a source. Make it in `folder` if it does not exist yet.
 
     `tokenized` encodes a text as `scratchlm-tokenize --output FILE.bin` does: special tokens become
     ids. It encodes documents as `scratchlm-tokenize --output FOLDER` does: the separator's id
@@ -38,7 +38,7 @@ def tokenized(
     if source.kind == "documents":
         return _documents(source, config, tokenizer, folder / named, say)
     shard = folder / f"{named}.bin"
-    with contextlib.suppress(OSError, FileFormatError):  # the shard is missing, or partly replaced
+    with contextlib.suppress(OSError, FileFormatError):  # the file is missing, or partly replaced
         open_shard(shard)
         say(f"{source.name} is already tokenized: {shard}")
         return shard

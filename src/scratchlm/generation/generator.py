@@ -135,7 +135,7 @@ class TextGenerator:
         draft_path: StrPath | None = None,
         **more: Any,
     ) -> TextGenerator:
-        """Load a run, a checkpoint, a `.pt` file, or a Hugging Face hub folder.
+        """Load a run, a checkpoint, a `.pt` file, or a Hugging Face folder.
 
         dtype: the weights' dtype, by default the stored dtype. more: other arguments of the class.
         Raise ValueError if the draft model has another tokenizer.

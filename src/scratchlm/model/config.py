@@ -39,7 +39,8 @@ class RopeScaling:
     `linear` divides every frequency by `factor` (position interpolation, arXiv 2306.15595).
     `llama3` counts the turns of a pair within `original_context_length`. It divides the frequency
     by `factor` below `low_freq_factor` turns, keeps the frequency above `high_freq_factor` turns,
-    and interpolates in between (arXiv 2407.21783). The hub's `rope_type: llama3` has these fields.
+    and interpolates in between (arXiv 2407.21783). The `rope_type: llama3` of Hugging
+    Face has these fields.
 
     The constructor raises ValueError for a value that is out of range or has no effect.
     """

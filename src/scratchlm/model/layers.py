@@ -66,8 +66,8 @@ class Embedding(nn.Module):
 class RMSNorm(nn.Module):
     """x (..., d_model) -> (..., d_model):  x / √(mean(x²) + eps) · weight.
 
-    With `gain=False`, there is no weight. The layer computes in fp32 and rounds once. The hub's
-    Llama rounds before it multiplies by the weight, so in bf16 the last bit may differ.
+    With `gain=False`, there is no weight. The layer computes in fp32 and rounds once. The Llama
+    of Hugging Face rounds before it multiplies by the weight, so in bf16 the last bit may differ.
     """
 
     def __init__(self, d_model: int, eps: float = 1e-5, gain: bool = True) -> None:

@@ -19,8 +19,8 @@ class RotaryEmbedding(nn.Module):
 
     Pair i of the vector at position p turns by p · theta^(−2i / d_head) radians. `scaling` changes
     these angles. Positions broadcast over x's leading axes. Pair i is elements i and i + d_head/2,
-    as in Llama weights on the hub. With `interleaved`, pair i is elements 2i and 2i + 1, as in the
-    paper (arXiv 2104.09864).
+    as in Llama weights of Hugging Face. With `interleaved`, pair i is elements 2i and 2i + 1, as in
+    the paper (arXiv 2104.09864).
 
     A position outside 0…max_seq_len − 1 raises ValueError. On a GPU, such a position fails a device
     assertion instead, because a check would make every call wait for the GPU.

@@ -50,7 +50,7 @@ class ShardInfo:
     vocab_size: int
     max_id: int
     tokenizer_hash: str
-    tokenizer: str | None  # the tokenizer.json, relative to the shard
+    tokenizer: str | None  # the tokenizer.json, relative to the token file
     sha256: str
     size: int
     mtime_ns: int
@@ -184,7 +184,7 @@ def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
 
 
 def partial_path(path: Path) -> Path:
-    """Return the path of the temporary file of an unfinished shard."""
+    """Return the path of the temporary file of an unfinished token file."""
     return path.with_name(f".{path.name}.partial")  # a new run overwrites a killed run's file
 
 
@@ -242,7 +242,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def read_sidecar(path: StrPath) -> ShardInfo | None:
-    """Read the sidecar of a shard. Return None if the shard, such as a `.npy` file, has none."""
+    """Read the sidecar of a token file. Return None if there is none, as for a `.npy` file."""
     path = Path(path)
     if path.suffix.lower() != ".bin":
         return None
@@ -266,5 +266,5 @@ def read_sidecar(path: StrPath) -> ShardInfo | None:
 
 def _bad_sidecar(sidecar: Path, reason: str) -> FileFormatError:
     return FileFormatError(
-        f"the file does not describe a token shard ({sidecar}: {reason}); encode the text again"
+        f"the file does not describe a token file ({sidecar}: {reason}); encode the text again"
     )

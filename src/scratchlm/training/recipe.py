@@ -223,7 +223,7 @@ def _own_tokenizer(
         return None
     try:
         return read_own_tokenizer(weights)
-    except FileFormatError as error:  # a hub folder may have another kind of tokenizer
+    except FileFormatError as error:  # a Hugging Face folder may have another kind of tokenizer
         if resume is not None or config.data.tokenizer is None:
             raise
         say(f"the run does not use the weights' own tokenizer ({error})")
