@@ -343,7 +343,7 @@ def test_the_page_counts_as_the_model_does() -> None:
     assert count_parameters(config).total == 124_475_904
     assert "0.4 MB of activations" in PAGE
     assert activation_bytes(config, half=True) == pytest.approx(0.4e6, abs=0.05e6)
-    for batch_size, size in ((64, "in 26 GiB"), (16, "in place of 8.")):
+    for batch_size, size in ((64, "needs 26 GiB"), (16, "instead of 8.")):
         memory = training_memory(config, batch_size, half=True, accumulate=8)
         assert size in PAGE
         assert f"{memory.peak / GIB:.0f}" in size
