@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from scratchlm.errors import FileFormatError
-from scratchlm.tokenizer.formats.tokenizer_json import (
-    TokenizerParts,
-    write_tokenizer_json,
-)
+from scratchlm.tokenizer.formats.tokenizer_json import write_tokenizer_json
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import CL100K
 
 END = "<|endoftext|>"

@@ -11,8 +11,8 @@ from typing import Any
 
 from helpers.tokenizer_texts import END, texts
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats.content import TokenizerParts
 from scratchlm.tokenizer.formats.tiktoken_files import splits_of_ranks
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import GPT2, LLAMA3, O200K, QWEN2
 from scratchlm.tokenizer.train import train_bpe
 

@@ -13,8 +13,9 @@ import pytest
 
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.encoding import encoder, stretch_cache
-from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, PairTable, byte_starts
+from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, PairTable
 from scratchlm.tokenizer.encoding.merging import merge_word
+from scratchlm.tokenizer.pieces.byte_strings import byte_starts
 from scratchlm.tokenizer.pieces.patterns import PATTERNS
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.train import train_bpe

@@ -13,8 +13,8 @@ from helpers.broken_tokenizers import AB, ID, MERGES, Change, check_is_refused
 from helpers.tokenizer_layouts import BYTES, NAMES, learned, parts_of
 from helpers.tokenizer_texts import END, texts
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats.content import TokenizerParts
 from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2
 
 GPT2_PARTS = TokenizerParts(AB | {258: END.encode()}, MERGES, [END])

@@ -22,7 +22,6 @@ from helpers.tokenizer_layouts import (
 )
 from helpers.tokenizer_texts import END
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.formats.content import TokenizerParts
 from scratchlm.tokenizer.formats.tiktoken_files import (
     merges_of_ranks,
     parts_of_ranks,
@@ -32,6 +31,7 @@ from scratchlm.tokenizer.formats.tiktoken_files import (
     write_tiktoken,
 )
 from scratchlm.tokenizer.formats.tokenizer_json import read_tokenizer_json
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2, LLAMA3, O200K
 
 RANKS = write_tiktoken({token: id for id, token in AB.items()})

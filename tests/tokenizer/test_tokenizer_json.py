@@ -32,11 +32,8 @@ from scratchlm.tokenizer.formats.tiktoken_files import (
     tiktoken_ranks,
     write_tiktoken,
 )
-from scratchlm.tokenizer.formats.tokenizer_json import (
-    TokenizerParts,
-    read_tokenizer_json,
-    write_tokenizer_json,
-)
+from scratchlm.tokenizer.formats.tokenizer_json import read_tokenizer_json, write_tokenizer_json
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import CL100K, GPT2, LLAMA3, O200K, PATTERNS, QWEN2
 
 

@@ -29,15 +29,7 @@ from scratchlm.tokenizer.encoding.encoder import (
     no_ids,
     not_a_text,
 )
-from scratchlm.tokenizer.encoding.merge_table import BYTES
 from scratchlm.tokenizer.formats import tokenizer_json
-from scratchlm.tokenizer.formats.content import (
-    Normalization,
-    TokenizerParts,
-    content_hash,
-    ids_of,
-    merge_table,
-)
 from scratchlm.tokenizer.formats.gpt2_files import read_gpt2, write_gpt2_merges, write_gpt2_vocab
 from scratchlm.tokenizer.formats.json_content import read_file
 from scratchlm.tokenizer.formats.tiktoken_files import (
@@ -47,6 +39,14 @@ from scratchlm.tokenizer.formats.tiktoken_files import (
     write_tiktoken,
 )
 from scratchlm.tokenizer.learning.training import Training
+from scratchlm.tokenizer.merge_table import BYTES
+from scratchlm.tokenizer.parts import (
+    Normalization,
+    TokenizerParts,
+    content_hash,
+    ids_of,
+    merge_table,
+)
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical
 from scratchlm.tokenizer.pieces.pretokenize import (
     BLOCK_CHARACTERS,

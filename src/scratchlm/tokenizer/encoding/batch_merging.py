@@ -167,15 +167,3 @@ class PairTable:
 
 def _slots(keys: Ids, multiplier: np.uint64, shift: np.uint64) -> npt.NDArray[Any]:
     return ((keys.view(np.uint64) * multiplier) >> shift).view(np.int64)
-
-
-def byte_starts(lengths: Ids, data: npt.NDArray[np.uint8]) -> Ids:
-    """lengths (piece,) in characters, data (byte,) -> starts (piece,) in bytes
-
-    `data` is the UTF-8 of all pieces, joined.
-    """
-    starts = np.cumsum(lengths) - lengths
-    if len(data) == starts[-1] + lengths[-1]:
-        return starts
-    characters = np.flatnonzero(data & 0xC0 != 0x80)  # the first byte of each
-    return characters[starts]

@@ -22,12 +22,12 @@ from typing import Any, get_args
 import numpy as np
 
 from scratchlm.errors import Notice
-from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, byte_starts, fit_together
-from scratchlm.tokenizer.encoding.merge_table import MergeTable
+from scratchlm.tokenizer.encoding.batch_merging import BatchMerger, fit_together
 from scratchlm.tokenizer.encoding.merging import Ranks, merge_long_word, merge_word
 from scratchlm.tokenizer.encoding.stretch_cache import StretchCache
-from scratchlm.tokenizer.formats.content import Normalization
-from scratchlm.tokenizer.pieces.byte_strings import Array, between_spaces
+from scratchlm.tokenizer.merge_table import MergeTable
+from scratchlm.tokenizer.parts import Normalization
+from scratchlm.tokenizer.pieces.byte_strings import Array, between_spaces, byte_starts
 from scratchlm.tokenizer.pieces.patterns import Pattern, find_pieces, is_known
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.stretches import (

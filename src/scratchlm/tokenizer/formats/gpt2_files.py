@@ -11,10 +11,7 @@ import os
 from collections.abc import Sequence
 
 from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.encoding.merge_table import MergeTable
 from scratchlm.tokenizer.formats.content import (
-    Merges,
-    TokenizerParts,
     all_to_bytes,
     check,
     checked,
@@ -30,6 +27,8 @@ from scratchlm.tokenizer.formats.json_content import (
     refuse,
     shown,
 )
+from scratchlm.tokenizer.merge_table import MergeTable
+from scratchlm.tokenizer.parts import Merges, TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import GPT2
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 

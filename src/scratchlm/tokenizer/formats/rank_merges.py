@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlm.tokenizer.encoding.batch_merging import BatchMerger
-from scratchlm.tokenizer.encoding.merge_table import BYTES, Ids
+from scratchlm.tokenizer.merge_table import BYTES, Ids
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2 ** 64
 

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 
 from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
-from scratchlm.tokenizer.formats.content import LARGEST_ID, TokenizerParts, check
+from scratchlm.tokenizer.formats.content import LARGEST_ID, check
 from scratchlm.tokenizer.formats.json_content import (
     no_collection,
     read_file,
@@ -25,6 +24,8 @@ from scratchlm.tokenizer.formats.json_content import (
     shown,
 )
 from scratchlm.tokenizer.formats.rank_merges import in_order, known_splits, merged_pairs
+from scratchlm.tokenizer.merge_table import BYTES, MergeTable
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import Pattern
 
 

@@ -16,11 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.encoding.merge_table import BYTES, MergeTable
 from scratchlm.tokenizer.formats.content import (
     AFTER_LAST_CHARACTER,
     LARGEST_ID,
-    Normalization,
     all_to_bytes,
     check,
     check_portable,
@@ -31,7 +29,6 @@ from scratchlm.tokenizer.formats.content import (
     to_characters,
     to_merge,
 )
-from scratchlm.tokenizer.formats.content import TokenizerParts as TokenizerParts
 from scratchlm.tokenizer.formats.json_content import (
     field,
     no_collection,
@@ -45,6 +42,8 @@ from scratchlm.tokenizer.formats.pre_tokenizer_json import (
     read_pre_tokenizer,
     write_pre_tokenizer,
 )
+from scratchlm.tokenizer.merge_table import BYTES, MergeTable
+from scratchlm.tokenizer.parts import Normalization, TokenizerParts
 
 _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
          "post_processor", "decoder", "model"}  # fmt: skip

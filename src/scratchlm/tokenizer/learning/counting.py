@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from scratchlm.tokenizer.encoding.batch_merging import byte_starts
 from scratchlm.tokenizer.pieces.byte_strings import (
     SHORT,
     Array,
     between_spaces,
+    byte_starts,
     numbers_of,
     slices,
     strings_of,

@@ -7,9 +7,9 @@ from itertools import chain
 
 from tqdm import tqdm
 
-from scratchlm.tokenizer.formats.content import TokenizerParts
 from scratchlm.tokenizer.learning.counting import Item, batches, count_pieces
 from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
+from scratchlm.tokenizer.parts import TokenizerParts
 from scratchlm.tokenizer.pieces.patterns import Pattern
 from scratchlm.tokenizer.pieces.pretokenize import (
     BLOCK_CHARACTERS,

@@ -43,3 +43,15 @@ def slices(data: bytes, starts: Array, lengths: Array) -> list[bytes]:
     """Return the strings at these places."""
     ends = (starts + lengths).tolist()
     return [data[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+
+
+def byte_starts(lengths: Array, data: Array) -> Array:
+    """lengths (piece,) in characters, data (byte,) -> starts (piece,) in bytes
+
+    `data` is the UTF-8 of all pieces, joined.
+    """
+    starts = np.cumsum(lengths) - lengths
+    if len(data) == starts[-1] + lengths[-1]:
+        return starts
+    characters = np.flatnonzero(data & 0xC0 != 0x80)  # the first byte of each
+    return characters[starts]

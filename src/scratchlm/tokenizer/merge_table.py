@@ -17,8 +17,6 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from scratchlm.tokenizer.encoding.merging import Pair
-
 Ids = npt.NDArray[np.int64]
 BytePair = tuple[bytes, bytes]
 
@@ -99,12 +97,12 @@ class MergeTable(Sequence[BytePair]):
         return table
 
     @cached_property
-    def ranks(self) -> dict[Pair, int]:
+    def ranks(self) -> dict[tuple[int, int], int]:
         """The rank of each pair of ids. Python needs a tenth of a second to build this dict."""
         first, second = self.pairs.T.tolist()
         return dict(zip(zip(first, second, strict=True), range(len(first)), strict=True))
 
-    def get(self, pair: Pair, default: int) -> int:
+    def get(self, pair: tuple[int, int], default: int) -> int:
         """Return the rank of a pair of ids, like `ranks.get`, but without building `ranks`."""
         keys, order = self._by_key
         key = pair[0] << _ID_BITS | pair[1]
