@@ -136,7 +136,7 @@ def test_the_width_of_a_bare_bin(tmp_path):
 
 def test_special_tokens_stand_for_no_text(tmp_path):
     tokenizer = tiny.tokenizer(tmp_path)
-    lengths = bytes_of(tokenizer)
+    lengths = bytes_of(tokenizer.parts)
     assert lengths[tokenizer.token_to_id("<|endoftext|>")] == 0
     ids = tokenizer.encode("über 中文<|endoftext|>cat")
     assert lengths[ids].sum() == len("über 中文cat".encode())

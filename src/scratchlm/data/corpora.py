@@ -211,7 +211,7 @@ class _Stream:
         self._first = self._next = place.item  # first item to encode, next item to add
         self._skip = place.id  # ids of this item that are already in a shard
         self._documents = self._seen = 0
-        self._maker = Maker.of(folder.tokenizer, TOKENIZER)
+        self._maker = Maker.of(folder.tokenizer.parts, TOKENIZER)
         self._shard: IdWriter | None = None
 
     def wants(self, item: _Item) -> bool:

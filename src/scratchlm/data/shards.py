@@ -26,7 +26,6 @@ from scratchlm.tokenizer.token_files import (
     BLOCK,
     DTYPES,
     ShardInfo,
-    encoded_ranges,
     read_sidecar,
     writing_ids,
 )
@@ -121,8 +120,8 @@ def write_shard(
         raise ValueError(
             f"the text and its token file must be different files ({src}); choose another output"
         )
-    with writing_ids(tokenizer, dst, tokenizer_path) as writer:
-        for ids in encoded_ranges(tokenizer, src, num_workers):
+    with writing_ids(tokenizer.parts, dst, tokenizer_path) as writer:
+        for ids in tokenizer.encode_ranges(src, num_workers):
             writer.write(ids)
         if writer.count == 0:
             raise ValueError(f"the text must not be empty ({src}); choose another text")

@@ -8,6 +8,7 @@ pair occurs several times. It repeats this until no adjacent pair is a learned m
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ from scratchlm.tokenizer.pieces.pretokenize import (
     check_special_tokens,
 )
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
-from scratchlm.tokenizer.token_files import encoded_ranges, writing_ids
+from scratchlm.tokenizer.token_files import dtype_of, encoded_ranges, writing_ids
 
 # Names that people look for in a tokenizer.
 FOREIGN = {
@@ -178,7 +179,7 @@ class BPETokenizer:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of stored ids: little-endian uint16 for up to 65,536 ids, else uint32."""
-        return np.dtype("<u2" if len(self) <= 1 << 16 else "<u4")
+        return dtype_of(len(self))
 
     @property
     def hash(self) -> str:
@@ -250,12 +251,22 @@ class BPETokenizer:
         numbers (see `token_files`). Up to `num_workers` processes read and encode ranges of the
         file. By default, the method uses one process per core, and only this process for a file
         below 4 MB. The new file replaces `dst` only when the new file is complete. Raise ValueError
-        if the source is not UTF-8.
+        if the source is not UTF-8, or has a byte that encoding would drop.
         """
-        with writing_ids(self, Path(dst)) as writer:
-            for ids in encoded_ranges(self, src, num_workers):
+        with writing_ids(self.parts, Path(dst)) as writer:
+            for ids in self.encode_ranges(src, num_workers):
                 writer.write(ids)
         return writer.count
+
+    def encode_ranges(
+        self, src: StrPath, num_workers: int | None = None
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield the ids of a UTF-8 file, range by range, as arrays of `dtype`.
+
+        The arguments and the errors are the same as in `encode_file`.
+        """
+        encode = functools.partial(self.encode_array, strict=True)
+        return encoded_ranges(encode, self._all_special, src, num_workers)
 
     def pretokenizer(self, allowed_special: str | Collection[str]) -> Pretokenizer:
         """Return the pretokenizer that `encode` uses. Raise the same errors as `encode`."""

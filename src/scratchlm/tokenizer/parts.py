@@ -30,6 +30,11 @@ class TokenizerParts:
     fuse_unk: bool = False
 
 
+def num_ids(parts: TokenizerParts) -> int:
+    """Return the largest id + 1, which is the vocabulary size that a model needs."""
+    return max(parts.vocab, default=-1) + 1
+
+
 def ids_of(
     vocab: Mapping[int, bytes], special_tokens: Collection[str]
 ) -> tuple[dict[bytes, int], dict[str, int]]:
@@ -84,7 +89,7 @@ def content_hash(parts: TokenizerParts) -> str:
     that are not the default. The hash depends neither on the kind of file nor on the order of the
     special tokens.
     """
-    known = (parts.vocab.get(id) for id in range(max(parts.vocab, default=-1) + 1))
+    known = (parts.vocab.get(id) for id in range(num_ids(parts)))
     tokens = [None if token is None else token.decode("latin-1") for token in known]
     merges = [[a.decode("latin-1"), b.decode("latin-1")] for a, b in parts.merges]
     cuts = parts.pattern

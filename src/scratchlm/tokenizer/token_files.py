@@ -14,9 +14,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,23 @@ from scratchlm.files.atomic import naming, replacing_file, sync, sync_directory
 from scratchlm.files.file_kinds import ending_of
 from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json
+from scratchlm.tokenizer.parts import TokenizerParts, content_hash, ids_of, num_ids
+from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.text_files import Range, cut_file, texts_of
 from scratchlm.tokenizer.workers import parallel_map, workers_for
-
-if TYPE_CHECKING:
-    from scratchlm.tokenizer.bpe import BPETokenizer
 
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }
 BLOCK = 1 << 24  # bytes to read at a time
+
+Ids = npt.NDArray[Any]
+
+
+def dtype_of(vocab_size: int) -> np.dtype[Any]:
+    """Return the type of stored ids: uint16 for up to 65,536 ids, else uint32."""
+    return DTYPES["uint16" if vocab_size <= 1 << 16 else "uint32"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,34 +63,33 @@ class ShardInfo:
 
 
 def encoded_ranges(
-    tokenizer: BPETokenizer, src: StrPath, num_workers: int | None = None
-) -> Iterator[npt.NDArray[Any]]:
+    encode: Callable[[str], Ids], pretokenizer: Pretokenizer, src: StrPath, num_workers: int | None
+) -> Iterator[Ids]:
     """Encode a text file in several processes. Yield its ids range by range.
 
-    Show a progress bar. Special tokens in the file become their ids. Raise ValueError if the file
-    is not UTF-8 text, or has a byte that encoding would drop.
+    Show a progress bar. Raise ValueError if the file is not UTF-8 text. Otherwise raise the same
+    errors as `encode`.
     """
     size = os.path.getsize(src)
     workers = workers_for(size, num_workers)
-    encode = functools.partial(_encode, tokenizer)
+    encode_item = functools.partial(_encode, encode, pretokenizer)
     with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
-        items = cut_file(src, tokenizer.pretokenizer("all"), 1 << 22, bar)
-        yield from parallel_map(encode, items, workers)
+        items = cut_file(src, pretokenizer, 1 << 22, bar)
+        yield from parallel_map(encode_item, items, workers)
 
 
-def _encode(tokenizer: BPETokenizer, item: Range | str) -> npt.NDArray[Any]:
-    texts = texts_of(item, tokenizer.pretokenizer("all"))
-    empty = np.empty(0, tokenizer.dtype)
-    return np.concatenate([empty, *(tokenizer.encode_array(text, strict=True) for text in texts)])
+def _encode(encode: Callable[[str], Ids], pretokenizer: Pretokenizer, item: Range | str) -> Ids:
+    return np.concatenate([encode(""), *map(encode, texts_of(item, pretokenizer))])
 
 
 @contextlib.contextmanager
 def writing_ids(
-    tokenizer: BPETokenizer, path: Path, tokenizer_path: StrPath | None = None
+    parts: TokenizerParts, path: Path, tokenizer_path: StrPath | None = None
 ) -> Iterator[IdWriter]:
     """Open a writer of ids. If the block ends without an error, write `path` and its sidecar.
 
-    If `tokenizer_path` is not None, the sidecar contains it, relative to the folder of `path`.
+    `parts` is the content of the tokenizer that makes the ids. If `tokenizer_path` is not None, the
+    sidecar contains it, relative to the folder of `path`.
     """
     if ending_of(path) not in ("", ".bin"):
         raise ValueError(f"a file of ids must end with .bin ({path}); use the name {path.stem}.bin")
@@ -92,7 +97,7 @@ def writing_ids(
         with contextlib.suppress(ValueError):  # Windows has no relative path to another drive
             tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
         tokenizer_path = Path(tokenizer_path).as_posix()
-    writer = IdWriter(path, Maker.of(tokenizer, tokenizer_path))
+    writer = IdWriter(path, Maker.of(parts, tokenizer_path))
     try:
         yield writer
         writer.close()
@@ -111,8 +116,8 @@ class Maker:
     path: str | None  # relative to the file of ids
 
     @classmethod
-    def of(cls, tokenizer: BPETokenizer, path: str | None) -> Maker:
-        return cls(tokenizer.dtype, bytes_of(tokenizer), tokenizer.hash, path)
+    def of(cls, parts: TokenizerParts, path: str | None) -> Maker:
+        return cls(dtype_of(num_ids(parts)), bytes_of(parts), content_hash(parts), path)
 
 
 class IdWriter:
@@ -173,13 +178,13 @@ class IdWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def bytes_of(tokenizer: BPETokenizer) -> npt.NDArray[np.int64]:
+def bytes_of(parts: TokenizerParts) -> npt.NDArray[np.int64]:
     """-> (vocab,): the number of text bytes of each id, 0 for a special token."""
-    lengths = np.zeros(len(tokenizer), dtype=np.int64)
-    for index, token in tokenizer.vocab.items():
+    lengths = np.zeros(num_ids(parts), dtype=np.int64)
+    for index, token in parts.vocab.items():
         lengths[index] = len(token)
-    for special in tokenizer.special_tokens:
-        lengths[tokenizer.token_to_id(special)] = 0
+    _, special_ids = ids_of(parts.vocab, parts.special_tokens)
+    lengths[list(special_ids.values())] = 0
     return lengths
 
 

@@ -194,7 +194,7 @@ def _notes(
         extra=extra,
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
-        bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer)),
+        bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer.parts)),
         sample=sample,
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
