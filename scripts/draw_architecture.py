@@ -47,7 +47,10 @@ def imported_modules(path: Path) -> set[str]:
             homes = homes_of_public_names()
             found |= {homes.get(alias.name, f"scratchlm.{alias.name}") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            folder = PACKAGE.parent.joinpath(*(node.module or "").split("."))
+            for alias in node.names:
+                is_module = (folder / f"{alias.name}.py").is_file()
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module or "")
     return {name for name in found if name.startswith("scratchlm.")} - {"scratchlm.__version__"}
 
 

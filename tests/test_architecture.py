@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,23 @@ ORDER = (
     "data", "costs", "convert", "checkpoint", "generation", "chat", "training", "evaluation",
     "figures", ("search", "serving", "lessons"), "cli",
 )  # fmt: skip
-LEVEL = {
-    name: level
-    for level, group in enumerate(ORDER)
-    for name in ((group,) if isinstance(group, str) else group)
-}
+# The same for the files and folders of the tokenizer.
+TOKENIZER = (
+    ("special_tokens", "workers", "pieces"), "merge_table", "parts", "learning", "encoding",
+    "formats", "token_files", "bpe", ("train", "start_and_end_ids", "chat_template", "inspection"),
+    "playground",
+)  # fmt: skip
+
+
+def levels(order: tuple[str | tuple[str, ...], ...]) -> dict[str, int]:
+    return {
+        name: level
+        for level, group in enumerate(order)
+        for name in ((group,) if isinstance(group, str) else group)
+    }
+
+
+LEVEL = levels(ORDER)
 NEVER = {("optim", "model"), ("model", "kernels")}
 LONGEST = 60  # lines of a function
 MOST = 10  # parameters
@@ -49,6 +62,28 @@ def test_imports_point_down(path: Path) -> None:
         other = name.split(".")[1]
         assert other == own or LEVEL[other] < LEVEL[own], f"{own} imports {name}"
         assert (own, other) not in NEVER, f"{own} never imports {other}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in files() if path.relative_to(PACKAGE).parts[0] == "tokenizer"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_imports_of_the_tokenizer_point_down(path: Path) -> None:
+    level, own = levels(TOKENIZER), path.relative_to(PACKAGE).with_suffix("").parts[1]
+    for name in imported_modules(path):
+        _, folder, *rest = name.split(".")
+        if folder == "tokenizer":
+            assert rest[0] == own or level[rest[0]] < level[own], f"{own} imports {name}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports below TYPE_CHECKING count too: a reader follows them."""
+    modules = {}
+    for path in files():
+        name = ".".join(["scratchlm", *path.relative_to(PACKAGE).with_suffix("").parts])
+        modules[name] = imported_modules(path)
+    TopologicalSorter(modules).prepare()  # raises CycleError with the circle
 
 
 def test_the_root_holds_nothing_but_folders_and_five_files() -> None:
