@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -69,6 +70,44 @@ def test_a_usual_mistake_is_named(capsys, lang, said):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import math\n1 / 0\n", "mine.py, line 2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit\n", "mine.py, line 1: SystemExit"),
+        ("def attend(q, k, v):\n    raise SystemExit\n", "mine.py, line 2: SystemExit"),
+        (
+            "def attend(q, k, v):\n    return middle(q)\ndef middle(q):\n    return q[99]\n",
+            "mine.py, line 4: IndexError: index 99 is out of bounds for dimension 0 with size 1",
+        ),
+    ],
+)
+def test_an_error_of_an_answer_has_its_file_and_line(capsys, text, message):
+    Path("mine.py").write_text(text, encoding="utf-8")
+    assert main(["14", "--check", "mine.py"]) == 1
+    assert capsys.readouterr() == ("", f"scratchlm: {message}\n")
+
+
+@pytest.mark.parametrize("data", [b"a = 'caf\xe9'\n", b"a = '\0'\n"])
+def test_an_answer_that_is_not_text_is_named(capsys, data):
+    Path("mine.py").write_bytes(data)
+    assert main(["14", "--check", "mine.py"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("scratchlm: error: mine.py is not Python (")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("data", [b"14\nxx\n", b"14\n\xff\n"])
+def test_a_damaged_list_of_finished_lessons_is_named(capsys, data):
+    path = Path("state/scratchlm/lessons")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    assert main([]) == 3
+    error = capsys.readouterr().err
+    assert f"{path} must contain only numbers of lessons" in error
+    assert error.endswith("; correct the file, or delete it\n")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["99"], "there is no such number (99)"),
@@ -122,6 +161,15 @@ def test_step_waits_after_each_cell(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda: waits.append(1))
     assert main(["14", "--step"]) == 0
     assert len(waits) > 10
+    assert "✓" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stdin", ["", None])
+def test_step_stops_when_standard_input_ends(monkeypatch, capsys, stdin):
+    monkeypatch.setattr("sys.stdin", None if stdin is None else io.StringIO(stdin))
+    assert main(["14", "--step"]) == 0
+    assert capsys.readouterr().out.startswith("# 14 · ")
+    assert main([]) == 0
     assert "✓" not in capsys.readouterr().out
 
 

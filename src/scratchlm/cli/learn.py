@@ -17,6 +17,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from scratchlm.cli.command import Parser, command, has_colour
@@ -48,15 +49,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(exercise.answer(one(lessons(), args.lesson)))
     elif args.check is not None:
         exercise.grade(one(lessons(), args.lesson), Path(args.check), args.lang)
-        progress.finish(args.lesson)
         print("right" if args.lang == "en" else "正确")
+        progress.finish(args.lesson)
     elif args.ipynb is not None:
         cells = one(lessons(), args.lesson)
         write_file(args.ipynb, views.notebook(cells, args.lang).encode())
     else:
-        pause = input if args.step else lambda: None
-        views.terminal(one(lessons(), args.lesson), args.lang, has_colour(), pause)
-        progress.finish(args.lesson)
+        pause = _wait if args.step else lambda: None
+        with suppress(EOFError):  # standard input ended, so the lesson is not finished
+            views.terminal(one(lessons(), args.lesson), args.lang, has_colour(), pause)
+            progress.finish(args.lesson)
+
+
+def _wait() -> None:
+    """Wait for Enter. Raise EOFError if standard input has ended."""
+    if sys.stdin is None:  # closed by the shell
+        raise EOFError
+    input()
 
 
 def _language() -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from scratchlm.errors import LessonError
-from scratchlm.lessons.lesson import Cell
+from scratchlm.lessons.lesson import Cell, frames_in
 
 Answer = Callable[..., Any]
 
@@ -41,20 +41,25 @@ def answer(cells: Sequence[Cell]) -> str:
 
 
 def grade(cells: Sequence[Cell], path: Path, lang: str) -> None:
-    """Check the answer in the Python file `path`. Raise LessonError if it is wrong.
+    """Check the answer in the Python file `path`. Raise LessonError if it is wrong or fails.
 
     The file may use the names that the lesson defines before the exercise.
     """
     scope = prepared(cells)
     theirs = {name: value for name, value in scope.items() if name != scope["EXERCISE"]}
+    source = path.read_bytes()
     try:
-        exec(compile(path.read_text(encoding="utf-8"), path, "exec"), theirs)
-    except SyntaxError as error:
+        code = compile(source, path, "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError: a zero byte, in Python 3.11
         raise ValueError(f"{path} is not Python ({error}); correct that line") from error
+    try:
+        exec(code, theirs)
+    except (Exception, SystemExit) as error:
+        raise LessonError(_described(error, path)) from error
     name = scope["EXERCISE"]
     if name not in theirs:
         raise ValueError(f"{path} must define the exercise's function ({name}); write it there")
-    if problem := verdict(scope, theirs[name], lang):
+    if problem := verdict(scope, theirs[name], lang, path):
         raise LessonError(problem)
 
 
@@ -68,21 +73,35 @@ def prepared(cells: Sequence[Cell]) -> dict[str, Any]:
     return scope
 
 
-def verdict(scope: Mapping[str, Any], answer: Answer, lang: str) -> str:
-    """Return "" for a right answer, else what is wrong with it."""
-    problem = _problem(scope["check"], answer, same)
-    for mistake in scope["WRONG"] if problem else []:
+def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | None = None) -> str:
+    """Return "" for a right answer, else what is wrong with it.
+
+    path: the answer's file. The text names the line of this file that raised an error.
+    """
+    error = _error(scope["check"], answer, same)
+    if error is None:
+        return ""
+    for mistake in scope["WRONG"]:
         # A mistake explains the answer if both return the same in each case of the check.
         both = lambda *args, mistake=mistake: (answer(*args), mistake(*args))  # noqa: E731
-        if not _problem(scope["check"], both, lambda pair, _: same(*pair)):
+        if not _error(scope["check"], both, lambda pair, _: same(*pair)):
             return str(mistake.__doc__).split(" | ")[lang == "zh"]
-    return problem
+    return _described(error, path)
 
 
-def _problem(check: Callable[..., None], answer: Answer, compare: Callable[..., None]) -> str:
-    """Return "" if `answer` passes `check`, else the first line of the error."""
+def _error(
+    check: Callable[..., None], answer: Answer, compare: Callable[..., None]
+) -> BaseException | None:
+    """Return the error that `check` raises for `answer`, or None."""
     try:
         check(answer, compare)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return ""
+    except (Exception, SystemExit) as error:
+        return error
+    return None
+
+
+def _described(error: BaseException, path: Path | None) -> str:
+    """Return the first line of the error, after the file and the line if the error is in `path`."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    frames = frames_in(path, error) if path else []
+    return f"{path}, line {frames[-1].lineno}: {text}" if frames else text

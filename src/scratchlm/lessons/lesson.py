@@ -47,10 +47,15 @@ class Cell(NamedTuple):
             try:
                 exec(compile("\n" * (self.line - 1) + self.text, self.path, "exec"), scope)
             except AssertionError as error:
-                frames = traceback.extract_tb(error.__traceback__)
-                here = [frame for frame in frames if frame.filename == str(self.path)][-1]
+                here = frames_in(self.path, error)[-1]
                 what = str(error) or here.line
                 raise LessonError(f"{self.path.name}, line {here.lineno}: {what}") from error
+
+
+def frames_in(path: Path, error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the lines of file `path` that ran when the error was raised, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename == str(path)]
 
 
 def lessons() -> dict[int, list[Cell]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scratchlm.errors import FileFormatError
+
 
 def _file() -> Path:
     """Return the path that the XDG base directory specification gives."""
@@ -13,8 +15,16 @@ def _file() -> Path:
 
 
 def finished() -> set[int]:
-    """Return the numbers of the finished lessons."""
-    return {int(line) for line in _file().read_text().split()} if _file().is_file() else set()
+    """Return the numbers of the finished lessons. Raise FileFormatError for a damaged file."""
+    if not _file().is_file():
+        return set()
+    words = _file().read_text(encoding="utf-8", errors="replace").split()
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise FileFormatError(
+            f"{_file()} must contain only numbers of lessons ({wrong[0]!r}); "
+            "correct the file, or delete it"
+        )
+    return set(map(int, words))
 
 
 def finish(number: int) -> None:
