@@ -14,7 +14,7 @@ import pytest
 from helpers.lesson_runs import first_wrong_number, in_child, wrong_answers, wrong_verdicts
 from scratchlm.lessons.faults import Fault
 from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, literal
-from scratchlm.lessons.pages import BOLD, terms
+from scratchlm.lessons.pages import bold, terms
 
 LESSONS = lessons()
 ANSWERS = entries(FAQ)
@@ -80,8 +80,8 @@ def test_both_languages_say_the_same(cells):
     for english, chinese in pairs(cells):
         said = [Counter(SAME_IN_BOTH.findall(cell.text)) for cell in (english, chinese)]
         assert said[0] == said[1], (said[0] - said[1], said[1] - said[0], english.line)
-        bold = [len(BOLD.findall(cell.text)) for cell in (english, chinese)]
-        assert bold[0] == bold[1], english.line
+        counts = [len(bold(cell.text)) for cell in (english, chinese)]
+        assert counts[0] == counts[1], english.line
         assert english.tags == chinese.tags
         without_code = re.sub(r"```.*?```|`[^`]+`", "", english.text, flags=re.S)
         assert not CHINESE.search(without_code), english.line

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, title
 from scratchlm.lessons.views import markdown
 
-BOLD = re.compile(r"\*\*(.+?)\*\*", re.S)
+# Bold words, or code, which may hold ** too.
+_BOLD = re.compile(r"```.*?```|`[^`]*`|\*\*(.+?)\*\*", re.S)
 
 
 class Term(NamedTuple):
@@ -20,6 +21,11 @@ class Term(NamedTuple):
     english: str
     chinese: str
     lesson: int
+
+
+def bold(text: str) -> list[str]:
+    """Return the bold words of a cell, each in one line."""
+    return [" ".join(words.split()) for words in _BOLD.findall(text) if words]
 
 
 def terms() -> list[Term]:
@@ -31,14 +37,17 @@ def terms() -> list[Term]:
     for number, cells in lessons().items():
         prose = [cell.text for cell in cells if cell.prose]
         for english, chinese in zip(prose[::2], prose[1::2], strict=True):
-            pairs = zip(BOLD.findall(english), BOLD.findall(chinese), strict=True)
-            found += [Term(" ".join(en.split()), zh, number) for en, zh in pairs]
+            pairs = zip(bold(english), bold(chinese), strict=True)
+            found += [Term(*pair, number) for pair in pairs]
     return found
 
 
 def glossary() -> str:
     """Return the terms as a table in Markdown."""
-    rows = [f"| {term.english} | {term.chinese} | {term.lesson} |" for term in sorted(terms())]
+    rows = [
+        f"| {term.english} | {term.chinese} | {term.lesson} |"
+        for term in sorted(terms(), key=lambda term: term.english.lower())
+    ]
     return "\n".join(["| term | 术语 | lesson · 课 |", "|---|---|---|", *rows])
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from scratchlm.lessons.lesson import Cell, shown
 
+# Code, bold words, a heading. Code may hold ** too.
+_MARKED = re.compile(r"(```.*?```|`[^`]*`)|\*\*(.+?)\*\*|^#+ ([^\n]+)$", re.M | re.S)
 _BOLD, _DIM, _PLAIN = "\033[1m", "\033[2m", "\033[0m"
 
 
@@ -22,7 +24,7 @@ def terminal(
     for cell in shown(cells, lang):
         text = cell.text
         if colour and cell.prose:
-            text = re.sub(r"\*\*(.+?)\*\*|^#+ (.+)$", rf"{_BOLD}\1\2{_PLAIN}", text, flags=re.M)
+            text = _MARKED.sub(lambda m: m[1] or f"{_BOLD}{m[2] or m[3]}{_PLAIN}", text)
         elif colour:
             text = f"{_DIM}{text}{_PLAIN}"
         if "figure" not in cell.tags:  # the code of a picture is not worth reading
