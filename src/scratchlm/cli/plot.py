@@ -37,9 +37,9 @@ FLAGS = {
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     # These imports are slow, and --help does not need them.
-    from scratchlm.figures import initializations
+    from scratchlm.figures.style import require_matplotlib
 
-    initializations.require_matplotlib()  # check it before minutes of work
+    require_matplotlib()  # check it before minutes of work
     output = Path(args.output)
     if output.suffix != ".png" or output.is_dir():
         raise ValueError(f"a figure must be a .png file ({output}); set --output FIGURE.png")

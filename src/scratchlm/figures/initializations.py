@@ -6,7 +6,6 @@ draw_init(init_runs(config, tokens), "init.png", "title")
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.data.batches import get_batch
+from scratchlm.figures.style import require_matplotlib
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
 from scratchlm.model.config import Init, ModelConfig
@@ -150,26 +150,6 @@ def draw_init(runs: dict[Init, InitRun], path: StrPath, title: str) -> None:
     axes[1].set_yscale("log")
     with replacing_file(Path(path)) as file:
         figure.savefig(file, format="png", dpi=120)
-
-
-def require_matplotlib() -> None:
-    """Raise ValueError if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            "figures need matplotlib (not installed); run pip install 'scratchlm[viz]'"
-        )
-
-
-def visible_text(text: str) -> str:
-    """Replace line breaks and tabs with signs that a figure can show.
-
-    Replace characters without a glyph in matplotlib's font with their code points.
-    """
-    from matplotlib.font_manager import findfont, get_font
-
-    glyphs = get_font(findfont("DejaVu Sans"))
-    text = text.replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(c if glyphs.get_char_index(ord(c)) else f"\\u{ord(c):x}" for c in text)
 
 
 def _figure(columns: int, title: str) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scratchlm.errors import FileFormatError
-from scratchlm.figures.initializations import require_matplotlib, visible_text
+from scratchlm.figures.style import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
 from scratchlm.training.log import read_log

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.figures.initializations import require_matplotlib, visible_text
+from scratchlm.figures.style import require_matplotlib, visible_text
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
 from scratchlm.generation.decoder import Decoder
