@@ -19,13 +19,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from scratchlm.cli.command import command
 from scratchlm.cli.plot_flags import parse
 from scratchlm.cli.recipes import find_config
-
-SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
 
 
 @command()
@@ -45,28 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _init(args: Namespace) -> None:
-    from scratchlm.config import build, read_toml
-    from scratchlm.data.shards import open_shard
-    from scratchlm.figures import initializations
-    from scratchlm.model.config import ModelConfig
+    from scratchlm.config import read_toml
+    from scratchlm.figures.initializations import SMALL, plot_init
 
     model = SMALL if args.config is None else read_toml(find_config(args.config)).get("model", {})
-    if args.train_data is None:
-        config = build(ModelConfig, model, "model.")
-        tokens: Any = initializations.made_up_language(config.vocab_size)
-        source = "a made-up language"
-    else:
-        shard, source = open_shard(args.train_data), args.train_data
-        known = shard.max_id + 1 if shard.info is None else shard.info.vocab_size
-        config = build(ModelConfig, model | {"vocab_size": known}, "model.")
-        tokens = shard.tokens
-    initializations.check_size(config)
-    runs = initializations.init_runs(config, tokens, steps=args.steps, progress=print)
-    zero = ", residual branches start at zero" if config.residual_init == "zero" else ""
-    shape = f"{config.num_layers} layers of {config.d_model}"
-    how = f"AdamW, lr {initializations.LR}, batches of {initializations.BATCH_SIZE}"
-    title = f"{shape}, on {source}; {how}{zero}\n"
-    initializations.draw_init(runs, args.output, title)
+    plot_init(model, args.train_data, args.output, steps=args.steps, progress=print)
 
 
 def _sampling(args: Namespace) -> None:

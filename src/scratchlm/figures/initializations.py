@@ -1,12 +1,13 @@
-"""`draw_init` compares the initializations of a model; drawing needs the extra `viz`.
+"""`plot_init` compares the initializations of a model; drawing needs the extra `viz`.
 
-draw_init(init_runs(config, tokens), "init.png", "title")
+plot_init(SMALL, None, "init.png")
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scratchlm.config import build
 from scratchlm.costs.model_costs import count_parameters
 from scratchlm.data.batches import get_batch
+from scratchlm.data.shards import open_shard
 from scratchlm.figures.style import require_matplotlib
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
@@ -28,6 +31,8 @@ from scratchlm.optim.adamw import AdamW
 from scratchlm.optim.groups import adamw_groups
 
 BATCH_SIZE, LR = 8, 1e-3
+# The keys of the default model.
+SMALL = {"vocab_size": 512, "context_length": 64, "d_model": 128, "num_layers": 8, "num_heads": 4}
 LARGEST = 100_000_000  # parameters; four runs of this size take hours on a CPU
 
 
@@ -45,6 +50,40 @@ class InitRun:
     losses: list[float]
 
 
+def plot_init(
+    model: Mapping[str, Any],
+    train_data: StrPath | None,
+    path: StrPath,
+    *,
+    steps: int = 100,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Train a model with every initialization, and write the figure to `path` as a PNG.
+
+    model: the keys of a config's section `model`. train_data: a token shard, whose vocabulary
+    replaces the model's; None means a made-up language. Raise ValueError if the model is too large.
+    """
+    if train_data is None:
+        config = build(ModelConfig, model, "model.")
+        tokens: Any = made_up_language(config.vocab_size)
+        source = "a made-up language"
+    else:
+        shard, source = open_shard(train_data), os.fspath(train_data)
+        known = shard.max_id + 1 if shard.info is None else shard.info.vocab_size
+        config = build(ModelConfig, {**model, "vocab_size": known}, "model.")
+        tokens = shard.tokens
+    _check_size(config)
+    runs = init_runs(config, tokens, steps=steps, progress=progress)
+    draw_init(runs, path, _title(config, source))
+
+
+def _title(config: ModelConfig, source: str) -> str:
+    zero = ", residual branches start at zero" if config.residual_init == "zero" else ""
+    shape = f"{config.num_layers} layers of {config.d_model}"
+    how = f"AdamW, lr {LR}, batches of {BATCH_SIZE}"
+    return f"{shape}, on {source}; {how}{zero}\n"
+
+
 def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> npt.NDArray[np.int64]:
     """Return ids that a model can learn.
 
@@ -60,7 +99,7 @@ def made_up_language(vocab_size: int, count: int = 100_000, seed: int = 0) -> np
     return ids
 
 
-def check_size(config: ModelConfig) -> None:
+def _check_size(config: ModelConfig) -> None:
     """Raise ValueError if the model is too large to train it four times for a figure."""
     size = count_parameters(config).total
     if size > LARGEST:
