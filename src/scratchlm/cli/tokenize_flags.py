@@ -9,6 +9,7 @@ from typing import Any
 
 from scratchlm.cli.command import Once, Parser
 from scratchlm.cli.streams import text
+from scratchlm.files.file_kinds import ending_of
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 TRAINING = (
@@ -197,8 +198,6 @@ def _check_encoding(args: Namespace) -> None:
 
 
 def _check_outputs(args: Namespace) -> None:
-    from scratchlm.files.file_kinds import ending_of
-
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:
         taken.add(Path(args.tokenizer_path).resolve())
@@ -236,14 +235,18 @@ def _check_outputs(args: Namespace) -> None:
                 f"the folder of --{flag} must exist ({path}); create {path.parent} first"
             )
     if args.to_folder:
-        output = Path(args.output)
-        from scratchlm.data.corpus_folder import check_folder
+        _check_folder(args)
 
-        if ending_of(output) and not output.is_dir():
-            folder = output.with_suffix("")
-            name = f"{folder}.bin, or {folder} for a folder" if args.one_text else folder
-            raise ValueError(
-                f"--output must be a .bin file or a folder, not a {output.suffix} file ({output}); "
-                f"set --output {name}"
-            )
-        check_folder(output, resume=bool(args.resume))
+
+def _check_folder(args: Namespace) -> None:
+    from scratchlm.data.corpus_folder import check_folder  # slow, and --help does not need it
+
+    output = Path(args.output)
+    if ending_of(output) and not output.is_dir():
+        folder = output.with_suffix("")
+        name = f"{folder}.bin, or {folder} for a folder" if args.one_text else folder
+        raise ValueError(
+            f"--output must be a .bin file or a folder, not a {output.suffix} file ({output}); "
+            f"set --output {name}"
+        )
+    check_folder(output, resume=bool(args.resume))
