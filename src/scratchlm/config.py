@@ -151,7 +151,7 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
             return words[value.lower()]
         if isinstance(value, bool):
             return value
-        raise ValueError(f"{name} must be true or false ({value}); choose one of the two")
+        raise ValueError(f"{name} must be true or false ({value}); write true or false")
     if hint is str:
         if isinstance(value, str):
             return value
@@ -168,7 +168,7 @@ def _convert_plain(value: Any, hint: type, name: str) -> Any:
         return number
     if hint is int and number.is_integer():  # "1e6"
         return int(number)
-    raise ValueError(f"{name} must be {kind} ({value}); choose {kind}")
+    raise ValueError(f"{name} must be {kind} ({value}); use e.g. {1 if hint is int else 0.1}")
 
 
 class Key(NamedTuple):

@@ -262,10 +262,10 @@ def test_it_loads_a_model_with_its_draft(
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"compile": "yes"}, r"compile must be auto, on or off \('yes'\); use one of them"),
+        ({"compile": "yes"}, r"compile must be auto, on or off \('yes'\); use auto"),
         ({"num_draft": 0}, r"num_draft must be from 1 to 100 \(0\); try 4"),
         ({"num_draft": 101}, r"num_draft must be from 1 to 100 \(101\); try 4"),
-        ({"weights": "int4"}, r"weights must be stored or int8 \('int4'\); use one of them"),
+        ({"weights": "int4"}, r"weights must be stored or int8 \('int4'\); use stored"),
         ({"draft_model": tiny.model(vocab_size=299)},
          r"the tokenizer has more ids than the draft model \(300 ids, vocab_size 299\); use"),
     ],
@@ -291,7 +291,7 @@ LONG = "the cat sat " * 40
         ([], {}, r"there must be at least one prompt \(\[\]\); add a prompt"),
         ([LONG], {}, r"longer than the context \(\d+ tokens, 80 fit\); shorten the prompt, or set"),
         (["a"], {"max_tokens": -1}, r"max_tokens must be at least 0 \(-1\); try"),
-        (["a"], {"overflow": "wrap"}, r"overflow must be stop or slide \('wrap'\); use one"),
+        (["a"], {"overflow": "wrap"}, r"overflow must be stop or slide \('wrap'\); use stop"),
         (["a"], {"num_samples": 0}, r"num_samples must be from 1 to 10,000 \(0\); try 1"),
         (["a"], {"num_samples": 10_001}, r"num_samples must be from 1 to 10,000 \(10001\)"),
         (["a"], {"stop": [""]}, r"a stop string must not be empty \(''\); leave out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -372,8 +373,12 @@ def test_a_rare_id_of_many_has_its_share() -> None:
     ],
 )
 def test_a_value_out_of_its_range_is_named(field: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message}; use a value in this range"):
+    with pytest.raises(ValueError, match=message) as caught:
         Strategy(**field)
+    [name] = field
+    [text] = re.findall(r"; use e\.g\. ([\d.-]+)", str(caught.value))
+    example = float(text) if "." in text else int(text)
+    assert Strategy(**{name: {3: example} if name == "logit_bias" else example}) != Strategy()
 
 
 def test_what_a_vocabulary_or_so_many_tokens_have_no_place_for_is_named() -> None:

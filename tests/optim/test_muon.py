@@ -202,7 +202,7 @@ def test_resumed_is_bit_exact_for_both_algorithms() -> None:
     ("group", "message"),
     [
         ({}, "must be matrices or stacks of matrices (shape (3,)); put other"),
-        ({"algorithm": "lion"}, "algorithm must be 'muon' or 'adamw' ('lion'); use one"),
+        ({"algorithm": "lion"}, "algorithm must be 'muon' or 'adamw' ('lion'); pass 'muon'"),
         (
             {"algorithm": "adamw", "momentum": 0.9},
             "algorithm='adamw' must not have the setting momentum",

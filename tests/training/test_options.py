@@ -311,8 +311,8 @@ def test_float16_scales_its_loss_skips_what_overflows_and_resumes_equal(tmp_path
         ("auto", 1e15, "/usr/bin/g++", (True, "on: compilation saves time")),
         ("auto", 1e10, "/usr/bin/g++", (False, "off: compilation costs more time than it saves")),
         ("auto", 1e15, None, (False, "off: there is no C++ compiler")),
-        ("on", 1.0, None, (True, "as configured")),
-        ("off", 1e15, "/usr/bin/g++", (False, "as configured")),
+        ("on", 1.0, None, (True, "on: runtime.compile is on")),
+        ("off", 1e15, "/usr/bin/g++", (False, "off: runtime.compile is off")),
     ],
 )
 def test_compilation_is_chosen_and_the_reason_said(monkeypatch, name, flops, compiler, expected):

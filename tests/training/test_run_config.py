@@ -386,9 +386,9 @@ def test_a_warm_up_or_decay_that_is_not_typed_fits_a_short_run(tmp_path, flags, 
     for line in ("warmup_steps = 2", "decay_steps = 18",
                  "optim.warmup_steps: 100 -> 2, because the run has 20 steps"):  # fmt: skip
         assert line in said.splitlines()
-    for typed, text in (("warmup_steps", "(30 > 20 of 20 steps)"),
-                        ("decay_steps", "(30 > 20 of 20 steps)")):  # fmt: skip
+    for typed, text, most in (("warmup_steps", "(30 > 20 of 20 steps)", 20),
+                              ("decay_steps", "(30 > 20 of 20 steps)", 20)):  # fmt: skip
         given = [*words, f"--optim.{typed}", "30", "--out", str(tmp_path / typed)]
         assert main(given) == 2
         said = capsys.readouterr().err
-        assert f"optim.{typed} must fit in the run {text}; use a smaller number" in said
+        assert f"optim.{typed} must fit in the run {text}; use at most {most}," in said

@@ -39,3 +39,18 @@ def test_steps_for_are_the_fewest_that_hold_so_many(ramp, wanted):
 def test_what_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         TrainerConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    """iterations batch_size accumulate eval_every eval_batches save_every keep_last log_every
+    sample_every sample_tokens seed epochs minutes""".split(),  # noqa: SIM905
+)
+def test_the_example_for_a_value_out_of_its_range_works(name):
+    for value in (-1, 1e300):
+        if (name, value) == ("epochs", 1e300):  # finite, so it is a length
+            continue
+        with pytest.raises(ValueError, match=rf"train\.{name} must be .*; use e\.g\. ") as caught:
+            TrainerConfig(**{name: value})
+        example = float(str(caught.value).rsplit(" ", 1)[1])
+        assert getattr(TrainerConfig(**{name: example}), name) == example

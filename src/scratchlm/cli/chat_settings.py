@@ -66,21 +66,23 @@ class Settings:
             strategy.check(self.vocab_size, values["max_tokens"])
         if values["max_tokens"] < 1:
             raise ValueError(
-                f"max_tokens must be at least 1 ({values['max_tokens']}); choose 1 or more"
+                f"max_tokens must be at least 1 ({values['max_tokens']}); use e.g. 256"
             )
         check_seed(values["seed"])
 
 
 def _parsed(name: str, text: str) -> Any:
-    kind = "whole number" if name in WHOLE else "number"
+    kind, example = ("whole number", "1") if name in WHOLE else ("number", "0.5")
     try:
         if name == "logit_bias":
-            kind = "list of ID=BIAS"
+            kind, example = "list of ID=BIAS", "262=-1"
             pairs = [pair.split("=") for pair in text.replace(",", " ").split()]
             return {int(id): float(bias) for id, bias in pairs}
         return int(text) if name in WHOLE else float(text)
     except ValueError:
-        raise ValueError(f"{name} must be a {kind} ({text!r}); write a {kind}, or {OFF}") from None
+        raise ValueError(
+            f"{name} must be a {kind} ({text!r}); write e.g. {example}, or {OFF} for the default"
+        ) from None
 
 
 def _shown(value: Any) -> str:

@@ -148,7 +148,7 @@ class Once(argparse.Action):
 def check_seed(seed: int | None) -> None:
     """Raise ValueError for a seed outside the range that all generators accept."""
     if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be from 0 to 2**63 - 1 ({seed}); choose another seed")
+        raise ValueError(f"seed must be from 0 to 2**63 - 1 ({seed}); use e.g. 0")
 
 
 def has_colour() -> bool:

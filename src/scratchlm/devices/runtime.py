@@ -87,7 +87,7 @@ def resolve_compile(
     """Return whether to compile, and why. flops: the FLOPs of the whole run, forward and
     backward."""
     if name != "auto":
-        return name == "on", "as configured"
+        return name == "on", f"{name}: runtime.compile is {name}"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) < (7, 0):
             return False, "off: Triton needs a GPU of compute capability 7.0 or higher"

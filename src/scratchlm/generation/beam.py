@@ -53,8 +53,7 @@ class Beams:
             )
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
-                f"early_stopping must be true, false or never ({self.early_stopping}); "
-                "use one of them"
+                f"early_stopping must be true, false or never ({self.early_stopping}); use false"
             )
 
     def check(self, strategy: Strategy, num_return: int) -> None:

@@ -103,7 +103,7 @@ class TextGenerator:
         num_draft: int = 4,
     ) -> None:
         if compile not in get_args(Compile):
-            raise ValueError(f"compile must be auto, on or off ({compile!r}); use one of them")
+            raise ValueError(f"compile must be auto, on or off ({compile!r}); use auto")
         if not 1 <= num_draft <= 100:
             raise ValueError(f"num_draft must be from 1 to 100 ({num_draft}); try 4")
         self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)

@@ -46,7 +46,7 @@ def packed(
     because they take longest to make (`WidenedLinear`).
     """
     if weights not in get_args(Weights):
-        raise ValueError(f"weights must be stored or int8 ({weights!r}); use one of them")
+        raise ValueError(f"weights must be stored or int8 ({weights!r}); use stored")
     device = model.embedding.weight.device
     if weights == "int8" and device.type != "cpu":
         raise ValueError(f"int8 weights need a CPU ({device}); use weights stored")

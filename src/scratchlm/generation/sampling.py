@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -163,12 +164,18 @@ def _draw(
 def require_finite(logits: Tensor) -> None:
     """logits (..., vocab). Raise NumericalError if a row's largest logit is not finite."""
     largest = logits.amax(-1)
-    if not largest.isfinite().all():
-        cause = "every token is banned" if largest.isneginf().any() else "the model diverged"
+    if largest.isfinite().all():
+        return
+    worst = float(largest[~largest.isfinite()][0])
+    if worst == -math.inf:
         raise NumericalError(
-            f"no token can be chosen (the largest logit is {largest.min().item()}: {cause}); "
-            "ban fewer ids (logit_bias, no_repeat_ngram_size), or use another checkpoint"
+            f"no token can be chosen (the largest logit is {worst}: every token is banned); "
+            "ban fewer ids (logit_bias, no_repeat_ngram_size, min_new_tokens)"
         )
+    raise NumericalError(
+        f"no token can be chosen (the largest logit is {worst}: the model diverged); use an "
+        "earlier checkpoint, or train with a lower learning rate"
+    )
 
 
 @takes_synonyms(Strategy)
@@ -300,7 +307,7 @@ def check_prompts(
     if max_tokens < 0:
         raise ValueError(f"max_tokens must be at least 0 ({max_tokens}); try 100")
     if overflow not in get_args(Overflow):
-        raise ValueError(f"overflow must be stop or slide ({overflow!r}); use one of them")
+        raise ValueError(f"overflow must be stop or slide ({overflow!r}); use stop")
     if overflow == "slide" and config.context_length < 2:
         raise ValueError("a context of 1 token cannot slide (overflow slide); leave out overflow")
     if not prompts:

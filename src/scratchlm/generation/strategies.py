@@ -187,31 +187,35 @@ class Strategy:
 
     def __post_init__(self) -> None:
         temperature, penalty = self.temperature, self.repetition_penalty
-        rules: list[tuple[bool, str, object]] = [
-            (0 <= temperature < math.inf, "temperature must be finite and at least 0", temperature),
+        rules: list[tuple[bool, str, object, str]] = [
+            (0 <= temperature < math.inf, "temperature must be finite and at least 0", temperature,
+             "e.g. 0.8, or 0 for greedy decoding"),
             (self.top_k is None or self.top_k >= 0,
-             "top_k must be at least 0, where 0 means off", self.top_k),
+             "top_k must be at least 0, where 0 means off", self.top_k, "e.g. 50"),
             (0.01 <= penalty <= 100,
-             "repetition_penalty must be from 0.01 to 100, where 1 means off", penalty),
+             "repetition_penalty must be from 0.01 to 100, where 1 means off", penalty, "e.g. 1.1"),
             (self.typical_p is None or 0 < self.typical_p <= 1,
-             "typical_p must be above 0 and at most 1", self.typical_p),
+             "typical_p must be above 0 and at most 1", self.typical_p, "e.g. 0.95"),
         ]  # fmt: skip
-        for name in ("top_p", "min_p"):
+        for name, example in (("top_p", "e.g. 0.9"), ("min_p", "e.g. 0.05")):
             value = getattr(self, name)
-            rules.append((value is None or 0 <= value <= 1, f"{name} must be from 0 to 1", value))
+            holds = value is None or 0 <= value <= 1
+            rules.append((holds, f"{name} must be from 0 to 1", value, example))
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             rule = f"{name} must be from -100 to 100, where 0 means off"
-            rules.append((-100 <= value <= 100, rule, value))
-        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            rules.append((-100 <= value <= 100, rule, value, "e.g. 0.5"))
+        for name, example in (("no_repeat_ngram_size", "e.g. 3"), ("min_new_tokens", "e.g. 10")):
             value = getattr(self, name)
-            rules.append((value >= 0, f"{name} must be at least 0, where 0 means off", value))
+            rule = f"{name} must be at least 0, where 0 means off"
+            rules.append((value >= 0, rule, value, example))
         for id, bias in self.logit_bias.items():
-            good = not math.isnan(bias) and bias < math.inf
-            rules.append((good, f"logit_bias of id {id} must be a number or -inf", bias))
-        for holds, rule, value in rules:
+            holds = not math.isnan(bias) and bias < math.inf
+            rule = f"logit_bias of id {id} must be a number or -inf"
+            rules.append((holds, rule, bias, "e.g. -1, or -inf to ban the id"))
+        for holds, rule, value, example in rules:
             if not holds:
-                raise ValueError(f"{rule} ({value}); use a value in this range")
+                raise ValueError(f"{rule} ({value}); use {example}")
 
     @property
     def greedy(self) -> bool:
@@ -227,7 +231,7 @@ class Strategy:
         if self.top_k is not None and self.top_k > vocab_size:
             raise ValueError(
                 f"top_k must be at most vocab_size ({self.top_k}, vocab_size {vocab_size}); "
-                "use a smaller value, or 0 to turn it off"
+                f"use at most {vocab_size}, or 0 to turn top_k off"
             )
         for id in self.logit_bias:
             if not 0 <= id < vocab_size:

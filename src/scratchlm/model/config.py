@@ -53,9 +53,9 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         _require_choice("rope_scaling.kind", self.kind, ("linear", "llama3"))
-        _require_positive("rope_scaling.factor", self.factor)
-        names = ("low_freq_factor", "high_freq_factor", "original_context_length")
-        for name in names:
+        _require_positive("rope_scaling.factor", self.factor, example=8)
+        llama3 = {"low_freq_factor": 1, "high_freq_factor": 4, "original_context_length": 8192}
+        for name, example in llama3.items():
             value = getattr(self, name)
             if self.kind == "linear" and value is not None:
                 raise ValueError(
@@ -63,7 +63,7 @@ class RopeScaling:
                     "remove this setting"
                 )
             if self.kind == "llama3":
-                _require_positive(f"rope_scaling.{name}", value)
+                _require_positive(f"rope_scaling.{name}", value, example=example)
         if self.kind == "llama3":
             assert self.low_freq_factor is not None
             assert self.high_freq_factor is not None
@@ -201,8 +201,8 @@ class ModelConfig:
                 raise ValueError(
                     f"{name} must be a bool ({getattr(self, name)!r}); use true or false"
                 )
-        for name in ("rope_theta", "norm_eps"):
-            _require_positive(name, getattr(self, name))
+        for name, example in (("rope_theta", _ROPE_THETA), ("norm_eps", 1e-5)):
+            _require_positive(name, getattr(self, name), example=example)
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(
                 f"dropout must be at least 0 and below 1 ({self.dropout!r}); use 0 for no dropout"
@@ -276,14 +276,12 @@ def _require_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a positive integer ({value!r}); use 1 or more")
 
 
-def _require_positive(name: str, value: object) -> None:
+def _require_positive(name: str, value: object, *, example: float) -> None:
     if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
-        raise ValueError(
-            f"{name} must be a positive number ({value!r}); use a finite number above 0"
-        )
+        raise ValueError(f"{name} must be positive and finite ({value!r}); use e.g. {example:g}")
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = " or ".join(map(repr, choices))
-        raise ValueError(f"{name} must be {known} ({value!r}); use one of these values")
+        raise ValueError(f"{name} must be {known} ({value!r}); use e.g. {choices[0]!r}")

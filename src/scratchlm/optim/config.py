@@ -52,21 +52,22 @@ class OptimConfig:
             object.__setattr__(self, "schedule", "constant" if decays_itself else "cosine")
         if not self.lr > 0:
             raise ValueError(f"optim.lr must be above 0 ({self.lr}); start with 1e-3")
-        for name in ("lr", "adamw_lr", "eps", "momentum", "weight_decay"):
+        for name, example in (("lr", 1e-3), ("adamw_lr", 1e-3), ("eps", 1e-8), ("momentum", 0.9),
+                              ("weight_decay", 0.1)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value <= _LARGEST:
                 raise ValueError(
                     f"optim.{name} must be at most {_LARGEST:g} ({value}), because float32 would "
-                    "overflow; use a smaller value"
+                    f"overflow; use e.g. {example:g}"
                 )
         if not 0 <= self.min_lr <= self.lr:
             raise ValueError(
                 f"optim.min_lr ({self.min_lr}) must be from 0 to optim.lr ({self.lr}); "
-                "use a value in this range"
+                f"use e.g. {self.lr / 10:g}"
             )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ValueError(
-                f"optim.warmup_steps must be at least 0 ({self.warmup_steps}); use 0 or more"
+                f"optim.warmup_steps must be at least 0 ({self.warmup_steps}); use 0 for no warm-up"
             )
         if self.decay_fraction is not None and not 0 <= self.decay_fraction <= 1:
             raise ValueError(
@@ -101,5 +102,5 @@ class OptimConfig:
             )
         if self.decay_steps is not None and self.decay_steps < 0:
             raise ValueError(
-                f"optim.decay_steps must be at least 0 ({self.decay_steps}); use 0 or more"
+                f"optim.decay_steps must be at least 0 ({self.decay_steps}); use 0 for no decay"
             )

@@ -89,7 +89,7 @@ class Muon(Optimizer):
             case "adamw":
                 check_adamw(group)
             case other:
-                raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); use one")
+                raise ValueError(f"algorithm must be 'muon' or 'adamw' ({other!r}); pass 'muon'")
 
     def kept(self, group: Group) -> tuple[str, ...]:
         return ADAMW_STATE if group["algorithm"] == "adamw" else ("momentum_buffer",)
@@ -226,7 +226,7 @@ def _check_muon(group: Group) -> None:
     check_range("ns_steps", group["ns_steps"], 1, math.inf, example=5)
     if group["ns_dtype"] not in ("auto", *_DTYPES):
         raise ValueError(
-            f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); use one"
+            f"ns_dtype must be 'auto', 'float32' or 'bfloat16' ({group['ns_dtype']!r}); pass 'auto'"
         )
     for param in group["params"]:
         if param.ndim not in (2, 3):

@@ -139,7 +139,9 @@ def by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
 
 def check_lr(lr: float | Tensor) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr must be one number (a tensor of {lr.numel()} numbers); pass one")
+        raise ValueError(
+            f"lr must be one number (a tensor of {lr.numel()} numbers); pass e.g. 1e-3"
+        )
     check_range("lr", float(lr), 0.0, math.inf, example=1e-3)
 
 

@@ -70,7 +70,7 @@ def build_schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
         if value > longest:
             raise ValueError(
                 f"optim.{name} must fit in the run ({value} > {longest} of {steps} steps); "
-                "use a smaller number, or remove this setting"
+                f"use at most {longest}, or remove this setting"
             )
     shape: dict[str, Any] = {
         "max_lr": 1.0,

@@ -58,24 +58,24 @@ class TrainerConfig:
             raise ValueError(
                 f"iterations, epochs and minutes exclude each other ({given}); set only one of them"
             )
-        ranges = {"iterations": (1, 10**12), "batch_size": (1, 10**6), "accumulate": (1, 10**6),
-                  "ramp_from": (1, 10**6), "ramp_steps": (1, 10**7), "eval_every": (0, 10**12),
-                  "eval_batches": (0, 10**9), "save_every": (0, 10**12), "keep_last": (0, 10**9),
-                  "log_every": (1, 10**6), "sample_every": (0, 10**12),
-                  "sample_tokens": (1, 10**6), "seed": (0, 2**63 - 1)}  # fmt: skip
-        for name, (least, most) in ranges.items():
+        ranges = {  # the least value, the most, and an example
+            "iterations": (1, 10**12, 1000), "batch_size": (1, 10**6, 32),
+            "accumulate": (1, 10**6, 4), "ramp_from": (1, 10**6, 1), "ramp_steps": (1, 10**7, 100),
+            "eval_every": (0, 10**12, 250), "eval_batches": (0, 10**9, 50),
+            "save_every": (0, 10**12, 1000), "keep_last": (0, 10**9, 10),
+            "log_every": (1, 10**6, 10), "sample_every": (0, 10**12, 500),
+            "sample_tokens": (1, 10**6, 100), "seed": (0, 2**63 - 1, 0),
+        }  # fmt: skip
+        for name, (least, most, example) in ranges.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 bound = f"at least {least}" if value < least else f"at most {most}"
-                raise ValueError(f"train.{name} must be {bound} ({value}); choose such a number")
+                raise ValueError(f"train.{name} must be {bound} ({value}); use e.g. {example}")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise ValueError(
-                f"train.epochs must be above 0 and finite ({self.epochs}); choose such a number"
-            )
+            raise ValueError(f"train.epochs must be above 0 and finite ({self.epochs}); use e.g. 1")
         if self.minutes is not None and not 0 < self.minutes <= 10**7:
             raise ValueError(
-                f"train.minutes must be above 0 and at most {10**7} ({self.minutes}); choose such "
-                "a number"
+                f"train.minutes must be above 0 and at most {10**7} ({self.minutes}); use e.g. 60"
             )
         if not self.max_grad_norm > 0:
             raise ValueError(

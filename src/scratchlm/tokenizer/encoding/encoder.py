@@ -187,7 +187,8 @@ class TextEncoder:
     def __init__(self, words: WordEncoder, pattern: Pattern, form: Any) -> None:
         if form not in (None, *get_args(Normalization)):
             raise ValueError(
-                f"normalization must be NFC, NFD, NFKC, NFKD or None ({form!r}); choose one of them"
+                f"normalization must be NFC, NFD, NFKC, NFKD or None ({form!r}); use None to keep "
+                "the text unchanged"
             )
         self._words = words
         self._pieces = find_pieces(pattern)
