@@ -60,7 +60,7 @@ def plot_init(
 ) -> None:
     """Train a model with every initialization, and write the figure to `path` as a PNG.
 
-    model: the keys of a config's section `model`. train_data: a token shard, whose vocabulary
+    model: the keys of a config's section `model`. train_data: a token file, whose vocabulary
     replaces the model's; None means a made-up language. Raise ValueError if the model is too large.
     """
     if train_data is None:
