@@ -96,7 +96,8 @@ def merge_steps(
 ) -> Iterable[tuple[list[bytes], int | None]]:
     """Yield the parts before any merge, then the parts after each merge, with the merge's rank.
 
-    This is the definition of BPE.
+    This is the definition of BPE's merging. `merge_word`, `merge_long_word` and `BatchMerger` give
+    the same result in less time.
     """
     parts = [data[i : i + 1] for i in range(len(data))]
     yield parts[:], None

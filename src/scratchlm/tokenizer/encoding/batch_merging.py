@@ -1,9 +1,10 @@
-"""Merge many words at once in numpy: the fast twin of `merging.merge_word`.
+"""Merge many words at once in numpy: a fast twin of the definition, `inspection.merge_steps`.
 
-One array holds all words, one after another. Each round does one step of `merge_word` for every
-word: one `minimum.reduceat` finds each word's pair of lowest rank (the leftmost pair, if several
-have this rank), and the round merges these pairs in all words together. A word without a pair to
-merge is finished.
+This is another algorithm than `merging.merge_word`, because numpy is fast only on many words: one
+array holds all words, one after another. Each round does one step of the definition for every word:
+one `minimum.reduceat` finds each word's pair of lowest rank (the leftmost pair, if several have
+this rank), and the round merges these pairs in all words together. A word without a pair to merge
+is finished.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Encode one word: start from the ids of its bytes, and merge the pair of lowest rank until no pair
 has a rank. If several pairs have the lowest rank, merge the leftmost pair first.
 
-`ranks` maps a pair of ids to its rank; `products[rank]` is the id of the merged token. Both
-functions return the same ids. `merge_word` scans the whole word for each merge, which is fastest
-for usual words. `merge_long_word` needs n log n steps, which is fast even for a word of a hundred
-thousand letters.
+`inspection.merge_steps` is the definition. It looks up all pairs for each merge, so it is slow.
+`merge_word` looks up only the two new pairs of a merge, which is fastest for usual words.
+`merge_long_word` also avoids the scan for the lowest rank. Its heap needs n log n steps, which is
+fast even for a word of a hundred thousand letters.
+
+`ranks` maps a pair of ids to its rank; `products[rank]` is the id of the merged token.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ class Ranks(Protocol):
 NO_RANK = 1 << 62  # above every rank
 
 
-def merge_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[int]:
-    """Merge the ids of a word in place, and return them.
+def merge_word(
+    ids: list[int], ranks: Ranks, products: Sequence[int], limit: int = NO_RANK
+) -> list[int]:
+    """Merge the ids of a word in place, and return them. Merge no pair of rank `limit` or above.
 
     A second list holds the rank of each pair of neighbours. A merge changes two of these ranks, and
     `min` finds the lowest in one pass in C.
@@ -35,7 +39,7 @@ def merge_word(ids: list[int], ranks: Ranks, products: Sequence[int]) -> list[in
     ranked = [ranks.get(pair, NO_RANK) for pair in pairwise(ids)]
     while ranked:
         rank = min(ranked)
-        if rank == NO_RANK:
+        if rank >= limit:
             break
         i = ranked.index(rank)
         ids[i : i + 2] = [products[rank]]

@@ -13,9 +13,10 @@ import codecs
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 
 from scratchlm.files.paths import StrPath
+from scratchlm.tokenizer.encoding.merging import merge_word
 from scratchlm.tokenizer.formats.content import LARGEST_ID, check
 from scratchlm.tokenizer.formats.json_content import (
     no_collection,
@@ -186,17 +187,22 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     token's merge. Raise UnreachableToken if the number of remaining parts is not two, because
     merging then never makes the token.
     """
+    tokens = sorted(ranks, key=ranks.__getitem__)
+    id_of = {token: id for id, token in enumerate(tokens)}  # like the ranks, but without gaps
+    byte_ids = [id_of.get(byte, -1) for byte in BYTES]
+    rank_of = {(id_of[a], id_of[b]): id_of[a + b] for a, b in splits_of_ranks(ranks)}
     merges: list[tuple[bytes, bytes]] = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+    for id, token in enumerate(tokens):
         if len(token) == 1:
             continue
-        parts = _merge_below(token, ranks, rank)
-        if len(parts) != 2 or parts[0] not in ranks or parts[1] not in ranks:
+        ids = [byte_ids[byte] for byte in token]
+        parts = merge_word(ids, rank_of, range(len(tokens)), limit=id)
+        if len(parts) != 2 or -1 in parts:
             raise UnreachableToken(
-                f"merging by lower ranks never makes a token ({token!r}, rank {rank}); "
+                f"merging by lower ranks never makes a token ({token!r}, rank {ranks[token]}); "
                 "pass all of tiktoken's mergeable_ranks"
             )
-        merges.append((parts[0], parts[1]))
+        merges.append((tokens[parts[0]], tokens[parts[1]]))
     return merges
 
 
@@ -208,26 +214,14 @@ def splits_of_ranks(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     with tokens that merging never makes. `merges_of_ranks` refuses such a vocabulary.
     """
     merges: list[tuple[bytes, bytes]] = []
-    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
-        splits = [(token[:i], token[i:]) for i in range(1, len(token))]
-        known = [(a, b) for a, b in splits if a in ranks and b in ranks]
-        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    for token in sorted(ranks, key=ranks.__getitem__):
+        known = [
+            (a, b)
+            for i in range(1, len(token))
+            if (a := token[:i]) in ranks and (b := token[i:]) in ranks
+        ]
+        merges += sorted(known, key=lambda pair: ranks[pair[0]])  # it determines the second part
     return merges
-
-
-def _merge_below(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
-    """Return the parts of a token after merging by the ranks below a limit."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    joined = [ranks.get(a + b, limit) for a, b in pairwise(parts)]
-    while joined and (lowest := min(joined)) < limit:
-        i = joined.index(lowest)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        del joined[i]
-        if i > 0:
-            joined[i - 1] = ranks.get(parts[i - 1] + parts[i], limit)
-        if i < len(joined):
-            joined[i] = ranks.get(parts[i] + parts[i + 1], limit)
-    return parts
 
 
 def _from_base64(text: bytes) -> bytes:
