@@ -100,3 +100,17 @@ def test_wrapped_names_are_refused() -> None:
         ValueError, match=r"'layers\.' \(_orig_mod\.embedding.*; pass the unwrapped"
     ):
         muon_groups(wrapped)
+
+
+def test_the_remedy_for_a_model_with_other_names_works() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"\(0\.weight, .* make the groups yourself") as error:
+        muon_groups(net.named_parameters())
+    hidden = [net[2].weight]
+    others = [param for param in net.parameters() if param is not net[2].weight]
+    remedy = str(error.value).rpartition("yourself: ")[2]
+    optimizer = eval(remedy, {"Muon": Muon, "hidden": hidden, "others": others})
+    before = [param.clone() for param in net.parameters()]
+    net(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

@@ -44,7 +44,10 @@ def muon_groups(
     with weight decay: their rows are vectors of single tokens, and not maps between hidden spaces.
 
     Raise ValueError if no matrix has a name that starts with `layers.`, because AdamW would then
-    silently update everything. The names of a wrapped model have a prefix.
+    silently update everything. The names of a wrapped model have a prefix. For a model with other
+    names, make the two groups yourself:
+
+        Muon([{"params": hidden}, {"params": others, "algorithm": "adamw", "lr": 3e-4}])
     """
     trainable = _trainable(named_parameters)
     hidden = [param for name, param in trainable if _is_hidden_matrix(name, param)]
@@ -52,7 +55,8 @@ def muon_groups(
         names = ", ".join(name for name, _ in trainable[:3])
         raise ValueError(
             f"a matrix for Muon must have a name that starts with 'layers.' ({names}, …); "
-            "pass the unwrapped model's named_parameters()"
+            "pass the unwrapped model's named_parameters(); for a model with other names, make the "
+            "groups yourself: Muon([{'params': hidden}, {'params': others, 'algorithm': 'adamw'}])"
         )
     others = [(name, param) for name, param in trainable if not _is_hidden_matrix(name, param)]
     adamw = {"algorithm": "adamw", "lr": adamw_lr, "betas": betas, "eps": eps}
