@@ -153,7 +153,21 @@ def test_the_flags_of_a_new_tokenizer(tmp_path, capsys):
     assert max(map(len, ordinary)) == 3
     assert tokenize([str(word) for word in [*words, "--min_frequency", 1000]]) == 0
     assert len(BPETokenizer.load(tmp_path / "t.json")) < 320
-    assert "no more pairs to merge" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no more pairs to merge with --min_frequency and --max_token_length: " in said
+    assert f"{tmp_path / 't.json'} replaced another file; encode your texts a second time" in said
+
+
+def test_the_command_says_when_it_replaces_a_file(tmp_path, capsys):
+    """The same tokenizer makes no file useless, so it is no news."""
+    corpus, path, output = tiny.corpus(tmp_path), tmp_path / "t.json", tmp_path / "t.bin"
+    words = ["--corpus", corpus, "--vocab_size", 300, "--output_tokenizer", path]
+    words += ["--encode", corpus, "--output", output]
+    for replaced in (False, True):
+        assert tokenize(list(map(str, words))) == 0
+        said = capsys.readouterr().out
+        assert f"{path} replaced" not in said
+        assert (f"{output} replaced an older file" in said) == replaced
 
 
 def test_a_value_is_no_flag_whatever_its_letters(tmp_path, monkeypatch):

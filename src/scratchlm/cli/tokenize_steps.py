@@ -47,9 +47,13 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     separator = END_OF_TEXT if END_OF_TEXT in specials else specials[0]
     settings |= {"field": "text", "separator": separator} | _given(args, "field", "separator")
     tokenizer = learn_tokenizer(args.corpus_files, special_tokens=specials, **settings)
+    old = path.read_bytes() if path.is_file() else None
     tokenizer.save(path)
     print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
-    for line in ids_left_over(tokenizer, args.vocab_size, num_bytes(args.corpus_files)):
+    if old not in (None, path.read_bytes()):
+        print(f"{path} replaced another file; encode your texts a second time, with this tokenizer")
+    limits = " and ".join(f"--{flag}" for flag in _given(args, "min_frequency", "max_token_length"))
+    for line in ids_left_over(tokenizer, args.vocab_size, num_bytes(args.corpus_files), limits):
         print(line)
     return tokenizer, path
 
@@ -59,12 +63,15 @@ def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
     start, source = time.perf_counter(), args.encode_files[0]
     output = Path(args.output or f"{source}.bin")
     _tell_what_is_read_as_text(args)
+    replaced = output.is_file()
     info = write_shard(tokenizer, source, output, num_workers=args.num_workers, tokenizer_path=path)
     print(
         f"encoded {info.text_bytes:,} bytes to {info.count:,} tokens "
         f"({info.text_bytes / max(info.count, 1):.2f} bytes each) in "
         f"{time.perf_counter() - start:.1f} s: {output}"
     )
+    if replaced:
+        print(f"{output} replaced an older file")
 
 
 def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:

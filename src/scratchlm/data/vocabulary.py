@@ -26,15 +26,26 @@ def suitable_vocab_size(num_bytes: int, num_special: int = 1) -> int:
     return min(_LARGEST, 256 + num_special + 2 * math.isqrt(num_bytes))
 
 
-def ids_left_over(tokenizer: BPETokenizer, vocab_size: int, num_bytes: int) -> Iterator[str]:
-    """Yield a warning if the text had too few pairs to merge for `vocab_size`. The warning advises
-    a smaller size if `vocab_size` is larger than `suitable_vocab_size`."""
+def ids_left_over(
+    tokenizer: BPETokenizer, vocab_size: int, num_bytes: int, limits: str = ""
+) -> Iterator[str]:
+    """Yield a warning if the text had too few pairs to merge for `vocab_size`.
+
+    The warning advises a smaller size if `vocab_size` is larger than `suitable_vocab_size`. limits:
+    the flags that may have stopped the training earlier.
+    """
     used = len(tokenizer)
     if used < vocab_size:
+        advice = ""
         fit = suitable_vocab_size(num_bytes, len(tokenizer.special_tokens))
-        advice = f"; use --vocab_size {min(fit, used)}" if fit < vocab_size else ""
+        if used <= fit < vocab_size:
+            advice = f"; use --vocab_size {used}"
+        elif fit < used:
+            advice = f"; use --vocab_size {fit}, which suits {num_bytes:,} bytes of text"
+        allowed = f" with {limits}" if limits else ""
         yield (
-            f"the text has no more pairs to merge: {used:,} of {vocab_size:,} ids are used{advice}"
+            f"the text has no more pairs to merge{allowed}: {used:,} of {vocab_size:,} ids are "
+            f"used{advice}"
         )
 
 
