@@ -20,7 +20,7 @@ TRAIN = _guesses(
     "d_model",
     "num_heads",
     "d_ff",
-    "max_seq_len",
+    "context_length",
     "dropout",
     "iterations",
     "batch_size",
@@ -119,7 +119,7 @@ TRAIN = _guesses(
     "work_dir": "--out",
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
-    "max_tokens": "--iterations; each reads --batch_size times --max_seq_len tokens",
+    "max_tokens": "--iterations; each reads --batch_size times --context_length tokens",
     # names in a Hugging Face config.json
     "hidden_act": "--model.ffn",
     "activation_function": "--model.ffn",

@@ -44,7 +44,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "number of ids (the tokenizer decides; for a new tokenizer, the size of the text)",
         "vocab_size",
     ),
-    "model.context_length": ("tokens in a sequence", "max_seq_len"),
+    "model.context_length": ("tokens in a sequence; --max_seq_len is the same", "context_length"),
     "model.d_model": ("width of the model", "d_model"),
     "model.num_layers": ("number of blocks", "num_layers"),
     "model.num_heads": ("number of query heads", "num_heads"),
