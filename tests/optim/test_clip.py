@@ -54,6 +54,23 @@ def test_scaling_alone_does_not_hide_what_is_not_finite(bad: float) -> None:
     assert not torch.cat([p.grad.flatten() for p in params if p.grad is not None]).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("before", "norm", "after"),
+    [
+        ([1.0, math.inf, 2.0], math.inf, [0.0, math.nan, 0.0]),
+        ([1e30, 1e30, 1e30], math.inf, [0.0, 0.0, 0.0]),  # the squares overflow
+        ([1.0, math.nan, 2.0], math.nan, [math.nan, math.nan, math.nan]),
+    ],
+)
+def test_a_norm_that_is_not_finite_makes_gradients_zero_or_nan(
+    before: list[float], norm: float, after: list[float]
+) -> None:
+    param = nn.Parameter(torch.zeros(3))
+    param.grad = torch.tensor(before)
+    assert float(scale_gradients([param], 1.0)) == pytest.approx(norm, nan_ok=True)
+    assert param.grad.tolist() == pytest.approx(after, nan_ok=True)
+
+
 @pytest.mark.gpu
 def test_scaling_waits_for_no_gpu() -> None:
     param = nn.Parameter(torch.zeros(2, device="cuda"))

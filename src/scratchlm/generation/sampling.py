@@ -75,9 +75,12 @@ def decode(
     """Yield all continuations before the first step and after each step.
 
     Each prompt has `num_samples` continuations. The caller may set the `finish_reason` of a
-    continuation to end it. Finished continuations leave the batch. The arguments are the same as in
-    `generate`, but `decoder.max_tokens` limits the length. `first_row` is the number of the first
-    row.
+    continuation to end it. Finished continuations leave the batch.
+
+    `stop` and `vocab_size` are the same as in `generate`. The decoder has the model, `max_tokens`
+    and `overflow`, and `strategy` has the settings of the sampling. seed, first_row: the random
+    numbers of continuation i depend only on (seed, first_row + i). logprobs: whether to fill
+    `Continuation.logprobs`.
     """
     rows = [Continuation(list(prompt)) for prompt in prompts for _ in range(num_samples)]
     uniforms = [Uniforms(seed, first_row + i) for i in range(len(rows))]

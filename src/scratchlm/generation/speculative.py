@@ -106,9 +106,9 @@ def _judge(
         p = distribution(logits[place], drafted[:place])
         if uniforms.next() * float(q[id]) >= float(p[id]):
             rest = (p - q).clamp(min=0)
-            return place, _draw(
-                rest if rest.any() else p, uniforms
-            )  # rest is 0 if p = q up to rounding
+            if not rest.any():  # p = q up to rounding
+                rest = p
+            return place, _draw(rest, uniforms)
     return len(drafted), _draw(distribution(logits[len(drafted)], drafted), uniforms)
 
 

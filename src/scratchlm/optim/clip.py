@@ -21,8 +21,8 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
 
     The norm (0-dim) is the norm of all gradients as one vector. The function skips parameters
     without a gradient. With `max_norm=inf`, the function only measures the norm. If the norm is not
-    finite, the function raises NumericalError and changes no gradient, because scaling would spread
-    one NaN to every parameter. This check waits until a GPU has finished the backward pass.
+    finite, the function raises NumericalError and changes no gradient, because scaling would make
+    every gradient 0 or NaN. This check waits until a GPU has finished the backward pass.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
@@ -39,8 +39,10 @@ def clip_grad_norm(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor
 def scale_gradients(params: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale the gradients as `clip_grad_norm` does, but do not check the norm.
 
-    The function does not wait for a GPU. If the returned norm is not finite, at least one gradient
-    is NaN or infinite. After an update with these gradients, all parameters are NaN.
+    The function does not wait for a GPU. The caller must check the returned norm, because an update
+    with these gradients is wrong if the norm is not finite. An infinite norm makes finite gradients
+    0 and infinite gradients NaN. A norm that is NaN makes all gradients NaN. The squares of finite
+    gradients can overflow too: three gradients of 1e30 have an infinite norm in float32.
     """
     alike = _alike_gradients(params, max_norm)
     norm = _global_norm(alike)
