@@ -14,7 +14,6 @@ import pytest
 from scratchlm.data.shards import open_shard, write_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.token_files import ShardInfo, write_sidecar
 
 
 def byte_tokenizer(size: int = 256) -> BPETokenizer:
@@ -311,21 +310,6 @@ def test_text_without_tokens_is_refused_and_leaves_nothing(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"the text must not be empty \(.*\); choose"):
         write_shard(byte_tokenizer(), tmp_path / "empty.txt", tmp_path / "train.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["empty.txt"]
-
-
-def test_write_sidecar_describes_ids_from_elsewhere(tmp_path: Path) -> None:
-    path = tmp_path / "ids.bin"
-    np.array([1, 70_000], "<u4").tofile(path)
-    settings = {"text_bytes": 9, "tokenizer_hash": "h", "tokenizer": None}
-    info = write_sidecar(path, dtype="uint32", vocab_size=70_001, **settings)
-    assert isinstance(info, ShardInfo)
-    opened = open_shard(path, verify=True)
-    assert (opened.info, opened.tokens.tolist()) == (info, [1, 70_000])
-    with pytest.raises(ValueError, match=r"size 70000 \(70000 in .*\); use the tokenizer"):
-        write_sidecar(path, dtype="uint32", vocab_size=70_000, **settings)
-    with pytest.raises(ValueError, match=r"dtype must be uint16 or uint32 \(int64\); pass"):
-        write_sidecar(path, dtype="int64", vocab_size=70_001, **settings)
-    assert open_shard(path).info == info  # a refusal leaves the old description
 
 
 def test_special_tokens_stand_for_no_text(tmp_path: Path) -> None:

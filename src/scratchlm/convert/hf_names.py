@@ -63,10 +63,9 @@ class Rule:
 
 def rules(architecture: str, config: ModelConfig) -> list[Rule]:
     """Return rules that cover every tensor of a model once."""
-    make = _gpt2_layer if architecture == "gpt2" else _llama_layer
     found = list(_outside_layers(architecture, config))
     for layer in range(config.num_layers):
-        found += make(layer, config)
+        found += _gpt2_layer(layer) if architecture == "gpt2" else _llama_layer(layer, config)
     return found
 
 
@@ -101,7 +100,7 @@ def _outside_layers(architecture: str, config: ModelConfig) -> Iterator[Rule]:
         yield _same("lm_head.weight", HEAD)
 
 
-def _gpt2_layer(layer: int, config: ModelConfig) -> Iterator[Rule]:
+def _gpt2_layer(layer: int) -> Iterator[Rule]:
     ours, theirs = f"layers.{layer}", f"transformer.h.{layer}"
     projections = tuple(f"{ours}.attn.{name}_proj" for name in "qkv")
     for kind in ("weight", "bias"):

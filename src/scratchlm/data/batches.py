@@ -60,14 +60,6 @@ class TrainBatches:
         self.windows_per_epoch = max(1, (len(self.tokens) - context_length) // context_length)
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
 
-    @property
-    def batches_per_epoch(self) -> float:
-        """Return the number of batches in an epoch, which need not be whole.
-
-        N epochs are ceil(N * windows_per_epoch / batch_size) batches.
-        """
-        return self.windows_per_epoch / self.batch_size
-
     def batch(self, step: int) -> Batch:
         """Return inputs, targets: (batch, seq) int64 on the CPU."""
         if step < 0:

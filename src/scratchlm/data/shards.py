@@ -23,7 +23,6 @@ from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.token_files import (
-    BLOCK,
     DTYPES,
     ShardInfo,
     read_sidecar,
@@ -32,6 +31,8 @@ from scratchlm.tokenizer.token_files import (
 
 if TYPE_CHECKING:
     from scratchlm.tokenizer.bpe import BPETokenizer
+
+BLOCK = 1 << 24  # ids to read at a time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,20 +72,6 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def text_pieces(
-    ids: Iterable[int], tokenizer: BPETokenizer, stop: Sequence[str] = ()
-) -> Iterator[str]:
-    """Yield the text of a stream of ids in pieces, up to the first stop string."""
-    text = TextStream(tokenizer, stop)
-    for each in ids:
-        if piece := text.push(each):
-            yield piece
-        if text.stopped:
-            return
-    if piece := text.close():
-        yield piece
-
-
 def with_text(
     steps: Iterable[list[Continuation]], tokenizer: BPETokenizer, stop: Sequence[str] = ()
 ) -> Iterator[tuple[list[str], list[Continuation]]]:

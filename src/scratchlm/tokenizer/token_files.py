@@ -36,7 +36,6 @@ DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {
     "uint16": np.dtype("<u2"),
     "uint32": np.dtype("<u4"),
 }
-BLOCK = 1 << 24  # bytes to read at a time
 
 Ids = npt.NDArray[Any]
 
@@ -191,50 +190,6 @@ def bytes_of(parts: TokenizerParts) -> npt.NDArray[np.int64]:
 def partial_path(path: Path) -> Path:
     """Return the path of the temporary file of an unfinished token file."""
     return path.with_name(f".{path.name}.partial")  # a new run overwrites a killed run's file
-
-
-def write_sidecar(
-    path: StrPath,
-    *,
-    dtype: str,
-    text_bytes: int,
-    vocab_size: int,
-    tokenizer_hash: str,
-    tokenizer: str | None,
-) -> ShardInfo:
-    """Write the sidecar of an existing file.
-
-    Compute the count, the largest id and the SHA-256 from the file. Raise ValueError if an id is
-    not below `vocab_size`. Then another tokenizer made the ids, or `dtype` is wrong.
-    """
-    path = Path(path)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be uint16 or uint32 ({dtype}); pass one of them")
-    sha256, max_id = hashlib.sha256(), 0
-    with path.open("rb") as file:  # no memory map: many mapped GB count as used memory
-        while data := file.read(BLOCK):
-            sha256.update(data)
-            max_id = max(max_id, int(np.frombuffer(data, DTYPES[dtype]).max()))
-    if max_id >= vocab_size:
-        raise ValueError(
-            f"an id must be below the vocabulary size {vocab_size} ({max_id} in {path}); "
-            "use the tokenizer that made the ids, and the dtype of the ids"
-        )
-    status = path.stat()
-    info = ShardInfo(
-        dtype=dtype,
-        count=status.st_size // DTYPES[dtype].itemsize,
-        text_bytes=text_bytes,
-        vocab_size=vocab_size,
-        max_id=max_id,
-        tokenizer_hash=tokenizer_hash,
-        tokenizer=tokenizer,
-        sha256=sha256.hexdigest(),
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-    )
-    _write(path, info)
-    return info
 
 
 def _write(path: Path, info: ShardInfo) -> None:
