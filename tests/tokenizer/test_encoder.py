@@ -153,22 +153,6 @@ def test_threads_share_a_tokenizer(corpus: Path) -> None:
     assert [fresh.encode(text) for text in texts] == expected
 
 
-def test_an_interrupted_text_leaves_a_whole_cache(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer = train_bpe(corpus, 700, [])
-    texts = [corpus.read_text(encoding="utf-8")[start:] for start in (20_000, 0)]
-    expected = [BPETokenizer.from_parts(tokenizer.parts).encode(text) for text in texts]
-    cache = tokenizer._encoder._encode_ordinary._stretches
-    for name in ("_insert", "_find_long"):
-        with monkeypatch.context() as patch:
-            patch.setattr(cache, name, lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                tokenizer.encode(texts[0])
-        assert [tokenizer.encode(text) for text in texts] == expected
-        cache.clear()
-
-
 def test_more_stretches_than_the_cache_holds(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one text: no border in it lets it be cut into blocks, for white space touches white."""
     tokenizer = train_bpe(corpus, 700, [])
@@ -183,25 +167,18 @@ def test_more_stretches_than_the_cache_holds(corpus: Path, monkeypatch: pytest.M
     )
 
 
-def test_caches_are_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = train_bpe(corpus, 500)
-    text = " ".join(map(str, range(3000))) + " " + "x" * 1000
-    expected = trained.encode(text)
+def test_the_cache_of_words_is_bounded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = train_bpe(corpus, 500, [])
+    id_of = {token: id for id, token in trained.vocab.items()}
+    words = encoder.WordEncoder(id_of, trained.parts.merges, trained.dtype, {})
+    encode = encoder.TextEncoder(words, trained.pattern, None)
     monkeypatch.setattr(encoder, "CACHED_WORDS", 100)
-    monkeypatch.setattr(stretch_cache, "CAPACITY", 100)
-    monkeypatch.setattr(stretch_cache, "LONG_BYTES", 100)
-    tokenizer = BPETokenizer(trained.vocab, trained.merges, trained.special_tokens)
-    for _ in range(2):
-        assert tokenizer.encode(text) == expected
-    words = tokenizer._encoder._encode_ordinary._words
-    stretches = tokenizer._encoder._encode_ordinary._stretches
-    for number in range(1000):
-        tokenizer.encode(f"n{number}")
-    for number in range(20):
-        tokenizer.encode(f"some {'long' * number} words {number} " * 2000)
-        assert len(stretches) <= 100
-        assert sum(map(len, stretches._long)) <= 100 or len(stretches) < 10
-    assert len(words) <= 100
+    text = " ".join(map(str, range(3000))) + " " + "x" * 1000
+    sizes = []
+    for each in [text, text, *(f"n{number}" for number in range(1000))]:
+        assert encode(each) == trained.encode_array(each).tobytes()
+        sizes.append(len(words))
+    assert max(sizes) == 100
     assert max(map(len, words)) <= encoder.LONGEST_CACHED
 
 

@@ -25,7 +25,7 @@ def silent() -> tqdm[None]:
 def test_the_pieces_of_all_ranges_are_the_pieces_of_the_file(
     tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_files, "_WINDOW", 60)
+    monkeypatch.setattr(text_files, "WINDOW", 60)
     rng = random.Random(0)
     ranges = 0
     for i in range(60):

@@ -152,7 +152,7 @@ def test_added_tokens_that_are_not_normalized_are_found_first() -> None:
      (r"xa{2}?b|[abx]", "xb")],
 )  # fmt: skip
 def test_a_pattern_that_tokenizers_reads_otherwise_is_refused(pattern: str, text: str) -> None:
-    ours = BPETokenizer(BYTES, [], pattern=pattern)._plain.pieces(text)
+    ours = BPETokenizer(BYTES, [], pattern=pattern).pretokenizer("none").pieces(text)
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     assert [piece for piece, _ in split.pre_tokenize_str(text)] != ours
     with pytest.raises(ValueError, match="would read the pattern differently"):

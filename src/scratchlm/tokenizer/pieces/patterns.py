@@ -271,11 +271,11 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
 
 
 def _stand_in(match: re.Match[str]) -> str:
-    return _stand_in_of(ord(match[0]))
+    return stand_in_of(ord(match[0]))
 
 
 @functools.lru_cache(1 << 12)
-def _stand_in_of(code_point: int) -> str:
+def stand_in_of(code_point: int) -> str:
     """Return a BMP character of the same category that is not another case of an ASCII letter."""
     names, firsts = run_starts()
     name = names[bisect.bisect(firsts, code_point) - 1]

@@ -16,7 +16,7 @@ from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 
 BYTE_ORDER_MARK = "\ufeff"
 
-_WINDOW = 1 << 16  # bytes to search for a border
+WINDOW = 1 << 16  # bytes to search for a border
 _CONTINUING = bytes(range(0x80, 0xC0))  # UTF-8 continuation bytes
 
 
@@ -117,9 +117,9 @@ def cut_file(
     with open(path, "rb") as file:
         end = size
         while end < total:
-            file.seek(max(start, end - _WINDOW))
+            file.seek(max(start, end - WINDOW))
             before = file.read(end - file.tell())
-            before = before.lstrip(_CONTINUING) if end - start > _WINDOW else before
+            before = before.lstrip(_CONTINUING) if end - start > WINDOW else before
             # `after` must contain the next character and a complete special token.
             after = file.read(4 * pretokenizer.longest_special + 4)
             text = (before + after).decode("utf-8", "surrogateescape")
