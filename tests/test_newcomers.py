@@ -1,4 +1,4 @@
-"""The calls that newcomers try: each works where its meaning is clear, or says what to write."""
+"""The calls that newcomers try: each call works, or its error says what to write."""
 
 from __future__ import annotations
 

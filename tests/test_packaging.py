@@ -1,4 +1,4 @@
-"""What a user installs: five packages, the commands, and the same names in every list of them."""
+"""The installation: five packages, the commands, and the same names in each list."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
 def installed(path: Path, *what: str | Path) -> Path:
-    """A fresh environment with what is installed there; it sees this one's packages, too."""
+    """Return a new environment with `what` installed. It can also import the packages of
+    this one."""
     venv.create(path, with_pip=False)
     subprocess.run(
         [*PIP, "--python", path, "install", "-q", "--no-deps", *what], env=ENVIRONMENT, check=True
@@ -97,7 +98,7 @@ def test_an_editable_install_finds_the_recipes_by_name(tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
-    """The environment sees this one's packages, so that torch is not downloaded again."""
+    """The environment can import the packages of this one, so pip does not download torch again."""
     subprocess.run([*PIP, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("scratchlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()

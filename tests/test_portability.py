@@ -48,7 +48,8 @@ if __name__ == "__main__":
 
 
 def imported(node: ast.AST) -> Iterator[str]:
-    """What Python imports as it runs this; not in functions, nor where the platform rules."""
+    """Return the modules that Python imports when it runs this source. Skip functions, and code for
+    one platform."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):

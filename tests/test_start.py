@@ -1,4 +1,4 @@
-"""How soon a run is at work."""
+"""The time until a run takes its first step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_first_step_comes_in_half_again_the_time_that_torch_takes_to_import(
 
 
 def test_nothing_imports_the_compiler_before_the_first_step(tmp_path):
-    """Seconds, of which the timing above is made; einx is another."""
+    """Check that slow modules, which decide the time above, are not imported."""
     flags = exactness.flags(tmp_path, "run")
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     named = ("torch._dynamo", "torch._inductor", "einx", "torch.distributed.tensor", "sympy")

@@ -1,5 +1,5 @@
-"""Conversations: their ids against transformers' templates, what is kept, what is forgotten, and
-the commands of the terminal."""
+"""Conversations: compare their ids with the templates of transformers; check which messages they
+keep and drop, and the commands of the terminal."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def always(writer: TextGenerator, token: str) -> dict[str, object]:
-    """Arguments by which the model says this token and no other."""
+    """Return arguments that make the model generate only this token."""
     return {"logit_bias": {writer.tokenizer.token_to_id(token): 1000.0}, "temperature": 0}
 
 
 class Prompts:
-    """The prompts that a generator is given."""
+    """Record the prompts that a generator gets."""
 
     def __init__(self, writer: TextGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[list[int]] = []
@@ -255,7 +255,8 @@ def test_retry_replaces_the_last_reply(writer):
 @pytest.mark.parametrize("max_tokens", [4, 20, 500])
 @pytest.mark.parametrize("name", FORMS)
 def test_the_oldest_exchanges_are_left_out(writer, monkeypatch, name, max_tokens):
-    """Against all suffixes of the conversation: the longest that leaves the reply its room."""
+    """Compare with all suffixes of the conversation: the model reads the longest suffix that has
+    room for the reply."""
     prompts = Prompts(writer, monkeypatch)
     template = find_template(name, writer)
     system = message("system", "s")
@@ -371,7 +372,7 @@ def prepared(tmp_path_factory, tokenizer) -> Path:
 
 
 class Typed(io.StringIO):
-    """A standard input at which somebody sits."""
+    """A standard input that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -379,8 +380,8 @@ class Typed(io.StringIO):
 
 @pytest.fixture
 def talk(prepared, tokenizer, monkeypatch, capsys):
-    """talk(lines, flags) -> what went to standard output and to standard error, after the greeting;
-    the model says `a`, and a reply has three tokens."""
+    """Return talk(lines, flags) -> (standard output, standard error) after the greeting. The model
+    always generates `a`, and a reply has three tokens."""
     monkeypatch.chdir(prepared)
 
     def run(
@@ -398,7 +399,7 @@ def talk(prepared, tokenizer, monkeypatch, capsys):
 
 
 def saved(talk, lines: str, flags: str = "--model_path m.pt") -> list[str]:
-    """What was said, by the file that /save writes."""
+    """Return the messages in the file that /save writes."""
     with contextlib.suppress(FileNotFoundError):
         Path("saved.json").unlink()
     talk(f"{lines}\n/save saved.json\n", flags)
@@ -508,7 +509,7 @@ def test_plain_goes_on_at_an_empty_line(talk):
 
 
 REFUSED = [
-    # what is typed, what the line must name
+    # the typed line, a part of the error
     ("/foo", "(/foo); /help"),
     ("/sett top_k 3", "did you mean /set?"),
     ("/", "(/)"),
@@ -630,7 +631,7 @@ class Screen:
         os.write(self.master, text.encode())
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Read on until this appears."""
+        """Read the output until this text appears."""
         deadline = time.monotonic() + seconds
         while text not in self.unread:
             ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())

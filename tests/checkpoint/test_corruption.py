@@ -1,8 +1,6 @@
-"""Damaged checkpoints are refused by name, or give the very payload that was saved.
-
-A forged one, its checksums computed anew, may be another checkpoint, which no check can tell from
-an honest one; but it is a whole one, that a model and an optimizer go on from, or it is refused.
-"""
+"""Damaged checkpoints: loading raises an error with the file's name, or returns the payload that
+was saved. A forged checkpoint has new checksums, so it may be another valid checkpoint. No check
+can find this. But a model and an optimizer can continue from it, or loading raises an error."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ from scratchlm.optim.groups import adamw_groups
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in type and in every bit."""
+    """Check that two values have equal types and equal bits."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -56,7 +54,8 @@ def bits(tensor: Tensor) -> Tensor:
 
 @dataclass
 class Run:
-    """A run's folder with two checkpoints, what is in them, and what goes on from one."""
+    """A run's folder with two checkpoints, their contents, and the objects that continue
+    from one."""
 
     path: Path
     checkpoints: Folder
@@ -98,7 +97,7 @@ def as_before(run: Run) -> Iterator[None]:
 
 
 def check_load(run: Run, path: Path, mutation: Mutation) -> None:
-    """A checkpoint is as it was saved, or whole where it is forged, or refused by name."""
+    """Check that a checkpoint is as it was saved, or valid if it is forged, or refused by name."""
     with refused_by_name(mutation):
         payload = read_checkpoint(path)
         if mutation.forged and path in {*mutation.files, *(file.parent for file in mutation.files)}:
@@ -109,8 +108,8 @@ def check_load(run: Run, path: Path, mutation: Mutation) -> None:
 
 @contextmanager
 def refused_by_name(mutation: Mutation) -> Iterator[None]:
-    """The block does its work, or raises a FileFormatError that names a mutated file, or the
-    checkpoint that it is the manifest of or was forged into."""
+    """Allow the block to raise a FileFormatError only if it names a mutated file, or the checkpoint
+    that contains this file."""
     try:
         yield
     except FileFormatError as error:
@@ -123,7 +122,7 @@ def refused_by_name(mutation: Mutation) -> Iterator[None]:
 
 
 def go_on(run: Run, payload: dict[str, Any], path: Path) -> None:
-    """What the commands do with a checkpoint: a tokenizer and a model to write, a step to train."""
+    """Use a checkpoint as the commands do: write its tokenizer and model, and train one step."""
     if payload.get("tokenizer") is not None:  # without one it is whole, too
         load_with_tokenizer(path)
     restore(payload, run.model, run.optimizer, name=str(path))
@@ -190,7 +189,7 @@ def test_a_thousand_damaged_single_files(run: Run, first: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command leaves behind is looked for where no other test works."""
+    """Run the commands in a folder that no other test uses, so that new files are found."""
     monkeypatch.chdir(run.path)
 
 
@@ -216,7 +215,7 @@ def test_a_command_refuses_a_damaged_run(
 
 
 def test_what_was_not_damaged_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """The positive control of all of the above."""
+    """The positive control: without a mutation, every check passes."""
     for path in (run.path, run.path / "checkpoints" / "last", run.single.path / "model.pt"):
         words = ["--model_path", str(path), "--prompt", "a", "--max_tokens", "2"]
         assert generate([*words, "--device", "cpu"]) == 0
@@ -248,7 +247,7 @@ def test_a_forged_state_of_the_run(
 
 
 def test_a_recipe_that_is_none(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """Read where a checkpoint was taken out of its run."""
+    """Read a checkpoint that was moved out of its run."""
     path = run.single.path / "model.pt"
     torch.save(run.payloads["model.pt"] | {"recipe": "x"}, path)
     check_refusal(train, ["--resume", str(path)], 3, "model.pt", capsys)

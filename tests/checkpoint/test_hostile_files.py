@@ -1,4 +1,5 @@
-"""Checkpoints by somebody who means harm: nothing runs, leaves its folder, waits, or grows."""
+"""Checkpoints from an attacker: reading them runs no code, touches no other folder, does not wait,
+and does not use much memory."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with both; what a hostile file would run makes `executed` in it."""
+    """The working directory with both checkpoints. Code that a hostile file runs would create
+    `executed` in it."""
     shutil.copytree(template / "step-1", tmp_path / "step-1")
     shutil.copy(template / "model.pt", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -75,7 +77,7 @@ class Runs:
 
 
 class Marked(torch.Tensor):
-    """A subclass that asks its loader to run something."""
+    """A subclass that makes its loader run code."""
 
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
         return os.mkdir, ("executed",)
@@ -126,7 +128,7 @@ def test_a_pickle_of_more_than_plain_values(folder: Path, name: str) -> None:
 
 
 def doubled(times: int) -> list[Any]:
-    """2 ** times values, of which a pickle holds as many lists as `times`."""
+    """Return 2 ** `times` values that a pickle stores in only `times` lists."""
     value: list[Any] = []
     for _ in range(times):
         value = [value, value]
@@ -157,7 +159,7 @@ def test_a_pickle_that_is_larger_than_it_looks(folder: Path, value: Any) -> None
 
 
 def repacked(path: Path, compression: int = zipfile.ZIP_STORED, **changed: bytes) -> None:
-    """The same archive, with other entries, each with a checksum that fits."""
+    """Write the same archive with other entries. Each entry has the right checksum."""
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -174,7 +176,7 @@ def test_a_pickle_nested_without_end(folder: Path) -> None:
 
 
 def test_a_weight_with_another_bit(folder: Path) -> None:
-    """torch.load takes it as it is; the archive's own checksum does not."""
+    """torch.load accepts the file, although the checksum of the archive is wrong."""
     path = folder / "model.pt"
     with zipfile.ZipFile(path) as archive:
         weight = max(archive.infolist(), key=lambda entry: entry.file_size)
@@ -199,7 +201,7 @@ def test_an_archive_that_inflates(folder: Path) -> None:
 
 
 def test_entries_that_overlap(folder: Path) -> None:
-    """Many names for the same bytes: stored, and yet of more bytes than the file."""
+    """Write many names for the same bytes: the tensors have more bytes than the file."""
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("model/data.pkl", bytes(1 << 20))
@@ -452,7 +454,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("changes", CONFIGS, ids=lambda changes: str(changes)[:40])
 def test_a_config_of_another_model_takes_no_memory(folder: Path, changes: dict[str, Any]) -> None:
-    """Its shapes are compared with the weights' before there is memory for it."""
+    """The shapes are compared with the weights before any memory is allocated."""
     path = folder / "step-1" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     sealed(Mutation("", [path]))
@@ -512,7 +514,7 @@ def test_ids_that_are_none(folder: Path, ids: Any) -> None:
      {"state": {0: {"step": "x"}}}, None],
 )  # fmt: skip
 def test_an_optimizer_that_is_none(folder: Path, optimizer: Any) -> None:
-    """And then neither the optimizer nor the model is changed."""
+    """After the error, the optimizer and the model are unchanged."""
     model = tiny.model(1)
     ours = AdamW(model.parameters())
     if isinstance(optimizer, dict) and "param_groups" not in optimizer:
@@ -612,7 +614,7 @@ def test_a_command_says_so_in_one_line(
 
 
 def test_the_bounds_hold() -> None:
-    """The negative control: what the tests above wait for does raise."""
+    """The negative control: the guard of the tests above raises if the code does harm."""
     with pytest.raises(Hang), bounded(0.05):
         time.sleep(10)
     with bounded(20, 100 << 20), pytest.raises(MemoryError):

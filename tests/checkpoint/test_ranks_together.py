@@ -1,4 +1,4 @@
-"""The files of a sharded checkpoint, without ranks: what several would write, one does."""
+"""The files of a sharded checkpoint: one process writes what several ranks would write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scratchlm.errors import FileFormatError
 
 
 def share(value, owner, counter):
-    """Every third tensor of a payload, the others on the meta device."""
+    """Return a payload with every third tensor, and the other tensors on the meta device."""
     if isinstance(value, torch.Tensor):
         counter.append(1)
         return value.detach() if len(counter) % 3 == owner else value.detach().to("meta")

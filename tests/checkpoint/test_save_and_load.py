@@ -25,7 +25,7 @@ from scratchlm.files.atomic import previous, replacing_directory, replacing_file
 
 
 def trained(seed: int = 0, steps: int = 3):
-    """A module that is not ours, and an optimizer with state, two groups and tuples in them."""
+    """A module that is not from scratchlm, and an optimizer with state, two groups and tuples."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     groups = [{"params": model[0].parameters(), "lr": 0.1, "tag": (1, "a")},

@@ -1,4 +1,5 @@
-"""A checkpoint is the same whatever wrapped the model: torch.compile, DDP, FSDP, checkpointing."""
+"""A checkpoint is the same for each wrapper of the model: torch.compile, DDP, FSDP,
+checkpointing."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 @pytest.fixture(scope="module", autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A group of one rank, which DDP wants."""
+    """Open a process group of one rank, because DDP needs a group."""
     store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -89,7 +90,7 @@ def check_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     ],
 )  # fmt: skip
 def test_a_wrapped_model_is_saved_and_loaded_as_the_plain_one(wrap: str, tmp_path: Path) -> None:
-    """Its names, its config, its tied weights and its optimizer, in and out of the wrapper."""
+    """Compare names, config, tied weights and optimizer, with and without the wrapper."""
     plain = tiny.model(tie_embeddings=True)
     state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     expected = plain.eval()(IDS)

@@ -1,4 +1,4 @@
-"""Bad input to `scratchlm-generate`; as in test_bad_input."""
+"""Bad input to `scratchlm-generate`, checked as in test_bad_input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a user can get wrong: the exit code, one line with the value and the remedy, no litter."""
+"""Mistakes of users: check the exit code, the one line with the value and the remedy, and that no
+new file remains."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ MAIN = {"tokenize": tokenize, "train": train, "generate": generate}
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A folder with good files, and bad ones of every kind."""
+    """A folder with good files, and with bad files of every kind."""
     folder = tmp_path_factory.mktemp("prepared")
     corpus = tiny.corpus(folder)
     tokenizer = tiny.tokenizer(folder)
@@ -91,7 +92,7 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def _documents(folder: Path, tokenizer) -> None:
-    """Documents, good and bad, a corpus made of them, and one that is not finished."""
+    """Good and bad documents, a corpus made from documents, and an unfinished corpus."""
     line = json.dumps({"text": "a document"}) + "\n"
     bad_lines = {
         "docs": "",

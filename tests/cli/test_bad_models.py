@@ -1,4 +1,4 @@
-"""Bad input to what deals in whole models: converting, drawing, dry runs; as in test_bad_input."""
+"""Bad input to conversion, drawing and dry runs, checked as in test_bad_input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAIN: dict[str, Callable[[Sequence[str]], int]] = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of the hub and checkpoints, good and bad."""
+    """Good and bad Hugging Face folders and checkpoints."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
     shape = {"vocab_size": len(tokenizer), "context_length": 16, "d_model": 16, "num_layers": 1,

@@ -1,4 +1,4 @@
-"""A byte order mark, which editors on Windows write, is no part of any file that a person gives."""
+"""Editors on Windows write a byte order mark. Each command ignores it in every file of a user."""
 
 from __future__ import annotations
 

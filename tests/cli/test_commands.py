@@ -1,4 +1,4 @@
-"""The commands, from text to text; in the process, and a few as real ones."""
+"""The commands, from a text to generated text, in this process and a few in real processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def log_of(folder: Path):
 
 
 def test_the_whole_journey(tmp_path, monkeypatch, capsys):
-    """Text -> tokenizer -> shards -> training -> checkpoint -> text, by the documented flags."""
+    """Text -> tokenizer -> token files -> training -> checkpoint -> text, with the documented
+    flags."""
     monkeypatch.chdir(tmp_path)
     corpus = tiny.corpus(tmp_path)
     tiny.corpus(tmp_path, 800, "val.txt")
@@ -87,7 +88,8 @@ def test_tokenize_trains_and_encodes_in_one_call(tmp_path, capsys):
 
 
 def test_documents_to_shards_to_training(tmp_path, monkeypatch, capsys):
-    """A folder of documents in several formats -> shards and what is held out -> a run on them."""
+    """Encode a folder of documents in several formats to shards, hold some out, and train
+    on them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     lines = "".join(json.dumps({"body": tiny.text(60, i)}) + "\n" for i in range(100))
@@ -171,7 +173,7 @@ def test_the_command_says_when_it_replaces_a_file(tmp_path, capsys):
 
 
 def test_a_value_is_no_flag_whatever_its_letters(tmp_path, monkeypatch):
-    """`t.inspect` without its first two is a flag's name."""
+    """Without its first two letters, `t.inspect` is the name of a flag."""
     monkeypatch.chdir(tmp_path)
     tiny.tokenizer(tmp_path).save("t.inspect")
     assert tokenize(["--inspect", "t.inspect"]) == 0

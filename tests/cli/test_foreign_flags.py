@@ -1,4 +1,4 @@
-"""Flags of other projects: taken as they are, or told what to write instead; docs/names.md."""
+"""Flags of other projects: they work, or the error says what to write instead (docs/names.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDED = {
 
 @pytest.fixture
 def error_of(tmp_path, monkeypatch, capsys):
-    """error_of(command, words) -> the line in which it ends."""
+    """Return error_of(command, words) -> the error line of the command."""
     monkeypatch.chdir(tmp_path)
 
     def call(command: str, *words: str) -> str:

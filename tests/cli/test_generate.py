@@ -46,7 +46,7 @@ def records(output: str) -> list[dict]:
 
 
 def texts(output: str) -> list[str]:
-    """What stands under each header."""
+    """Return the text below each header."""
     parts = ("\n" + output.removesuffix("\n")).split("\n--- ")[1:]
     return [part.partition("\n")[2] for part in parts]
 
@@ -139,7 +139,8 @@ def test_a_pipe_is_the_prompt_where_no_other_is_given(folder, stdin, prompt):
 
 
 def test_greedy_with_a_draft_from_the_hub_and_in_other_weights(run):
-    """The draft changes nothing; int8 and bf16 run; the same model read from a hub's folder."""
+    """A draft model changes no text; int8 and bf16 run; the same model runs from a Hugging Face
+    folder."""
     plain = run("--prompt the --max_tokens 12 --temperature 0")
     assert run("--prompt the --max_tokens 12 --temperature 0 --draft_model draft.pt") == plain
     assert run("--prompt the --max_tokens 12 --temperature 0", "hub") == plain

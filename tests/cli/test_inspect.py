@@ -1,4 +1,4 @@
-"""scratchlm-inspect: its numbers are torch's, and --set leaves every weight as it was."""
+"""scratchlm-inspect: its numbers equal torch's, and --set changes no weight."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_name_cannot_move_the_cursor(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """Equal to the last bit, with the types of all containers."""
+    """Check that two values are equal to the bit, with the types of all containers."""
     assert type(first) is type(second)
     if isinstance(first, Tensor):
         assert first.dtype == second.dtype
@@ -293,7 +293,8 @@ def test_set_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_resume_agrees_with_what_was_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the recipe of the checkpoint, on its own or in a run, whose config.toml is not asked."""
+    """A resumed run uses the recipe of the checkpoint, alone or in a run, and does not read
+    config.toml."""
     run = tmp_path / "run"
     for path in (tmp_path / "step-00000003", run / "checkpoints" / "step-00000003"):
         save(path)
@@ -322,7 +323,7 @@ def test_set_goes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_run_at_work_keeps_its_checkpoints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Through a link, too; once it has ended they may be changed."""
+    """The lock also works through a link. After the run has ended, --set works."""
     path = tmp_path / "run" / "checkpoints" / "step-00000003"
     save(path)
     (tmp_path / "link").symlink_to(path)
@@ -359,7 +360,7 @@ def test_a_failure_at_any_moment_leaves_old_or_new(
     capsys: pytest.CaptureFixture[str],
     form: str,
 ) -> None:
-    """Each sync and each rename fails in turn, until none is left to fail."""
+    """Make each sync and each rename fail in turn, until no call is left."""
     path = tmp_path / form
     save(path)
     seen, weights = [], read_checkpoint(path)["model"]

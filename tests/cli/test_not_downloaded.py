@@ -1,4 +1,4 @@
-"""A Git LFS pointer or a web page in place of any file that a command reads is called that."""
+"""If a file is really a Git LFS pointer or a web page, the error of each command says so."""
 
 from __future__ import annotations
 

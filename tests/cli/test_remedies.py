@@ -1,4 +1,4 @@
-"""What an error or a run tells the user to type works when it is typed."""
+"""If an error or a run prints a command, this command works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-# command, what is typed, the remedy in its error, what is typed then: {} is the remedy
+# command, its words, the remedy in the error, the new words; {} is the remedy
 CASES = [
     ("train", f"corpus.txt {RUN}", "write (--train_data corpus.txt)", f"{{}} {RUN}"),
     ("train", "--dry_run", "set (--vocab_size) N", "--dry_run {} 300"),
@@ -87,7 +87,8 @@ def test_a_command_alone_gives_an_example_of_itself(command, folder, capsys):
 
 @pytest.mark.parametrize("data", ["corpus.txt", "ids.npy"])
 def test_the_last_line_of_a_run_is_a_command_that_works(data, folder, capsys):
-    """Also in a folder whose name a shell would cut, and for ids that came without a tokenizer."""
+    """The command also works for a folder with a space in its name, and for ids without a
+    tokenizer."""
     BPETokenizer.load("tokenizer.json").save(folder / "tokenizer.json")
     out = folder / "Anna's first run"
     assert train([*shlex.split(f"--train_data {data} {RUN}"), "--out", str(out)]) == 0

@@ -1,4 +1,4 @@
-"""Standard input, output and error are UTF-8 in every command, whatever the locale says."""
+"""Standard input, output and error are UTF-8 in every command and in every locale."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(folder, monkeypatch):
-    """run(main, words, encoding) -> standard output and error of a process with such streams."""
+    """Return run(main, words, encoding) -> standard output and error of a process with such
+    streams."""
     monkeypatch.chdir(folder)
 
     def call(main, words, encoding, stdin=b"", code=0) -> tuple[str, str]:
@@ -101,7 +102,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(run, tmp_path):
 
 
 def test_a_process_in_the_c_locale_reads_and_writes_utf8(folder):
-    """Its arguments and names are bytes to Python, and stay what was typed."""
+    """Its arguments and file names are bytes for Python, and must not change."""
     environment = os.environ | C_LOCALE
     words = [sys.executable, "-m", "scratchlm.cli.tokenize", "--tokenizer_path"]
     for name, code in (("über.json", 0), ("ö.json", 2)):

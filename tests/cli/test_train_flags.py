@@ -1,4 +1,4 @@
-"""What `scratchlm-train` tells of itself: its help, its recipes, and what it needs."""
+"""The help of `scratchlm-train`, its recipes, and its required flags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHORT = ["--iterations", "1", "--device", "cpu", "--eval_batches", "1"]
 
 @pytest.fixture
 def helps(monkeypatch, capsys) -> dict[str, dict[str, str]]:
-    """{group: {flag: its entry}} of the help."""
+    """Return {group: {flag: its entry}} of the help."""
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as ended:
         train(["--help"])

@@ -1,4 +1,4 @@
-"""Folders of the hub as they are found: tied weights under either name, prefixes, base models."""
+"""Real Hugging Face folders: tied weights under either name, prefixes, base models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def theirs_of(kind: str, ending: str = "", *, tied: bool = True) -> Any:
-    """A random model of `transformers`; ending "Model" is the one without a head."""
+    """Return a random model of `transformers`. A name that ends in "Model" means a model without a
+    head."""
     import transformers
 
     torch.manual_seed(0)
@@ -340,8 +341,8 @@ def test_ids_of_a_padded_vocabulary_without_a_token_are_told(
 
 # Configs
 
-# What real configs have beside the model: SmolLM2's, those of unsloth, of transformers.js, of
-# transformers before generation_config.json, of GPT-2's first days.
+# Keys of real configs that do not describe the model: from SmolLM2, unsloth, transformers.js, old
+# versions of transformers, and the first GPT-2.
 SAYING_NOTHING = {
     "is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1, "use_cache": True,
     "auto_map": {"AutoModelForCausalLM": "modeling.Model"}, "unsloth_version": "2025.1.1",
@@ -369,7 +370,8 @@ def test_keys_that_say_nothing_of_the_model_are_ignored(kind: str, tmp_path: Pat
 
 
 def test_what_transformers_knows_of_generation_is_ignored(tmp_path: Path) -> None:
-    """config.json held these keys before generation_config.json did."""
+    """Old versions of transformers wrote these keys into config.json, not
+    generation_config.json."""
     from transformers import GenerationConfig, PretrainedConfig
 
     theirs = theirs_of("GPT2")
@@ -430,7 +432,7 @@ def test_weights_without_a_tokenizer_are_converted(
 def test_inspect_shows_a_folder_as_a_checkpoint(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tensors under the hub's names, with torch's numbers; the config in our words."""
+    """The tensors have the names of the files and torch's numbers; the config has our names."""
     theirs_of(kind).save_pretrained(tmp_path, max_shard_size="20KB")
     (tmp_path / "onnx").mkdir()
     capsys.readouterr()

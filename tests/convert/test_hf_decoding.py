@@ -1,4 +1,4 @@
-"""Models of the hub decode in every dtype and `weights`, from memory laid out as their own."""
+"""Models from Hugging Face folders decode in every dtype and `weights`, with our memory layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def decoded(model: Transformer) -> Tensor:
-    """(batch, seq, vocab): logits behind two prompts, then behind one token more at a time."""
+    """Return logits (batch, seq, vocab): after two prompts, and then after one more token at a
+    time."""
 
     def steps() -> Iterator[Tensor]:
         decoder = Decoder(model, 3)

@@ -1,4 +1,5 @@
-"""Models of the hub against `transformers`: the same logits, text, gradients; bytes both ways."""
+"""Hugging Face folders: compare logits, text and gradients with `transformers`, and the bytes after
+conversion there and back."""
 
 from __future__ import annotations
 
@@ -121,7 +122,7 @@ def test_gpt2_at_its_real_size(tmp_path: Path) -> None:
 
 
 def test_openais_own_gpt2_file(tmp_path: Path) -> None:
-    """No `transformer.` before its names, and the causal masks among the weights."""
+    """Such a file has no `transformer.` before the names, and contains the causal masks."""
     theirs = theirs_of("gpt2")
     theirs.save_pretrained(tmp_path)
     ids = torch.randint(61, (1, 30))
@@ -333,7 +334,7 @@ def test_mapped_weights_change_in_memory_only(tmp_path: Path) -> None:
 
 
 def test_a_trained_model_writes_the_same_text_in_transformers(tmp_path: Path) -> None:
-    """Tokenized, trained and converted by the commands; both continue a prompt greedily."""
+    """Tokenize, train and convert with the commands. Both models continue a prompt greedily."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from scratchlm.cli.train import main as train

@@ -1,4 +1,5 @@
-"""Peaks from the datasheets against what the chips' units and clocks give; MFU by hand."""
+"""Compare peaks from the datasheets with the units and clocks of the chips; compute an MFU
+by hand."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def test_a_dtype_that_is_not_in_the_table_has_no_peak() -> None:
 
 
 def test_mfu_by_hand() -> None:
-    """1,000 weights a token: 6,000 FLOPs; a million tokens a second are 6 GFLOP/s of 24."""
+    """With 1,000 weights, a token takes 6,000 FLOPs. A million tokens per second take 6 of 24
+    GFLOP/s."""
     assert mfu(1e6, 6 * 1000, 24e9) == pytest.approx(0.25)
     assert mfu(1e6, 6 * 1000, None) is None
 

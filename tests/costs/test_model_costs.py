@@ -1,4 +1,4 @@
-"""What a model costs: known models, arithmetic by hand, and the memory a step really takes."""
+"""The costs of a model: known models, arithmetic by hand, and the real memory of a step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def from_file(name: str) -> ModelConfig:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("gpt2-124m", 124_439_808 + 47 * 768),  # the hub's, and the rows that pad the vocabulary
+        ("gpt2-124m", 124_439_808 + 47 * 768),  # the published number, and the padding rows
         ("gpt2-350m", 354_823_168 + 47 * 1024),
         ("gpt2-774m", 774_030_080 + 47 * 1280),
         ("gpt2-1.5b", 1_557_611_200 + 47 * 1600),
@@ -81,8 +81,8 @@ class OneBatch:
 
 
 def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) -> int:
-    """Bytes of tensors at the highest point of a trainer's third step: what is resident before it,
-    and the most that the profiler sees allocated on top."""
+    """Return the peak bytes of tensors in a trainer's third step: the bytes before the step, and
+    the most that the profiler sees allocated during the step."""
     torch.manual_seed(0)
     model = Transformer(config)
     steps = build_optimizer(OptimConfig(optimizer=optimizer), model)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What bounds a run: one row by hand, a ring that counts what it sends, and docs/scaling.md."""
+"""The limits of a run: one row by hand, a ring that counts its bytes, and docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_a_sharded_llama_by_hand() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 def test_a_ring_sends_what_is_said(ranks: int) -> None:
-    """Patarasuk and Yuan's all-reduce: n − 1 steps in which each rank passes a sum on, n − 1 in
-    which it passes a result on."""
+    """Simulate the all-reduce of Patarasuk and Yuan: in n − 1 steps each rank sends a partial sum,
+    and in n − 1 steps it sends a result."""
     torch.manual_seed(0)
     data = torch.randn(ranks, ranks, 5, dtype=torch.float64)  # rank, chunk, numbers
     total, size = data.sum(dim=0), data[0].nbytes
@@ -184,14 +184,14 @@ def test_the_slowest_unit_is_the_bound() -> None:
     ids=["llama", "gpt2", "logits"],
 )
 def test_checkpointing_keeps_what_a_step_really_keeps(config: ModelConfig) -> None:
-    """Within 15%, in float32: the profiler's peak over a forward and backward pass."""
+    """Compare with the profiler's peak over a forward and backward pass in float32, within 15%."""
     torch.manual_seed(0)
     model = Transformer(config)
     recompute_activations(model.layers)
     objective = Objective(model)
     ids = torch.randint(config.vocab_size, (4, config.context_length))
     for weight in model.parameters():
-        weight.grad = torch.zeros_like(weight)  # so that what is allocated is activations
+        weight.grad = torch.zeros_like(weight)  # so the step allocates only activations
     for last in (False, True):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=last) as profiled:
             loss, *_ = objective(ids, ids)
@@ -273,7 +273,7 @@ def test_one_row_is_printed_for_a_run_of_ones_own(script, monkeypatch, capsys) -
 
 
 def commands() -> list[list[str]]:
-    """Those of the page's shell blocks, in words."""
+    """Return the words of each command in the page's shell blocks."""
     blocks = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL))
     lines = blocks.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
@@ -281,7 +281,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:40])
 def test_the_pages_commands_are_understood(words: list[str], script, monkeypatch) -> None:
-    """By the parsers of torchrun, the trainer and the script; every key and value by the config."""
+    """Parse with torchrun, the trainer and the script; build every key and value of the config."""
     monkeypatch.chdir(ROOT)
     if "torchrun" in words:
         found = torchrun().parse_args(words[words.index("torchrun") + 1 :])
@@ -307,7 +307,7 @@ def test_the_pages_commands_are_understood(words: list[str], script, monkeypatch
 
 
 def test_the_pages_flags_and_keys_are_known() -> None:
-    """Those in its sentences: of torchrun, of the trainer, or keys of its configuration."""
+    """The flags and keys in its sentences belong to torchrun, the trainer or the configuration."""
     words = " ".join(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
     keys = {
         f"{section}.{field.name}"
@@ -335,7 +335,7 @@ def test_the_pages_configs_are_there() -> None:
 
 
 def test_the_page_counts_as_the_model_does() -> None:
-    """Its worked row: 6N a token is near what is counted, less so where attention is long."""
+    """Check the numbers of the row that the page computes by hand."""
     config = from_file("gpt2-124m")
     assert "798.5 MFLOP" in PAGE
     assert 3 * flops_per_token(config) == pytest.approx(798.5e6, abs=0.05e6)

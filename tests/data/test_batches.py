@@ -1,4 +1,5 @@
-"""Batches: purity, every window once an epoch, targets one place after the inputs."""
+"""Batches: the same for the same seed and step, every window once per epoch, targets one place
+after the inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def test_get_batch_shape_and_shift(kind: str, tmp_path: Path) -> None:
 
 
 def test_get_batch_reaches_every_start_alike() -> None:
-    """10 tokens, context 7: starts 0, 1, 2, each a third of the time."""
+    """With 10 tokens and context 7, a window starts at 0, 1 or 2, each in a third of the cases."""
     inputs, targets = get_batch(np.arange(10), 30_000, 7, "cpu", torch.Generator().manual_seed(0))
     assert targets.max() == 9  # the last token is a target
     counts = torch.bincount(inputs[:, 0])
@@ -74,7 +75,7 @@ def test_get_batch_raises_torchs_own_error_for_a_missing_device() -> None:
 
 
 def epoch_starts(batches: TrainBatches, epoch: int) -> list[int]:
-    """Where each window of an epoch starts, from the batches alone."""
+    """Return the start of each window of an epoch, computed from the batches."""
     n, size = batches.windows_per_epoch, batches.batch_size
     starts = []
     for step in range(epoch * n // size, -(-(epoch + 1) * n // size)):
@@ -108,7 +109,8 @@ def test_offsets_reach_every_token() -> None:
 
 
 def test_order_is_the_documented_one() -> None:
-    """A run resumes on the data it would have had only if this stays, in numpy too."""
+    """If these numbers change, old runs resume with other data. So they must not change, in numpy
+    too."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([5, 2])))
     offset = generator.integers(0, 27)
     expected = offset + 16 * generator.permutation(61)

@@ -1,4 +1,4 @@
-"""Corpora: the shards are the documents, for any workers, wherever a run was killed."""
+"""Corpora: the shards contain the documents, for any number of workers and after any kill."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_items(monkeypatch):
-    """Several items, workers, and reads even of a small corpus."""
+    """Use several items, workers and reads, even for a small corpus."""
     monkeypatch.setattr(corpora, "_ITEM", 2000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 0)
     monkeypatch.setattr("scratchlm.tokenizer.pieces.pretokenize.BLOCK_CHARACTERS", 1500)
@@ -72,7 +72,8 @@ def ids_of(folder: Path, split: str) -> list[int]:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """The folder's files; a sidecar without the time, which is when its shard was written."""
+    """Return the folder's files. A sidecar has no time here, because the time depends on
+    the run."""
     files: dict[str, object] = {}
     for path in folder.iterdir():
         files[path.name] = path.read_bytes()
@@ -179,7 +180,7 @@ def start(tokenizer: Path, source: Path, output: Path, num_workers: int) -> subp
 
 
 def kill_and_resume(tokenizer: BPETokenizer, source: Path, folder: Path, kills: int) -> int:
-    """The number of kills that came while it ran."""
+    """Return how many kills hit the process while it ran."""
     tokenizer.save(folder / "t.json")
     begin = time.monotonic()
     assert start(folder / "t.json", source, folder / "whole", 2).wait(timeout=60) == 0

@@ -1,4 +1,4 @@
-"""Documents are what the files hold, whatever the reads' borders, and what is bad is named."""
+"""Documents: the files are read right for every size of a read, and errors name bad files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXTS = ["one\n", "\ntwo é 中文 😀", " ", END[:5], "line 1\nline 2\r\n", "\
 
 
 def joined(path: str | Path | list[Path], **options: str) -> list[str]:
-    """The documents, each from its chunks; numbers and `last` are seen to be right on the way."""
+    """Join the chunks of each document, and check their numbers and `last`."""
     found = []
     chunks = list(read_documents(path, **options))
     for number, group in groupby(chunks, lambda chunk: chunk.document):

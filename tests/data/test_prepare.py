@@ -1,4 +1,4 @@
-"""From what a user names to what a trainer reads."""
+"""From the data that a user specifies to the data that a trainer reads."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_the_width_of_a_bare_bin(tmp_path):
-    """Ids that a user wrote, and what the vocabulary or the tokenizer says of their width."""
+    """The dtype of ids that a user wrote depends on the vocabulary or on the tokenizer."""
     ids = np.arange(1, 2001) % 300
     ids.astype("<u4").tofile(tmp_path / "wide.bin")
     ids.astype("<u2").tofile(tmp_path / "narrow.bin")

@@ -1,4 +1,4 @@
-"""Token shards: what is written is what is read, and what was altered is refused."""
+"""Token files: reading returns what was written, and refuses altered files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shard(text: Path, tmp_path: Path) -> Path:
 
 
 def flip_a_bit(path: Path) -> None:
-    """As a bad disk does: the file's size and time stay."""
+    """Change a byte as a bad disk does: the file's size and time stay the same."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[20] ^= 1

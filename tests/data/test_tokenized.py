@@ -1,4 +1,4 @@
-"""Training on what users have: documents in any format, files that are no text, ten sentences."""
+"""Training on the files of users: documents in any format, files without text, ten sentences."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def write_all(folder: Path) -> dict[str, Path]:
 
 
 def test_every_format_is_trained_on_as_documents(tmp_path):
-    """The ids are each document's, then the separator's, as scratchlm-tokenize has them."""
+    """The ids of each document, and then the separator's id, as scratchlm-tokenize writes them."""
     tokenizer = tiny.tokenizer(tmp_path)
     tokenizer.save(tmp_path / "t.json")
     end = tokenizer.token_to_id(END)
@@ -330,7 +330,7 @@ def test_what_a_short_text_allows_is_told_in_numbers_that_work(tmp_path, monkeyp
 
 @pytest.mark.parametrize("text", ["the cat sat. " * 250, "a " * 99, SENTENCES])
 def test_a_size_that_suits_is_advised_once(text, tmp_path, monkeypatch, capsys):
-    """No advice follows the default; another size's advice leaves no ids over."""
+    """For the default size there is no advice. The advice for another size leaves no id unused."""
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text(text, encoding="utf-8")
     said: list[str] = []

@@ -1,5 +1,5 @@
-"""What surrounds torch.compile: a signal breaks nothing, a damaged cache is mended, and a compiler
-that fails is one line."""
+"""Around torch.compile: a signal breaks nothing, a damaged cache is repaired, and the error of a
+failed compiler is one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF, /proc and 
 
 
 def signalled(*numbers: str) -> int:
-    """The exit status of a process that sends itself signals."""
+    """Return the exit status of a process that sends signals to itself."""
     return subprocess.run(["sh", "-c", "; ".join(f"kill -{n} $$" for n in numbers)]).returncode
 
 
@@ -122,7 +122,7 @@ def command(folder, out):
 
 
 def compiler_of(session: int) -> bool:
-    """Whether the C++ compiler works on a kernel in the session of a process."""
+    """Return whether the C++ compiler runs in the session of a process."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             text = (path / "cmdline").read_bytes()

@@ -1,4 +1,4 @@
-"""Ranks are processes here, which talk by gloo; NCCL is for the tests marked gpu."""
+"""Ranks, as processes that communicate by gloo; the tests with the marker gpu use NCCL."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _late(ranks):
 
 
 def test_a_wait_is_as_long_as_it_takes(tmp_path, monkeypatch):
-    """Longer than what a step's talk may take."""
+    """A rank waits longer than the limit for the communication of a step."""
     short = functools.partial(joined, timedelta(seconds=2))
     monkeypatch.setattr(forked, "joined", short)
     assert forked.run_ranks(tmp_path, 2, _late) == [[2, 2], [2, 2]]

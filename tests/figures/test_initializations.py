@@ -1,4 +1,4 @@
-"""Figures: what is measured, and that it is drawn whole or not at all."""
+"""Figures: check the measured numbers, and that a file is complete or does not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of runs: what is read of a log, what is drawn of it, and what is refused."""
+"""The figure of runs: check what it reads from a log, draws and refuses."""
 
 from __future__ import annotations
 

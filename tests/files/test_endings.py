@@ -1,4 +1,5 @@
-"""A name that ends in a format which is not written is refused, and nothing is made."""
+"""A file name with the ending of a format that we do not write: it is refused, and no file is
+created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file really is, against files that the libraries of each format write."""
+"""The real kind of a file, compared with files that the libraries of each format write."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone_however_it_went(tmp_pat
 
 
 class FakeMsvcrt:
-    """Windows' locks on a byte, by those of Unix on a file."""
+    """Imitate Windows' locks on a byte with Unix's locks on a file."""
 
     LK_NBLCK, LK_UNLCK = 2, 0
 
@@ -52,7 +52,7 @@ class FakeMsvcrt:
 
 @pytest.fixture(params=["posix", "windows"])
 def either_lock(request, monkeypatch) -> Any:
-    """The module, and the same as Windows imports it."""
+    """Return the module, and the module as Windows imports it."""
     if request.param == "posix":
         return lock
     monkeypatch.setattr(sys, "platform", "win32")
@@ -97,7 +97,8 @@ def _take_and_leave(path, module=lock) -> None:
 
 
 def test_a_copy_of_the_folder_and_the_process_itself_leave_the_lock_held(tmp_path):
-    """The locks of POSIX go when any descriptor of the file is closed, as one of a copy is."""
+    """POSIX releases a lock when any descriptor of the file closes, such as the descriptor of a
+    copy."""
     run, path = tmp_path / "run", tmp_path / "run" / "lock"
     with locked(run):
         shutil.copytree(run, tmp_path / "copy")

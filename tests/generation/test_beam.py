@@ -1,4 +1,4 @@
-"""Beam search against that of `transformers`, and its rules by hand."""
+"""Beam search: compare with the beam search of `transformers`, and check its rules by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def search(model: Transformer, num_new: int, beams: Beams, **how: Any) -> list[C
 def agrees(
     name: str, num_new: int, beams: Beams, stop: list[int], strategy: dict[str, Any], width: int = 3
 ) -> list[str | None]:
-    """Whether ids and scores (to 1e-4) are theirs -> why ours ended."""
+    """Check that ids and scores (to 1e-4) equal theirs. Return why our texts ended."""
     ours, theirs = twins(name)
     texts = search(ours, num_new, beams, num_return=width, stop=stop, strategy=strategy)
     expected = theirs_generate(
@@ -51,7 +51,7 @@ def agrees(
 
 
 def ends(name: str) -> list[list[int]]:
-    """No end id, one, and two: ids that a search without ends would take."""
+    """Return no end id, one and two end ids, chosen from the ids of a search without ends."""
     ours, _ = twins(name)
     free = search(ours, 20, Beams(4))[0].ids
     return [[], [free[8]], [free[5], free[11]]]
@@ -60,8 +60,8 @@ def ends(name: str) -> list[list[int]]:
 @pytest.mark.parametrize("length_penalty", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_texts_and_scores_are_those_of_transformers(name: str, length_penalty: float) -> None:
-    """4 beams for 14 tokens: every way to stop early, with no, one and two end ids, alone and with
-    two penalties, the 27 settings shared out between two models. Some texts end, some do not."""
+    """Search with 4 beams for 14 tokens: every rule to stop early, no, one and two end ids, with
+    and without penalties. Two models divide the 27 settings. Some texts end, and some do not."""
     reasons: list[str | None] = []
     settings = itertools.product([False, True, "never"], ends(name), PENALTIES)
     for i, (early_stopping, stop, strategy) in enumerate(settings):
@@ -77,7 +77,7 @@ def test_other_widths_and_penalties_are_those_of_transformers(beams: Beams) -> N
 
 
 class Constant:
-    """A decoder whose logits are always these (vocab,)."""
+    """A decoder that always returns these logits (vocab,)."""
 
     overflow, max_tokens, context_length = "stop", 20, 1_000
 

@@ -1,5 +1,5 @@
-"""The engine against the model without a cache, for every variant: batches of different lengths,
-chunks, sliding, reordering, rewinding, and the compiled step."""
+"""The decoder: compare with the model without a cache, for every variant: batches of different
+lengths, chunks, sliding, reordering, rewinding, and the compiled step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 
 def check(logits: Tensor, model: Transformer, texts: Sequence[Sequence[int]]) -> None:
-    """logits (batch, vocab) are those that follow each text, to 1e-5 of the largest."""
+    """Check that logits (batch, vocab) follow each text, to 1e-5 of the largest logit."""
     expected = torch.stack([uncached(model, text)[-1] for text in texts])
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
@@ -94,7 +94,8 @@ def test_rewinding_forgets(model: Transformer) -> None:
 
 
 def test_sliding_reads_the_last_half_anew(model: Transformer) -> None:
-    """Ragged: each slides at a time of its own. One prompt fills the context, one is longer."""
+    """The texts have different lengths, so each slides at its own time. One prompt fills the
+    context, and one is longer."""
     texts = [*map(list, PROMPTS[1:]), random_ids(CONTEXT), random_ids(CONTEXT + 7, seed=1)]
     views = [text if len(text) <= CONTEXT else text[-(CONTEXT // 2) :] for text in texts]
     decoder = Decoder(model, 24, overflow="slide", chunk=5)
@@ -192,7 +193,7 @@ def test_the_compiled_step_is_the_step_in_one_graph(variant: dict[str, Any], cou
 
 
 def test_a_compiled_step_serves_prompts_of_other_lengths_by_turns(counter: Any) -> None:
-    """One graph for all, and each with a cache of its own."""
+    """All decoders use one graph, and each has its own cache."""
     model = loud(small())
     step = CompiledStep(model, counter)
     plain = [generate(model, prompt, 8, temperature=0) for prompt in ([1, 2, 3], [4] * 6, [9])]

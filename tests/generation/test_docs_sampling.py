@@ -1,4 +1,4 @@
-"""docs/sampling.md: every number on the page is computed, every name is there."""
+"""docs/sampling.md: compute every number on the page, and check every name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCKS = re.findall(r"^( *)```python\n(.*?)\n *```", PAGE, re.DOTALL | re.MULTIL
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, object]:
-    """What the page's examples define, after each of them gave what the page says it gives."""
+    """Run the page's examples, check their results, and return the names that they define."""
     torch.manual_seed(0)
     text = "\n".join(block for _, block in BLOCKS)
     test = doctest.DocTestParser().get_doctest(text, {}, "sampling.md", "docs/sampling.md", 0)
@@ -40,7 +40,7 @@ def test_every_example_gives_what_the_page_says(names):
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table whose first line begins with `heading`."""
+    """Return the cells of the table whose first line begins with `heading`."""
     table = re.search(rf"^\| {heading} .*\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
 
@@ -68,7 +68,8 @@ def test_every_flag_of_the_page_is_one_of_the_command():
 
 
 class LastWord:
-    """A decoder whose model is a table: the next word by the last one. It notes what runs on."""
+    """A decoder whose model is a table: the last word determines the next word. It records its
+    beams."""
 
     max_tokens, context_length, overflow, compiled = 3, 100, "stop", None
 

@@ -1,4 +1,4 @@
-"""Text in, text out: what TextGenerator gives is what the engine gives, by every way to ask."""
+"""TextGenerator: each of its methods gives the same text as the decoder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def writer(model: Transformer, tokenizer: BPETokenizer) -> TextGenerator:
 
 
 def ids_of(model: Transformer, tokenizer: BPETokenizer, **how: Any) -> list[list[int]]:
-    """What the engine gives for PROMPTS, 20 tokens."""
+    """The decoder's text for PROMPTS, 20 tokens."""
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     more = {name: how.pop(name) for name in ("num_samples", "generator") if name in how}
     return generate_batch(
@@ -256,7 +256,7 @@ def test_it_loads_a_model_with_its_draft(
     assert half.model.embedding.weight.dtype == torch.bfloat16
 
 
-# What is refused, before the first token
+# Errors before the first token
 
 
 @pytest.mark.parametrize(

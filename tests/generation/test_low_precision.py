@@ -1,4 +1,4 @@
-"""The repacked twin computes what the model computes, and leaves the model alone."""
+"""The repacked twin computes the same as the model, and does not change the model."""
 
 from __future__ import annotations
 

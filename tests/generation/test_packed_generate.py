@@ -1,4 +1,5 @@
-"""`generate` packs the weights for the call alone: as fast as `TextGenerator`, and never stale."""
+"""`generate` packs the weights for one call: it is as fast as `TextGenerator`, and always uses the
+present weights."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ BYTES = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [])
 
 
 class Operations(TorchDispatchMode):
-    """The names of torch's operations inside the block."""
+    """Record the names of torch's operations inside the block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,8 +48,8 @@ def products(job: Callable[[], Any]) -> set[str]:
 def test_a_text_of_ordinary_length_takes_the_way_of_text_generator(
     dtype: torch.dtype, intel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same products: those of the packed twin. A few tokens would not repay the packing, nor
-    does one row of fp32 where MKL is as fast."""
+    """`generate` uses the products of the packed twin. For a few tokens, or for one row of fp32 if
+    MKL is as fast, packing would not save time."""
     monkeypatch.setattr(low_precision, "_multiplies_by_its_own_mkl", lambda: intel)
     model = tiny.model(context_length=64).to(dtype)
     fast = products(lambda: TextGenerator(model, BYTES).generate("t", PACK_FROM))

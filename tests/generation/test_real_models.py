@@ -100,7 +100,7 @@ def test_a_conversation_is_chatml_and_a_reply_ends(
 def test_the_chat_command_takes_chatml_and_ends_a_reply(
     smollm2: Path, words: Any, theirs: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reply is that of transformers, given the system text that SmolLM2's own template has."""
+    """The reply equals the reply of transformers with the system text of SmolLM2's own template."""
     turns = [{"role": "user", "content": QUESTION}]
     read = words.apply_chat_template(
         turns, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -1,4 +1,4 @@
-"""The loop against `transformers` and against a loop by hand without cache or batch."""
+"""Sampling: compare with `transformers`, and with a simple loop without cache or batch."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_so_it_is_with_every_strategy(
 
 
 def test_rows_end_for_each_reason(llama: Transformer) -> None:
-    """What the test before relies on: all three reasons, while others go on."""
+    """The test above needs this: all three reasons occur while other rows continue."""
     stop = [generate(llama, PROMPTS[0], 5, 0.0)[4]]
     rows = run(Decoder(llama, 20), PROMPTS, GREEDY, stop=stop)
     assert {reason for _, reason in rows} == {"stop", "length", "context"}
@@ -154,7 +154,7 @@ def test_rows_end_for_each_reason(llama: Transformer) -> None:
 
 @pytest.mark.parametrize("overflow", ["stop", "slide"])
 def test_finished_rows_leave_the_batch(llama: Transformer, overflow: Overflow) -> None:
-    """The decoder computes what still grows, and nothing else."""
+    """The decoder computes only the rows that are not finished."""
     sizes = []
 
     class Watched(Decoder):
@@ -172,7 +172,7 @@ def test_finished_rows_leave_the_batch(llama: Transformer, overflow: Overflow) -
 def test_a_compiled_step_changes_nothing_though_rows_finish(
     llama: Transformer, overflow: Overflow
 ) -> None:
-    """Its batch keeps what is finished: also where such a row reaches the context's end first."""
+    """Its batch keeps finished rows, even if such a row reaches the end of the context first."""
     stop = [generate(llama, PROMPTS[3], 5, 0.0)[4]]
     plain = run(Decoder(llama, 20, overflow=overflow), PROMPTS, GREEDY, stop=stop)
     assert plain[3][1] == "stop"

@@ -1,4 +1,5 @@
-"""Speculation: the large model's text where it is greedy, its distribution where it samples."""
+"""Speculative decoding: the text of the large model if it is greedy, and its distribution if it
+samples."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ GREEDY = Strategy(temperature=0)
 
 
 class Counting(Decoder):
-    """How many passes there were, and over how many tokens at most."""
+    """Count the passes, and the most tokens in a pass."""
 
     passes = 0
 

@@ -1,4 +1,5 @@
-"""Each strategy against the logits processors of `transformers`, their order, and the draw."""
+"""Strategies: compare each one with the logits processors of `transformers`, and check their order
+and the sampling."""
 
 from __future__ import annotations
 
@@ -348,7 +349,7 @@ def test_a_rare_id_of_many_has_its_share() -> None:
         assert (id == 200_000) == inside
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(

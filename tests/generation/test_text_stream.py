@@ -1,4 +1,4 @@
-"""Text in pieces: joined it is what `decode` gives, and no stop string is given away."""
+"""Text in pieces: the joined pieces equal the result of `decode`, and contain no stop string."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tokenizer(request: pytest.FixtureRequest) -> BPETokenizer:
 
 
 class Tokens:
-    """As a tokenizer whose ids are these tokens."""
+    """Imitate a tokenizer whose ids are these tokens."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tokens
@@ -50,7 +50,8 @@ class Tokens:
 
 
 def written(tokens: Sequence[str], stop: Sequence[str]) -> tuple[str, list[str], bool]:
-    """A text cut into these tokens -> what is given of it, in which pieces, whether it stopped."""
+    """Stream a text that is cut into these tokens. Return the text so far, its pieces, and whether
+    it stopped."""
     stream = TextStream(Tokens(tokens), stop)
     pieces = []
     for id in range(len(tokens)):
@@ -68,7 +69,8 @@ def pieces_of(ids: Sequence[int], tokenizer: BPETokenizer) -> list[str]:
 
 
 def by_character(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string to be complete; of those, the longest."""
+    """Return the text before the first complete stop string. If several are complete, use the
+    longest."""
     for end in range(len(text) + 1):
         ending = [len(each) for each in stop if text[:end].endswith(each)]
         if ending:
@@ -153,7 +155,7 @@ def test_token_borders_change_nothing_and_nothing_is_given_away(
     whole = "".join(tokens)
     assert text == by_character(whole, stop)
     assert stopped == any(each in whole for each in stop)
-    given_away = ""  # what is given at any time is the beginning of the final text
+    given_away = ""  # at any time, the pieces so far begin the final text
     for piece in pieces:
         given_away += piece
         assert text.startswith(given_away)
@@ -166,7 +168,8 @@ def test_token_borders_change_nothing_and_nothing_is_given_away(
     stop=st.text("ab", min_size=1, max_size=4),
 )
 def test_no_more_is_held_than_a_stop_string_may_take(tokens: list[str], stop: str) -> None:
-    """After each token everything is given but the longest end that `stop` begins with."""
+    """After each token, the stream gives the whole text except the longest end that begins a stop
+    string."""
     _, pieces, stopped = written(tokens, [stop])
     text = given_now = ""
     for token, piece in zip(tokens, pieces[: len(tokens) - stopped], strict=False):

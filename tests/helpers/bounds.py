@@ -1,4 +1,4 @@
-"""What reading a file may cost: seconds, address space, memory that is touched."""
+"""Limits for reading a file: seconds, address space, memory in use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 
 class Hang(BaseException):
-    """No Exception, which the code under test might take for a damaged file."""
+    """A BaseException, because the code under test may treat an Exception as a damaged file."""
 
 
 @contextmanager
 def bounded(seconds: float = 20, address_space: int = 2 << 30) -> Iterator[None]:
-    """Raises Hang after so many seconds; an allocation of more address space fails."""
+    """Raise Hang after so many seconds. An allocation of more address space fails."""
 
     def hang(*_: object) -> None:
         raise Hang
@@ -40,7 +40,7 @@ def bounded(seconds: float = 20, address_space: int = 2 << 30) -> Iterator[None]
 
 @contextmanager
 def touching_at_most(num_bytes: int) -> Iterator[None]:
-    """Fails if the block makes the process grow by more, at its largest."""
+    """Fail if the peak memory of the process increases by more than this in the block."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs /proc/self/clear_refs, of Linux")
     # Forget the largest size so far.

@@ -1,4 +1,4 @@
-"""Whether counts are those of a distribution."""
+"""Check whether counts fit a distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding is compared with: the model without a cache."""
+"""The reference for decoding: the model without a cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def name_of(variant: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def uncached(model: Transformer, ids: Sequence[int]) -> Tensor:
-    """(seq, vocab): the whole text through the model, alone, without a cache."""
+    """Return logits (seq, vocab): the model reads the whole text, without a cache or a batch."""
     return model(torch.tensor([list(ids)]))[0]
 
 
@@ -33,7 +33,8 @@ def random_ids(*shape: int, seed: int = 0) -> list[Any]:
 
 
 def slid(text: list[int], view: list[int], id: int) -> list[int]:
-    """What the model may see once `id` follows: when full, the last half is read anew."""
+    """Return the ids in the context after `id` is added. A full context first keeps only its last
+    half."""
     if len(view) == CONTEXT:
         view = text[-(CONTEXT // 2) :]
     return [*view, id]

@@ -48,7 +48,7 @@ def flags(folder: Path, out: str, **changes) -> dict[str, object]:
 
 
 def run(given: dict[str, object], ranks: Ranks = ALONE) -> None:
-    """To the end, from the beginning or from the last checkpoint."""
+    """Train to the end, from the beginning or from the last checkpoint."""
     config, checkpoint = run_config.resolve(None, given, "auto", say=quiet)
     recipe.build(config, resume=checkpoint, ranks=ranks, say=quiet).fit()
 
@@ -61,7 +61,7 @@ def log_of(out: Path) -> list[dict[str, object]]:
 
 
 def difference(a: object, b: object, place: str = "") -> str | None:
-    """Where two payloads are not the same to the bit; None where they are."""
+    """Return the place where two payloads differ in a bit, or None if they are equal."""
     if type(a) is not type(b):
         return f"{place}: {type(a)}, {type(b)}"
     if isinstance(a, Tensor):
@@ -105,8 +105,8 @@ def assert_equal_runs(folder: Path, one: str, other: str) -> None:
 def killed_and_resumed(
     folder: Path, out: str, kills: int, seed: int, longest: float, **changes
 ) -> int:
-    """Start, kill within `longest` seconds, start again; after so many kills, or sooner, it ends.
-    How many kills it took."""
+    """Start a run, kill it within `longest` seconds, and start it again. Let it end after so many
+    kills. Return the number of kills."""
     rng = random.Random(seed)
     for done in range(kills + 1):
         process = forked.start(partial(run, flags(folder, out, **changes)), file=folder / "answer")
@@ -118,7 +118,7 @@ def killed_and_resumed(
 
 
 def start_straight(folder: Path, **changes) -> float:
-    """The run that nobody kills; its seconds."""
+    """Run without a kill. Return the seconds."""
     began = time.monotonic()
     process = forked.start(
         partial(run, flags(folder, "straight", **changes)), file=folder / "answer"

@@ -1,4 +1,4 @@
-"""Processes that a test starts, kills and asks: forked, so that none imports torch again."""
+"""Start and kill processes. They are forks, so they do not import torch again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 def start(function: Callable[..., Any], *args: Any, file: Path | None = None) -> Any:
-    """A process that calls `function`; its result, or what it raised, goes to `file`, pickled."""
+    """Start a process that calls `function`, and pickles the result or the exception into
+    `file`."""
 
     def body() -> None:
         torch.set_num_threads(1)
@@ -47,7 +48,7 @@ def wait(process: Any, seconds: float = 120) -> int | None:
 
 
 def kill_after(process: Any, seconds: float) -> bool:
-    """SIGKILL; whether it was still running."""
+    """Send SIGKILL. Return whether the process was still running."""
     process.join(seconds)
     killed = process.is_alive()
     if killed:
@@ -57,7 +58,7 @@ def kill_after(process: Any, seconds: float) -> bool:
 
 
 def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """`size` processes as torchrun starts them; `function` gets its `Ranks` first."""
+    """Start `size` processes as torchrun does. Their first argument is their `Ranks`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,17 +74,18 @@ def start_ranks(folder: Path, size: int, function: Callable[..., Any], *args: An
 
 
 def traceback_in(file: Path) -> str:
-    """What `start` wrote there."""
+    """Return what `start` wrote into the file."""
     return str(pickle.loads(file.read_bytes())[1][2]) if file.exists() else "killed"
 
 
 def answer(folder: Path, rank: int) -> Any:
-    """("ok", what a rank returned), or ("error", (the exception's name, its text, traceback))."""
+    """Return ("ok", the result of a rank), or ("error", (the exception's name, its text,
+    traceback))."""
     return pickle.loads((folder / f"rank-{rank}.pickle").read_bytes())
 
 
 def run_ranks(folder: Path, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What each rank returned; AssertionError with the first one's traceback if one raised."""
+    """Return the result of each rank. If a rank raised, raise AssertionError with its traceback."""
     processes = start_ranks(folder, size, function, *args)
     deadline = time.monotonic() + 120
     for process in processes:

@@ -1,4 +1,4 @@
-"""Damage to a folder of files: at random, by a seed, and what it was in words."""
+"""Damage a folder of files at random, from a seed, and describe the damage in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Mutation:
-    """`files`: those that are not as they were. `forged`: sizes and checksums fit all the same."""
+    """`files`: the changed files. `forged`: whether sizes and checksums fit the changed files."""
 
     what: str
     files: list[Path]
@@ -42,7 +42,7 @@ class Folder:
 
 
 def mutate(folder: Folder, seed: int) -> Mutation:
-    """The kinds take turns; all else is drawn from the seed."""
+    """Use each kind of damage in turn. The seed determines everything else."""
     rng = random.Random(seed)
     kinds = [flip, truncate, extend, swap, remove, replace_by_folder, add, overwrite, edit_json,
              edit_manifest, forge_json, forge_header, forge_tensor, forge_meaning]  # fmt: skip
@@ -174,7 +174,7 @@ def forge_tensor(rng: random.Random, files: list[Path]) -> Mutation:
 
 
 def sealed(mutation: Mutation) -> Mutation:
-    """The manifest says of the mutated files what they are now."""
+    """Write the sizes and checksums of the mutated files into the manifest."""
     for path in mutation.files:
         manifest = path.with_name("manifest.json")
         content = json.loads(manifest.read_bytes())
@@ -187,7 +187,7 @@ def sealed(mutation: Mutation) -> Mutation:
 
 
 def forge_pickle(rng: random.Random, files: list[Path]) -> Mutation:
-    """The pickle of a `.pt` changed in a few bytes, and its checksum computed anew."""
+    """Change a few bytes in the pickle of a `.pt`, and compute a new checksum."""
     path = rng.choice(files)
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
@@ -202,7 +202,7 @@ def forge_pickle(rng: random.Random, files: list[Path]) -> Mutation:
     return Mutation(f"the pickle of {path} edited, forged", [path], forged=True)
 
 
-# What stands in JSON where something else should.
+# JSON values that replace a right value.
 WILD = [
     "null", "true", "-1", "0", "1.5", "1e999", "NaN", "-Infinity", "1" + "0" * 400, "7" * 5000,
     '""', '"x"', f'"{"y" * 100_000}"', '"\\u0000"', '"\\ud800"', '"../../etc/passwd"',
@@ -215,7 +215,7 @@ WILD = [
 
 
 def edited(rng: random.Random, text: str) -> tuple[str, str]:
-    """JSON with a value changed, a key removed, added, or standing twice, and what was done."""
+    """Change a value in JSON, or remove, add or repeat a key. Also return a description."""
     tree = json.loads(text)
     parent, key = _somewhere(rng, tree)
     what = rng.choice(["changed", "changed", "removed", "added", "twice"])
@@ -235,7 +235,8 @@ def edited(rng: random.Random, text: str) -> tuple[str, str]:
 
 
 def _somewhere(rng: random.Random, tree: Any) -> tuple[Any, Any]:
-    """A container in the tree, and a key or an index in it; levels weigh alike, not values."""
+    """Choose a container in the tree, and a key or an index in it. The choice goes down level by
+    level, so a level with many values is not likelier."""
     while True:
         keys = list(tree) if isinstance(tree, dict) else range(len(tree))
         key = rng.choice(keys)

@@ -9,7 +9,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "names.md"
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading of docs/names.md."""
+    """Return the cells of the table below a heading of docs/names.md."""
     section = DOCS.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
     return [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]

@@ -1,4 +1,4 @@
-"""What every command owes to whoever got something wrong."""
+"""The rules for the error of every command."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def check_refusal(
     capsys: pytest.CaptureFixture[str],
     allowed: set[str] = frozenset(),
 ) -> None:
-    """The exit code; one line `scratchlm: error: what; remedy`, with `names` in it; and nothing new
-    in the working directory but what is `allowed`."""
+    """Check the exit code and the one line `scratchlm: error: what; remedy`, which contains
+    `names`. Check that the working directory has no new file except `allowed`."""
     before = _listing()
     assert main(words) == code
     errors = capsys.readouterr().err.splitlines()

@@ -1,5 +1,5 @@
-"""Texts that are hard on a tokenizer: random ones of every script and sign, and long ones that are
-meant to be slow; and the three implementations that are compared on them."""
+"""Difficult texts for a tokenizer: random texts of every script, and long texts that may be slow.
+Also the three implementations that the tests compare on these texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ END = "<|endoftext|>"
 # No two of them can overlap in a text: tiktoken and `tokenizers` agree on where they are.
 SPECIALS = [END, "<|end|>", "<fim prefix>", "⟦中🙂⟧"]
 SOME = {END, SPECIALS[3]}
-# Of these, several may start at one place or reach into each other.
+# Several of these may start at one place, or overlap.
 OVERLAPPING = [
     *("<a>", "<a><a>", "a><", "<a><a><b>", "'s t", "é", "e\u0301", "  ", " \n", "\r\n", "😀😀"),
 ]  # fmt: skip
@@ -117,7 +117,7 @@ TEXTS = st.one_of(
 
 
 def _words(letters: str, seed: int, between: str = " ") -> Callable[[int], str]:
-    """Words that hardly come again, `n` characters of them."""
+    """Return `n` characters of words that almost never repeat."""
 
     def make(n: int) -> str:
         rng = random.Random(seed)
@@ -236,7 +236,8 @@ class Trio:
 
 
 def trio(ours: BPETokenizer, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Trio:
-    """`vocab` and `merges` as `tokenizers` wants them; special tokens are added here."""
+    """Build the trio. `vocab` and `merges` have the form that `tokenizers` needs, without special
+    tokens."""
     specials = {special: ours.token_to_id(special) for special in ours.special_tokens}
     ranks = {token: id for id, token in ours.vocab.items() if id not in specials.values()}
     twin = tiktoken.Encoding(

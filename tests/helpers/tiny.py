@@ -1,4 +1,4 @@
-"""What several tests build: a small model, a small tokenizer, a small corpus."""
+"""Build a small model, a small tokenizer, or a small corpus."""
 
 from __future__ import annotations
 

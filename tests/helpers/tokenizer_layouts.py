@@ -1,4 +1,4 @@
-"""tokenizer.json files as models on the hub have them, around small trained tokenizers."""
+"""tokenizer.json files in the layouts of real models, with small trained tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that try a tokenizer."""
+"""Difficult texts for a tokenizer."""
 
 from __future__ import annotations
 

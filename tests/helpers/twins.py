@@ -1,4 +1,4 @@
-"""Random models of ours and the same in `transformers`, far enough from zero to have opinions."""
+"""Random models from scratchlm and `transformers`, with equal weights that are far from zero."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def twins(name: str, seed: int = 0) -> tuple[Transformer, Any]:
 
 
 def theirs_generate(model: Any, prompt: list[int], num_new: int, **how: Any) -> Any:
-    """What `generate` of transformers gives, without sampling; its sequences hold the prompt."""
+    """Return the output of `generate` of transformers, without sampling. It includes the prompt."""
     ids: Tensor = torch.tensor([prompt])
     return model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_new, do_sample=False,

@@ -1,4 +1,4 @@
-"""The head and the loss in one, against torch's two steps and autograd."""
+"""The head and the loss in one function, compared with two steps of torch and autograd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS, VOCAB, WIDTH = 23, 41, 8
 
 
 def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple[Tensor, ...]:
-    """hidden, weight, and targets of which some do not count."""
+    """Return hidden, weight and targets. Some targets do not count."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64)
     weight = torch.randn(VOCAB, WIDTH, generator=generator, dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_batches_of_sequences() -> None:
 
 
 def test_padded_rows_of_the_head_stay_out() -> None:
-    """A head padded to a round number of rows hands in the slice of those that are tokens."""
+    """A head has padding rows, and passes only the rows of tokens."""
     hidden, weight, targets = inputs()
     padded = torch.cat([weight.detach(), torch.ones(7, WIDTH)]).requires_grad_()
     loss, _ = linear_cross_entropy(hidden, padded[:VOCAB], targets)

@@ -1,4 +1,5 @@
-"""What every lesson must keep: right numbers, equal languages, faults that it finds."""
+"""The rules for every lesson: right numbers, the same content in both languages, and errors that it
+finds."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def pairs(cells: list[Cell]) -> Iterator[tuple[Cell, Cell]]:
 
 @pytest.mark.parametrize("number", LESSONS)
 def test_the_exercise_knows_right_from_wrong(number):
-    """The lesson runs, its answer passes, its stub fails, and each mistake is named."""
+    """The lesson runs, its answer passes, its stub fails, and the message explains each mistake."""
     assert in_child(wrong_verdicts, number) == []
 
 

@@ -1,4 +1,4 @@
-"""The feed-forward layers against their definitions and the hub's Llama."""
+"""The feed-forward layers, compared with their definitions and with the Llama of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of keys and values: it returns what was put in, as views, and refuses the rest."""
+"""The cache of keys and values: it returns stored values as views, and refuses wrong input."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def _seed() -> None:
 
 
 def assert_twins(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
-    """The same values and gradients, once theirs has our parameters (and so the same names)."""
+    """Check that values and gradients are equal after the torch module gets our parameters."""
     theirs.load_state_dict(ours.state_dict())
     outputs = []
     for module in (ours, theirs):

@@ -1,4 +1,5 @@
-"""The mixture of experts against its definition, a loop over experts, and the hub's losses."""
+"""The mixture of experts, compared with its definition, a loop over experts, and the losses of
+transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def mixture(num_experts: int = 5, num_active: int = 2, **more: Any) -> MixtureOf
 
 
 def by_a_loop(moe: MixtureOfExperts, x: Tensor) -> Tensor:
-    """Each token through each expert that it chose, one after the other."""
+    """Compute each chosen expert of each token, one after the other."""
     tokens = x.reshape(-1, x.shape[-1])
     y = torch.zeros_like(tokens)
     for i, token in enumerate(tokens):

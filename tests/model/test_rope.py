@@ -1,4 +1,5 @@
-"""Rotary embedding: its definition and the hub's Llama as oracles, and what rotations must keep."""
+"""Rotary embedding: compare with its definition and the Llama of transformers, and check what
+rotations must not change."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ def _seed() -> None:
 
 
 def half_split_from_interleaved(d_head: int) -> torch.Tensor:
-    """Where each entry of a half-split vector stands in the interleaved one: 0 2 4 … 1 3 5 …"""
+    """Return the index of each entry of a half-split vector in the interleaved vector: 0 2 4 … 1 3
+    5 …"""
     return torch.arange(d_head).unflatten(0, (-1, 2)).T.flatten()
 
 

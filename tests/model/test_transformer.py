@@ -1,4 +1,5 @@
-"""The whole model: the hub's Llama and Qwen3 as oracles, invariants, and learning."""
+"""The whole model: compare with the Llama and Qwen3 of transformers, check invariants, and
+train."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def hub_config(**changes: Any) -> dict[str, Any]:
 
 
 def ours_from(theirs: Any, **changes: Any) -> Transformer:
-    """Our model with the weights of the hub's, whose names differ as this table says."""
+    """Return our model with the weights of their model. This table maps the names."""
     config = SMALL | {"num_kv_heads": 2, "d_ff": 48, "norm_eps": 1e-4} | changes
     ours = Transformer(ModelConfig(**config))
     names = [

@@ -118,7 +118,7 @@ def test_initial_values_are_those_of_the_table(init: Init) -> None:
 
 def test_an_id_of_the_padding_is_never_sampled() -> None:
     model = Transformer(ModelConfig(5, 300, 16, 1, 2, vocab_multiple=64)).eval()
-    with torch.no_grad():  # of all rows those of the padding would be the likeliest
+    with torch.no_grad():  # without the rule, padding rows would be likeliest
         model.lm_head.weight[5::2], model.lm_head.weight[6::2] = 100.0, -100.0
     generator = torch.Generator().manual_seed(1)
     assert max(generate(model, [1, 2], 200, temperature=5.0, generator=generator)) < 5

@@ -1,4 +1,4 @@
-"""Which parameter gets which rule and how much decay."""
+"""The rule and the weight decay of each parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an optimizer could not go on from is refused before anything changes."""
+"""A state that an optimizer cannot continue from is refused before anything changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trained(kind: str) -> Optimizer:
 
 
 def by_adamw(states: Any, group: Any, adamw: Any) -> None:
-    """A whole state of the other algorithm, which the group at hand is not of."""
+    """Replace the states by complete states of AdamW."""
     group.update(adamw | {"params": group["params"]})
     for index in group["params"]:
         moment = states[index]["momentum_buffer"]

@@ -74,7 +74,7 @@ def test_newton_schulz_of_zero_is_zero() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_stack_of_matrices_is_updated_one_by_one(shape: tuple[int, int]) -> None:
-    """As the experts of a mixture keep theirs."""
+    """A tensor of matrices, like the experts of a mixture."""
     torch.manual_seed(0)
     stack = nn.Parameter(torch.randn(3, *shape))
     alone = [nn.Parameter(matrix.detach().clone()) for matrix in stack]

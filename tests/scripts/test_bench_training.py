@@ -1,4 +1,4 @@
-"""The benchmarks of training stay alive, and what they compare with is what they say."""
+"""The benchmarks of training run, and their peers are what they claim to be."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_convergence_prints_its_table(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process, where each part would start one of its own."""
+    """Run in this process. In the script, each part starts its own process."""
     bench = scripts[0]
 
     def in_process(arguments: list[str | Path]) -> object:

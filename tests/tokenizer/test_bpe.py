@@ -1,4 +1,5 @@
-"""Ids against tiktoken's, streams and files against `encode`, and every way back to text."""
+"""BPETokenizer: compare ids with tiktoken, compare streams and files with `encode`, and decode in
+every way."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def test_a_truncated_tokenizer_json_is_refused_wherever_it_ends(tmp_path: Path) 
 
 
 def test_no_depth_of_nesting_ends_in_another_error(tmp_path: Path) -> None:
-    """JSON that is just not too deep to be parsed may be too deep to be shown."""
+    """JSON that is almost too deep to parse may be too deep to print."""
     path = tmp_path / "tokenizer.json"
     for depth in range(1, 1100, 7):
         nested = "[" * depth + '"\\ud800"' + "]" * depth
@@ -263,7 +263,7 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_damaged_tokenizer_json_is_refused_or_stable(tmp_path: Path, seed: int) -> None:
-    """Much of the file is the vocabulary, so half of the damage goes to what stands around it."""
+    """Most of the file is the vocabulary, so half of the damage goes to the other parts."""
     rng = random.Random(seed)
     path = tmp_path / "tokenizer.json"
     data = JSON.encode()

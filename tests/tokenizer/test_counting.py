@@ -1,4 +1,4 @@
-"""Counts of pieces against cutting every text whole and counting its pieces."""
+"""Counts of pieces, compared with a loop that cuts each whole text and counts its pieces."""
 
 from __future__ import annotations
 

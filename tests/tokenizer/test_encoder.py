@@ -1,4 +1,5 @@
-"""The fast ways through a text against its two-line definition: cut it, merge each piece."""
+"""The fast ways to encode a text, compared with the two-line definition: cut the text, merge each
+piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT-2's vocab.json and merges.txt both ways, and broken ones."""
+"""GPT-2's vocab.json and merges.txt: read them, write them, and refuse broken ones."""
 
 from __future__ import annotations
 

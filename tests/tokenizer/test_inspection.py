@@ -1,4 +1,4 @@
-"""The report on a tokenizer: every line of it on a small one, and its sums on a sample."""
+"""The report on a tokenizer: every line for a small tokenizer, and the sums for a sample."""
 
 from __future__ import annotations
 

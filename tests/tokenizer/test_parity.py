@@ -1,5 +1,5 @@
-"""Ids against two other implementations, tiktoken and `tokenizers`, on generated and real texts, no
-difference allowed; and time that grows no faster than the text."""
+"""Ids equal the ids of two other implementations, tiktoken and `tokenizers`, on generated and real
+texts. The time grows no faster than the text."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def make_trio(name: str, request: pytest.FixtureRequest, overlapping: bool = Fal
 
 
 def assert_parity(trio: Trio, text: str) -> None:
-    """The ids of three implementations under three sets of special tokens, and the text back."""
+    """Compare the ids of three implementations for three sets of special tokens, and decode
+    them."""
     for allowed, ours, tik in (
         ("all", "all", "all"),
         ("some", SOME, SOME),
@@ -97,7 +98,7 @@ def assert_all_ways(trio: Trio, text: str, rng: random.Random) -> None:
 
 
 def joined(texts: list[str], separator: str) -> list[str]:
-    """The same texts in longer ones, which take the fast paths."""
+    """Join the texts to longer texts, which take the fast paths."""
     longer = [separator.join(texts[i : i + 600]) for i in range(0, len(texts), 600)]
     assert min(map(len, longer)) > SHORT_TEXT
     return longer
@@ -268,7 +269,7 @@ def test_a_lone_surrogate_anywhere_is_an_error_with_its_place(name: str, surroga
 
 
 def cpu_seconds(work: Callable[[Any], object], make: Callable[[], Any]) -> float:
-    """The best of three, each on an argument of its own."""
+    """Return the shortest time of three runs, each with its own argument."""
     best = float("inf")
     for _ in range(3):
         argument = make()

@@ -1,5 +1,5 @@
-"""The frozen categories and the five patterns against tiktoken's and `tokenizers`' own regular
-expressions, code point by code point; and the translation of patterns piece by piece."""
+"""The frozen categories and the patterns, compared with the regular expressions of tiktoken and
+`tokenizers` for each code point; and the translation of patterns, piece by piece."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def edges() -> list[int]:
 
 
 def first_difference(pattern: str, text: str) -> str | None:
-    """None, or where our pieces stop being those of `tokenizers`."""
+    """Return the first place where our pieces differ from the pieces of `tokenizers`, or None."""
     ours, theirs = find_pieces(pattern)(text), pieces_of_tokenizers(pattern, text)
     for i, (a, b) in enumerate(itertools.zip_longest(ours, theirs)):
         if a != b:

@@ -1,8 +1,6 @@
-"""The playground: on a terminal by its bytes, in a real browser by the ids and merges it shows.
-
-The page is a second implementation of the tokenizer, in JavaScript; `BPETokenizer.encode`, proven
-against tiktoken and `tokenizers` elsewhere, is its oracle.
-"""
+"""The playground: check the bytes on a terminal, and the ids and merges in a real browser. The page
+is a second implementation of the tokenizer, in JavaScript. Its reference is `BPETokenizer.encode`,
+which other tests compare with tiktoken and `tokenizers`."""
 
 from __future__ import annotations
 
@@ -258,7 +256,8 @@ def window(browser: Browser) -> Page:
 
 @pytest.fixture
 def opened(window: Page, tmp_path) -> Iterator[Callable[[BPETokenizer], Page]]:
-    """Opens the page of a tokenizer. At the end it has not complained, nor asked for anything."""
+    """Open the page of a tokenizer. At the end, check that it logged no error and requested no
+    file."""
     complaints: list[str] = []
     requests: list[str] = []
     listeners = {
@@ -298,7 +297,7 @@ def encoded(tokenizer: BPETokenizer, texts: list[str]) -> list[str]:
 
 
 def looks(token: bytes, space: str = " ") -> str:
-    """What a token's bytes look like on the page."""
+    """Return the bytes of a token as the page shows them."""
     signs = {"\n": "⏎\n" if space == " " else "⏎", "\r": "␍", "\t": "⇥", "\xa0": "nbsp", " ": space}
     text = re.sub(
         r"[\x00-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202e\ufeff]",
@@ -330,7 +329,7 @@ def test_the_page_shows_the_ids_of_encode(opened, name: str) -> None:
 
 
 def test_the_page_has_the_letters_of_unicode_16(opened) -> None:
-    """Where each run of a category begins and ends, under each pattern."""
+    """Cut a text with the first and last code point of each run of a category, by each pattern."""
     page = opened(BPETokenizer(BYTES, []))
     names = ("L", "M", "N", "P", "S", "Z", "C", "Lu", "Ll", "Lt", "Lm", "Lo", "Cn")
     edges = {edge for name in names for run in category(name) for edge in run}
@@ -430,7 +429,8 @@ def test_whole_pieces_normal_forms_and_overlapping_specials(opened, form) -> Non
 
 
 def test_what_cannot_be_encoded_is_said(opened) -> None:
-    """The page says what `encode_array(strict=True)` says. Nothing of the text before stays."""
+    """The page gives the ids of `encode_array(strict=True)`, and nothing of the text before
+    remains."""
     tokenizer = BPETokenizer({1: b"a", 5: b"b"}, [], pattern=r"[abc]|\P{L}")
     page = opened(tokenizer)
     for text in ("a\ud83d", "abc", "ab\n", "a中"):

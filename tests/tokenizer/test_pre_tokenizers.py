@@ -166,7 +166,7 @@ def test_runs_of_spaces_are_found_in_normalized_text(form: Any) -> None:
     assert again.parts == ours.parts
     assert again.hash == ours.hash
     check_ids(Tokenizer.from_str(ours.to_json()), ours, extra)
-    # A reader of what is written does not leave the spaces out with the special tokens.
+    # `tokenizers` reads our file, and keeps the spaces when it leaves out special tokens.
     assert Tokenizer.from_str(ours.to_json()).decode(ours.encode("a     b")) == "a     b"
 
 

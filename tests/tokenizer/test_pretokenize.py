@@ -1,4 +1,5 @@
-"""Cutting text: GPT-2's pieces by hand, and every block border against the whole text's pieces."""
+"""Cutting text: GPT-2's pieces by hand, and each border of a block against the pieces of the whole
+text."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ SPECIALS = ["<|a|>", "<|a|><|a|>", "<|", "al", "lal", "'s 1"]
 
 
 def whole_pieces(text: str, special_tokens: list[str]) -> list[str]:
-    """The definition, without blocks: split at the longest special, findall on what is between."""
+    """The definition without blocks: split at the longest special token, and use findall on the
+    text between."""
     longest_first = sorted(special_tokens, key=len, reverse=True)
     parts = (
         re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if longest_first else [text]

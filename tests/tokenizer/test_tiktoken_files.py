@@ -1,4 +1,4 @@
-"""tiktoken's files both ways: tiktoken gives our ids; broken ones are refused by their line."""
+"""tiktoken's files: tiktoken gives our ids, and the error for a broken file names its line."""
 
 from __future__ import annotations
 

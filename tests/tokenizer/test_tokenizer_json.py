@@ -1,4 +1,5 @@
-"""Tokenizer files both ways: Hugging Face tokenizers, transformers and tiktoken give our ids."""
+"""Tokenizer files: Hugging Face tokenizers, transformers and tiktoken give our ids for the files
+that we read and write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training against a naive trainer that counts all pairs anew for every merge."""
+"""Training, compared with a simple trainer that counts all pairs again for every merge."""
 
 from __future__ import annotations
 

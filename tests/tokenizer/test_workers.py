@@ -1,4 +1,5 @@
-"""Worker processes: order, bounded work in flight, a death that is told, nothing imported."""
+"""Worker processes: they keep the order, limit the work in progress, report a death, and import
+nothing slow."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A run that goes on from elsewhere than its last step, and whose best could not be kept: what
-`last`, `best` and the log say stays one line of training."""
+"""A run that continues from an earlier step, or whose best checkpoint was not kept: `last`, `best`
+and the log always describe one line of training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def listing(folder):
 
 
 def test_a_best_that_could_not_be_saved_is_none(tmp_path, monkeypatch):
-    """The one before it stays the best, is not pruned, and is what the next has to improve on."""
+    """If a new best checkpoint cannot be written, the old one stays the best and is not deleted.
+    The next best must have a lower loss than the old one."""
     write = run_folder.write_payload
 
     def full(path, payload):
@@ -66,8 +67,8 @@ def test_a_best_that_could_not_be_saved_is_none(tmp_path, monkeypatch):
 
 
 def test_going_back_leaves_the_later_branch(tmp_path):
-    """Also where it ends before it saves: the next resume goes on from there, and the log has every
-    step once."""
+    """This also holds if the run ends before it saves: the next resume continues from there, and
+    the log has each step once."""
     trainer(tmp_path, eval_every=0).fit()
     back = poisoned(trainer(tmp_path, eval_every=0, save_every=0), 6)
     back.resume(tmp_path / "checkpoints" / "step-00000004")

@@ -1,7 +1,5 @@
-"""A run that was killed and resumed equals one that was not: every figure and tensor, to the bit.
-
-All the parts that `scratchlm-train` puts together, on two epochs, with dropout and accumulation.
-"""
+"""A run that was killed and resumed equals a run without a kill: every number and tensor, to the
+bit. The runs use all parts of `scratchlm-train`, for two epochs, with dropout and accumulation."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ def test_the_log_has_every_step_once(straight):
 
 @pytest.mark.parametrize("wanted", [3, slow(25), slow(300)])
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(straight, wanted):
-    """Runs one after the other, until so many kills have hit; nothing is left half-written."""
+    """Start runs one after the other, until so many kills have hit. No file is half-written."""
     folder, seconds = straight
     kills = 0
     for seed in range(10 * wanted):
@@ -68,7 +66,7 @@ def test_compiled_it_is_as_exact(tmp_path):
     assert_equal_runs(tmp_path, "straight", "killed")
 
 
-# What is put in a field's place; a callable changes the payload itself.
+# field of a checkpoint -> a function that returns a wrong value for the field
 LEFT_OUT = {
     "model": lambda payload: {name: torch.zeros_like(t) for name, t in payload["model"].items()},
     "optimizer": lambda payload: {**payload["optimizer"], "state": {}},
@@ -94,7 +92,7 @@ def with_own_rng(payload, name):
 
 @pytest.mark.parametrize("left_out", [None, *LEFT_OUT])
 def test_without_one_field_the_resumed_run_is_another(straight, tmp_path, monkeypatch, left_out):
-    """The negative controls of the test above: each field that is saved is needed."""
+    """The negative controls of the test above: without one saved field, the resumed run differs."""
     folder, _ = straight
     middle = folder / "straight" / "checkpoints" / "step-00000056"
     given = flags(folder, "unused") | {"train.out": str(tmp_path / "run")}

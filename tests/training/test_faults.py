@@ -1,5 +1,5 @@
-"""What goes wrong around a run: the last good checkpoint stays, one line says what to do, and the
-exit code is that of its kind. A run that goes on afterwards is equal to one that met no fault."""
+"""Faults during a run: the last good checkpoint remains, one line says what to do, and each kind of
+fault has its exit code. A run that continues afterwards equals a run without a fault."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing(straight, monkeypatch, c
 
 @contextlib.contextmanager
 def largest_file(size):
-    """What the system refuses to write past, as a full disk does: without a name."""
+    """Refuse to write more bytes, as a full disk does, with an error without a file name."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -259,7 +259,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_equal(tmp_path):
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
-    """The first asks for the end of the step; whoever sends another wants out now."""
+    """The first signal ends the run after the step. The second ends the run at once."""
     process = forked.start(partial(exactness.run, exactness.flags(tmp_path, "run") | {
         "train.epochs": 2000.0}))  # fmt: skip
     while not (tmp_path / "run" / "log.jsonl").exists() and process.is_alive():

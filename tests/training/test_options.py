@@ -1,5 +1,5 @@
-"""What a run may be asked for: where it begins, how its rate and its batches change, in what
-precision it computes, and what it writes on its way."""
+"""The options of a run: its first weights, its learning rate, its batches, its precision, and what
+it writes."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_weights_and_data_of_two_tokenizers_are_told_apart(tmp_path):
 
 
 def test_a_tokenizer_that_cannot_be_read_is_left_aside_for_the_one_given(tmp_path):
-    """A model of the hub may have one that is no byte-level BPE."""
+    """A Hugging Face folder may have a tokenizer that is no byte-level BPE."""
     tiny.tokenizer(tmp_path, 280).save(tmp_path / "t.json")
     to_hf(tiny.model(3, vocab_size=280), tmp_path / "hub")
     (tmp_path / "hub" / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')

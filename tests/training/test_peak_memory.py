@@ -12,7 +12,8 @@ from scratchlm.training.peak_memory import peak_memory
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux keeps it there")
 def test_the_peak_of_a_process_is_in_bytes():
-    """At least what is resident now, by another count, and nowhere near a thousand times it."""
+    """The peak is at least the resident memory, counted in another way, and far below a thousand
+    times that."""
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     resident = pages * os.sysconf("SC_PAGE_SIZE")
     peak = peak_memory(torch.device("cpu"))

@@ -1,4 +1,5 @@
-"""Which layer of a configuration wins, and what a resumed run goes on from."""
+"""The order of the layers of a configuration, and the checkpoint that a resumed run
+continues from."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def test_a_resumed_run_brings_its_own_config_over_the_file(tmp_path, flags):
 
 
 def test_a_start_that_saves_nothing_leaves_no_setting(flags):
-    """A rate that ended in NaN is not taken up again by the resume that the error advises."""
+    """The resume that the error advises does not use the learning rate that ended in NaN."""
     finished(flags, **{"optim.betas": "0.8,0.9"})
     out = flags["train.out"]
     for given in ({"optim.lr": "0.5"}, {}):
@@ -369,7 +370,7 @@ def test_every_number_of_a_batch_ramp_is_shared(flags):
 
 
 def words_of(flags):
-    """What is typed for the flags, without the run's folder."""
+    """Return the flags as a user types them, without the run's folder."""
     return [w for key, value in flags.items() if key != "train.out" for w in (f"--{key}", value)]
 
 

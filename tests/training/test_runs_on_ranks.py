@@ -49,7 +49,8 @@ def run(folder, size, flags):
 
 
 def assert_near(folder, one, other, *, tolerance=1e-5, steps=12):
-    """Every figure of the log and every tensor of the last checkpoint, within the tolerance."""
+    """Compare every number of the log and every tensor of the last checkpoint, within the
+    tolerance."""
     logs = [exactness.log_of(folder / name) for name in (one, other)]
     assert [len(log) for log in logs] == [steps, steps]
     for mine, theirs in zip(*logs, strict=True):

@@ -10,7 +10,7 @@ from scratchlm.training.tensorboard import TensorBoardLog
 
 
 def events(folder: Path):
-    """What TensorBoard itself reads."""
+    """Return the values that TensorBoard reads."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     ).EventAccumulator(str(folder))

@@ -1,5 +1,5 @@
-"""`--minutes`: how many steps fit, that they are the steps of a run of as many iterations, and that
-a run on a machine that becomes slower still ends in time."""
+"""`--minutes`: the number of steps that fit, the same steps as in a run with `--iterations`, and an
+end in time even if the machine becomes slower."""
 
 from __future__ import annotations
 

@@ -195,7 +195,8 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
 
 
 def killed_in_validation(run):
-    """What a kill there leaves: nothing after it runs, except a write that is under way."""
+    """Stop the process as a kill at this place does: nothing runs afterwards, except a write that
+    is in progress."""
 
     def dies():
         raise SystemExit
