@@ -3,6 +3,7 @@ after the inputs."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +127,19 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     for step in (0, 7, 8, 54, 90, 10**6):
         fresh = TrainBatches(TOKENS, 8, 16, seed=3).batch(step)
         assert all(torch.equal(a, b) for a, b in zip(used.batch(step), fresh, strict=True))
-    assert len(used._starts) <= 2
     other = TrainBatches(TOKENS, 8, 16, seed=4).batch(0)
     assert not torch.equal(used.batch(0)[0], other[0])
+
+
+def test_a_long_run_remembers_few_epochs() -> None:
+    batches = TrainBatches(np.zeros(100_002, np.uint16), 100, 1, seed=0)
+    batches.batch(0)
+    tracemalloc.start()
+    for epoch in range(1, 20):
+        batches.batch(1000 * epoch)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 * 800_000  # an epoch is 100,000 places of 8 bytes
 
 
 @pytest.mark.parametrize("length", [17, 18, 31, 32, 33, 48, 49])

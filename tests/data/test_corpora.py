@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -53,9 +54,15 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def small_items(monkeypatch):
     """Use several items, workers and reads, even for a small corpus."""
-    monkeypatch.setattr(corpora, "_ITEM", 2000)
+    monkeypatch.setattr(corpora, "ITEM_CHARACTERS", 2000)
     monkeypatch.setattr(workers, "SMALL_BYTES", 0)
     monkeypatch.setattr("scratchlm.tokenizer.pieces.pretokenize.BLOCK_CHARACTERS", 1500)
+
+
+def is_held_out(seed: int, document: int, fraction: float) -> bool:
+    """As a shell computes it: `printf '0 0' | sha256sum` begins with 933305f987bc."""
+    digits = hashlib.sha256(f"{seed} {document}".encode()).hexdigest()[:12]
+    return int(digits, 16) < fraction * 2**48
 
 
 def documents_of(source: Path) -> list[str]:
@@ -86,7 +93,7 @@ def test_the_shards_are_the_documents(tokenizer, source, tmp_path):
     info = encode_corpus(tokenizer, source, tmp_path / "out", **SETTINGS)
     documents = documents_of(source)
     end = tokenizer.token_to_id(END)
-    held_out = [corpora._chance(0, i) < 0.2 for i in range(len(documents))]
+    held_out = [is_held_out(0, i, 0.2) for i in range(len(documents))]
     assert 10 < sum(held_out) < 40
     for name, split, wanted in (("train", info.train, False), ("val", info.val, True)):
         own = [text for text, held in zip(documents, held_out, strict=True) if held == wanted]
@@ -136,12 +143,16 @@ def test_the_split_is_by_document_whatever_the_shards_or_formats(tokenizer, sour
     assert info.train.documents == 120
 
 
-def test_the_split_stays_what_it_was():
-    """A corpus encoded by a later version holds out the same documents: `printf '0 0' | sha256sum`
-    begins with 933305f987bc."""
-    assert corpora._chance(0, 0) == 0x933305F987BC / 2**48
-    chances = np.array([corpora._chance(3, i) for i in range(20_000)])
-    assert np.mean(chances < 0.1) == pytest.approx(0.1, abs=0.01)
+@pytest.mark.parametrize("fraction", [0.1, 0.7])
+def test_the_split_stays_what_it_was(tokenizer, source, tmp_path, fraction):
+    """A corpus encoded by a later version holds out the same documents."""
+    encode_corpus(tokenizer, source, tmp_path / "out", val_fraction=fraction, seed=3)
+    documents = documents_of(source)
+    held_out = [text for i, text in enumerate(documents) if is_held_out(3, i, fraction)]
+    assert 0 < len(held_out) < len(documents)
+    assert tokenizer.decode(ids_of(tmp_path / "out", "val")) == "".join(
+        text + END for text in held_out
+    )
 
 
 def test_wide_ids(source, tmp_path):
@@ -164,7 +175,7 @@ from scratchlm import BPETokenizer
 from scratchlm.data import corpora
 from scratchlm.tokenizer import workers
 from scratchlm.tokenizer.pieces import pretokenize
-corpora._ITEM, workers.SMALL_BYTES, pretokenize.BLOCK_CHARACTERS = 2000, 0, 1500
+corpora.ITEM_CHARACTERS, workers.SMALL_BYTES, pretokenize.BLOCK_CHARACTERS = 2000, 0, 1500
 tokenizer, source, output, num_workers, resume = sys.argv[1:]
 corpora.encode_corpus(
     BPETokenizer.load(tokenizer), source, output, val_fraction=0.2, shard_tokens=300,
@@ -463,16 +474,16 @@ def test_settings_that_cannot_be(tokenizer, source, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer.json"]
 
 
-def test_a_file_that_changes_while_it_is_read(tokenizer, source, tmp_path, monkeypatch):
+def test_a_file_that_changes_while_it_is_read(tokenizer, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a text")
-    encode = corpora._encode
 
-    def slow(*arguments: object) -> object:
-        path.write_text("another text")
-        return encode(*arguments)
+    class Slow(BPETokenizer):
+        def encode_array(self, *arguments, **options):
+            path.write_text("another text")
+            return super().encode_array(*arguments, **options)
 
-    monkeypatch.setattr(corpora, "_encode", slow)
+    tokenizer = Slow.from_parts(tokenizer.parts)
     with pytest.raises(FileFormatError, match=r"a file changed during the encoding \(.*a\.txt"):
         encode_corpus(tokenizer, path, tmp_path / "out", num_workers=1)
     assert not (tmp_path / "out" / "corpus.json").exists()

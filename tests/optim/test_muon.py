@@ -104,17 +104,15 @@ def test_stacked_agrees_with_the_readable_update(shape: tuple[int, ...], nestero
         torch.testing.assert_close(many, one, rtol=1e-12, atol=1e-12)
 
 
-def test_a_stack_has_one_shape_and_dtype_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_has_one_shape_and_dtype_and_a_bound() -> None:
     square, tall, double = torch.ones(4, 4), torch.ones(8, 2), torch.ones(4, 4).double()
     many = [square, tall, square, double, square, square.to("meta")]
-    monkeypatch.setattr("scratchlm.optim.muon._STACK", 32)
-    sizes = [(len(some), some[0].shape, some[0].dtype) for some in stacks(many)]
+    sizes = [(len(some), some[0].shape, some[0].dtype) for some in stacks(many, elements=32)]
     assert sizes == [
         (2, (4, 4), torch.float32), (1, (4, 4), torch.float32), (1, (8, 2), torch.float32),
         (1, (4, 4), torch.float64), (1, (4, 4), torch.float32),
     ]  # fmt: skip
-    monkeypatch.setattr("scratchlm.optim.muon._STACK", 1)
-    assert all(len(some) == 1 for some in stacks(many))
+    assert all(len(some) == 1 for some in stacks(many, elements=1))
 
 
 def test_adamw_groups_match_torchs_adamw() -> None:

@@ -42,7 +42,7 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.token_files import IdWriter, Maker
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
-_ITEM = 1 << 20  # characters of text in an item
+ITEM_CHARACTERS = 1 << 20  # of text in an item
 _DOCUMENT = 100  # extra characters that each document counts, to bound items of tiny documents
 
 
@@ -157,7 +157,7 @@ def _items(
         for text, last in _parts(chunk, chunks, pretokenizer):
             texts[split].append((text, last))
             sizes[split] += len(text) + _DOCUMENT
-            if sizes[split] >= _ITEM:
+            if sizes[split] >= ITEM_CHARACTERS:
                 yield _Item(split, texts[split])
                 texts[split], sizes[split] = [], 0
     for split in SPLITS:
@@ -178,7 +178,7 @@ def _parts(
 
     The blocks of a long document encode to the same ids as the whole document.
     """
-    if first.last and len(first.text) <= _ITEM:
+    if first.last and len(first.text) <= ITEM_CHARACTERS:
         yield first.text, True
         return
     blocks = pretokenizer.blocks(rest_of_document(first, chunks))

@@ -34,9 +34,9 @@ from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, checked, decoded, not_utf8
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
-_READ = 1 << 20
-_READ_ZST = 1 << 12  # packed bytes in one read; unpacked, they are at most 128 MB
-_ROWS = 64  # rows of Parquet in memory at a time
+READ_BYTES = 1 << 20  # in one read of a file
+READ_BYTES_ZST = 1 << 12  # packed bytes in one read; unpacked, they are at most 128 MB
+ROWS = 64  # rows of Parquet in memory at a time
 
 Progress = Callable[[int], object]  # receives the number of bytes read since its last call
 
@@ -170,7 +170,7 @@ def _bytes(path: Path, packed: str, progress: Progress = lambda size: None) -> I
         yield from _unpacked(path, packed, progress)
         return
     with path.open("rb") as file:
-        while data := file.read(_READ):
+        while data := file.read(READ_BYTES):
             progress(len(data))
             yield data
 
@@ -181,7 +181,7 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
     frame = None
     try:
         with path.open("rb") as file:
-            while data := file.read(_READ_ZST):
+            while data := file.read(READ_BYTES_ZST):
                 progress(len(data))
                 while data:  # a file may contain several frames
                     if frame is None and packed == ".gz":
@@ -190,8 +190,8 @@ def _unpacked(path: Path, packed: str, progress: Progress) -> Iterator[bytes]:
                             break
                     frame = frame or new()
                     unpacked = frame.decompress(data)
-                    for start in range(0, len(unpacked), _READ):
-                        yield unpacked[start : start + _READ]
+                    for start in range(0, len(unpacked), READ_BYTES):
+                        yield unpacked[start : start + READ_BYTES]
                     data = frame.unused_data
                     if frame.eof:
                         frame = None
@@ -316,7 +316,7 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
     size, row = path.stat().st_size, 0
     try:
         # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
-        with parquet.ParquetFile(path, buffer_size=_READ, pre_buffer=False) as file:
+        with parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
             columns, rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
             if field not in columns:
                 names = ", ".join(columns[:8])
@@ -324,7 +324,7 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
                     f"there is no column {field!r} ({path} has {names}); choose a column with "
                     "--field"
                 )
-            for batch in file.iter_batches(_ROWS, columns=[field], use_threads=False):
+            for batch in file.iter_batches(ROWS, columns=[field], use_threads=False):
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str):
                         raise ValueError(

@@ -31,7 +31,7 @@ _ADAMW_DEFAULTS: Group = {
     "foreach": None,
     "fused": None,
 }
-_STACK = 2**22  # the largest number of elements in one stack: 16 MB in fp32
+STACK_ELEMENTS = 2**22  # the most elements in one stack: 16 MB in fp32
 
 
 @takes_synonyms()
@@ -201,14 +201,17 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.flo
     return x.mT if tall else x
 
 
-def stacks(params: list[Tensor]) -> list[list[Tensor]]:
-    """Group parameters by shape, dtype and device, in lists of at most _STACK elements."""
+def stacks(params: list[Tensor], elements: int = STACK_ELEMENTS) -> list[list[Tensor]]:
+    """Group parameters by shape, dtype and device, in lists of at most this many elements.
+
+    A parameter with more elements is alone in its list.
+    """
     alike: dict[tuple[object, ...], list[Tensor]] = {}
     for param in params:
         alike.setdefault((param.shape, param.dtype, param.device), []).append(param)
     lists = []
     for some in alike.values():
-        most = max(1, _STACK // max(1, some[0].numel()))
+        most = max(1, elements // max(1, some[0].numel()))
         lists += [some[i : i + most] for i in range(0, len(some), most)]
     return lists
 
