@@ -179,7 +179,8 @@ CHANGED = [  # of a tokenizer.json
                 put("added_tokens", 1, to=token(259, "e\u0301", normalized=True))(c)),
      "NFC must not change a normalized token"),
     (lambda c: (drop(*VOCAB, "é")(c), put(*VOCAB, "é", to=259)(c),
-                put("added_tokens", 0, to=token(259, "é"))(c)), "the name of the bytes b'.xe9'"),
+                put("added_tokens", 0, to=token(259, "é"))(c)),
+     r"name of other bytes \('é' of b'.xe9'\)"),
     (lambda c: (put(*VOCAB, "あ", to=259)(c), put(*VOCAB, "ãģĤ", to=260)(c),
                 put("added_tokens", to=[token(258, END), token(259, "あ")])(c)),
      r"two ids must not have the same bytes"),
@@ -280,7 +281,7 @@ def test_a_damaged_tokenizer_json_is_refused_or_stable(tmp_path: Path, seed: int
         try:
             tokenizer = load(path)
         except FileFormatError as error:
-            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+            assert f" ({path}: " in str(error)  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
             outcomes["refused"] += 1
             continue

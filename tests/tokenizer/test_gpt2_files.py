@@ -118,4 +118,4 @@ def test_a_broken_merges_txt_is_refused(tmp_path: Path, data: bytes, message: st
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
     vocab.write_text(write_gpt2_vocab(GPT2_PARTS))
     merges.write_bytes(data)
-    check_is_refused(lambda: read_gpt2(vocab, merges), tmp_path, f"merges.txt: {message}")
+    check_is_refused(lambda: read_gpt2(vocab, merges), tmp_path, message)

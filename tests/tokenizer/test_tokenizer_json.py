@@ -200,9 +200,9 @@ def test_writers_refuse_what_no_reader_would_take() -> None:
         (TokenizerParts(ab, [(b"ab", b"c"), (b"a", b"b")], []),
          r"merge 0 joins a token that no earlier merge makes \(b'ab' \+ b'c'\)"),
         (TokenizerParts(ab, [(b"ab", b"c")], []), r"merge 0 joins a token that no earlier merge"),
-        (TokenizerParts({97: b"a", 300: "é".encode()}, [], ["é"]), "also the name of the bytes"),
+        (TokenizerParts({97: b"a", 300: "é".encode()}, [], ["é"]), "also the name of other bytes"),
         (TokenizerParts(BYTES | {300: "Ġzz".encode()}, [], ["Ġzz"], ignore_merges=True),
-         r"a special token is also the name of the bytes b' zz' \('Ġzz'\)"),
+         r"a special token is also the name of other bytes \('Ġzz' of b' zz'\)"),
         (TokenizerParts(BYTES, [], [], "("), "must be a regular expression"),
         (TokenizerParts(BYTES, [], [], "(?:" * 3000), "too deeply"),
     ):  # fmt: skip

@@ -161,7 +161,7 @@ def _check_kind(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         kind = kind_of(file.read(HEAD))
     if kind is not None and kind.name != expected:
-        raise FileFormatError(f"{path} looks like {kind.name}; {kind.remedy}")
+        raise FileFormatError(f"the file looks like {kind.name} ({path}); {kind.remedy}")
 
 
 def _bytes(path: Path, packed: str, progress: Progress = lambda size: None) -> Iterator[bytes]:
@@ -336,7 +336,7 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
                 progress(size * row // rows - size * (row - len(batch)) // rows)
     except UnicodeDecodeError:
         raise ValueError(
-            f"{path} is not UTF-8 (in row {row} or later); save the column as UTF-8"
+            f"a text is not UTF-8 ({path}: row {row} or later); save the column as UTF-8"
         ) from None
     except (arrow.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -351,6 +351,6 @@ def _extra(module: str, path: Path) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ValueError(
-            f"{path} needs a package that is not installed ({module.split('.')[0]}); "
+            f"the file needs a package that is not installed ({path}: {module.split('.')[0]}); "
             "run pip install 'scratchlm[data]'"
         ) from None

@@ -11,7 +11,6 @@ raise ValueError, so they never write a file that the readers refuse.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -21,7 +20,7 @@ import numpy as np
 
 from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.formats.json_content import refuse, shown
+from scratchlm.tokenizer.formats.json_content import in_file, refuse, shown
 from scratchlm.tokenizer.parts import TokenizerParts, ids_of, merge_table
 from scratchlm.tokenizer.pieces.patterns import Pattern, find_pieces
 
@@ -108,7 +107,7 @@ def checked(path: StrPath, parts: TokenizerParts) -> TokenizerParts:
     try:
         check(parts)
     except ValueError as error:
-        raise FileFormatError(f"{os.fspath(path)}: {error}") from None
+        raise FileFormatError(in_file(path, str(error))) from None
     return parts
 
 

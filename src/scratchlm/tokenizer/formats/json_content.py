@@ -111,4 +111,11 @@ def shown(value: Any) -> str:
 
 
 def refuse(path: StrPath, what: str, remedy: str) -> NoReturn:
-    raise FileFormatError(f"{os.fspath(path)}: {what}; {remedy}")
+    """Raise FileFormatError. `what` is the rule, then the value in parentheses."""
+    raise FileFormatError(in_file(path, f"{what}; {remedy}"))
+
+
+def in_file(path: StrPath, message: str) -> str:
+    """Return `rule (value); remedy` as `rule (path: value); remedy`."""
+    rule, value = message.split(" (", 1)
+    return f"{rule} ({os.fspath(path)}: {value}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
-from scratchlm.tokenizer.formats.json_content import only, refuse, shown
+from scratchlm.tokenizer.formats.json_content import in_file, only, refuse, shown
 from scratchlm.tokenizer.pieces.patterns import GPT2, Pattern, canonical, is_known
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -63,8 +64,7 @@ def read_pre_tokenizer(path: StrPath, pre_tokenizer: Any) -> Pattern:
     try:
         return canonical(cuts[0] if kept_alone and len(cuts) == 1 else tuple(cuts))
     except ValueError as error:
-        what, remedy = str(error).rsplit("; ", 1)
-        refuse(path, what, remedy)
+        raise FileFormatError(in_file(path, str(error))) from None
 
 
 def _splits(cuts: tuple[str, ...], behavior: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.formats.content import (
     AFTER_LAST_CHARACTER,
@@ -31,6 +32,7 @@ from scratchlm.tokenizer.formats.content import (
 )
 from scratchlm.tokenizer.formats.json_content import (
     field,
+    in_file,
     no_collection,
     only,
     parse_object,
@@ -110,7 +112,9 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
     content = parse_object(path, text)
     for key in content:
         if key not in _KEYS:
-            refuse(path, f"it has an unknown key ({shown(key)})", "choose a tokenizer.json file")
+            refuse(
+                path, f"the file has an unknown key ({shown(key)})", "choose a tokenizer.json file"
+            )
     only(path, content, "version", None, "1.0")
     only(path, content, "truncation", None)
     only(path, content, "padding", None)
@@ -157,8 +161,7 @@ def read_tokenizer_json(text: str | bytes, path: StrPath) -> TokenizerParts:
         check_portable(pattern)
         _check_special_names(ids, parts)
     except ValueError as error:
-        what, remedy = str(error).rsplit("; ", 1)
-        refuse(path, what, remedy)
+        raise FileFormatError(in_file(path, str(error))) from None
     return parts
 
 
@@ -288,7 +291,7 @@ def _check_special_names(ids: Mapping[str, int], parts: TokenizerParts) -> None:
         whole = parts.ignore_merges and other.decode(errors="replace").encode() == other
         if other != special.encode() and (len(other) == 1 or whole):
             raise ValueError(
-                f"a special token is also the name of the bytes {other!r} ({special!r}); "
+                f"a special token is also the name of other bytes ({special!r} of {other!r}); "
                 "choose another special token"
             )
 

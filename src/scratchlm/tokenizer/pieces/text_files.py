@@ -71,7 +71,7 @@ def check_text(path: StrPath, head: bytes, *, html: bool = True) -> None:
     """
     kind = kind_of(head[:HEAD])
     if kind and not (kind.is_text and html):
-        raise ValueError(f"{os.fspath(path)} looks like {kind.name}; {kind.remedy}")
+        raise ValueError(f"the file looks like {kind.name} ({os.fspath(path)}); {kind.remedy}")
 
 
 def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[str]:
@@ -97,8 +97,8 @@ def decoded(path: StrPath, chunks: Iterable[bytes], start: int = 0) -> Iterator[
 def not_utf8(path: StrPath, error: UnicodeDecodeError, start: int) -> ValueError:
     """Return the error for bytes that begin at offset `start` of the file."""
     return ValueError(
-        f"{os.fspath(path)} is not UTF-8 (byte 0x{error.object[error.start]:02x} at offset "
-        f"{start + error.start}); convert the file to UTF-8"
+        f"the file is not UTF-8 ({os.fspath(path)}: byte 0x{error.object[error.start]:02x} at "
+        f"offset {start + error.start}); convert the file to UTF-8"
     )
 
 
