@@ -254,7 +254,7 @@ class ModelConfig:
     def _check_effects(self) -> None:
         """Raise ValueError for a setting that has no effect."""
         if self.qkv_bias and self.bias:
-            raise ValueError("qkv_bias (true) has no effect with bias (true); remove one of them")
+            raise ValueError("qkv_bias (true) has no effect with bias (true); remove qkv_bias")
         if not self.qk_norm_gain and not self.qk_norm:
             raise ValueError(
                 "qk_norm_gain (false) has no effect without qk_norm; remove qk_norm_gain"
