@@ -5,6 +5,7 @@ A fault can only be planted before its module is imported, and importing torch t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import sys
@@ -35,7 +36,9 @@ def in_child(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def _send(send: Connection, work: Callable[..., Any], *args: Any) -> None:
-    send.send(work(*args))
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = work(*args)
+    send.send(result)
 
 
 def first_wrong_number(number: int, fault: tuple[str, str, str] | None = None) -> str:
