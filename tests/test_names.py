@@ -148,7 +148,7 @@ def test_a_text_generator_takes_the_names_of_other_projects():
         writer.generate("a", 4, num_sample=2)
 
 
-HUB_NAMES = [pair for table in hf_config._NAMES.values() for pair in table.items()]
+HUB_NAMES = [pair for table in hf_config.NAMES.values() for pair in table.items()]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), sorted(set(HUB_NAMES)))

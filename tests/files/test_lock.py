@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,20 +146,22 @@ def test_a_forked_process_that_leaves_the_block_leaves_the_lock(tmp_path):
         os._exit(0)
 
 
-def test_a_file_that_its_holder_removes_while_it_is_opened_is_not_taken(
-    either_lock, tmp_path, monkeypatch
-):
-    path, take = tmp_path / "x.lock", either_lock._take
-    removed: list[bool] = []
+class RemovedOnce(type(Path())):
+    """A path whose file another process removes after this process has opened the file."""
 
-    def take_late(descriptor: int) -> bool:
-        if not removed:
-            removed.append(True)
-            path.unlink()
-        return take(descriptor)
+    removed = False
 
-    monkeypatch.setattr(either_lock, "_take", take_late)
-    with either_lock.lock_file(path, "in use", "wait"):
+    def open(self, *arguments, **options):
+        file = super().open(*arguments, **options)
+        if not self.removed:
+            self.removed = True
+            self.unlink()
+        return file
+
+
+def test_a_file_that_its_holder_removes_while_it_is_opened_is_not_taken(either_lock, tmp_path):
+    path = tmp_path / "x.lock"
+    with either_lock.lock_file(RemovedOnce(path), "in use", "wait"):
         assert path.read_text() == f"{os.getpid()}\n"
         assert forked.wait(forked.start(_take_and_leave, path, either_lock)) == 1
 

@@ -50,7 +50,7 @@ def test_a_text_of_ordinary_length_takes_the_way_of_text_generator(
 ) -> None:
     """`generate` uses the products of the packed twin. For a few tokens, or for one row of fp32 if
     MKL is as fast, packing would not save time."""
-    monkeypatch.setattr(low_precision, "_multiplies_by_its_own_mkl", lambda: intel)
+    monkeypatch.setattr(low_precision, "multiplies_by_its_own_mkl", lambda: intel)
     model = tiny.model(context_length=64).to(dtype)
     fast = products(lambda: TextGenerator(model, BYTES).generate("t", PACK_FROM))
     assert products(lambda: generate(model, list(b"t"), PACK_FROM)) == fast

@@ -17,7 +17,7 @@ from helpers.variants import small
 from scratchlm import Transformer, generate
 from scratchlm.generation.decoder import Decoder
 from scratchlm.generation.sampling import Continuation
-from scratchlm.generation.speculative import _judge, speculate
+from scratchlm.generation.speculative import judge, speculate
 from scratchlm.generation.strategies import Strategy
 
 GREEDY = Strategy(temperature=0)
@@ -252,7 +252,7 @@ def test_a_rejection_that_rounding_alone_made_keeps_the_models_choice() -> None:
     q = torch.tensor([0.5, 0.5])
     p = torch.tensor([0.5 - 2**-25, 0.5])
     none = torch.zeros(2, 2)
-    kept, last = _judge(none, [0], [q], lambda *_: p, Largest())  # type: ignore[arg-type]
+    kept, last = judge(none, [0], [q], lambda *_: p, Largest())  # type: ignore[arg-type]
     assert kept == 0
     assert last in (0, 1)
 

@@ -331,7 +331,7 @@ def on_two_ranks(flags, **changes):
     """What rank 0 of 2 decides before it talks to the other."""
     config, _ = run_config.resolve(None, flags | {"train.iterations": "9"} | changes)
     steps = config.train.iterations
-    return recipe._resolved(config, steps, torch.device("cpu"), Ranks(0, 2))[0]
+    return recipe.resolve_auto(config, steps, torch.device("cpu"), Ranks(0, 2))[0]
 
 
 @pytest.mark.parametrize(

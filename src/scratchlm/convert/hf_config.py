@@ -44,7 +44,8 @@ _LLAMA = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-_NAMES = {
+# {model_type: {our field: the key in config.json}}
+NAMES = {
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "qwen2": _LLAMA,
@@ -148,7 +149,7 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
                 f"this kind of {architecture} is not supported ({path}: {key} {hub[key]!r}); use a "
                 f"model with {key} {possible[0]!r}"
             )
-    for key in hub.keys() - _SILENT - _READ - _REQUIRED.keys() - set(_NAMES[architecture].values()):
+    for key in hub.keys() - _SILENT - _READ - _REQUIRED.keys() - set(NAMES[architecture].values()):
         if hub[key]:
             raise FileFormatError(
                 f"config.json has an unknown key ({path}: {key} {hub[key]!r}); "
@@ -172,7 +173,7 @@ def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
 def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> ModelConfig:
     known = _COMMON_DEFAULTS | _DEFAULTS[architecture] | dict(hub)
     values: Json = dict(_FIXED[architecture])
-    for ours, theirs in _NAMES[architecture].items():
+    for ours, theirs in NAMES[architecture].items():
         value = known[theirs]
         if value is None and theirs not in ("n_inner", "head_dim", "num_key_value_heads"):
             raise ValueError(f"{theirs} is null")
@@ -206,10 +207,10 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
 def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
     """Return the `model_type` of a config.json. Raise FileFormatError if it is unknown."""
     architecture = hub.get("model_type")
-    if not isinstance(architecture, str) or architecture not in _NAMES:
+    if not isinstance(architecture, str) or architecture not in NAMES:
         raise FileFormatError(
             f"this architecture is not supported ({path}: model_type {architecture!r}); "
-            f"use one of {', '.join(_NAMES)}"
+            f"use one of {', '.join(NAMES)}"
         )
     return architecture
 
@@ -253,7 +254,7 @@ def config_to_hub(config: ModelConfig) -> Json:
     """Return the config.json of a model. Raise ValueError if no architecture fits the model."""
     architecture = hub_architecture(config)
     hub: Json = {"model_type": architecture, "architectures": [_CLASSES[architecture]]}
-    for ours, theirs in _NAMES[architecture].items():
+    for ours, theirs in NAMES[architecture].items():
         hub[theirs] = getattr(config, ours)
     if architecture == "gpt2":
         hub |= {"activation_function": "gelu_new"}

@@ -112,7 +112,7 @@ def _packed_linear(linear: Linear, *, weights: Weights, eager: bool, one_row: bo
         return Int8Linear(weight, bias)
     known = eager and torch.backends.mkldnn.is_available()
     if known and weight.dtype == torch.float32:
-        if not _multiplies_by_its_own_mkl():
+        if not multiplies_by_its_own_mkl():
             return OneDNNLinear(weight, bias)
         return linear if one_row else OneDNNLinear(weight, bias, but_one_row=True)
     if known and weight.dtype == torch.bfloat16:
@@ -143,7 +143,7 @@ class OneKernelRMSNorm(nn.Module):
 
 
 @cache
-def _multiplies_by_its_own_mkl() -> bool:
+def multiplies_by_its_own_mkl() -> bool:
     """Return whether F.linear calls MKL on an Intel processor.
 
     There MKL multiplies one row of fp32 a tenth to a third faster than oneDNN. On an AMD EPYC, MKL

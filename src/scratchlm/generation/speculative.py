@@ -73,7 +73,7 @@ def speculate(
             logits = torch.cat((logits, decoder.extend([drafted])[0])) if drafted else logits
         else:
             logits = decoder.extend([[whole[-1], *drafted]])[0]
-        kept, last = _judge(logits, drafted, guesses, distribution, uniforms)
+        kept, last = judge(logits, drafted, guesses, distribution, uniforms)
         decoder.rewind(len(drafted) - kept)
         if draft.ids:
             draft.rewind(max(0, len(draft.ids[0]) - len(whole) - kept))
@@ -94,14 +94,17 @@ def speculate(
                 return
 
 
-def _judge(
+def judge(
     logits: Tensor,
     drafted: Sequence[int],
     guesses: Sequence[Tensor],
     distribution: Callable[[Tensor, Sequence[int]], Tensor],
     uniforms: Uniforms,
 ) -> tuple[int, int]:
-    """logits (1 + drafted, vocab) -> how many drafted ids are kept, and the id after them."""
+    """logits (1 + drafted, vocab) -> how many drafted ids are kept, and the id after them.
+
+    `guesses` contains the distribution q of each drafted id, and `distribution` returns p.
+    """
     for place, (id, q) in enumerate(zip(drafted, guesses, strict=True)):
         p = distribution(logits[place], drafted[:place])
         if uniforms.next() * float(q[id]) >= float(p[id]):

@@ -26,24 +26,26 @@ def check_room(
     device: torch.device,
     say: Callable[[str], None],
     *,
+    memory: int | None,
     half: bool = False,
     shards: int = 1,
     beside: int = 1,
 ) -> None:
     """Check the disk and the memory of a run. `say` prints a warning if either may become full.
 
-    half: matrix products use 16 bits. shards: ranks that divide weights, gradients and optimizer.
-    beside: ranks on this machine, which divide a CPU's memory. Raise OSError if the run cannot
-    write its folder, or if two checkpoints do not fit there (the run keeps the last checkpoint
-    while it writes the next). Raise MemoryError if weights, gradients and optimizer alone do not
-    fit.
+    memory: the device's bytes (see `memory_of`); None skips the check of memory. half: matrix
+    products use 16 bits. shards: ranks that divide weights, gradients and optimizer. beside: ranks
+    on this machine, which divide a CPU's memory. Raise OSError if the run cannot write its folder,
+    or if two checkpoints do not fit there (the run keeps the last checkpoint while it writes the
+    next). Raise MemoryError if weights, gradients and optimizer alone do not fit.
     """
     needed = training_memory(
         model, train.batch_size, optimizer, half=half, accumulate=train.accumulate
     )
     _check_writable(out)
     _check_disk(out, needed.weights + needed.optimizer, train, say)
-    _check_memory(needed, shards, beside, device, say)
+    if memory is not None:
+        _check_memory(needed, memory, shards, beside, device, say)
 
 
 def _check_writable(out: Path) -> None:
@@ -75,14 +77,12 @@ def _check_disk(out: Path, size: int, train: TrainerConfig, say: Callable[[str],
 
 def _check_memory(
     needed: TrainingMemory,
+    have: int,
     shards: int,
     beside: int,
     device: torch.device,
     say: Callable[[str], None],
 ) -> None:
-    have = _memory(device)
-    if have is None:
-        return
     if device.type == "cpu":
         have //= beside
     fixed = (needed.weights + needed.gradients + needed.optimizer) // shards
@@ -100,10 +100,15 @@ def _check_memory(
         )
 
 
-def _memory(device: torch.device) -> int | None:
+def memory_of(
+    device: torch.device,
+    cgroup: Path = Path("/proc/self/cgroup"),
+    root: Path = Path("/sys/fs/cgroup"),
+) -> int | None:
     """Return the bytes of memory, or None if the system does not report them.
 
-    Other processes may use a part of this memory.
+    Other processes may use a part of this memory. For the CPU, the limits of this process's control
+    groups count too: the file `cgroup` lists the groups, and `root` has their folders.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -113,12 +118,10 @@ def _memory(device: torch.device) -> int | None:
         physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return None
-    return min([physical, *_limits()])
+    return min([physical, *_limits(cgroup, root)])
 
 
-def _limits(
-    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
-) -> list[int]:
+def _limits(cgroup: Path, root: Path) -> list[int]:
     """Return the memory limits in bytes of this process's control groups (cgroups(7)).
 
     Containers and SLURM set such limits. The list has the limits of both cgroup versions, for each
@@ -126,7 +129,7 @@ def _limits(
     """
     found = []
     with contextlib.suppress(OSError):
-        for line in own.read_text(encoding="utf-8").splitlines():
+        for line in cgroup.read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue

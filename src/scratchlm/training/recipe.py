@@ -37,7 +37,7 @@ from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.training.objective import Objective
-from scratchlm.training.preflight import check_room
+from scratchlm.training.preflight import check_room, memory_of
 from scratchlm.training.run_length import (
     counted,
     given_steps,
@@ -130,7 +130,7 @@ def _planned(
         )
         _tell_repetition(config.train, batches, say)
         steps = given_steps(config.train, batches)
-        config, reason = _resolved(config, steps, device, ranks)
+        config, reason = resolve_auto(config, steps, device, ranks)
         if steps is not None:
             config = of_length(config, steps, typed, say)
         check_room(
@@ -140,6 +140,7 @@ def _planned(
             out,
             device,
             say,
+            memory=memory_of(device),
             half=config.runtime.dtype in ("bfloat16", "float16"),
             shards=ranks.size if _is_sharded(config, ranks) else 1,
             beside=ranks.local_size,
@@ -252,7 +253,7 @@ def _prepared(
     return dataclasses.replace(config, model=model), data
 
 
-def _resolved(
+def resolve_auto(
     config: TrainConfig, steps: int | None, device: torch.device, ranks: Ranks
 ) -> tuple[TrainConfig, str]:
     """Replace each "auto" by this machine's choice. Also return why the run compiles or does not.
