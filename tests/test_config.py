@@ -64,7 +64,7 @@ def test_toml_round_trip():
         ({"size": 1, "inner": {"kind": "c"}}, r"inner.kind must be a valid choice \(c\); .* a, b"),
         ({"size": 1, "inner": {"flag": "maybe"}}, r"inner.flag must be true or false \(maybe\)"),
         ({"size": 1, "inner": {"betas": "0.9"}}, r"inner.betas must have 2 values"),
-        ({"size": 1, "inner": 3}, r"inner must be a section"),
+        ({"size": 1, "inner": 3}, r"inner must be a section \(3\); set one of its keys, such as inner.rate"),
     ],
 )
 def test_errors_name_the_key_and_the_value(tree, message):

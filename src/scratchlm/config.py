@@ -40,7 +40,10 @@ def read_toml(path: str | os.PathLike[str]) -> Tree:
         raise ValueError(f"a config must be TOML ({path}: {error}); correct the file") from None
     for name, value in tree.items():
         if not isinstance(value, dict):
-            raise ValueError(f"{name} must be a section ({path}: {value!r}); set one of its keys")
+            raise ValueError(
+                f"{name} must be a section ({path}: {value!r}); if it is a key, write it below its "
+                "section, such as [optim]"
+            )
     return tree
 
 
@@ -58,7 +61,10 @@ def nest(settings: Mapping[str, Any]) -> Tree:
                     "remove one of the two"
                 )
         if isinstance(branch.get(leaf), dict):
-            raise ValueError(f"{dotted} must be a section ({value}); set one of its keys")
+            raise ValueError(
+                f"{dotted} must be a section ({value}); remove this value, because one of its keys "
+                "is set too"
+            )
         branch[leaf] = value
     return tree
 
@@ -120,7 +126,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{name} must be a section ({value!r}); set one of its keys")
+            key = f"{name}.{dataclasses.fields(hint)[0].name}"
+            raise ValueError(
+                f"{name} must be a section ({value!r}); set one of its keys, such as {key}"
+            )
         return build(typing.cast(Any, hint), value, name + ".")
     if origin in (typing.Union, types.UnionType):  # the only union that configs use is `X | None`
         (inner,) = (argument for argument in arguments if argument is not type(None))

@@ -45,6 +45,11 @@ def folder(tmp_path, monkeypatch) -> Path:
 CASES = [
     ("train", f"corpus.txt {RUN}", "write (--train_data corpus.txt)", f"{{}} {RUN}"),
     ("train", "--dry_run", "set (--vocab_size) N", "--dry_run {} 300"),
+    ("train", "--dry_run", "add the text with (--train_data) FILE", "--dry_run {} corpus.txt"),
+    ("train", "--dry_run --vocab_size 300 --moe 4", "use (--model.moe.num_experts) and",
+     "--dry_run --vocab_size 300 {} 4 --model.moe.num_active 2"),
+    ("train", "--dry_run --vocab_size 300 --model.moe 4", "such as (model.moe.num_experts)",
+     "--dry_run --vocab_size 300 --{} 4 --model.moe.num_active 2"),
     ("train", "--dry_run --vocab_size 300 --d_model 30 --num_heads 4", "use (d_model 32)",
      "--dry_run --vocab_size 300 --{} --num_heads 4"),
     ("train", "--dry_run --config theta.toml --model.position learned", "defaults: (10000)",

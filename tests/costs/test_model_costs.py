@@ -177,6 +177,9 @@ def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "8.38 GiB" in out
     assert train(["--dry_run"]) == 2
     assert "set --vocab_size N" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_text("a text " * 100, encoding="utf-8")
+    assert train(["--dry_run", "--train_data", str(tmp_path / "a.txt")]) == 0
+    assert capsys.readouterr().out.startswith("vocab_size is 309: the default for 700 bytes")
 
     model = Transformer(ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2))
     save_checkpoint(tmp_path / "checkpoint", model, None, 0)

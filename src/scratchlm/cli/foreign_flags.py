@@ -117,12 +117,15 @@ TRAIN = _guesses(
     # minGPT
     "model_type": "--config, or --model.norm, --model.position and --model.ffn",
     "work_dir": "--out",
+    # sections, which have no value of their own
+    "moe": "--model.moe.num_experts and --model.moe.num_active",
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
     "max_tokens": "--iterations; each reads --batch_size times --context_length tokens",
     # names in a Hugging Face config.json
     "hidden_act": "--model.ffn",
     "activation_function": "--model.ffn",
+    "rope_scaling": "--model.rope_scaling.kind and --model.rope_scaling.factor",
     "rope_parameters": "--model.rope_scaling.kind and --model.rope_scaling.factor",
 }
 

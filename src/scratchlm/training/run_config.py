@@ -133,11 +133,16 @@ def _fit_to_data(tree: Tree, layers: Sequence[Layer], say: Callable[[str], None]
     """Let the data decide the vocabulary and the context length, unless a layer sets them."""
     if not tree["data"].get("train"):
         raise ValueError("training data is missing (data.train); set --train_data FILE")
+    _set_vocab_size(tree, say)
+    if not any("context_length" in layer.get("model", {}) for layer in layers):
+        tree["data"].setdefault("fit_context", True)
+
+
+def _set_vocab_size(tree: Tree, say: Callable[[str], None]) -> None:
+    """Let the data decide the vocabulary's size, unless the tree contains one."""
     if "vocab_size" not in tree["model"]:
         size = default_vocab_size(configuration.build(DataConfig, tree["data"], "data."), say)
         tree["model"]["vocab_size"] = size
-    if not any("context_length" in layer.get("model", {}) for layer in layers):
-        tree["data"].setdefault("fit_context", True)
 
 
 def _with_absolute_paths(layer: Tree) -> Tree:
@@ -161,13 +166,18 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
             )
 
 
-def costs(file: StrPath | None, flags: Mapping[str, Any]) -> str:
-    """Return the report of a training step's costs. It needs no data."""
+def costs(
+    file: StrPath | None, flags: Mapping[str, Any], *, say: Callable[[str], None] = print
+) -> str:
+    """Return the report of a training step's costs. It needs data only to choose a vocabulary."""
     from_file = {} if file is None else configuration.read_toml(file)
     tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
+    if tree.get("data", {}).get("train"):
+        _set_vocab_size(tree, say)
     if "vocab_size" not in tree["model"]:
         raise ValueError(
-            "the size of the vocabulary is missing (model.vocab_size); set --vocab_size N"
+            "the size of the vocabulary is missing (model.vocab_size); set --vocab_size N, or add "
+            "the text with --train_data FILE"
         )
     train = configuration.build(
         TrainerConfig,
