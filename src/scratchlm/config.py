@@ -217,15 +217,21 @@ def _without_none(tree: Tree) -> Tree:
     }
 
 
-def to_toml(config: Any) -> str:
-    """Write the resolved configuration as TOML text, one section for each nested dataclass."""
+def to_toml(config: Any, derived: Collection[str] = ()) -> str:
+    """Write the resolved configuration as TOML text, one section for each nested dataclass.
+
+    derived: dotted keys that become comments, because their values follow from other keys.
+    """
     lines: list[str] = []
 
     def write(tree: Tree, section: str) -> None:
         plain = {key: value for key, value in tree.items() if not isinstance(value, dict)}
         if section:
             lines.extend(["", f"[{section}]"] if lines else [f"[{section}]"])
-        lines.extend(f"{key} = {_toml_value(value)}" for key, value in plain.items())
+        for key, value in plain.items():
+            line = f"{key} = {_toml_value(value)}"
+            is_derived = f"{section}.{key}" in derived
+            lines.append(f"# {line}, from the other settings" if is_derived else line)
         for key, value in tree.items():
             if isinstance(value, dict):
                 write(value, f"{section}.{key}" if section else key)

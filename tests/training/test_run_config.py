@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import tiny
+from scratchlm import ModelConfig
 from scratchlm.checkpoint.edit import set_config
 from scratchlm.cli.train import main
 from scratchlm.devices.ranks import Ranks
@@ -155,6 +156,19 @@ def test_a_damaged_last_names_the_one_before_it(flags, damaged):
     with pytest.raises(FileFormatError) as first:
         resume(folder / "step-00000001")
     assert not hasattr(first.value, "__notes__"), "those after it are not earlier"
+
+
+def test_another_run_derives_what_the_first_run_derived(tmp_path, flags):
+    """The file of a run sets only what was set, so another width gets its own heads and d_ff."""
+    finished(flags)
+    file, other = Path(flags["train.out"]) / "config.toml", {"train.out": str(tmp_path / "other")}
+    assert run_config.resolve(file, other)[0].model == ModelConfig(100, 16, 16, 1, 2)
+    wider = {"model.d_model": "48", "model.num_heads": "3"}
+    model = run_config.resolve(file, other | wider)[0].model
+    assert (model.num_kv_heads, model.d_ff) == (3, 128)
+    finished(flags | {"train.out": str(tmp_path / "set")}, **{"model.num_kv_heads": "1"})
+    text = (tmp_path / "set" / "config.toml").read_text()
+    assert "\nnum_kv_heads = 1\n# d_ff = 64, from the other settings\n" in text
 
 
 def test_auto_goes_on_with_the_run_that_the_file_names(tmp_path, monkeypatch, flags):

@@ -216,6 +216,15 @@ class ModelConfig:
         return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
+    def derived(self) -> list[str]:
+        """The fields that have the values for None: they follow from the other fields."""
+        defaults = {
+            "num_kv_heads": self.num_heads,
+            "d_ff": default_d_ff(self.d_model, self.ffn),
+        }
+        return [name for name, value in defaults.items() if getattr(self, name) == value]
+
+    @property
     def padded_vocab_size(self) -> int:
         """The number of rows of the embedding and of `lm_head`."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple

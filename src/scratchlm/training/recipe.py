@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from scratchlm import config as configuration
 from scratchlm.checkpoint.models import load_model, read_own_tokenizer
 from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
@@ -45,6 +44,7 @@ from scratchlm.training.run_length import (
     of_length,
     set_length,
     steps_in_time,
+    told,
     write_config,
 )
 from scratchlm.training.time_limit import TimeLimit
@@ -84,7 +84,7 @@ def build(
             config = of_length(config, steps, typed, say)
     with agreed(ranks):
         set_length(trainer, config)
-        say(configuration.to_toml(config))
+        say(told(config))
         for line in trainer.resume(resume) if resume is not None else ():
             say(line)
     # Change the run's folder only after everything above has succeeded.

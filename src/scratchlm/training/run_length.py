@@ -88,4 +88,12 @@ def let_it_be_replanned(trainer: Trainer, limit: TimeLimit, config: TrainConfig)
 
 
 def write_config(config: TrainConfig, out: Path) -> None:
-    write_file(out / "config.toml", configuration.to_toml(config).encode())
+    write_file(out / "config.toml", told(config).encode())
+
+
+def told(config: TrainConfig) -> str:
+    """Return the settings as TOML. Derived settings are comments, so another run derives its own.
+
+    Otherwise, a run with this file and another `num_heads` would keep this `num_kv_heads`.
+    """
+    return configuration.to_toml(config, {f"model.{name}" for name in config.model.derived})
