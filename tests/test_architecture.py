@@ -123,6 +123,34 @@ def test_functions_are_short() -> None:
     assert too_large == EXCEPTIONS.keys()
 
 
+def private_names() -> set[str]:
+    found = set()
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    found.add(name)
+                case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                    found.add(name)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")} - {"_"}
+
+
+def test_tests_reach_no_private_state():
+    """A test uses public calls. A name that a test needs is public, and has a docstring."""
+    private, reached = private_names(), []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                    pass  # a test's own class
+                case (
+                    ast.Attribute(attr=name) | ast.alias(name=name) | ast.Constant(value=str(name))
+                ):
+                    if name.rpartition(".")[2] in private:
+                        reached.append(f"{path.relative_to(ROOT)}, line {node.lineno}: {name}")
+    assert not reached
+
+
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
