@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from scratchlm.cli.learn import main
+from scratchlm.lessons.exercise import same
 from scratchlm.lessons.lesson import lessons
 
 ANSWER = """
@@ -67,6 +69,48 @@ def test_a_usual_mistake_is_named(capsys, lang, said):
     assert capsys.readouterr().err == f"scratchlm: {said}\n"
     assert main([]) == 0
     assert "✓" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("result", "en", "zh"),
+    [
+        (
+            "0 * v + 1",
+            "your answer gives 1 at [0, 0], but -1.02761 is right",
+            "在 [0, 0] 处给出 1，应为",
+        ),
+        ("v[:1]", "the shape of your answer is (1, 4), but must be (3, 4)", "形状是 (1, 4)，应为"),
+        ("None", "your answer must be numbers, not None", "你的答案应是数字，而不是 None"),
+    ],
+)
+def test_the_first_difference_is_told_in_words(capsys, result, en, zh):
+    Path("mine.py").write_text(f"def attend(q, k, v):\n    return {result}\n", encoding="utf-8")
+    assert main(["14", "--check", "mine.py"]) == 1
+    remedy = "; change your function, or print an answer with --answer\n"
+    assert capsys.readouterr().err == f"scratchlm: {en}{remedy}"
+    assert main(["14", "--check", "mine.py", "--lang", "zh"]) == 1
+    error = capsys.readouterr().err
+    assert zh in error
+    assert error.endswith("；请修改你的函数，或用 --answer 看一个答案\n")
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "message"),
+    [
+        ([1, [2, 3]], [1, [2, 4]], r"your answer gives 3 at \[1, 1\], but 4 is right"),
+        ([1], [1, 2], "number of values in your answer is 1, but must be 2"),
+        (5, [1], r"your answer gives 5, but \[1\] is right"),
+        ("a", "b", "your answer gives 'a', but 'b' is right"),
+        (torch.ones(2), 1, r"your answer gives tensor\(\[1., 1.\]\), but 1 is right"),
+        ([torch.tensor([1, 2])], [torch.tensor([1, 9])], r"gives 2 at \[0, 1\], but 9 is"),
+        (float("nan"), 0.5, "gives nan, but 0.5 is right"),
+        (0.50002, 0.5, "gives 0.50002, but 0.5 is right"),
+    ],
+)
+def test_a_difference_has_its_place_and_both_values(got, want, message):
+    with pytest.raises(AssertionError, match=message):
+        same(got, want)
+    same(want, want)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +192,7 @@ def test_a_planted_fault_is_found_at_a_number():
 def test_a_notebook_is_written(capsys):
     assert main(["14", "--ipynb", "a.ipynb", "--lang", "zh"]) == 0
     assert json.loads(Path("a.ipynb").read_text(encoding="utf-8"))["nbformat"] == 4
+    assert capsys.readouterr().out == "saved: a.ipynb\n"
 
 
 def test_the_demo_is_the_whole_story():
@@ -161,7 +206,9 @@ def test_step_waits_after_each_cell(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda: waits.append(1))
     assert main(["14", "--step"]) == 0
     assert len(waits) > 10
-    assert "✓" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "✓" not in said
+    assert "\nsaved: figures/14-weights.svg\n" in said
 
 
 @pytest.mark.parametrize("stdin", ["", None])

@@ -9,6 +9,10 @@ scratchlm-learn 14 --break 2                    plant a fault in the library and
 scratchlm-learn 14 --ipynb 14.ipynb             write the lesson as a notebook
 scratchlm-learn --demo                          the whole way from text to text
 scratchlm-learn --faq 5                         an answer that runs; --faq alone lists the questions
+
+A lesson saves its pictures in the folder figures, inside the current folder. The command saves the
+numbers of finished lessons in ~/.local/state/scratchlm/lessons, or below $XDG_STATE_HOME if it is
+set.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.ipynb is not None:
         cells = one(lessons(), args.lesson)
         write_file(args.ipynb, views.notebook(cells, args.lang).encode())
+        print(f"saved: {args.ipynb}")
     else:
         pause = _wait if args.step else lambda: None
         with suppress(EOFError):  # standard input ended, so the lesson is not finished

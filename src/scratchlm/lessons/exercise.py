@@ -21,18 +21,61 @@ from scratchlm.lessons.lesson import Cell, frames_in
 Answer = Callable[..., Any]
 
 
-def same(got: Any, want: Any) -> None:
-    """Raise AssertionError unless both are equal: numbers to 1e-5, all else exactly."""
+class DifferenceError(AssertionError):
+    """An answer differs from the right one. The arguments say how: in English, in Chinese."""
+
+
+def same(got: Any, want: Any, place: tuple[int, ...] = ()) -> None:
+    """Raise DifferenceError unless both are equal: numbers to 1e-5, all else exactly.
+
+    place: the indices of both values in the lists that contain them.
+    """
     if isinstance(want, torch.Tensor | float):
-        want = torch.as_tensor(want)
-        got = torch.as_tensor(got, dtype=want.dtype)
-        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+        _same_numbers(got, torch.as_tensor(want), place)
     elif isinstance(want, list | tuple):
-        assert len(got) == len(want), f"{len(got)} values, not {len(want)}"
-        for pair in zip(got, want, strict=True):
-            same(*pair)
-    else:
-        assert got == want, f"{got!r}, not {want!r}"
+        try:
+            values = list(got)
+        except TypeError:  # one number has no values
+            raise _unequal(got, want, place) from None
+        if len(values) != len(want):
+            raise DifferenceError(
+                f"the number of values in your answer is {len(values)}, but must be {len(want)}",
+                f"你的答案有 {len(values)} 个值，应有 {len(want)} 个",
+            )
+        for i, pair in enumerate(zip(values, want, strict=True)):
+            same(*pair, (*place, i))
+    elif (isinstance(got, torch.Tensor) and got.numel() != 1) or got != want:
+        raise _unequal(got, want, place)
+
+
+def _same_numbers(got: Any, want: torch.Tensor, place: tuple[int, ...]) -> None:
+    try:
+        got = torch.as_tensor(got, dtype=want.dtype).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise DifferenceError(
+            f"your answer must be numbers, not {got!r:.60}", f"你的答案应是数字，而不是 {got!r:.60}"
+        ) from None
+    if got.shape != want.shape:
+        mine, right = tuple(got.shape), tuple(want.shape)
+        raise DifferenceError(
+            f"the shape of your answer is {mine}, but must be {right}",
+            f"你的答案的形状是 {mine}，应为 {right}",
+        )
+    near = torch.isclose(got.double(), want.detach().double(), rtol=1e-5, atol=1e-5)
+    if not near.all():
+        index = tuple((~near).nonzero()[0].tolist())
+        raise _unequal(got[index].item(), want[index].item(), (*place, *index))
+
+
+def _unequal(got: Any, want: Any, place: tuple[int, ...]) -> DifferenceError:
+    mine, right = (
+        f"{each:.6g}" if isinstance(each, float) else f"{each!r:.60}" for each in (got, want)
+    )
+    at, zh = (f" at {list(place)}", f"在 {list(place)} 处") if place else ("", "")
+    return DifferenceError(
+        f"your answer gives {mine}{at}, but {right} is right",
+        f"你的答案{zh}给出 {mine}，应为 {right}",
+    )
 
 
 def answer(cells: Sequence[Cell]) -> str:
@@ -86,6 +129,11 @@ def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | No
         both = lambda *args, mistake=mistake: (answer(*args), mistake(*args))  # noqa: E731
         if not _error(scope["check"], both, lambda pair, _: same(*pair)):
             return str(mistake.__doc__).split(" | ")[lang == "zh"]
+    if isinstance(error, DifferenceError):
+        english, chinese = error.args
+        if lang == "zh":
+            return f"{chinese}；请修改你的函数，或用 --answer 看一个答案"
+        return f"{english}; change your function, or print an answer with --answer"
     return _described(error, path)
 
 

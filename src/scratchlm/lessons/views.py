@@ -13,6 +13,7 @@ from scratchlm.lessons.lesson import Cell, shown
 
 # Code, bold words, a heading. Code may hold ** too.
 _MARKED = re.compile(r"(```.*?```|`[^`]*`)|\*\*(.+?)\*\*|^#+ ([^\n]+)$", re.M | re.S)
+_PICTURE = re.compile(r"!\[.*?\]\((.+?)\)")  # in Markdown
 _BOLD, _DIM, _PLAIN = "\033[1m", "\033[2m", "\033[0m"
 
 
@@ -27,9 +28,14 @@ def terminal(
             text = _MARKED.sub(lambda m: m[1] or f"{_BOLD}{m[2] or m[3]}{_PLAIN}", text)
         elif colour:
             text = f"{_DIM}{text}{_PLAIN}"
-        if "figure" not in cell.tags:  # the code of a picture is not worth reading
+        if "figure" in cell.tags:  # the code of a picture is not worth reading
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                cell.run(scope)
+            saved = "saved" if lang == "en" else "已保存"
+            print(_PICTURE.sub(rf"{saved}: \1", printed.getvalue()), end="")
+        else:
             print(text, flush=True)
-        cell.run(scope)
+            cell.run(scope)
         print()
         pause()
 
