@@ -113,7 +113,7 @@ CASES = [
     ("train", DRY + "--model.gated_attention twice", 2, "elementwise, headwise"),
     ("train", DRY + "--model.rope_scaling.kind yarn", 2, "linear, llama3"),
     ("train", DRY + "--model.init orthogonal", 2, "truncated, gpt2, xavier, kaiming"),
-    ("plot", "", 2, "figure"),
+    ("plot", "", 2, "are required: figure; for example: scratchlm-plot init"),
     ("plot", "scaling", 2, "scaling"),
     ("plot", "init --steps 0", 2, "(0)"),
     ("plot", "init --steps few", 2, "few"),

@@ -21,7 +21,7 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
     parser = Parser("scratchlm-plot", summary, examples)
     flag = parser.add_argument
     flag("figure", choices=list(FLAGS), help="what to draw")
-    flag("runs", nargs="*", metavar="RUN",
+    flag("runs", nargs="*", default=[], metavar="RUN",  # without a default, RUN is required
          help="for the figure run: folders of runs, or their logs")  # fmt: skip
     flag("--output", action=Once, metavar="FILE",
          help="the PNG file to write (default: the figure's name with .png)")  # fmt: skip
