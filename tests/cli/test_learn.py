@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scratchlm.cli.learn import main
-from scratchlm.lessons.exercise import same
+from scratchlm.lessons.exercise import same, verdict
 from scratchlm.lessons.lesson import lessons
 
 ANSWER = """
@@ -69,6 +69,16 @@ def test_a_usual_mistake_is_named(capsys, lang, said):
     assert capsys.readouterr().err == f"scratchlm: {said}\n"
     assert main([]) == 0
     assert "✓" not in capsys.readouterr().out
+
+
+def test_a_mistake_is_also_known_by_its_error():
+    def halves(n):
+        """It divides by zero. | 除以零。"""
+        return 1 / (n - n)
+
+    scope = {"check": lambda answer, same: same(answer(2), 1.0), "WRONG": [halves]}
+    assert verdict(scope, lambda n: 1 / (n - 2), "zh") == "除以零。"
+    assert verdict(scope, lambda n: int("one"), "en").startswith("ValueError")
 
 
 @pytest.mark.parametrize(

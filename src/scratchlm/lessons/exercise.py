@@ -1,8 +1,9 @@
 """Check an answer to a lesson's exercise, and recognise the usual mistakes.
 
 A lesson's hidden cells define `EXERCISE` (the function's name), `check(answer, same)`, which
-compares an answer with the library, and `WRONG`, functions that make one mistake each. Their
-docstrings say what is wrong, in English and Chinese: `"English | 中文"`.
+compares an answer with the library, and `WRONG`, functions that make one mistake each. Such a
+function may also raise an error. Its docstring says what is wrong, in English and Chinese:
+`"English | 中文"`.
 """
 
 from __future__ import annotations
@@ -125,9 +126,8 @@ def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | No
     if error is None:
         return ""
     for mistake in scope["WRONG"]:
-        # A mistake explains the answer if both return the same in each case of the check.
-        both = lambda *args, mistake=mistake: (answer(*args), mistake(*args))  # noqa: E731
-        if not _error(scope["check"], both, lambda pair, _: same(*pair)):
+        # A mistake explains the answer if both return or raise the same in each case of the check.
+        if not _error(scope["check"], _both(answer, mistake), lambda pair, _: same(*pair)):
             return str(mistake.__doc__).split(" | ")[lang == "zh"]
     if isinstance(error, DifferenceError):
         english, chinese = error.args
@@ -135,6 +135,18 @@ def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | No
             return f"{chinese}；请修改你的函数，或用 --answer 看一个答案"
         return f"{english}; change your function, or print an answer with --answer"
     return _described(error, path)
+
+
+def _both(*functions: Answer) -> Answer:
+    """Return a function that returns what each of `functions` returns, or the text of its error."""
+
+    def outcome(function: Answer, args: Sequence[Any]) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            return repr(error)
+
+    return lambda *args: [outcome(function, args) for function in functions]
 
 
 def _error(
