@@ -3,7 +3,7 @@
 # Question: which way is better when two numbers change at once?
 #
 # Lesson 6 found the derivative of a loss with one parameter. It also found the gradient of a sum in
-# which no number touched another. Here two numbers are multiplied: each slope depends on both.
+# which each number stood alone. Here two numbers are multiplied: each slope depends on both.
 
 # %% [markdown] lang="zh"
 # # 7 · 偏导数
@@ -23,27 +23,29 @@ from scratchlm.optim.sgd import SGD
 # %% [markdown] lang="en"
 # ## 1. Freeze one number
 # Let f = u³ + v² + 4uv. At u = 3 and v = 4 it is 27 + 16 + 48 = 91. Freeze v at 4: then only u
-# changes, and f = u³ + 16 + 16u. You know from lesson 6 how to find its derivative:
+# changes, and f = u³ + 16 + 16u. The first line below is the difference quotient of u³. If h goes
+# to 0, only 3u² stays. The part 16u has the slope 16, which is 4v.
 # ```
 # ((u + h)³ − u³) / h = 3u² + 3uh + h²
 # ∂f/∂u = 3u² + 4v = 27 + 16 = 43
 # ∂f/∂v = 2v + 4u = 8 + 12 = 20
 # ```
-# The derivative for one number, with all others frozen, is a **partial derivative**. We write it
-# ∂f/∂u. In the last line u is frozen at 3, and v changes. The list of both partial derivatives,
+# The derivative for one number, with all others frozen, is a **partial derivative**. ∂f/∂u is the
+# one for u. For ∂f/∂v, u is frozen at 3, and v changes. The list of both partial derivatives,
 # (43, 20), is the gradient. We write it ∇f.
 
 # %% [markdown] lang="zh"
 # ## 1. 冻结一个数
 # 令 f = u³ + v² + 4uv。在 u = 3、v = 4 处，它等于 27 + 16 + 48 = 91。把 v 冻结在 4：
-# 这时只有 u 在变，f = u³ + 16 + 16u。怎样求它的导数，第 6 课讲过：
+# 这时只有 u 在变，f = u³ + 16 + 16u。下面第一行是 u³ 的差商：h 趋于 0 时，只剩下 3u²。
+# 16u 的斜率是 16，也就是 4v。
 # ```
 # ((u + h)³ − u³) / h = 3u² + 3uh + h²
 # ∂f/∂u = 3u² + 4v = 27 + 16 = 43
 # ∂f/∂v = 2v + 4u = 8 + 12 = 20
 # ```
-# 其余的数都冻结，只对一个数求的导数，叫作**偏导数**，写作 ∂f/∂u。最后一行把 u 冻结在 3，让 v 变化。
-# 两个偏导数排成一列，(43, 20)，就是梯度，写作 ∇f。
+# 其余的数都冻结，只对一个数求的导数，叫作**偏导数**。∂f/∂u 是对 u 的偏导数；
+# 求 ∂f/∂v 时，把 u 冻结在 3，让 v 变化。两个偏导数排成一列，(43, 20)，就是梯度，写作 ∇f。
 
 
 # %%
@@ -51,8 +53,8 @@ def f(u, v):
     return u**3 + v**2 + 4 * u * v
 
 
-def numbers(*values):
-    return [torch.tensor(value, requires_grad=True) for value in values]
+def numbers(u, v):
+    return torch.tensor(u, requires_grad=True), torch.tensor(v, requires_grad=True)
 
 
 show("f(3, 4)", f(3, 4), 91)
@@ -67,56 +69,71 @@ show("torch's ∂f/∂u, ∂f/∂v", [u.grad, v.grad], [43, 20])
 # ## 2. All directions at once
 # Now both numbers move a little, by Δu and Δv. The two changes add up: f changes by about
 # 43·Δu + 20·Δv. Which direction lowers f most? We try 360 directions from (3, 4), one for each
-# degree, with steps of length 0.01. `torch.arange(360)` makes the numbers 0 to 359. `.deg2rad()`
-# converts degrees for cos and sin. `.argmin()` and `.argmax()` find the places of the smallest and
-# of the largest number.
+# degree, with steps of length 0.01. `math.radians` converts degrees for `math.cos` and `math.sin`.
+# `changes.index` finds the place of a number in the list.
 #
-# f rises fastest at 25°. The gradient points there: the arrow (43, 20) has the angle 24.94°.
+# f rises fastest at 25°. The gradient points there: the arrow (43, 20) goes 43 to the right and 20
+# up. So the tangent of its angle is 20/43, and `math.atan` gives the angle, 24.94°.
 # f falls fastest at 205°, exactly opposite. At 115°, across the gradient, f hardly changes.
-# This is true for every smooth function: the gradient points to the steepest way up.
+# This is true for every smooth function (without jumps and corners): the gradient points to the
+# steepest way up.
 
 # %% [markdown] lang="zh"
 # ## 2. 同时看所有方向
 # 现在两个数都动一点，分别动 Δu 和 Δv。两处变化相加：f 大约变化 43·Δu + 20·Δv。
-# 哪个方向让 f 降得最多？我们从 (3, 4) 出发试 360 个方向，每度一个，步长都是 0.01。
-# `torch.arange(360)` 造出 0 到 359 这些数，`.deg2rad()` 把度数换成 cos 和 sin 要用的角度单位，
-# `.argmin()` 和 `.argmax()` 给出最小的数和最大的数的位置。
+# 哪个方向让 f 降得最多？我们从 (3, 4) 出发试 360 个方向：每隔一度取一个方向，每次走 0.01。
+# `math.radians` 把度数换成 `math.cos` 和 `math.sin` 要用的单位。
+# `changes.index` 给出一个数在列表中的位置。
 #
-# 上升最快的方向是 25°。梯度正指向那里：箭头 (43, 20) 的角度是 24.94°。
+# 上升最快的方向是 25°。梯度正指向那里：箭头 (43, 20) 向右 43，向上 20，
+# 所以它的角度的正切是 20/43，用 `math.atan` 求出角度：24.94°。
 # 下降最快的方向 205° 恰好相反。在 115°，也就是与梯度垂直的方向，f 几乎不变。
-# 凡是光滑的函数都是这样：梯度指向上升最快的方向。
+# 凡是光滑的函数（没有断开，也没有尖角）都是这样：梯度指向上升最快的方向。
+
 
 # %%
-angles = torch.arange(360).double().deg2rad()  # 360° = 2π
-change = f(3 + 0.01 * angles.cos(), 4 + 0.01 * angles.sin()) - f(3, 4)
-show("steepest down, up: degrees", [change.argmin(), change.argmax()], [205, 25])
-show("angle of the gradient", math.degrees(math.atan2(20, 43)), 24.9439)
-show("change at 205°, 25°, 115°", change[[205, 25, 115]], [-0.4733, 0.4751, -0.0004])
-show("43·Δu + 20·Δv at 25°", 0.01 * (43 * angles[25].cos() + 20 * angles[25].sin()), 0.4742)
+def arrow(degree):
+    angle = math.radians(degree)
+    return 0.01 * math.cos(angle), 0.01 * math.sin(angle)
+
+
+changes = []
+for degree in range(360):
+    du, dv = arrow(degree)
+    changes.append(f(3 + du, 4 + dv) - f(3, 4))
+down, up = changes.index(min(changes)), changes.index(max(changes))
+show("steepest down, up: degrees", [down, up], [205, 25])
+show("angle of the gradient", math.degrees(math.atan(20 / 43)), 24.9439)
+show("change at 205°, 25°, 115°", [changes[i] for i in (205, 25, 115)], [-0.4733, 0.4751, -0.0004])
+du, dv = arrow(25)
+show("43·Δu + 20·Δv at 25°", 43 * du + 20 * dv, 0.4742)
 
 # %% [markdown] lang="en"
 # ## 3. A step downhill
-# So the rule is: move every number a small step against its partial derivative.
+# So the rule is: move every number a small step against its partial derivative. The arrow ← means
+# that the number gets a new value:
 # ```
 # u ← u − 0.01 · 43 = 2.57
 # v ← v − 0.01 · 20 = 3.80
 # ```
 # Now f is 70.4786, less than 91. A step with the gradient, with + in place of −, leads to 115.6176.
 # This rule, applied many times, is **gradient descent**. The factor 0.01 is the **learning rate**,
-# `lr`. The library's optimizer for this rule is `SGD`. It accepts the numbers in a list. `.step()`
-# reads each number's `.grad` and moves the number. torch's own `SGD` does the same.
+# `lr`. The library's optimizer for this rule is `SGD`. The name means stochastic gradient descent,
+# because in training the batches are random. `SGD` accepts the numbers in a list. `.step()` reads
+# each number's `.grad` and moves the number. torch's own `SGD` does the same.
 
 # %% [markdown] lang="zh"
 # ## 3. 向下走一步
-# 于是有了规则：每个数都逆着自己的偏导数走一小步。
+# 于是有了规则：每个数都逆着自己的偏导数走一小步。箭头 ← 表示这个数换成新的值：
 # ```
 # u ← u − 0.01 · 43 = 2.57
 # v ← v − 0.01 · 20 = 3.80
 # ```
 # 现在 f 是 70.4786，比 91 小。如果顺着梯度走，即把 − 换成 +，f 就成了 115.6176。
 # 反复运用这条规则，就是**梯度下降**。因子 0.01 是**学习率**，写作 `lr`。
-# 本库中按这条规则工作的优化器是 `SGD`：把数放进列表交给它，
-# `.step()` 读取每个数的 `.grad`，移动这个数。torch 自己的 `SGD` 做的事相同。
+# 本库中按这条规则工作的优化器是 `SGD`，意思是随机梯度下降，因为训练时的批量是随机取的。
+# 把数放进列表交给 `SGD`，`.step()` 就读取每个数的 `.grad`，移动这个数。
+# torch 自己的 `SGD` 做的事相同。
 
 # %%
 show("f after − and after +", [f(2.57, 3.80), f(3.43, 4.20)], [70.4786, 115.6176])
@@ -129,28 +146,42 @@ for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
 # %% [markdown] lang="en"
 # ## 4. How large a step?
 # Take a bowl: g = (u − 2)² + 4(v + 1)². Its lowest point is (2, −1). ∂g/∂u = 2(u − 2) and
-# ∂g/∂v = 8(v + 1). So a step multiplies the distance u − 2 by 1 − 2·lr, and v + 1 by 1 − 8·lr.
-# With `lr=0.1` these factors are 0.8 and 0.2: both distances shrink. With 0.01 they are 0.98 and
-# 0.92: this works, but slowly. With 0.22 the factor of v is −0.76: v jumps over the lowest point,
-# but comes closer each time. With 0.3 it is −1.4: each jump is larger than the one before.
-# The code takes 10 steps from (0, 0). `.zero_grad()` removes the old gradient before each
-# `.backward()`. Lesson 8 shows why. In Python, `zip` pairs each rate with its result.
+# ∂g/∂v = 8(v + 1). A step changes the distances to the lowest point, u − 2 and v + 1:
+# ```
+# u − lr · 2(u − 2) − 2 = (1 − 2·lr)(u − 2)
+# v − lr · 8(v + 1) + 1 = (1 − 8·lr)(v + 1)
+# ```
+# So each step multiplies the distances by 1 − 2·lr and 1 − 8·lr. With `lr=0.1` these factors are
+# 0.8 and 0.2: both distances shrink. With 0.01 they are 0.98 and 0.92: this works, but slowly. With
+# 0.22 the factor of v is −0.76: v jumps over the lowest point, but comes closer each time. With 0.3
+# it is −1.4: each jump is larger than the one before.
+# The code takes 10 steps from (0, 0), where the distances are −2 and 1. By hand, each distance is
+# multiplied 10 times. `.zero_grad()` removes the old gradient before each `.backward()`. Lesson 8
+# shows why. The picture shows the bowl from above: on a gray ring, g is the same everywhere, and
+# the star is the lowest point. The path of 0.3 is not there, because it leaves the picture.
 #
-# The slow number u needs a larger rate than v. `SGD` accepts groups, each with its own `lr`. With
-# 1/2 for u and 1/8 for v both factors are 0: one step is enough. Real losses are no such simple
-# bowls, but lesson 23 has optimizers that adapt the step of each number.
+# The slow number u needs a larger rate than v. `SGD` accepts groups: `"params"` are the numbers of
+# a group, and `"lr"` is its own rate. With 1/2 for u and 1/8 for v both factors are 0: one step is
+# enough. Real losses are not such simple bowls, but lesson 23 has optimizers that adapt the step of
+# each number.
 
 # %% [markdown] lang="zh"
 # ## 4. 一步走多大？
 # 取一个碗：g = (u − 2)² + 4(v + 1)²，最低点是 (2, −1)。∂g/∂u = 2(u − 2)，∂g/∂v = 8(v + 1)。
-# 所以走一步，距离 u − 2 就乘以 1 − 2·lr，v + 1 就乘以 1 − 8·lr。
-# 取 `lr=0.1`，两个因子是 0.8 和 0.2：两段距离都缩小。取 0.01，是 0.98 和 0.92：
-# 也行，但很慢。取 0.22，v 的因子是 −0.76：v 每次都越过最低点，但越来越近。
-# 取 0.3，这个因子是 −1.4：一次比一次跳得远。代码从 (0, 0) 走 10 步。
+# 走一步，到最低点的距离 u − 2 和 v + 1 变成：
+# ```
+# u − lr · 2(u − 2) − 2 = (1 − 2·lr)(u − 2)
+# v − lr · 8(v + 1) + 1 = (1 − 8·lr)(v + 1)
+# ```
+# 所以每走一步，两段距离就分别乘以 1 − 2·lr 和 1 − 8·lr。取 `lr=0.1`，两个因子是 0.8 和 0.2：
+# 两段距离都缩小。取 0.01，是 0.98 和 0.92：也行，但很慢。取 0.22，v 的因子是 −0.76：
+# v 每次都越过最低点，但越来越近。取 0.3，这个因子是 −1.4：一次比一次跳得远。
+# 代码从 (0, 0) 走 10 步，起点处的距离是 −2 和 1；手算时，每段距离乘 10 次因子。
 # `.zero_grad()` 在每次 `.backward()` 之前清除旧的梯度，为什么要清除，第 8 课再讲。
-# 在 Python 里，`zip` 把每个学习率与它的结果配成一对。
+# 插图是从上往下看这个碗：同一个灰圈上 g 处处相等，星号是最低点。
+# 0.3 的路线没有画，因为它跑出了图外。
 #
-# u 走得慢，需要比 v 更大的学习率。`SGD` 可以分组，每组有自己的 `lr`。
+# u 走得慢，需要比 v 更大的学习率。`SGD` 可以分组：`"params"` 是一组里的数，`"lr"` 是这组的学习率。
 # u 用 1/2，v 用 1/8，两个因子都是 0：一步就够了。真实的损失不是这样简单的碗，
 # 不过第 23 课的优化器会为每个数调整步长。
 
@@ -167,7 +198,7 @@ def descend(lr, steps):
         optimizer.zero_grad()
         bowl(u, v).backward()
         optimizer.step()
-        path.append([u.item(), v.item()])  # .item(): a number of Python
+        path.append([u.item(), v.item()])
     return path
 
 
@@ -233,6 +264,16 @@ def one_product_only(a, b, c, d, u, v):
     return 2 * a * u + b * v, c * u + 2 * d * v
 
 
+def b_alone(a, b, c, d, u, v):
+    """The product of u and v is there twice: use b + c. | u 和 v 的乘积出现两次：应当用 b + c。"""
+    return 2 * a * u + b * v, b * u + 2 * d * v
+
+
+def not_crossed(a, b, c, d, u, v):
+    """The slope of u·v for u is v, and for v it is u. | u·v 对 u 的斜率是 v，对 v 的斜率是 u。"""
+    return (2 * a + b + c) * u, (b + c + 2 * d) * v
+
+
 def swapped(a, b, c, d, u, v):
     """The two partial derivatives are in the wrong order. | 两个偏导数的顺序反了。"""
     return gradient(a, b, c, d, u, v)[::-1]
@@ -244,7 +285,7 @@ def downhill(a, b, c, d, u, v):
 
 
 EXERCISE = "gradient"
-WRONG = [squares_without_2, one_product_only, swapped, downhill]
+WRONG = [squares_without_2, one_product_only, b_alone, not_crossed, swapped, downhill]
 FAULTS = [
     ("scratchlm.optim.sgd", "param.add_(grad, alpha=-lr)", "param.add_(grad, alpha=lr)"),
     ("scratchlm.optim.sgd", "param.add_(grad, alpha=-lr)", "param.add_(grad, alpha=-1)"),
