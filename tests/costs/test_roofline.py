@@ -49,6 +49,13 @@ def from_file(name: str) -> ModelConfig:
     return configuration.build(ModelConfig, tree["model"])
 
 
+def test_no_step_is_faster_than_its_bound() -> None:
+    plan = Plan(dataclasses.replace(H100, network=6.25e9), 64, 1, 8, "fsdp", True)
+    found = roofline(from_file("llama3-8b"), plan)
+    assert found.bound == "interconnect"
+    assert found.at_mfu == found.interconnect > found.compute / (4 / 3) / 0.4
+
+
 def test_gpt2_on_eight_gpus_by_hand() -> None:
     found = roofline(from_file("gpt2-124m"), Plan(A100, 8, micro_batch=16, micro_steps=4))
     # 12 layers of four and eight squares of the width, 13 biases and no norms; and the tied head.

@@ -121,7 +121,8 @@ class Roofline:
     """Store the times of a step in seconds, and the memory that the step needs.
 
     `compute`, `memory` and `interconnect` are the times of each unit alone at its peak. `at_mfu` is
-    the time of the step at `MFU`. See `tokens_to_hide` for the field of that name.
+    the time of the step at `MFU`, or the longest of these three times if it is longer. See
+    `tokens_to_hide` for the field of that name.
     """
 
     compute: float
@@ -144,11 +145,14 @@ def roofline(config: ModelConfig, plan: Plan) -> Roofline:
     tokens = plan.micro_batch * plan.micro_steps * config.context_length
     flops = 3 * flops_per_token(config) * tokens
     needed = device_memory(config, plan)
+    compute = (4 / 3 if plan.activation_checkpointing else 1) * flops / plan.device.flops
+    memory = memory_traffic(config, plan) / plan.device.memory_bandwidth
+    interconnect = communication_seconds(config, plan)
     return Roofline(
-        compute=(4 / 3 if plan.activation_checkpointing else 1) * flops / plan.device.flops,
-        memory=memory_traffic(config, plan) / plan.device.memory_bandwidth,
-        interconnect=communication_seconds(config, plan),
-        at_mfu=flops / (MFU * plan.device.flops),
+        compute=compute,
+        memory=memory,
+        interconnect=interconnect,
+        at_mfu=max(compute, memory, interconnect, flops / (MFU * plan.device.flops)),
         tokens_to_hide=tokens_to_hide(config, plan),
         needed=needed,
         fits=needed.peak <= plan.device.memory * (1 - RESERVED),
