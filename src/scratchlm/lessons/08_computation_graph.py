@@ -1,13 +1,13 @@
 # %% [markdown] lang="en"
 # # 8 · The computation graph
-# Question: who is responsible for the result, and for how much of it?
+# Question: how much does each number change the result?
 #
 # In lessons 6 and 7 `.backward()` found the gradients. Here you see how. You compute a result
-# forward, then its gradient backward, by hand and step by step. Then torch must agree.
+# forward, then its gradient backward, by hand and step by step. Then torch must get the same.
 
 # %% [markdown] lang="zh"
 # # 8 · 计算图
-# 问题：结果由谁负责，各负多少责任？
+# 问题：每个数对结果的影响有多大？
 #
 # 第 6 课和第 7 课里，`.backward()` 求出了梯度。这一课看它怎样做到。先向前算出结果，
 # 再向后算出梯度，一步一步手算，然后与 torch 对照。
@@ -51,10 +51,10 @@ show("s, p, q, y", [s, p, q, y], [9, 54, 6, 64])
 # and p has the product 6 · 6 · 1 = 36, the path over q has 2 · 1 = 2. Both change y, so their
 # products are added: 38. This is the **chain rule**. The method of lesson 6 agrees: 12x + 2 = 38.
 #
-# The **backward pass** visits the nodes from the end to the start. It begins with ∂y/∂y = 1. Each
-# node asks the nodes that use it: it multiplies their gradient by the slope of the edge, and adds
-# these products. Read the code: it goes through the lines of section 1 from the last to the first.
-# `dp` stands for ∂y/∂p. In the figure, the slopes are gray and the gradients are red.
+# The **backward pass** visits the nodes from the end to the start. It begins with ∂y/∂y = 1. For
+# each node, take every node that uses it. Multiply that node's gradient by the slope of the edge
+# between them. Then add these products. The code goes through the lines of section 1 from the last
+# to the first. `dp` stands for ∂y/∂p. In the figure, slopes are gray and gradients are red.
 
 # %% [markdown] lang="zh"
 # ## 2. 链式法则：沿一条路相乘，各条路相加
@@ -63,9 +63,9 @@ show("s, p, q, y", [s, p, q, y], [9, 54, 6, 64])
 # 经过 q 的那条，是 2 · 1 = 2。两条路都改变 y，所以两个乘积相加：38。
 # 这就是**链式法则**。用第 6 课的方法验算：12x + 2 = 38。
 #
-# **反向传播**从终点走向起点，逐个访问节点。开始时 ∂y/∂y = 1。每个节点去问用到它的节点：
-# 把它们的梯度乘以边的斜率，再把这些乘积相加。看代码：它从最后一行到第一行，
-# 把第 1 节的各行走了一遍。`dp` 表示 ∂y/∂p。插图中斜率是灰色，梯度是红色。
+# **反向传播**从终点走向起点，逐个访问节点。开始时 ∂y/∂y = 1。每个节点查看用到自己的各个节点，
+# 把那些节点的梯度乘以边的斜率，再相加。代码从最后一行到第一行，把第 1 节的各行走了一遍。
+# `dp` 表示 ∂y/∂p。插图中斜率是灰色，梯度是红色。
 
 # %%
 dy = 1.0
@@ -99,13 +99,16 @@ with figure("08-graph", 5.0, 2.6) as axes:
 # torch builds the same graph while it computes. Every result has a `.grad_fn`, the operation that
 # made it. A number that we made ourselves has none: it is a **leaf**. `.backward()` walks from the
 # result to the leaves, and adds the gradient to `.grad` of each leaf. The nodes between them keep
-# no gradient, unless we first call `.retain_grad()` on the node.
+# no gradient, unless we first call `.retain_grad()` on the node. In the last line of the output,
+# `MulBackward0` is torch's name for the backward step of a multiplication, and `AddBackward0` is
+# the name for an addition.
 
 # %% [markdown] lang="zh"
 # ## 3. torch 记下了什么
 # torch 一边计算，一边建起同样的图。每个结果都有 `.grad_fn`，就是产生它的运算。
 # 我们自己造的数没有：它是**叶子**。`.backward()` 从结果走到叶子，把梯度加到每个叶子的
 # `.grad` 上。中间的节点，torch 不保留梯度，除非事先对它调用 `.retain_grad()`。
+# 输出的最后一行里，`MulBackward0` 是 torch 给乘法的反向一步起的名字，`AddBackward0` 是加法的。
 
 # %%
 x = torch.tensor(3.0, requires_grad=True)
@@ -119,14 +122,15 @@ y.backward()
 show("ds, dp, dq, dy", [s.grad, p.grad, q.grad, y.grad], [6, 1, 1, 1])
 show("x.grad", x.grad, 38)
 show("leaf: x, s, y", [x.is_leaf, s.is_leaf, y.is_leaf], [True, False, False])
-show("x.grad_fn", x.grad_fn, None)
+assert x.grad_fn is None
 show("s.grad_fn, y.grad_fn", [s.grad_fn.name(), y.grad_fn.name()], ["MulBackward0", "AddBackward0"])
 
 # %% [markdown] lang="en"
 # ## 4. Five leaves, one backward pass
 # A larger graph: b = w₁·a, c = w₂·a, d = w₃·b + w₄·c, and the loss L = 10 − d. The number a reaches
 # L on two paths, over b and over c. The edge d → L has the slope −1. So ∂L/∂a = −w₃w₁ − w₄w₂. Each
-# w has one path: ∂L/∂w₁ = −w₃·a, ∂L/∂w₂ = −w₄·a, ∂L/∂w₃ = −b, ∂L/∂w₄ = −c.
+# w has one path: ∂L/∂w₁ = −w₃·a, ∂L/∂w₂ = −w₄·a, ∂L/∂w₃ = −b, ∂L/∂w₄ = −c. In the code, the star
+# in `loss(*start)` passes the five numbers of the list one by one.
 #
 # Why backward? For difference quotients, each leaf needs a forward pass of its own: 5 here, and one
 # more for L itself. A model has one loss and very many parameters, so this would take too long. One
@@ -137,6 +141,7 @@ show("s.grad_fn, y.grad_fn", [s.grad_fn.name(), y.grad_fn.name()], ["MulBackward
 # 再看一张大一点的图：b = w₁·a，c = w₂·a，d = w₃·b + w₄·c，损失 L = 10 − d。
 # a 到 L 有两条路，一条经过 b，一条经过 c。边 d → L 的斜率是 −1，所以 ∂L/∂a = −w₃w₁ − w₄w₂。
 # 每个 w 只有一条路：∂L/∂w₁ = −w₃·a，∂L/∂w₂ = −w₄·a，∂L/∂w₃ = −b，∂L/∂w₄ = −c。
+# 代码里，`loss(*start)` 的星号表示把列表中的五个数逐个传进去。
 #
 # 为什么要向后算？用差商的话，每个叶子都要单独做一次前向传播：这里是 5 次，再加上算 L 本身的一次。
 # 模型只有一个损失，参数却非常多，这样太慢。反向传播一次就给出所有斜率，每条边只用一次。
@@ -159,7 +164,7 @@ loss(*leaves).backward()
 show("torch, one backward pass", [leaf.grad for leaf in leaves], by_hand)
 quotients = []
 for place in range(5):
-    moved = list(start)
+    moved = start.copy()
     moved[place] += 1e-6
     quotients.append((loss(*moved) - loss(*start)) / 1e-6)
 show("difference quotients", quotients, by_hand)
@@ -169,13 +174,14 @@ show("difference quotients", quotients, by_hand)
 # In the library's silu(x) = x · σ(x), x is used twice. One path goes straight to the product,
 # with the slope σ(x). The other goes through σ, with the slope x · σ(x)(1 − σ(x)). Their sum is the
 # product rule of lesson 6. `.detach()` returns a number without its graph: it cuts a path.
-# In Python, `lambda x: …` is a short function without a name.
+# `lambda x: …` is a short function without a name: it gets `x`, and returns what follows the colon.
 
 # %% [markdown] lang="zh"
 # ## 5. silu 有两条路
 # 在本库的 silu(x) = x · σ(x) 中，x 用了两次。一条路直接到乘积，斜率是 σ(x)；
 # 另一条经过 σ，斜率是 x · σ(x)(1 − σ(x))。两者之和就是第 6 课的乘积法则。
-# `.detach()` 返回不带图的数：它剪断一条路。在 Python 里，`lambda x: …` 是一个没有名字的短函数。
+# `.detach()` 返回不带图的数：它剪断一条路。`lambda x: …` 是一个没有名字的短函数：
+# 它接收 `x`，返回冒号后面的结果。
 
 
 # %%
@@ -191,16 +197,22 @@ show("library's silu: the sum", slope_at_1(silu), 0.9277)
 
 # %% [markdown] lang="en"
 # ## 6. zero_grad, backward, step
-# These three calls train every model. Take L = u · v at u = 1, v = 2. By hand ∂L/∂u = v = 2 and
-# ∂L/∂v = u = 1. With the learning rate 0.5, u becomes 1 − 0.5 · 2 = 0 and v 2 − 0.5 · 1 = 1.5.
-# The next gradient is (1.5, 0). But `.backward()` adds to `.grad`: a second backward pass without
-# `.zero_grad()` gives (3, 0), twice the gradient. The number `t` is not in the graph. So its
-# `.grad` is None, and the step does not move `t`.
+# These three calls train every model. Lesson 1 had `zero_grad` at the end of each step. Both
+# orders are right, because the old gradient is gone before the next `.backward()`.
+#
+# Take L = u · v at u = 1, v = 2. By hand ∂L/∂u = v = 2 and ∂L/∂v = u = 1. With the learning rate
+# 0.5, u becomes 1 − 0.5 · 2 = 0, and v becomes 2 − 0.5 · 1 = 1.5. The next gradient is (1.5, 0).
+# But `.backward()` adds to `.grad`: a second backward pass without `.zero_grad()` gives (3, 0),
+# twice the gradient. The number `t` is not in the graph. So its `.grad` is None, and the step does
+# not move `t`.
 
 # %% [markdown] lang="zh"
 # ## 6. zero_grad、backward、step
-# 训练任何模型都靠这三个调用。取 L = u · v，u = 1，v = 2。手算得 ∂L/∂u = v = 2，
-# ∂L/∂v = u = 1。学习率取 0.5，u 变成 1 − 0.5 · 2 = 0，v 变成 2 − 0.5 · 1 = 1.5。
+# 训练任何模型都靠这三个调用。第 1 课把 `zero_grad` 放在每一步的最后。两种顺序都对，
+# 因为下一次 `.backward()` 之前，旧的梯度都已经清除。
+#
+# 取 L = u · v，u = 1，v = 2。手算得 ∂L/∂u = v = 2，∂L/∂v = u = 1。
+# 学习率取 0.5，u 变成 1 − 0.5 · 2 = 0，v 变成 2 − 0.5 · 1 = 1.5。
 # 下一个梯度是 (1.5, 0)。可是 `.backward()` 是往 `.grad` 上加：如果不先 `.zero_grad()`，
 # 再做一次反向传播就得到 (3, 0)，是梯度的两倍。`t` 不在图里，所以它的 `.grad`
 # 是 None，这一步也不移动 `t`。
