@@ -228,9 +228,8 @@ show("our model", cross_entropy(model(tokens[:-1]), tokens[1:]), 6.32, within=0.
 # an ordinary number of Python.
 #
 # Then comes a picture of `losses`. The dashed line is a blind guess. The loss begins there and
-# falls to almost 0. A terminal cannot show the picture. It prints the line
-# `![01-loss](figures/01-loss.svg)`: the picture is in this file, in the folder where you started
-# the lesson. Open it with a browser.
+# falls to almost 0. A terminal cannot show the picture. It prints the name of the picture's file,
+# `figures/01-loss.svg`, in the folder where you started the lesson. Open the file with a browser.
 
 # %% [markdown] lang="zh"
 # ## 5. 训练
@@ -248,8 +247,8 @@ show("our model", cross_entropy(model(tokens[:-1]), tokens[1:]), 6.32, within=0.
 # `losses` 记下每一步的损失：`.item()` 把 PyTorch 的一个数变成 Python 的普通数。
 #
 # 随后有一张 `losses` 的图。虚线表示乱猜：损失从那里开始，一直降到几乎为 0。
-# 终端显示不了图，只打印一行 `![01-loss](figures/01-loss.svg)`：图就在这个文件里，
-# 位于你启动这一课的文件夹中，可以用浏览器打开。
+# 终端显示不了图，只打印图的文件名 `figures/01-loss.svg`。这个文件位于你启动这一课的文件夹中，
+# 可以用浏览器打开。
 
 # %%
 optimizer = AdamW(model.parameters(), lr=0.005)
