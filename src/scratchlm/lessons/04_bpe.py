@@ -13,13 +13,10 @@
 # 这一课里，分词器从四个单词学到 7 个 token，每一步你都可以自己数一遍。
 
 # %%
-import random
-from importlib.util import find_spec
 from itertools import pairwise
 
 from scratchlm.lessons.show import figure, show
-from scratchlm.tokenizer.encoding.merging import merge_long_word, merge_word
-from scratchlm.tokenizer.inspection import merge_steps, merge_tree
+from scratchlm.tokenizer.inspection import merge_steps
 from scratchlm.tokenizer.learning.fast_merges import learn_merges_fast
 from scratchlm.tokenizer.learning.merges import learn_merges
 from scratchlm.tokenizer.train import train_bpe_from_texts
@@ -31,26 +28,32 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # between the two. It starts with bytes. Again and again, it joins the two neighbours that occur
 # together most often. A frequent word becomes one token, a rare word a few.
 #
-# `b"low"` means the bytes of `low`, and `words[b"low"]` is 5: it occurs 5 times in the text.
-# `{word: … for word in words}` builds such a dictionary in a loop. At first every byte is a token:
-# 3·5 + 5·2 + 6·3 + 6·6 = 79 tokens. `pairwise` gives the neighbours in a list. The pair `e s`
-# occurs in `widest` (3 times) and in `newest` (6 times), so 9 times. `s t` also occurs 9 times.
-# A rule must decide, so that one text always gives the same tokens: with equal counts, the pair
-# that is later in the alphabet wins. `max` finds it, because its `key` compares the count first.
+# `b"low"` means the bytes of `low`, and `words[b"low"]` is 5: the text has this word 5 times.
+# `{word: … for word in words}` builds a dictionary in a loop, and `.items()` gives each word with
+# its tokens. At first every byte is a token: 3·5 + 5·2 + 6·3 + 6·6 = 79 tokens.
+#
+# `pairwise` gives the neighbours in a list, such as the pair `(b"e", b"s")`. `pair_counts` counts
+# every pair: `counts.get(pair, 0)` is its count so far, and 0 for a new pair. `e s` occurs in
+# `widest` (3 times) and in `newest` (6 times), so 9 times. `s t` also occurs 9 times. A rule must
+# decide, so that one text always gives the same tokens: with equal counts, the pair that is later
+# in the alphabet wins. `max` with `key=count_first` compares the counts first, then the pairs.
 
 # %% [markdown] lang="zh"
-# ## 1. 数一数各对
+# ## 1. 数一数相邻的对
 # 如果每个字节是一个 token，那么 256 个 token 就能写出任何文本，但每段文本都很长。如果每个
 # 单词是一个 token，文本就短了，但每天都有新词出现。**字节对编码**（BPE）介于两者之间。
 # 它从字节出发，反复把最常挨在一起的两个 token 连成一个。
 # 于是常用的词变成一个 token，少见的词由几个 token 组成。
 #
-# `b"low"` 表示 `low` 的字节，`words[b"low"]` 等于 5：文本里这个词有 5 个。
-# `{word: … for word in words}` 用循环建立这样的字典。一开始每个字节各是一个 token：
-# 3·5 + 5·2 + 6·3 + 6·6 = 79 个。`pairwise` 给出列表里的相邻对。`e s` 这一对出现在
-# `widest`（3 次）和 `newest`（6 次）里，一共 9 次。`s t` 也是 9 次。
-# 必须有一条规则来决定，同一段文本才总是得到同样的 token：次数相同时，
-# 字母表中靠后的那一对优先。`max` 能找到它，因为 `key` 先比较次数。
+# `b"low"` 表示 `low` 的字节，`words[b"low"]` 等于 5：这个词在文本里出现 5 次。
+# `{word: … for word in words}` 用循环建立一个字典，`.items()` 依次给出每个单词和它的 token。
+# 一开始每个字节各是一个 token：3·5 + 5·2 + 6·3 + 6·6 = 79 个。
+#
+# `pairwise` 给出列表里相邻的对，例如 `(b"e", b"s")`。`pair_counts` 数每一对出现的次数：
+# `counts.get(pair, 0)` 是到目前为止的次数，新的对是 0。`e s` 出现在 `widest`（3 次）
+# 和 `newest`（6 次）里，一共 9 次。`s t` 也是 9 次。必须有一条规则来决定选哪一对，
+# 同一段文本才总是得到同样的 token：次数相同时，字母表中靠后的那一对优先。
+# `max` 加上 `key=count_first`，就先比较次数，再比较这一对本身。
 
 
 # %%
@@ -58,42 +61,48 @@ def pair_counts(tokens_of):
     counts = {}
     for word, tokens in tokens_of.items():
         for pair in pairwise(tokens):
-            counts[pair] = counts.get(pair, 0) + words[word]  # 0 + … for a new pair
+            counts[pair] = counts.get(pair, 0) + words[word]
     return counts
+
+
+def count_first(pair):
+    return (counts[pair], pair)
 
 
 words = {b"low": 5, b"lower": 2, b"widest": 3, b"newest": 6}
 tokens_of = {word: [bytes([byte]) for byte in word] for word in words}
 show("all tokens", sum(len(tokens_of[word]) * words[word] for word in words), 79)
 counts = pair_counts(tokens_of)
-some = [counts[b"e", b"s"], counts[b"s", b"t"], counts[b"w", b"e"], counts[b"l", b"o"]]
-show("e s, s t, w e, l o", some, [9, 9, 8, 7])
-show("first pair", max(counts, key=lambda pair: (counts[pair], pair)), (b"s", b"t"))
+for pair, count in [((b"e", b"s"), 9), ((b"s", b"t"), 9), ((b"w", b"e"), 8), ((b"l", b"o"), 7)]:
+    show(f"count of {pair}", counts[pair], count)
+show("first pair", max(counts, key=count_first), (b"s", b"t"))
 
 # %% [markdown] lang="en"
 # ## 2. Merge, and repeat
-# Now `s t` becomes the token `st` in every word. Merging goes from left to right, so `a a a`
-# becomes `aa a` (`b"".join` joins bytes). Then count again: `e s` is gone, and `e st` occurs 9
-# times. The loop runs 7 times.
-# A merge removes one token at each place of its pair: 79 − 9 − 9 − 7 − 7 − 6 − 6 − 6 = 29.
-# Each round adds a **merge rule**: which two tokens become one. The place of a rule in the list,
-# from 0, is its **merge rank**.
+# Now `s t` becomes the token `st` in every word. `merge` goes through a list of tokens from left to
+# right. If the next two tokens are the pair, it joins them (`b"".join` joins bytes), else it keeps
+# one. So `a a a` becomes `aa a`. Then count again: `e s` is gone, and `e st` occurs 9 times.
+#
+# The loop runs 7 times. Each round adds a **merge rule**: which two tokens become one. The place of
+# a rule in the list, from 0, is its **merge rank**. A merge removes one token at each place of its
+# pair: 79 − 9 − 9 − 7 − 7 − 6 − 6 − 6 = 29.
 
 # %% [markdown] lang="zh"
 # ## 2. 合并，再重复
-# 现在把每个单词里的 `s t` 合成 token `st`。合并从左到右进行，所以 `a a a` 变成 `aa a`
-# （`b"".join` 把字节连起来）。
-# 然后重新数：`e s` 没有了，`e st` 出现 9 次。循环共 7 次。合并时，这一对每出现一处，
-# token 就少一个：79 − 9 − 9 − 7 − 7 − 6 − 6 − 6 = 29。
-# 每一轮增加一条**合并规则**：哪两个 token 合成一个。规则在列表中的位置（从 0 开始）
-# 是它的**合并序号**。
+# 现在把每个单词里的 `s t` 合成 token `st`。`merge` 从左到右走过 token 的列表：
+# 接下来的两个 token 正是这一对，就连成一个（`b"".join` 把字节连起来），否则保留一个。
+# 所以 `a a a` 变成 `aa a`。然后重新数：`e s` 没有了，`e st` 出现 9 次。
+#
+# 循环共 7 次。每一轮增加一条**合并规则**：哪两个 token 合成一个。规则在列表中的位置
+# （从 0 开始）是它的**合并序号**。合并时，这一对每出现一处，token 就少一个：
+# 79 − 9 − 9 − 7 − 7 − 6 − 6 − 6 = 29。
 
 
 # %%
 def merge(tokens, pair):
     merged, i = [], 0
     while i < len(tokens):
-        size = 2 if tuple(tokens[i : i + 2]) == pair else 1
+        size = 2 if tokens[i : i + 2] == list(pair) else 1
         merged.append(b"".join(tokens[i : i + size]))
         i += size
     return merged
@@ -103,7 +112,7 @@ show("a a a", merge([b"a", b"a", b"a"], (b"a", b"a")), [b"aa", b"a"])
 merges, times = [], []
 for _ in range(7):
     counts = pair_counts(tokens_of)
-    best = max(counts, key=lambda pair: (counts[pair], pair))
+    best = max(counts, key=count_first)
     merges.append(best)
     times.append(counts[best])
     tokens_of = {word: merge(tokens, best) for word, tokens in tokens_of.items()}
@@ -115,56 +124,67 @@ show("lower", tokens_of[b"lower"], [b"low", b"e", b"r"])
 
 # %% [markdown] lang="en"
 # ## 3. The library learns the same
-# `learn_merges` is the readable version, and training uses `learn_merges_fast`. Two options forbid
-# merges: a pair must occur `min_frequency` times, and a token must have at most `max_token_length`
-# bytes. The versions also agree on 2,000 random words of `a` and `b`, with many equal counts:
-# `assert` would stop the lesson if they did not.
+# `learn_merges` is the readable version, and training uses `learn_merges_fast`. Two options limit
+# the merges: a pair must occur at least `min_frequency` times, and a token must have at most
+# `max_token_length` bytes. After 12 merges every word is one token, and learning ends. The versions
+# also agree on the numbers from 1 to 2000 in base 2: `0` and `1` give many pairs with equal counts.
+# (`:b` writes a number in base 2, and `n % 5 + 1` is how often the word `n` occurs.)
 
 # %% [markdown] lang="zh"
 # ## 3. 本库学到的也一样
-# `learn_merges` 便于阅读，训练时用的是 `learn_merges_fast`。有两个选项可以禁止合并：
+# `learn_merges` 便于阅读，训练时用的是 `learn_merges_fast`。有两个选项可以限制合并：
 # 一对至少要出现 `min_frequency` 次；一个 token 最多有 `max_token_length` 个字节。
-# 再取 2,000 个由 `a` 和 `b` 组成的随机单词，其中许多对的次数相同。
-# 两个版本的结果仍然一样：否则 `assert` 会让这一课停下来。
+# 合并 12 次以后，每个单词都是一个 token，学习就结束了。
+# 再拿 1 到 2000 的 2 进制写法当作单词：只有 `0` 和 `1`，所以许多对的次数相同，
+# 两个版本的结果仍然一样。（`:b` 把数写成 2 进制，`n % 5 + 1` 是单词 `n` 出现的次数。）
 
 # %%
-for learn in (learn_merges, learn_merges_fast):
-    show(learn.__name__, [a + b for a, b in learn(words, 7)], learned)
-    seven_times = [a + b for a, b in learn(words, 100, min_frequency=7)]
-    show("at least 7 times", seven_times, [b"st", b"est", b"ow", b"low"])
-    three_bytes = [a + b for a, b in learn(words, 6, max_token_length=3)]
-    show("at most 3 bytes", three_bytes, [b"st", b"est", b"ow", b"low", b"ne", b"new"])
-    assert len(learn(words, 100)) == 12  # low lower widest newest
+for name, learn in [("learn_merges", learn_merges), ("learn_merges_fast", learn_merges_fast)]:
+    show(name, [a + b for a, b in learn(words, 7)], learned)
+    often = learn(words, 100, min_frequency=7)
+    show("at least 7 times", [a + b for a, b in often], [b"st", b"est", b"ow", b"low"])
+    short = [a + b for a, b in learn(words, 6, max_token_length=3)]
+    show("at most 3 bytes", short, [b"st", b"est", b"ow", b"low", b"ne", b"new"])
+    show("number of merges", len(learn(words, 100)), 12)
     assert learn({b"ab": 1}, 100) == [(b"a", b"b")]
-rng = random.Random(0)
-chance = {bytes(rng.choices(b"aaab", k=rng.randint(1, 16))): i % 5 + 1 for i in range(2000)}
-assert learn_merges(chance, 300) == learn_merges_fast(chance, 300)
+binary = {f"{n:b}".encode(): n % 5 + 1 for n in range(1, 2001)}
+assert learn_merges(binary, 300) == learn_merges_fast(binary, 300)
 
 # %% [markdown] lang="en"
 # ## 4. Use the rules on a new word
 # To cut a new word, start with its bytes. Of all rules that fit, apply the rule of the lowest rank.
 # Repeat until no rule fits. The text has no `lowest`, but it taught `low` and `est`. The order
 # matters: `ow` (rank 2) takes the `w` before `west` (rank 4) can. If you cut out the longest token
-# first, you get `l o west`, one token more. The figure shows all merges of `newest`.
+# first, you get `l o west`, one token more.
+#
+# `merge_steps` gives the tokens after each step, and the rank of the rule (`None` at the start).
+# The figure shows all merges of `newest`: each new token is blue. There is a second way: a rule
+# joins bytes, or tokens of rules with a lower rank. So you may also go through all rules once, in
+# order, and apply each rule at all its places. The result is the same.
 
 # %% [markdown] lang="zh"
 # ## 4. 把规则用到新词上
 # 要切分一个新词，先从它的字节开始。在所有能用的规则中，用序号最小的那一条。
 # 重复这一步，直到没有规则能用。文本里没有 `lowest`，但从中学到了 `low` 和 `est`。
 # 顺序很重要：`ow`（序号 2）比 `west`（序号 4）先用掉 `w`。如果先切出最长的 token，
-# 就得到 `l o west`，多一个 token。图中是 `newest` 的全部合并。
+# 就得到 `l o west`，多一个 token。
+#
+# `merge_steps` 给出每一步之后的 token，以及所用规则的序号（开始时是 `None`）。
+# 图中是 `newest` 的全部合并，每次的新 token 是蓝色的。还有一种做法：一条规则连接的是字节，
+# 或者序号更小的规则产生的 token。所以也可以把规则按顺序只走一遍，
+# 每条规则用在所有能用的地方，结果相同。
 
 # %%
-ranks = {pair: rank for rank, pair in enumerate(merges)}
-steps = [*merge_steps(b"lowest", ranks)]
+ranks = {merges[rank]: rank for rank in range(7)}
+steps = list(merge_steps(b"lowest", ranks))
 show("start", steps[0], ([b"l", b"o", b"w", b"e", b"s", b"t"], None))
 show("rank 0", steps[1], ([b"l", b"o", b"w", b"e", b"st"], 0))
 show("rank 1", steps[2], ([b"l", b"o", b"w", b"est"], 1))
 show("rank 2", steps[3], ([b"l", b"ow", b"est"], 2))
 show("rank 3", steps[4], ([b"low", b"est"], 3))
 assert len(steps) == 5
-steps = [*merge_steps(b"newest", ranks)]
-show("ranks of newest", [rank for _, rank in steps[1:]], [0, 1, 4, 5, 6])
+steps = list(merge_steps(b"newest", ranks))
+show("ranks of newest", [rank for tokens, rank in steps[1:]], [0, 1, 4, 5, 6])
 
 # %% tags=["figure"]
 with figure("04-newest") as axes:
@@ -185,17 +205,19 @@ with figure("04-newest") as axes:
 # ## 5. Tokens get numbers
 # The 256 bytes have the ids 0 to 255, and the token of rank `r` has the id 256 + `r`. So `low` is
 # 256 + 3 = 259, and `est` is 256 + 1 = 257. No rule fits the 3 bytes of `我`: they stay 3 tokens.
-# `merge_tree` writes the steps as a text. `merge_word` and `merge_long_word` do them with ids.
-# All agree on 300 random words. If `tiktoken` is installed, OpenAI's own tokenizer, the last lines
-# check that its ids are the same.
+#
+# `encode` merges ids, not bytes, and it is faster than `merge_steps`. For long words, it uses
+# another method. On 512 made-up words and a long one, all give the same tokens. Lesson 5 compares
+# the ids with those of `tiktoken`, the tokenizer of the company OpenAI.
 
 # %% [markdown] lang="zh"
 # ## 5. 给 token 编号
 # 256 个字节的编号是 0 到 255，序号为 `r` 的 token 编号是 256 + `r`。所以 `low` 是
 # 256 + 3 = 259，`est` 是 256 + 1 = 257。没有规则适用于 `我` 的 3 个字节：它们仍是 3 个 token。
-# `merge_tree` 把这些步骤写成一段文字。`merge_word` 和 `merge_long_word` 用编号完成它们。
-# 对 300 个随机单词，它们的结果都相同。如果装了 OpenAI 自己的分词器 `tiktoken`，
-# 最后几行会检查它给出同样的编号。
+#
+# `encode` 合并的是编号，不是字节，比 `merge_steps` 快；对很长的单词，它又换一种办法。
+# 对 512 个编造的单词和一个很长的单词，这几种做法得到的 token 都相同。
+# 第 5 课再与 OpenAI 公司的分词器 `tiktoken` 比较编号。
 
 # %%
 texts = [word.decode() for word in words for _ in range(words[word])]
@@ -204,34 +226,25 @@ assert tokenizer.merges == merges
 show("lowest", tokenizer.encode("lowest"), [259, 257])
 show("newest", tokenizer.encode("newest"), [262])
 show("我", tokenizer.encode("我"), [230, 136, 145])
-tree = merge_tree(tokenizer, "nest").splitlines()
-show("tree of nest", tree[-2:], ["      merge 1  n est", "          ids  110 257"])
-assert tree[0] == "'nest' is cut into 1 piece: 'nest'"
 
-several = ["".join(rng.choices("elnostw", k=9)) for _ in range(300)] + ["newest", "x", "lowlow"]
+parts = ["low", "o", "we", "ne", "est", "w", "st", "x"]
+several = [a + b + c for a in parts for b in parts for c in parts]
+several.append("".join(several[:100]))
 id_of = {token: id for id, token in tokenizer.vocab.items()}
-rules = {(id_of[a], id_of[b]): rank for rank, (a, b) in enumerate(merges)}
 for word in several:
-    tokens, _ = [*merge_steps(word.encode(), ranks)][-1]
-    for merging in (merge_word, merge_long_word):
-        ids = merging(list(word.encode()), rules, range(256, 263))
-        assert ids == [id_of[token] for token in tokens]
-if find_spec("tiktoken"):
-    import tiktoken
-
-    twin = tiktoken.Encoding("twin", pat_str=r"\S+", mergeable_ranks=id_of, special_tokens={})
-    assert twin.encode_batch(several) == [tokenizer.encode(word) for word in several]
+    tokens, rank = list(merge_steps(word.encode(), ranks))[-1]
+    assert tokenizer.encode(word) == [id_of[token] for token in tokens]
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Write `encode(word, merges)`. `word` is bytes, such as `b"lowest"`. `merges` is a list of pairs of
-# bytes, the first learned first. Return the list of tokens. You may use `merge` of this lesson.
-# Then run `scratchlm-learn 4 --check FILE`.
+# tokens, such as `[(b"s", b"t"), (b"e", b"st")]`; the first was learned first. Return the list of
+# tokens. You may use `merge` of this lesson. Then run `scratchlm-learn 4 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 写出 `encode(word, merges)`。`word` 是字节，例如 `b"lowest"`。`merges` 是字节对的列表，
-# 先学到的在前。返回 token 的列表。可以使用本课的 `merge`。
+# 写出 `encode(word, merges)`。`word` 是字节，例如 `b"lowest"`。`merges` 是 token 对的列表，
+# 例如 `[(b"s", b"t"), (b"e", b"st")]`，先学到的在前。返回 token 的列表。可以使用本课的 `merge`。
 # 然后运行 `scratchlm-learn 4 --check FILE`。
 
 
@@ -284,8 +297,13 @@ def one_merge_only(word, merges):
     return [*steps][:2][-1][0]
 
 
+def no_merge(word, merges):
+    """No rule was applied: keep the result of merge. | 没有用上规则：要保存 merge 的结果。"""
+    return [bytes([byte]) for byte in word]
+
+
 EXERCISE = "encode"
-WRONG = [last_rule_first, longest_from_the_left, first_place_only, one_merge_only]
+WRONG = [last_rule_first, longest_from_the_left, first_place_only, one_merge_only, no_merge]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.tokenizer.learning.merges", "(counts[pair], pair)", "counts[pair]"),
     ("scratchlm.tokenizer.learning.merges", "merged[-1] += token", "merged[-1] = token"),
