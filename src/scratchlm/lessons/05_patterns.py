@@ -26,59 +26,81 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # %% [markdown] lang="en"
 # ## 1. A pattern cuts the text first
 # Without borders, BPE also merges across spaces. The first tokenizer below has no borders
-# (`[\s\S]+` is the whole text). It learns 30 tokens, and one of them is half a sentence, which fits
-# this text alone. So a **split pattern** cuts the text into pieces first, and merges stay inside a
-# piece. Then the longest token is a word.
+# (`[\s\S]+` is the whole text). It learns 30 tokens. The longest is half a sentence, which fits
+# this text alone. So a **split pattern** cuts the text into pieces first, and BPE merges only
+# inside a piece. Then the longest token is a word.
 #
-# A split pattern is a **regular expression**, a formula that describes texts. In GPT-2's formula,
-# `\p{L}` is any letter, `\p{N}` a digit, `\s` white space (space, tab, line end), and `[^…]` any
-# character except those in the brackets. `+` means one or more, ` ?` a space or nothing, `|` means
-# "or". `(?!\S)` allows an end only where no visible character follows. The `r` before a text keeps
-# its `\`. `regex.findall` goes from left to right, and takes the first of the six parts that fits:
-# endings such as `'s`, letters, digits, signs, white space before more of it, other white space.
+# A split pattern is a **regular expression**, a formula that describes texts. The formula of GPT-2,
+# a language model of OpenAI, has six parts, and `|` means "or":
+#
+# - `'s|'t|'re|'ve|'m|'ll|'d`: an ending, such as `'s` in `It's`.
+# - ` ?\p{L}+`: a word. `\p{L}` is any letter, `+` means one or more, ` ?` a space or nothing.
+# - ` ?\p{N}+`: a number. `\p{N}` is any digit.
+# - ` ?[^\s\p{L}\p{N}]+`: signs. `\s` is white space (space, tab, line end), and `[^…]` is any
+#   character except those in the brackets.
+# - `\s+(?!\S)`: white space. `(?!\S)` means: no visible character may follow. So the last space
+#   before a word stays outside, and goes with the word.
+# - `\s+`: the white space that remains.
+#
+# `regex.findall` goes through the text from left to right. At each place it takes the first part
+# that fits. (The `r` before a quotation mark tells Python to keep every `\`.)
 
 # %% [markdown] lang="zh"
 # ## 1. 先用模式切开文本
 # 如果没有边界，BPE 也会跨过空格合并。下面第一个分词器没有边界（`[\s\S]+` 就是整段文本）。
-# 它学到 30 个 token，其中一个竟是半句话，只适合这一段文本。所以先用**切分模式**
-# 把文本切成小段，合并只在小段内进行。这样最长的 token 就是一个单词。
+# 它学到 30 个 token，最长的竟是半句话，只适合这一段文本。所以先用**切分模式**
+# 把文本切成小段，BPE 只在小段内合并。这样最长的 token 就是一个单词。
 #
-# 切分模式是一个**正则表达式**，也就是描述文本的公式。在 GPT-2 的公式里，
-# `\p{L}` 是任何字母，`\p{N}` 是数字，`\s` 是空白（空格、制表符、换行），
-# `[^…]` 是方括号中所列之外的任何字符。`+` 表示一个或多个，` ?` 表示有一个空格或没有，
-# `|` 表示“或”。`(?!\S)` 只允许在后面没有可见字符的地方结束。文本前的 `r` 保留其中的 `\`。
-# `regex.findall` 从左到右，取六个部分中第一个合适的：
-# `'s` 这样的词尾、字母、数字、符号、后面还有空白的空白、其余空白。
+# 切分模式是一个**正则表达式**，也就是描述文本的公式。OpenAI 的语言模型 GPT-2 用的公式
+# 有六部分，`|` 表示“或”：
+#
+# - `'s|'t|'re|'ve|'m|'ll|'d`：词尾，例如 `It's` 里的 `'s`。
+# - ` ?\p{L}+`：单词。`\p{L}` 是任何字母，`+` 表示一个或多个，` ?` 表示有一个空格或没有。
+# - ` ?\p{N}+`：数。`\p{N}` 是任何数字。
+# - ` ?[^\s\p{L}\p{N}]+`：符号。`\s` 是空白（空格、制表符、换行），
+#   `[^…]` 是方括号中所列之外的任何字符。
+# - `\s+(?!\S)`：空白。`(?!\S)` 表示：后面不能紧跟着可见字符。
+#   所以单词前的最后一个空格不算在内，它归单词。
+# - `\s+`：其余的空白。
+#
+# `regex.findall` 从左到右走过文本，在每个位置取第一个合适的部分。
+# （引号前的 `r` 让 Python 把 `\` 当作普通字符。）
 
 # %%
 english = "the model reads 677 words, and the model learns the words of the text. "
 sentence = b"words, and the model learns the words"
 for pattern, longest in [(r"[\s\S]+", sentence), (GPT2, b" words")]:
-    vocabulary = train_bpe_from_texts([english * 3], 256 + 30, [], pattern=pattern).vocab
-    show("longest token", max(vocabulary.values(), key=len), longest)
+    small = train_bpe_from_texts([english * 3], 256 + 30, special_tokens=[], pattern=pattern)
+    show("longest token", max(small.vocab.values(), key=len), longest)
 
 parts = [r"'s|'t|'re|'ve|'m|'ll|'d", r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+"]
 parts += [r"\s+(?!\S)", r"\s+"]
-text = "It's 2026,  you know\n\n  12345 我爱AI"
-pieces = ["It", "'s", " 2026", ",", " ", " you", " know", "\n\n ", " 12345", " 我爱AI"]
+text = "It's 2026,  you know\n\n  12345"
+pieces = ["It", "'s", " 2026", ",", " ", " you", " know", "\n\n ", " 12345"]
 show("by hand", regex.findall("|".join(parts), text), pieces)
 show("gpt2", find_pieces("gpt2")(text), pieces)
-assert "".join(pieces) == text
-show("emoji", find_pieces("gpt2")("hi 🙂🙂! a"), ["hi", " 🙂🙂!", " a"])
+show("emoji", find_pieces("gpt2")("hi 🙂🙂! 我爱AI"), ["hi", " 🙂🙂!", " 我爱AI"])
 
 # %% [markdown] lang="en"
 # ## 2. Trap: numbers
-# GPT-2 keeps a number whole. So its tokens depend on how often the number occurred: below, ` 677`
-# is one token and ` 127` is four. It is hard to learn addition from such tokens. GPT-4's pattern
-# (`cl100k`) cuts a number after every 3 digits, from the left. Qwen's (`qwen2`) makes every digit a
-# piece. The figure has a row for each: ␣ is a space, ⏎ a line end.
+# GPT-2's pattern keeps a number whole. So only a frequent number becomes one token: below, ` 677`
+# is one token and ` 127` is four. It is hard to learn addition from such tokens. The pattern of
+# GPT-4, a later model of OpenAI, is called `cl100k`. It cuts a number after every 3 digits, from
+# the left. The pattern of Qwen, a model of Alibaba, is called `qwen2`. It makes every digit a
+# piece. The figure has a row for each: ␣ is a space, ⏎ a line end, and each box is a piece.
+#
+# The tokenizer has 256 bytes, 40 merges, and 1 token for the end of a document (section 4).
+# `tokenizer.vocab` gives the bytes of an id.
 
 # %% [markdown] lang="zh"
 # ## 2. 陷阱：数字
-# GPT-2 让一个数保持完整。于是它变成哪些 token，取决于这个数出现的次数：下面 ` 677` 是一个
-# token，` 127` 却是四个。从这样的 token 很难学会加法。GPT-4 的模式（`cl100k`）从左边起
-# 每 3 位数字切一刀，Qwen 的（`qwen2`）让每一位数字各成一段。
-# 图中三行依次是这三种模式：␣ 是空格，⏎ 是换行。
+# GPT-2 的模式让一个数保持完整，于是只有常见的数才成为一个 token：下面 ` 677` 是一个 token，
+# ` 127` 却是四个。从这样的 token 很难学会加法。GPT-4 是 OpenAI 后来的模型，它的模式叫
+# `cl100k`，从左边起每 3 位数字切一刀。Qwen（通义千问）是阿里巴巴的模型，它的模式叫 `qwen2`，
+# 让每一位数字各成一段。图中三行依次是这三种模式：␣ 是空格，⏎ 是换行，每个色块是一段。
+#
+# 这个分词器有 256 个字节、40 次合并，还有 1 个表示文档结束的 token（见第 4 节）。
+# `tokenizer.vocab` 给出编号对应的字节。
 
 # %%
 chinese = "模型读文本，模型学词语。"
@@ -86,10 +108,11 @@ tokenizer = train_bpe_from_texts([english * 20 + chinese], 256 + 40 + 1)
 show("677", [tokenizer.vocab[id] for id in tokenizer.encode(" 677")], [b" 677"])
 show("127", [tokenizer.vocab[id] for id in tokenizer.encode(" 127")], [b" ", b"1", b"2", b"7"])
 cl100k = ["It", "'s", " ", "202", "6", ",", " ", " you", " know", "\n\n", " ", " ", "123", "45"]
-qwen2 = ["It", "'s", " ", *"2026", ",", " ", " you", " know", "\n\n", " ", " ", *"12345"]
-rows = {"gpt2": pieces[:-1], "cl100k": cl100k, "qwen2": qwen2}
+qwen2 = ["It", "'s", " ", "2", "0", "2", "6", ",", " ", " you", " know", "\n\n", " ", " "]
+qwen2 += list("12345")  # "1", "2", "3", "4", "5"
+rows = {"gpt2": pieces, "cl100k": cl100k, "qwen2": qwen2}
 for name, row in rows.items():
-    show(name, find_pieces(name)(text), [*row, " 我爱AI"])
+    show(name, find_pieces(name)(text), row)
 
 # %% tags=["figure"]
 with figure("05-pieces", 7.2, 1.8) as axes:
@@ -110,9 +133,9 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # two. A prompt that ends in a space is worse. The space becomes a token of its own, and in training
 # the model seldom saw this token before a word. So leave out the last space.
 #
-# A text that comes in chunks has the same trap: the tokens of `the te` and `xt` are not those of
-# `the text`. `encode_iterable` keeps the end of a chunk until no later chunk can change its tokens.
-# Its ids are right wherever the text is cut.
+# A text that comes in chunks has the same trap. If you encode `the te` and `xt` separately, the
+# tokens differ from those of `the text`. `encode_iterable` waits with the last piece of a chunk,
+# because the next chunk may change it. Its ids are right wherever the text is cut.
 
 # %% [markdown] lang="zh"
 # ## 3. 陷阱：空格与切断
@@ -120,8 +143,8 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # 以空格结尾的提示词更糟：这个空格自成一个 token，而训练时它后面很少跟着单词。
 # 所以不要写最后的空格。
 #
-# 分块到来的文本有同样的陷阱：`the te` 和 `xt` 的 token，不是 `the text` 的 token。
-# `encode_iterable` 会留住一块的末尾，直到后面的内容不再能改变它的 token。
+# 分块到来的文本有同样的陷阱：分别切 `the te` 和 `xt`，得到的 token 与切 `the text` 不同。
+# `encode_iterable` 会先留住一块的最后一段，因为下一块可能改变它。
 # 不论文本在哪里切断，它给出的编号都是对的。
 
 # %%
@@ -129,40 +152,46 @@ show("the", [tokenizer.encode("the"), tokenizer.encode(" the")], [[116, 257], [2
 show("the model", tokenizer.encode("the model"), [116, 257, 269])
 show("the model + space", tokenizer.encode("the model "), [116, 257, 269, 32])
 show("the text", tokenizer.encode("the text"), [116, 257, 283])
-two_chunks = ["the te", "xt"]
-one_by_one = [id for chunk in two_chunks for id in tokenizer.encode(chunk)]
-show("the te, xt", one_by_one, [116, 257, 256, 101, 270])
-show("encode_iterable", [*tokenizer.encode_iterable(two_chunks)], [116, 257, 283])
+show("the te", tokenizer.encode("the te"), [116, 257, 256, 101])
+show("xt", tokenizer.encode("xt"), [270])
+show("encode_iterable", list(tokenizer.encode_iterable(["the te", "xt"])), [116, 257, 283])
 long = text + "<|endoftext|>" + english + chinese
 for cut in range(len(long)):
-    assert [*tokenizer.encode_iterable([long[:cut], long[cut:]])] == tokenizer.encode(long)
-assert [*tokenizer.encode_iterable(long)] == tokenizer.encode(long)
+    assert list(tokenizer.encode_iterable([long[:cut], long[cut:]])) == tokenizer.encode(long)
+assert list(tokenizer.encode_iterable(long)) == tokenizer.encode(long)
 
 # %% [markdown] lang="en"
 # ## 4. Trap: special tokens in a user's text
 # A **special token** is not text but a sign for the model. `<|endoftext|>` marks the end of a
 # document. It has an id of its own, here 296. The tokenizer looks for special tokens first, and the
-# pattern cuts the rest. If a user types `<|endoftext|>` in a chat, the model must not believe that
-# the document ends. With `allowed_special="none"` the sign is plain text, here 9 tokens. Use this
-# setting for all text that others wrote. `Pretokenizer` does the first step. If two special tokens
-# begin at the same place, it takes the longer one.
+# pattern cuts the rest.
+#
+# If a user types `<|endoftext|>` in a chat, the model must not believe that the document ends. With
+# `allowed_special="none"` the sign is plain text, here 9 tokens. Use this setting for all text that
+# others wrote. (A list of allowed special tokens is possible, too.)
+#
+# `Pretokenizer` finds the special tokens: its `split` gives plain text, special token, plain text,
+# and so on. If two special tokens begin at the same place, it takes the longer one.
 
 # %% [markdown] lang="zh"
 # ## 4. 陷阱：用户文本里的特殊 token
 # **特殊 token** 不是文本，而是给模型的记号。`<|endoftext|>` 表示一篇文档结束。
 # 它有自己的编号，这里是 296。分词器先找特殊 token，其余部分再用模式切开。
+#
 # 如果用户在聊天里打出 `<|endoftext|>`，不能让模型以为文档真的结束了。
 # 写上 `allowed_special="none"`，这个记号就只是普通文本，这里是 9 个 token。凡是别人写的文本，
-# 都应这样处理。第一步由 `Pretokenizer` 完成。如果两个特殊 token 从同一处开始，
-# 它取较长的那个。
+# 都应这样处理。（也可以给出一个列表，写明允许哪些特殊 token。）
+#
+# 找特殊 token 的是 `Pretokenizer`：它的 `split` 依次给出普通文本、特殊 token、普通文本……
+# 如果两个特殊 token 从同一处开始，它取较长的那个。
 
 # %%
 end = "<|endoftext|>"
 plain = [60, 124, 101, 276, 275, 116, 279, 124, 62]
 show("special", tokenizer.encode(end), [296])
 show("none", tokenizer.encode(end, allowed_special="none"), plain)
-assert tokenizer.encode(end, allowed_special={end}) == [296]
-assert tokenizer.encode(end, allowed_special=set()) == plain
+assert tokenizer.encode(end, allowed_special=[end]) == [296]
+assert tokenizer.encode(end, allowed_special=[]) == plain
 split = Pretokenizer(special_tokens=["<|end|>", "<|end|>!"]).split
 show("split", split("a<|end|>b<|end|>!"), ["a", "<|end|>", "b", "<|end|>!", ""])
 
@@ -170,30 +199,37 @@ show("split", split("a<|end|>b<|end|>!"), ["a", "<|end|>", "b", "<|end|>!", ""])
 # ## 5. Trap: some languages cost more
 # The training text was almost only English, so few of the 40 merges are Chinese. 71 English
 # characters need 18 tokens, and 12 Chinese characters need 22: 0.2535 against 1.8333 tokens a
-# character. Users pay for tokens, and a model reads a limited number of them. Train the tokenizer
-# on the languages that it will read. If the training text has both sentences 20 times, the 12
-# Chinese characters are 4 tokens, but the English ones are 36: with 40 merges, one language pays
-# for the other. With 60 merges both are short (17 and 4). `compression` shows such numbers by kind
-# of text (`，` is a sign). `tiktoken`, if it is installed, gives the same ids.
+# character. Users pay for tokens, and a model reads a limited number of them. `compression` shows
+# which characters cost so much: 17 of the 22 tokens are words (the row `cjk`, for Chinese,
+# Japanese and Korean), and 5 are the signs `，` and `。`.
+#
+# So train the tokenizer on the languages that it will read. If the training text has both sentences
+# 20 times, the 12 Chinese characters are 4 tokens. But now the English ones are 36, because Chinese
+# uses many of the 40 merges. With 60 merges both are short (17 and 4).
+#
+# If `tiktoken` is installed (`find_spec` finds this out), it must give the same ids.
 
 # %% [markdown] lang="zh"
 # ## 5. 陷阱：有的语言更贵
 # 上面的训练文本几乎全是英文，所以 40 次合并中属于中文的很少。71 个英文字符需要 18 个 token，
 # 12 个中文字符却需要 22 个：平均每个字符 0.2535 个对 1.8333 个 token。
-# 用户按 token 付费，模型能读的 token 也有限。应该用将来要读的语言来训练分词器。
-# 如果训练文本里两句话各有 20 遍，12 个中文字符只要 4 个 token，但英文要 36 个：
-# 总共 40 次合并，一种语言多用，另一种就少了。有 60 次合并时，两者都短（17 和 4）。
-# `compression` 按文字种类列出这样的数（`，` 算符号）。如果装了 `tiktoken`，它给出同样的编号。
+# 用户按 token 付费，模型能读的 token 也有限。`compression` 列出哪些字符这么贵：
+# 22 个 token 中，17 个是文字（`cjk` 一行，指中文、日文和韩文），5 个是符号 `，` 和 `。`。
+#
+# 所以，应该用将来要读的语言来训练分词器。如果训练文本里两句话各有 20 遍，
+# 12 个中文字符只要 4 个 token。可是英文变成 36 个，因为 40 次合并中有许多给了中文。
+# 有 60 次合并时，两者都短（17 和 4）。
+#
+# 如果装了 `tiktoken`（用 `find_spec` 检查），它必须给出同样的编号。
 
 # %%
 counts = [len(tokenizer.encode(english)), len(tokenizer.encode(chinese))]
 show("tokens", counts, [18, 22])
 show("per character", [counts[0] / len(english), counts[1] / len(chinese)], [0.2535, 1.8333])
-header, latin, cjk, *_, total = compression(tokenizer, english + chinese).splitlines()
-show("columns", header.split()[1:], ["tokens", "bytes/token", "characters/token"])
-show("latin", latin.split()[1:], ["14", "4.57", "4.57"])
-show("cjk", cjk.split()[1:], ["18", "1.72", "0.61"])
-show("all", total.split()[1:], ["40", "2.67", "2.08"])
+table = [line.split() for line in compression(tokenizer, chinese).splitlines()]
+show("columns", table[0], ["sample", "tokens", "bytes/token", "characters/token"])
+show("words", table[1], ["cjk", "17", "1.76", "0.59"])
+show("signs", table[2], ["signs", "5", "1.20", "0.40"])
 for merges, expected in [(40, [36, 4]), (60, [17, 4])]:
     both = train_bpe_from_texts([english * 20 + chinese * 20], 256 + merges + 1)
     show(f"{merges} merges", [len(both.encode(english)), len(both.encode(chinese))], expected)
