@@ -4,7 +4,7 @@
 #
 # You know from lesson 8 that the forward pass builds a graph, and that the backward pass goes back
 # through it. The backward pass needs numbers from the forward pass. Here we overwrite such numbers.
-# PyTorch refuses twice, misses one case, and lets the optimizer do it.
+# PyTorch refuses twice, misses one case, and lets the optimizer overwrite.
 
 # %% [markdown] lang="zh"
 # # 9 · 原地操作
@@ -16,8 +16,9 @@
 # %% [markdown] lang="en"
 # ## 1. A new number, or a new value in the old number
 # `a.add(1)` makes a new number and leaves `a` unchanged. `a.add_(1)` writes the result over the old
-# value of `a`. This is an **in-place operation**. It needs no memory for a second result, which
-# matters when `a` holds a million numbers. PyTorch ends the names of these operations with `_`.
+# value of `a`. This is an **in-place operation**. It needs no memory for a second result. That
+# matters because "a number of torch" may also contain a million numbers. PyTorch ends the names of
+# these operations with `_`: `sub_` subtracts, `mul_` multiplies, `zero_` writes 0.
 # `b = a` copies nothing. `b` is a second name for the same number, so it changes too.
 #
 # PyTorch counts these writes. Each number of torch has a **version counter**, `_version`. The
@@ -28,8 +29,8 @@
 # %% [markdown] lang="zh"
 # ## 1. 一个新的数，还是旧的数换了值
 # `a.add(1)` 造出一个新的数，`a` 不变。`a.add_(1)` 则把结果直接写到 `a` 原来的值上，
-# 这叫**原地操作**。它不必为结果另占内存；如果 `a` 里有一百万个数，这就很要紧。
-# PyTorch 让这类操作的名字以 `_` 结尾。
+# 这叫**原地操作**。它不必为结果另占内存。这很要紧，因为“torch 的一个数”里也可以有一百万个数。
+# PyTorch 让这类操作的名字以 `_` 结尾：`sub_` 是减，`mul_` 是乘，`zero_` 是写成 0。
 # `b = a` 什么也不复制：`b` 只是同一个数的另一个名字，所以也跟着变。
 #
 # PyTorch 会记下改写的次数。torch 的每个数都有一个**版本计数器** `_version`，从 0 开始，
@@ -62,8 +63,11 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 #
 # After the next forward pass, `s.zero_()` sets `s` to 0. From this `s`, the backward pass would
 # compute 2 · 0 · (1 − 0) = 0, which is wrong. PyTorch notices. It kept version 0 of `s`, and now
-# finds version 1. The function `error_of` runs an action. If PyTorch raises an error with the
-# expected words, `error_of` returns these words. Without an error it returns `"no error"`.
+# finds version 1. That is what the error `STALE` says.
+#
+# `error_of(action, words)` runs an action. If PyTorch raises an error with the expected words, it
+# returns these words. Without an error it returns `"no error"`. We write `loss.backward` without
+# `()`, because `error_of` makes the call.
 
 # %% [markdown] lang="zh"
 # ## 2. 第一次拒绝：反向传播还要用旧值
@@ -72,13 +76,14 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 #
 # 再做一次前向传播，然后用 `s.zero_()` 把 `s` 改成 0。用这个 `s`，反向传播会算出
 # 2 · 0 · (1 − 0) = 0，这是错的。PyTorch 发现了：它当时留下的 `s` 是版本 0，现在却看到版本 1。
-# 函数 `error_of` 执行一个动作。如果 PyTorch 报错，而且错误信息里有预期的那几个词，
-# `error_of` 就返回这几个词；没有报错则返回 `"no error"`。
+# 错误信息 `STALE` 说的就是这件事。
+#
+# `error_of(action, words)` 执行一个动作。如果 PyTorch 报错，而且错误信息里有预期的那几个词，
+# 就返回这几个词；没有报错则返回 `"no error"`。`loss.backward` 后面没有 `()`，
+# 因为这次调用由 `error_of` 来做。
 
 # %%
 STALE = "is at version 1; expected version 0"
-LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
-
 x = torch.tensor(1.0, requires_grad=True)
 s = x.sigmoid()
 loss = 2 * s
@@ -96,22 +101,27 @@ show("s.zero_(), then backward", error_of(loss.backward, STALE), STALE)
 # `x` is a leaf: we made it, not an operation. The backward pass stores its gradient in `x.grad`.
 # If the graph recorded `x.add_(1)`, then `x` would be the result of an operation. There would be
 # no leaf any more, and no place for its gradient. So PyTorch refuses at once and changes nothing.
-# (`lambda: x.add_(1)` is a function without a name. `error_of` calls it.)
+# The error `LEAF` says that an in-place operation would change a leaf. ("Variable" is an old name
+# for a number of torch.) `error_of` calls the function `lambda: x.add_(1)`.
 #
 # A result may change if the backward pass does not need its value. The derivative of h = x + 1 is
 # 1, whatever `h` is. So `h.mul_(3)` is allowed. The graph records it, and the gradient is 3.
+# Before that, `x.grad = None` removes the old gradient, as `.zero_grad()` does. Otherwise the new
+# gradient would be added to the old one.
 
 # %% [markdown] lang="zh"
 # ## 3. 第二次拒绝：叶子
 # `x` 是叶子：它由我们创建，不是运算的结果。反向传播把它的梯度存进 `x.grad`。
 # 假如计算图记下了 `x.add_(1)`，`x` 就成了运算的结果，叶子没有了，梯度也就无处可放。
-# 所以 PyTorch 当场拒绝，什么也不改。
-# （`lambda: x.add_(1)` 是一个没有名字的函数，由 `error_of` 来调用。）
+# 所以 PyTorch 当场拒绝，什么也不改。错误信息 `LEAF` 说：有人要用原地操作改写叶子。
+# （Variable 是 torch 的数的旧名称。）`lambda: x.add_(1)` 是一个函数，由 `error_of` 来调用。
 #
 # 如果反向传播用不到某个结果的值，这个结果就可以改写。h = x + 1 的导数总是 1，与 `h` 的值无关。
-# 所以 `h.mul_(3)` 可以做：计算图会记下它，梯度是 3。
+# 所以 `h.mul_(3)` 可以做：计算图会记下它，梯度是 3。在这之前，`x.grad = None` 清除旧的梯度，
+# 和 `.zero_grad()` 一样；不清除，新的梯度就会加到旧的上面。
 
 # %%
+LEAF = "a leaf Variable that requires grad is being used in an in-place operation"
 show("x.add_(1)", error_of(lambda: x.add_(1), LEAF), LEAF)
 show("x", x, 1)
 
@@ -172,24 +182,24 @@ with figure("09-slopes") as axes:
 # ## 5. Where in-place is right: the optimizer
 # A step must change the parameter itself, because the model uses this leaf. `x = x − rate · grad`
 # would only give the name `x` to a new number. So an optimizer writes in place, inside
-# `with torch.no_grad():`. There PyTorch records no graph, so it allows a write to a leaf. The
-# version counter still counts the write. By hand, with the learning rate 0.5, the new value is
-# 1 − 0.5 · 0.3932 = 0.8034. The library's `SGD` makes the same step for `y`.
+# `with torch.no_grad():`. In the indented lines below it PyTorch records no graph, so it allows a
+# write to a leaf. The version counter still counts the write. By hand, with the learning rate 0.5,
+# the new value is 1 − 0.5 · 0.3932 = 0.8034. The library's `SGD` makes the same step for `y`.
 
 # %% [markdown] lang="zh"
 # ## 5. 该用原地操作的地方：优化器
 # 更新一步，必须改变参数本身，因为模型用的就是这个叶子。`x = x − rate · grad` 只是把名字 `x`
-# 交给一个新的数。所以优化器在 `with torch.no_grad():` 里面做原地操作。在那里 PyTorch 不记录计算图，
-# 于是允许改写叶子；版本计数器照样计数。手算，学习率取 0.5，新的值是
+# 交给一个新的数。所以优化器在 `with torch.no_grad():` 里面做原地操作。在它下面缩进的各行里，
+# PyTorch 不记录计算图，于是允许改写叶子；版本计数器照样计数。手算，学习率取 0.5，新的值是
 # 1 − 0.5 · 0.3932 = 0.8034。本库的 `SGD` 对 `y` 做同样的一步。
 
 # %%
-y = torch.tensor(1.0, requires_grad=True)
 x.grad = None
-for loss in (2 * x.sigmoid(), 2 * y.sigmoid()):
-    loss.backward()
+(2 * x.sigmoid()).backward()
 with torch.no_grad():
     x.sub_(0.5 * x.grad)
+y = torch.tensor(1.0, requires_grad=True)
+(2 * y.sigmoid()).backward()
 show("SGD.step()", error_of(SGD([y], lr=0.5).step, LEAF), "no error")
 show("by hand, SGD", [x, y], [0.8034, 0.8034])
 show("version counters", [x._version, y._version], [1, 1])
@@ -197,50 +207,54 @@ show("still leaves", [x.is_leaf, y.is_leaf], [True, True])
 
 # %% [markdown] lang="en"
 # ## 6. The usual accident: a step, then backward
-# `old` is the loss Σ wᵢ² before two steps of `AdamW`, the usual optimizer of this library. After
-# the steps, `old.backward()` would read the new `w`, but `old` belongs to the old `w`. PyTorch must
-# refuse. The library has three forms of AdamW, and torch has its own. All four return the same
-# numbers, and all four count their writes. Lesson 23 explains `settings`. `**settings` passes each
-# of its entries as an argument, as in `lr=0.1`.
+# `AdamW` is the usual optimizer of this library. `old` is the loss before two steps of `AdamW`.
+# After the steps, `old.backward()` would read the new `w`, but `old` belongs to the old `w`.
+# PyTorch must refuse. The library's `AdamW` has a form that is easy to read, and a faster form that
+# does everything in one operation (`fused=True`). PyTorch has its own `AdamW`. All of them must get
+# the same numbers, and increase the version counter. Lesson 23 explains these numbers, and `eps`.
 
 # %% [markdown] lang="zh"
 # ## 6. 常见的事故：先更新，再反向传播
-# `AdamW` 是本库常用的优化器。`old` 是它更新两步之前的损失 Σ wᵢ²。更新之后，`old.backward()`
-# 读到的会是新的 `w`，而 `old` 属于旧的 `w`，所以 PyTorch 必须拒绝。AdamW 在本库有三种写法，
-# torch 也有自己的一种。四种写法得到同样的数，也都会给改写计数。`settings` 的含义第 23 课再讲；
-# `**settings` 把其中每一项作为参数传入，例如 `lr=0.1`。
+# `AdamW` 是本库常用的优化器。`old` 是 `AdamW` 更新两步之前的损失。更新之后，`old.backward()`
+# 读到的会是新的 `w`，而 `old` 属于旧的 `w`，所以 PyTorch 必须拒绝。
+# 本库的 `AdamW` 有两种实现方式：一种便于阅读，另一种更快，用一个运算做完全部计算（`fused=True`）。
+# PyTorch 也有自己的 `AdamW`。它们必须得到同样的数，也都必须让版本计数器增加。
+# 这些数和 `eps` 的含义，第 23 课再讲。
+
 
 # %%
-settings = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 0.5, "weight_decay": 0.1}
 CHANGED = "has been modified by an inplace operation"
-for name, kind, form in [
-    ("one by one", AdamW, {"foreach": False}),
-    ("foreach", AdamW, {"foreach": True}),
-    ("fused", AdamW, {"fused": True}),
-    ("torch", torch.optim.AdamW, {}),
-]:
+
+
+def moved(optimizer_of):
     w = torch.tensor([1.0, -2.0], requires_grad=True)
-    old = w.square().sum()
-    optimizer = kind([w], **settings, **form)
+    old = (w * w).sum()
+    optimizer = optimizer_of([w])
     for _ in range(2):
         optimizer.zero_grad()
-        w.square().sum().backward()
+        (w * w).sum().backward()
         optimizer.step()
-    show(name, w, [0.8219, -1.7837])
     assert error_of(old.backward, CHANGED) == CHANGED
+    return w
+
+
+show("readable", moved(lambda ws: AdamW(ws, lr=0.1, eps=0.5, fused=False)), [0.8390, -1.8187])
+show("fused", moved(lambda ws: AdamW(ws, lr=0.1, eps=0.5, fused=True)), [0.8390, -1.8187])
+show("PyTorch's", moved(lambda ws: torch.optim.AdamW(ws, lr=0.1, eps=0.5)), [0.8390, -1.8187])
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
-# `broken` should do `steps` steps of gradient descent on the loss Σ σ(xᵢ)², from the list `start`,
-# and return `x`. It has three errors. PyTorch refuses two of them. The third makes the numbers
-# wrong from the second step on. Write `descend` without errors, without `.data` and without an
-# optimizer.
+# `broken` should do `steps` steps of gradient descent from the list `start`, and return `x`. The
+# loss is the sum of σ(x)² over all numbers of `x`. `broken` has three errors. PyTorch refuses two
+# of them. The third makes the numbers wrong from the second step on. Write `descend` without
+# errors, without `.data` and without an optimizer. Then run `scratchlm-learn 9 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# `broken` 应当从列表 `start` 出发，对损失 Σ σ(xᵢ)² 做 `steps` 步梯度下降，再返回 `x`。
-# 它有三处错误：两处会被 PyTorch 拒绝，另一处让数从第二步起就不对。
+# `broken` 应当从列表 `start` 出发做 `steps` 步梯度下降，再返回 `x`。损失是 σ(x)² 对 `x` 里
+# 所有的数求和。`broken` 有三处错误：两处会被 PyTorch 拒绝，另一处让数从第二步起就不对。
 # 请写出没有错误的 `descend`，不用 `.data`，也不用优化器。
+# 然后运行 `scratchlm-learn 9 --check FILE`。
 
 
 # %% tags=["exercise"]
@@ -312,8 +326,24 @@ def never_moves(start, rate, steps):
     return torch.tensor(start)
 
 
+def new_x(start, rate, steps, recorded=True):
+    """x = … makes a new x, not a leaf: write in place. | x = … 造出的 x 不是叶子：应当原地改写。"""
+    x = torch.tensor(start, requires_grad=True)
+    for _ in range(steps):
+        s = x.sigmoid()
+        (s * s).sum().backward()
+        with torch.set_grad_enabled(recorded):
+            x = x - rate * x.grad
+    return x
+
+
+def new_x_without_graph(start, rate, steps):
+    """x = … makes a new x, not a leaf: write in place. | x = … 造出的 x 不是叶子：应当原地改写。"""
+    return new_x(start, rate, steps, recorded=False)
+
+
 EXERCISE = "descend"
-WRONG = [through_data, adds_up, uphill, never_moves]
+WRONG = [through_data, adds_up, uphill, never_moves, new_x, new_x_without_graph]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.optim.optimizer", "    @torch.no_grad()", "    @torch.enable_grad()"),
     ("scratchlm.optim.adamw", "exp_avg_sq.sqrt().div_(", "exp_avg_sq.sqrt_().div_("),
