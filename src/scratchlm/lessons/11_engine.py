@@ -3,54 +3,69 @@
 # Question: what does PyTorch do in `.backward()`? Can we write it ourselves?
 #
 # Lesson 8 went through a graph by hand, with the chain rule. Here a program does this. Then it
-# computes the 168 gradients of a small language model, and trains the model. PyTorch checks it.
+# computes the 40 gradients of a tiny language model, and trains the model. PyTorch checks it.
 
 # %% [markdown] lang="zh"
 # # 11 · 40 行的引擎
 # 问题：PyTorch 的 `.backward()` 做了什么？我们能自己写一个吗？
 #
-# 第 8 课用链式法则，手算走完了一张计算图。这一课让程序来走，再用它算出一个小语言模型的
-# 168 个梯度，并训练这个模型。最后由 PyTorch 来检验。
+# 第 8 课用链式法则，手算走完了一张计算图。这一课让程序来走，再用它算出一个很小的语言模型的
+# 40 个梯度，并训练这个模型。最后由 PyTorch 来检验。
 
 # %% [markdown] lang="en"
 # ## 1. Each operation knows its own derivatives
-# An **autograd engine** is a program that computes gradients from the graph. Ours is one class. A
-# class makes objects: `Number(2.0)` makes an object and runs `__init__` on it. There `self` is the
-# object. It stores a value, a gradient and its parents: the numbers from which it was computed.
-# With each parent it stores one derivative. These are all the derivatives that the engine knows:
+# An **autograd engine** is a program that computes gradients from the graph. Ours needs the
+# derivatives of five operations, and nothing more:
 # ```
 # s = a + b: ∂s/∂a = 1, ∂s/∂b = 1     p = a · b: ∂p/∂a = b, ∂p/∂b = a     y = aⁿ: ∂y/∂a = n · aⁿ⁻¹
 # y = exp(a): ∂y/∂a = exp(a)          y = log(a): ∂y/∂a = 1 / a
 # ```
+# You know the first line: lessons 6 and 7 had u², u³ and uv. For exp, the difference quotient is
+# exp(a) · (exp(h) − 1) / h. If h is small, (exp(h) − 1) / h is close to 1. `log` is the logarithm
+# ln, the inverse of exp. If y = log(a), then a = exp(y), and a moves exp(y) = a times as much as y.
+# So y moves 1 / a times as much as a.
+#
+# The engine is a class. A class says what its objects store, and what we can do with them.
+# `Number(2.0)` makes an object of the class `Number`, and Python runs `__init__` for it. In each
+# function of a class, `self` is the object itself. A `Number` stores its value, its gradient and
+# its parents: the numbers from which it was computed, each with the derivative for this parent.
 # Python runs `__add__` for `a + b`, `__mul__` for `a * b` and `__pow__` for `a ** n`. It runs
 # `__radd__` and `__rmul__` for `1 + a` and `2 * a`, where the left side is not a `Number`.
-# `*parents` collects all further arguments. `math.log` is the logarithm ln.
+# `isinstance(value, Number)` asks whether `value` is a `Number`. If it is not, `as_number` makes
+# one of it.
 #
 # ## 2. The order of the backward pass
 # A number may pass its gradient on only when the gradient is complete. So it must wait for all
-# numbers that use it. `order` makes a list in which each number comes after its parents: `visit`
-# goes to the parents first, and then writes down the number itself, unless `seen` has it already.
-# Such a list is in **topological order**. `backward` goes through the list from the end. If several
-# paths lead to a number, `+=` adds their gradients.
+# numbers that use it. `order` makes a list in which each number comes after its parents. For this,
+# `order` first calls itself for each parent, and then appends the number. It does nothing if the
+# number is in the list already. (`_` is a name for a value that we do not need, here the slope.)
+# Such a list is in **topological order**. `backward` goes through the list from the end: this is
+# what `reversed` does. If several paths lead to a number, `+=` adds their gradients.
 
 # %% [markdown] lang="zh"
 # ## 1. 每种运算只知道自己的导数
-# **自动微分引擎**是根据计算图求梯度的程序。我们的引擎只有一个类。类用来造对象：
-# `Number(2.0)` 造出一个对象，并对它运行 `__init__`，其中的 `self` 就是这个对象。
-# 对象里存着一个值、一个梯度，还有它的父节点，也就是算出它时用到的那些数。
-# 每个父节点旁边再存一个导数。引擎知道的导数全在这里：
+# **自动微分引擎**是根据计算图求梯度的程序。我们的引擎只需要五种运算的导数：
 # ```
 # s = a + b: ∂s/∂a = 1, ∂s/∂b = 1     p = a · b: ∂p/∂a = b, ∂p/∂b = a     y = aⁿ: ∂y/∂a = n · aⁿ⁻¹
 # y = exp(a): ∂y/∂a = exp(a)          y = log(a): ∂y/∂a = 1 / a
 # ```
+# 第一行我们已经熟悉：第 6 课和第 7 课求过 u²、u³、uv 的导数。exp 的差商是
+# exp(a) · (exp(h) − 1) / h，h 很小时，(exp(h) − 1) / h 接近 1。`log` 是对数 ln，与 exp 互逆：
+# 如果 y = log(a)，那么 a = exp(y)，a 的变化是 y 的变化的 exp(y) = a 倍。
+# 所以 y 的变化是 a 的变化的 1 / a。
+#
+# 引擎是一个类。类规定了它的对象里存什么、能对它们做什么。`Number(2.0)` 造出 `Number` 类的一个对象，
+# 并对它运行 `__init__`。在类的每个函数里，`self` 就是这个对象自己。一个 `Number` 存着它的值、梯度和
+# 父节点，也就是算出它时用到的那些数；每个父节点旁边，再存一个对这个父节点的导数。
 # 遇到 `a + b`，Python 运行 `__add__`；遇到 `a * b` 运行 `__mul__`；遇到 `a ** n` 运行 `__pow__`。
 # 如果左边不是 `Number`，例如 `1 + a` 和 `2 * a`，就运行 `__radd__` 和 `__rmul__`。
-# `*parents` 收下其余所有的参数。`math.log` 就是对数 ln。
+# `isinstance(value, Number)` 问的是：`value` 是不是 `Number`？如果不是，`as_number` 就用它造一个。
 #
 # ## 2. 反向传播的顺序
 # 一个数的梯度加全之后，才能往下传，所以它要等所有用到它的数都处理完。
-# `order` 列出一张表，表中每个数都排在它的父节点之后：`visit` 先去父节点，
-# 再记下这个数自己，除非 `seen` 里已经有它。这样的顺序叫**拓扑序**。`backward` 从表尾往前走。
+# `order` 列出一张表，表中每个数都排在它的父节点之后：`order` 先对每个父节点调用自己，
+# 再把这个数添到表尾；如果表里已经有这个数，就什么也不做。（名字 `_` 表示这个值用不到，
+# 这里是斜率。）这样的顺序叫**拓扑序**。`backward` 从表尾往前走，这由 `reversed` 完成。
 # 如果有几条路通向同一个数，`+=` 就把各条路上的梯度加起来。
 
 # %%
@@ -63,62 +78,60 @@ from scratchlm.lessons.show import figure, show
 
 
 class Number:
-    def __init__(self, value, *parents):
+    def __init__(self, value, parents=()):
         self.value, self.parents, self.gradient = value, parents, 0.0
 
     def __add__(self, other):
         other = as_number(other)
-        return Number(self.value + other.value, (self, 1.0), (other, 1.0))
+        return Number(self.value + other.value, [(self, 1.0), (other, 1.0)])
 
     def __mul__(self, other):
         other = as_number(other)
-        return Number(self.value * other.value, (self, other.value), (other, self.value))
+        return Number(self.value * other.value, [(self, other.value), (other, self.value)])
 
     def __pow__(self, n):
-        return Number(self.value**n, (self, n * self.value ** (n - 1)))
+        return Number(self.value**n, [(self, n * self.value ** (n - 1))])
 
     def exp(self):
-        return Number(math.exp(self.value), (self, math.exp(self.value)))
+        return Number(math.exp(self.value), [(self, math.exp(self.value))])
 
     def log(self):
-        return Number(math.log(self.value), (self, 1 / self.value))
+        return Number(math.log(self.value), [(self, 1 / self.value)])
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def order(self):
-        done, seen = [], set()
-
-        def visit(number):
-            if number not in seen:
-                seen.add(number)
-                for parent, _ in number.parents:
-                    visit(parent)
-                done.append(number)
-
-        visit(self)
-        return done
-
     def backward(self):
         self.gradient = 1.0
-        for number in reversed(self.order()):
+        for number in reversed(order(self, [])):
             for parent, slope in number.parents:
                 parent.gradient += slope * number.gradient
 
 
 def as_number(value):
-    return value if isinstance(value, Number) else Number(value)
+    if isinstance(value, Number):
+        return value
+    return Number(value)
+
+
+def order(number, done):
+    if number not in done:
+        for parent, _ in number.parents:
+            order(parent, done)
+        done.append(number)
+    return done
 
 
 # %% [markdown] lang="en"
 # Try it with a = 2: c = a + 1, d = c · c, L = d + c. By hand: L = c² + c, so ∂L/∂c = 2c + 1 = 7.
 # The gradient reaches `c` along three paths: 1 directly, and 3 + 3 through `d`, because c · c has
-# `c` twice as a parent. If `c` did not wait for `d`, it would pass on 1 instead of 7.
+# `c` twice as a parent. If `c` did not wait for `d`, it would pass on 1 instead of 7. In the
+# figure, the slopes are gray and the gradients are red.
 # The last line of the output is the `silu` of lesson 10 and its derivative.
 
 # %% [markdown] lang="zh"
 # 取 a = 2 试一试：c = a + 1，d = c · c，L = d + c。手算：L = c² + c，所以 ∂L/∂c = 2c + 1 = 7。
 # 梯度从三条路到达 `c`：直接来的是 1，经过 `d` 来的是 3 + 3，因为 `c` 两次作 c · c 的父节点。
-# 如果 `c` 不等 `d`，往下传的就是 1，而不是 7。
+# 如果 `c` 不等 `d`，往下传的就是 1，而不是 7。插图中斜率是灰色，梯度是红色。
 # 输出的最后一行，是第 10 课的 `silu` 和它的导数。
 
 # %%
@@ -127,7 +140,7 @@ c = a + 1
 d = c * c
 L = d + c
 L.backward()
-show("in order: a, 1, c, d, L", [number.value for number in L.order()], [2, 1, 3, 9, 12])
+show("in order: a, 1, c, d, L", [number.value for number in order(L, [])], [2, 1, 3, 9, 12])
 show("gradients of L, d, c, a", [each.gradient for each in (L, d, c, a)], [1, 1, 7, 7])
 
 
@@ -143,190 +156,173 @@ show("silu(1), silu′(1)", [y.value, x.gradient], [0.7311, 0.9277])
 # %% tags=["figure"]
 with figure("11-graph", 5, 2.8) as axes:
     spots = {"a": (a, 0, 0), "c": (c, 1.2, 0), "d": (d, 2.4, 1), "L": (L, 3.6, 0)}
-    edges = [
-        ("a", "c", "1", 0),
-        ("c", "d", "3 + 3", -0.3),
-        ("c", "L", "1", 0),
-        ("d", "L", "1", 0.1),
-    ]
     arrow = {"arrowstyle": "->", "shrinkA": 17, "shrinkB": 17, "color": "gray"}
-    for start, end, slope, left in edges:
+    for edge in ["a c 1 0", "c d 3+3 -0.3", "c L 1 0", "d L 1 0.1"]:
+        start, end, slope, left = edge.split()
         (_, x0, y0), (_, x1, y1) = spots[start], spots[end]
         axes.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
-        axes.text((x0 + x1) / 2 + left, (y0 + y1) / 2 + 0.08, slope, ha="center", color="gray")
+        middle = (x0 + x1) / 2 + float(left), (y0 + y1) / 2 + 0.08
+        axes.text(*middle, slope, ha="center", color="gray")
     for name, (number, x0, y0) in spots.items():
         axes.plot(x0, y0, "o", markersize=30, color="white", markeredgecolor="black")
         axes.text(x0, y0, f"{number.value:.0f}", ha="center", va="center")
         axes.text(x0, y0 + 0.32, name, ha="center")
-        gradient = f"∂L/∂{name} = {number.gradient:.0f}"
-        axes.text(x0, y0 - 0.47, gradient, ha="center", color="tab:blue")
+        axes.text(x0, y0 - 0.47, f"∂L/∂{name} = {number.gradient:.0f}", ha="center", color="C3")
     axes.set(xlim=(-0.6, 4.2), ylim=(-0.6, 1.5))
     axes.axis("off")
 
 # %% [markdown] lang="en"
 # ## 3. A whole model from these five operations
-# Here is a small language model. Lessons 12 to 19 explain each of its functions, so do not study
-# them now. Look only at what they do with numbers: +, ·, powers, exp and log. The engine knows
-# nothing else. `zip(a, b)` goes through two lists side by side, and `zip(*table)` goes through the
-# columns of a table. `next(unused)` takes the next parameter. `|=` adds entries to a dictionary.
+# Here is a tiny language model. Its vocabulary has 5 tokens, and each vector has 4 numbers. After
+# the tokens 0, 3, 1 the model should predict 3, 1, 4. For each of the three places, `loss_of` goes
+# through the steps of lesson 2:
+# 1. `x` contains the vectors of the tokens up to this place.
+# 2. Attention: `product` compares the last vector with each of them. It multiplies two vectors
+#    place by place, and adds the products. softmax turns the results into weights, which have the
+#    sum 1. Multiply each vector by its weight, and add: the result is `mixed`.
+# 3. `scale` keeps the numbers at a moderate size.
+# 4. `product` with each row of `out` gives the logits, and softmax turns them into probabilities.
+# 5. The loss is −log of the probability of the right token.
 #
-# The vocabulary has 5 tokens, and each vector has 4 numbers. After the tokens 0, 3, 1 the model
-# should predict 3, 1, 4. The 168 parameters are sin 1, sin 2, … sin 168. From them the engine
-# computes the loss, in a graph of 1799 numbers, and then all gradients.
+# Lessons 12 to 19 explain why a model does this, and where 0.5 and 0.1 come from. Here only one
+# thing matters: each line uses +, ·, powers, exp and log, and nothing else. The parameters are two
+# tables, `out` and `embedding`, with the 40 numbers sin 1, sin 2, … sin 40. The engine computes the
+# loss, in a graph of 439 numbers, and then all gradients.
 
 # %% [markdown] lang="zh"
 # ## 3. 用这五种运算搭出整个模型
-# 下面是一个小语言模型。它的每个函数在第 12 课到第 19 课都会讲，现在不必细看，
-# 只看它们对数做了什么：+、·、乘方、exp 和 log。引擎也只懂这些。
-# `zip(a, b)` 并排走过两个列表，`zip(*table)` 走过一张表的各列，`next(unused)` 取出下一个参数，
-# `|=` 往字典里添加条目。
+# 下面是一个极小的语言模型。词表有 5 个 token，每个向量有 4 个数。见到 token 0、3、1，
+# 模型应当依次预测 3、1、4。对这三个位置，`loss_of` 各走一遍第 2 课的步骤：
+# 1. `x` 是到这个位置为止的各个 token 的向量。
+# 2. 注意力：`product` 把最后一个向量与其中每一个作比较：两个向量逐个数对应相乘，再全部相加。
+#    softmax 把结果变成权重，也就是各占多少，它们的和是 1。每个向量乘以自己的权重，
+#    再全部相加，就得到 `mixed`。
+# 3. `scale` 让数的大小保持适中。
+# 4. 再用 `product` 与 `out` 的每一行做同样的计算，得到 logits，softmax 把它们变成概率。
+# 5. 把正确 token 的概率取 −log，就是损失。
 #
-# 词表有 5 个 token，每个向量有 4 个数。见到 token 0、3、1，模型应当依次预测 3、1、4。
-# 168 个参数是 sin 1、sin 2、… sin 168。引擎由它们算出损失，计算图里有 1799 个数，
-# 然后求出所有的梯度。
+# 模型为什么这样做，0.5 和 0.1 又从哪里来，第 12 课到第 19 课会讲。这里只看一点：
+# 每一行用到的只有 +、·、乘方、exp 和 log，没有别的。模型的参数是两张表，`out` 和 `embedding`，
+# 共 40 个数：sin 1、sin 2、… sin 40。引擎算出损失，计算图里有 439 个数，然后求出所有的梯度。
 
 
 # %%
 def product(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return sum([x * y for x, y in zip(a, b, strict=True)])
 
 
-def add(a, b):
-    return [x + y for x, y in zip(a, b, strict=True)]
-
-
-def linear(x, table):
-    return [product(row, x) for row in table]
-
-
-def softmax(x):
-    exps = [each.exp() for each in x]
+def softmax(scores):
+    exps = [score.exp() for score in scores]
     return [each * sum(exps) ** -1 for each in exps]
 
 
-def rms_norm(x, weight):
-    scale = (product(x, x) * (1 / 4) + 0.1) ** -0.5
-    return [each * scale * factor for each, factor in zip(x, weight[0], strict=True)]
-
-
-def loss_of(w):
-    x = [w["embedding"][token] for token in ids]
-    normed = [rms_norm(each, w["norm_1"]) for each in x]
-    q, k, v = ([linear(each, w[name]) for each in normed] for name in "qkv")
+def loss_of(embedding, out):
     losses = []
-    for t, target in enumerate(targets):
-        weights = softmax([product(q[t], k[past]) * 0.5 for past in range(t + 1)])
-        mixed = [product(weights, column) for column in zip(*v[: t + 1], strict=True)]
-        y = add(x[t], linear(mixed, w["o"]))
-        normed = rms_norm(y, w["norm_2"])
-        gate = [silu(each) for each in linear(normed, w["gate"])]
-        wide = [g * u for g, u in zip(gate, linear(normed, w["up"]), strict=True)]
-        y = rms_norm(add(y, linear(wide, w["down"])), w["norm_3"])
-        losses.append(softmax(linear(y, w["embedding"]))[target].log() * -1)
+    for place in range(3):
+        x = [embedding[token] for token in ids[: place + 1]]
+        weights = softmax([product(x[-1], each) * 0.5 for each in x])
+        mixed = [product(weights, [each[i] for each in x]) for i in range(4)]
+        scale = (product(mixed, mixed) * 0.25 + 0.1) ** -0.5
+        normed = [number * scale for number in mixed]
+        probabilities = softmax([product(row, normed) for row in out])
+        losses.append(probabilities[targets[place]].log() * -1)
     return sum(losses) * (1 / 3)
 
 
-ids, targets = [0, 3, 1], [3, 1, 4]
-shapes = {"embedding": (5, 4), "norm_1": (1, 4), "norm_2": (1, 4), "norm_3": (1, 4)}
-shapes |= {"q": (4, 4), "k": (4, 4), "v": (4, 4), "o": (4, 4)}
-shapes |= {"gate": (6, 4), "up": (6, 4), "down": (4, 6)}
-parameters = [Number(math.sin(i)) for i in range(1, 169)]
-unused, ours = iter(parameters), {}
-for name, (rows, columns) in shapes.items():
-    ours[name] = [[next(unused) for _ in range(columns)] for _ in range(rows)]
+def table(first):
+    return [[Number(math.sin(first + 4 * row + i)) for i in range(4)] for row in range(5)]
 
-loss = loss_of(ours)
+
+ids, targets = [0, 3, 1], [3, 1, 4]
+out, embedding = table(1), table(21)
+parameters = [number for row in out + embedding for number in row]
+loss = loss_of(embedding, out)
 loss.backward()
-show("loss", loss.value, 2.5243)
-show("numbers in the graph", len(loss.order()), 1799)
-first_row = [number.gradient for number in ours["embedding"][0]]
-show("gradients of token 0", first_row, [0.0386, 0.3623, 0.0480, 0.4608])
+show("loss", loss.value, 4.1866)
+show("numbers in the graph", len(order(loss, [])), 439)
+first_row = [number.gradient for number in embedding[0]]
+show("gradients of token 0", first_row, [0.0168, -0.2130, -0.2470, -0.0539])
 
 # %% [markdown] lang="en"
 # ## 4. The same model in torch
-# Now the library's own functions compute this loss with numbers of torch, and torch computes the
-# gradients. `float64` has about 16 digits, like the numbers of Python. The two losses and all 168
-# gradients differ by less than 0.000000000001. (`flatten` makes one long list of a table.)
+# Now the library's own functions compute this loss, and torch computes the gradients. Later lessons
+# explain these functions. In torch, numbers of the type `float64` have about 16 digits, like the
+# numbers of Python. The two losses and all 40 gradients differ by less than 10⁻¹². In the
+# output, `e-16` means 10⁻¹⁶, and `0.0e+00` is 0. (`tables` contains the rows of `out` and
+# `embedding`. `flatten` makes one long list of them.)
 
 # %% [markdown] lang="zh"
-# ## 4. 用 torch 写同一个模型
-# 现在由本库自己的函数，用 torch 的数算出这个损失，再由 torch 求梯度。
-# `float64` 大约有 16 位有效数字，和 Python 的数一样。两个损失，以及全部 168 个梯度，
-# 相差都小于 0.000000000001。
-# （`flatten` 把一张表拉成一长列。）
+# ## 4. 用 torch 算同一个模型
+# 现在由本库自己的函数算出这个损失，再由 torch 求梯度。这些函数后面的课会讲。
+# 在 torch 里，类型为 `float64` 的数大约有 16 位有效数字，和 Python 的数一样。
+# 两个损失，以及全部 40 个梯度，相差都小于 10⁻¹²。
+# 输出里的 `e-16` 表示 10⁻¹⁶，`0.0e+00` 就是 0。（`tables` 里是 `out` 和 `embedding` 的各行，
+# `flatten` 把它们拉成一长列。）
 
 # %%
-theirs = {}
-for name, table in ours.items():
-    values = [[number.value for number in row] for row in table]
-    theirs[name] = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-
-
-def torch_loss(w):
-    x = library.embedding(torch.tensor(ids), w["embedding"])
-    normed = library.rms_norm(x, w["norm_1"][0], eps=0.1)
-    q, k, v = (library.linear(normed, w[name]) for name in "qkv")
-    mixed = library.scaled_dot_product_attention(q, k, v, causal=True)
-    x = x + library.linear(mixed, w["o"])
-    normed = library.rms_norm(x, w["norm_2"][0], eps=0.1)
-    x = x + library.swiglu(normed, w["gate"], w["up"], w["down"])
-    x = library.rms_norm(x, w["norm_3"][0], eps=0.1)
-    return library.cross_entropy(library.linear(x, w["embedding"]), torch.tensor(targets))
-
-
-their_loss = torch_loss(theirs)
+values = [[number.value for number in row] for row in out + embedding]
+tables = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+x = library.embedding(torch.tensor(ids), tables[5:])
+mixed = library.scaled_dot_product_attention(x, x, x, causal=True)
+normed = library.rms_norm(mixed, torch.ones(4), eps=0.1)
+logits = library.linear(normed, tables[:5])
+their_loss = library.cross_entropy(logits, torch.tensor(targets))
 their_loss.backward()
-show("loss in torch", their_loss, 2.5243)
+show("loss in torch", their_loss, 4.1866)
 show("difference of the losses", their_loss - loss.value, 0, within=1e-12)
-gradients = torch.cat([table.grad.flatten() for table in theirs.values()]).tolist()
-differences = [
-    abs(gradient - number.gradient) for gradient, number in zip(gradients, parameters, strict=True)
-]
-show("largest of 168 differences", max(differences), 0, within=1e-12)
+theirs = tables.grad.flatten().tolist()
+differences = [abs(a.gradient - b) for a, b in zip(parameters, theirs, strict=True)]
+show("largest of 40 differences", max(differences), 0, within=1e-12)
 
 # %% [markdown] lang="en"
 # ## 5. The engine trains the model
-# Now 20 steps of gradient descent with the learning rate 0.05. Each step starts with all gradients
-# at 0, because `+=` adds. The loss falls from 2.5243 to 0.9048.
+# Now 20 steps of gradient descent with the learning rate 0.5. Each step starts with all gradients
+# at 0, because `+=` adds. The loss falls from 4.1866 to 0.1407.
 #
-# So is that all? Yes, the method is complete. PyTorch works with whole tables: one entry of its
-# graph stands for many of our numbers. So the graph stays small when the tables become large.
+# So is that all? Yes, the method is complete. A large model has more tables and more lines of the
+# same kind. PyTorch works with whole tables: one node of its graph stands for many of our numbers.
+# So the graph stays small when the tables become large.
 
 # %% [markdown] lang="zh"
 # ## 5. 用引擎训练模型
-# 现在做 20 步梯度下降，学习率取 0.05。每一步开始时先把所有梯度置为 0，因为 `+=` 是累加的。
-# 损失从 2.5243 降到 0.9048。
+# 现在做 20 步梯度下降，学习率取 0.5。每一步开始时先把所有梯度置为 0，因为 `+=` 是累加的。
+# 损失从 4.1866 降到 0.1407。
 #
-# 那么，就这么多吗？是的，方法全在这里了。PyTorch 处理的是整张表：它的计算图里的一个节点，
-# 顶得上我们的许多个数。所以表再大，图也不大。
+# 那么，就这么多吗？是的，方法全在这里了。大的模型只是表更多，同样的代码行更多。
+# PyTorch 处理的是整张表：它的计算图里的一个节点，顶得上我们的许多个数。所以表再大，图也不大。
 
 # %%
 losses = []
 for _ in range(21):
     for number in parameters:
         number.gradient = 0.0
-    loss = loss_of(ours)
+    loss = loss_of(embedding, out)
     loss.backward()
     losses.append(loss.value)
     for number in parameters:
-        number.value -= 0.05 * number.gradient
-show("after 0, 10, 20 steps", [losses[0], losses[10], losses[20]], [2.5243, 1.2683, 0.9048])
+        number.value -= 0.5 * number.gradient
+show("after 0, 10, 20 steps", [losses[0], losses[10], losses[20]], [4.1866, 0.5241, 0.1407])
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
-# Write the backward pass without a class. In the list `values`, the inputs come first. Then each of
-# `steps` adds one number: `("*", 0, 2)` adds the product of `values[0]` and `values[2]`, `"+"` a
-# sum, and `"max"` the larger of two numbers, which are never equal. So `values` has the results of
-# the forward pass. Write `slopes(values, steps)`: return the derivatives of the last number
-# with respect to each input, as a list. Use neither `Number` nor torch.
+# Write the backward pass without a class. The list `values` already contains all results of the
+# forward pass: first the inputs, then the result of each of the `steps`, in the same order. The
+# step `("*", 0, 2)` is the product of `values[0]` and `values[2]`, `"+"` is a sum, and `"max"` is
+# the larger of two numbers, which are never equal. The slope of max is 1 for the larger number and
+# 0 for the other: if the smaller number moves a little, the result stays the same.
+#
+# Write `slopes(values, steps)`: return a list with the derivatives of the last number, one for each
+# input. Use neither `Number` nor torch. Then run `scratchlm-learn 11 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 不用类，写出反向传播。列表 `values` 的开头是各个输入，然后 `steps` 的每一步添一个数：
-# `("*", 0, 2)` 添的是 `values[0]` 和 `values[2]` 的乘积，`"+"` 添的是两数之和，
-# `"max"` 添的是两个数中较大的一个，这两个数不会相等。所以前向传播的结果都在 `values` 里。
-# 写出 `slopes(values, steps)`：返回最后一个数对每个输入的导数，写成列表。
-# 不要用 `Number`，也不要用 torch。
+# 不用类，写出反向传播。列表 `values` 已经算好，里面是前向传播的全部结果：先是各个输入，
+# 后面是 `steps` 中每一步的结果，顺序相同。`("*", 0, 2)` 这一步是 `values[0]` 和 `values[2]`
+# 的乘积，`"+"` 是两数之和，`"max"` 是两个数中较大的一个，这两个数不会相等。
+# max 对较大的数，斜率是 1；对另一个数，斜率是 0：较小的数变一点，结果不变。
+#
+# 写出 `slopes(values, steps)`：返回一个列表，里面是最后一个数对每个输入的导数。
+# 不要用 `Number`，也不要用 torch。然后运行 `scratchlm-learn 11 --check FILE`。
 
 
 # %% tags=["exercise"]
@@ -337,7 +333,8 @@ def slopes(values, steps):
 # %% tags=["answer"]
 def slopes(values, steps):
     inputs = len(values) - len(steps)
-    gradients = [0.0] * (len(values) - 1) + [1.0]
+    gradients = [0.0] * len(values)
+    gradients[-1] = 1.0
     for place in reversed(range(inputs, len(values))):
         operation, i, j = steps[place - inputs]
         a, b = values[i], values[j]
@@ -394,19 +391,16 @@ def first_to_last(values, steps):
     return engine(values, steps, forward=True)
 
 
+def steps_again(values, steps):
+    """`values` already contains the results of `steps`. | `values` 里已经有每一步的结果。"""
+    return engine([*values, *steps], steps)
+
+
 EXERCISE = "slopes"
-WRONG = [overwrites, own_factor, max_to_both, first_to_last]
+WRONG = [overwrites, own_factor, max_to_both, first_to_last, steps_again]
 FAULTS = [  # planted in the library, each must make this lesson fail
-    (
-        "scratchlm.functional",
-        "exps / exps.sum(dim, keepdim=True)",
-        "exps / exps.sum(dim, True).data",
-    ),
-    (
-        "scratchlm.functional",
-        "rsqrt(mean_square + eps) * weight).to",
-        "rsqrt(mean_square) * weight).to",
-    ),
+    ("scratchlm.functional", "exps.sum(dim, keepdim=True)).to", "exps.sum(dim, True).data).to"),
+    ("scratchlm.functional", "rsqrt(mean_square + eps) * weight)", "rsqrt(mean_square) * weight)"),
     ("scratchlm.functional", "(wide - peak).exp().sum(-1)", "(wide - peak).exp().sum(-1).detach()"),
     ("scratchlm.functional", "scores / math.sqrt(q.shape[-1])", "scores / q.shape[-1]"),
 ]
