@@ -10,7 +10,7 @@
 # 问题：模型把整张的数表相乘。到底是哪个数乘哪个数？
 #
 # 第 2 课讲过，向量是一列数，模型由一层一层组成。
-# 这一课做数表的乘法，先用手算。最后，它们成为模型里的一层。
+# 这一课做数表的乘法，先用手算，最后用它搭出模型里的一层。
 
 # %%
 import einx
@@ -26,28 +26,30 @@ from scratchlm.model.layers import Linear
 # Anna buys 2 apples, 1 bread and 3 milk. Ben buys 0, 4 and 2. In `amounts`, each person has a row
 # and each item has a column. Such a table is called a matrix. A block of numbers with any number
 # of directions is a **tensor**: a vector has 1 direction, a matrix has 2. Each direction is an
-# **axis**. The `shape` of a tensor lists the lengths of its axes. `prices` has the axes item and
-# shop: three items in two shops.
+# **axis**. The `shape` of a tensor says how many entries each axis has. `prices` has the axes item
+# and shop: 3 items in 2 shops.
 #
 # What does Anna pay in shop 0? Multiply each amount by its price, then add: 2·1 + 1·3 + 3·2 = 11.
-# This is a **dot product**: two vectors of equal length go in, one number comes out. `amounts[0]`
-# is row 0, and `prices[:, 0]` is column 0, because `:` means "all". `*` multiplies two vectors
-# number by number. The **matrix product** is the table of all such dot products: each row of the
-# first matrix with each column of the second. Here it holds what each person pays in each shop.
-# We fill a table of zeros with three loops. torch needs only `@`.
+# This is a **dot product**: two vectors with equally many numbers go in, one number comes out.
+# `amounts[0]` is row 0, and `prices[:, 0]` is column 0, because `:` means "all". `*` multiplies two
+# vectors place by place. The **matrix product** is the table of all such dot products: each row of
+# the first matrix with each column of the second. Here it contains what each person pays in each
+# shop. The figure shows row 0 and column 0 in a darker blue, and the number that they give. We fill
+# a table of zeros with three loops. torch needs only `@`.
 
 # %% [markdown] lang="zh"
 # ## 1. 张量、轴与矩阵乘法
 # 安娜买 2 个苹果、1 个面包、3 瓶牛奶，小本买 0、4、2。在 `amounts` 里，每人一行，
-# 每种商品一列。这样的数表叫矩阵。一块数，不管有几个方向，都叫**张量**：
-# 向量有 1 个方向，矩阵有 2 个。每个方向叫一条**轴**。张量的 `shape`（形状）列出各轴的长度。
-# `prices` 的轴是 item（商品）和 shop（商店）：三种商品，两家商店。
+# 每种商品一列。这样的数表叫矩阵。一组排列整齐的数，不管有几个方向，都叫**张量**：
+# 向量有 1 个方向，矩阵有 2 个。每个方向叫一条**轴**。张量的 `shape`（形状）说明每条轴上有几项。
+# `prices` 的轴是 item（商品）和 shop（商店）：3 种商品，2 家商店。
 #
 # 安娜在商店 0 要付多少钱？每个数量乘以它的价格，再相加：2·1 + 1·3 + 3·2 = 11。
-# 这叫**点积**：输入两个一样长的向量，输出一个数。`amounts[0]` 是第 0 行，
-# `prices[:, 0]` 是第 0 列，因为 `:` 表示“全部”。`*` 把两个向量逐个数相乘。
+# 这叫**点积**：输入两个向量，它们的数一样多，输出一个数。`amounts[0]` 是第 0 行，
+# `prices[:, 0]` 是第 0 列，因为 `:` 表示“全部”。`*` 把两个向量逐个数对应相乘。
 # 让第一个矩阵的每一行与第二个矩阵的每一列做点积，排成一张表，就是**矩阵乘法**。
-# 这里得到的是每个人在每家商店要付的钱。我们用三层循环填满一张全零的表，torch 只要写 `@`。
+# 这里得到的是每个人在每家商店要付的钱。图中颜色较深的是第 0 行和第 0 列，以及它们得出的那个数。
+# 我们用三层循环填满一张全零的表，torch 只要写 `@`。
 
 # %%
 amounts = torch.tensor([[2.0, 1, 3], [0, 4, 2]])  # person, item
@@ -81,21 +83,29 @@ with figure("12-product", 4, 3.6) as axes:
 # %% [markdown] lang="en"
 # ## 2. Names instead of order
 # `@` knows only the order of axes. `prices @ amounts` runs too: it pairs shops with persons,
-# because both axes have the length 2. The result means nothing, and nothing warns you.
+# because both axes have 2 entries. The result means nothing, and nothing warns you.
 #
 # The package einx gives every axis a name. In `"person [item], [item] shop -> person shop"`, the
 # brackets say: multiply along item, and add up. Then this axis is gone. The others stay, in the
 # order after the arrow. `prices.T` is the same table with its axes exchanged, shop before item.
 # With names, any order of axes gives the right result.
+#
+# Different names give all pairs: each person in each shop. What if Anna goes only to shop 0, and
+# Ben only to shop 1? Then row 0 of `prices.T` belongs to Anna and row 1 to Ben. So both tensors
+# have an axis person, and the same name puts equal rows together: Anna pays 11, Ben 10.
 
 # %% [markdown] lang="zh"
 # ## 2. 用名字代替次序
 # `@` 只认轴的次序。`prices @ amounts` 也能运行：它把 shop（商店）和 person（人）配成对，
-# 因为这两条轴的长度都是 2。结果毫无意义，却没有任何警告。
+# 因为这两条轴上都有 2 项。结果毫无意义，却没有任何警告。
 #
 # einx 这个包给每条轴起名字。在 `"person [item], [item] shop -> person shop"` 里，
 # 方括号表示：沿 item 相乘，再求和。这条轴随后就没有了。其余的轴留下，按箭头后面的次序排列。
 # `prices.T` 是同一张表，只是两条轴对调，shop 在前。有了名字，轴按什么次序排，结果都对。
+#
+# 名字不同，就得到所有的搭配：每个人在每家商店。如果安娜只去商店 0，小本只去商店 1 呢？
+# 那么 `prices.T` 的第 0 行属于安娜，第 1 行属于小本。于是两个张量都有 person 这条轴，
+# 名字相同，就让同一行与同一行对应：安娜付 11，小本付 10。
 
 # %%
 show("prices @ amounts", (prices @ amounts).shape, [3, 3])
@@ -103,6 +113,8 @@ named = einx.dot("person [item], [item] shop -> person shop", amounts, prices)
 show("einx.dot", named, [[11, 9], [16, 10]])
 by_shop = einx.dot("person [item], shop [item] -> shop person", amounts, prices.T)
 show("shop before person", by_shop, [[11, 16], [9, 10]])
+each_own = einx.dot("person [item], person [item] -> person", amounts, prices.T)
+show("Anna shop 0, Ben shop 1", each_own, [11, 10])
 
 # %% [markdown] lang="en"
 # ## 3. Any number of axes
@@ -112,7 +124,7 @@ show("shop before person", by_shop, [[11, 16], [9, 10]])
 # and the place in the text.
 #
 # Now each shop adds its fee, 1 or 5. But `fee` has only one axis. torch compares the shapes from
-# the right. Where an axis is missing or has the length 1, torch repeats the numbers. This is
+# the right. Where an axis is missing or has 1 entry, torch repeats the numbers. This is
 # **broadcasting**. It is a trap too: if 1 and 5 are fees of Anna and Ben, `costs + fee` still adds
 # them by shop. `fee[:, None]` has the shape (2, 1), so torch adds it by person. In einx, the names
 # say which of the two is meant.
@@ -121,10 +133,10 @@ show("shop before person", by_shop, [[11, 16], [9, 10]])
 # ## 3. 任意多条轴
 # 第二天，安娜买 1 个苹果，小本买 1 瓶牛奶。`torch.stack` 把两天放进同一个张量，最前面多一条新轴。
 # 在 einx 里，`...` 表示“这里没有名字的所有轴”，它们都留下。于是同一行代码可以算一个人、
-# 一天或者一年。在模型里，`...` 通常是批次和文本中的位置。
+# 一天或者一年。在模型里，`...` 通常是批量和文本中的位置。
 #
 # 现在每家商店另收费用，1 或 5。可是 `fee` 只有一条轴。torch 从右边开始比较形状。
-# 哪条轴缺少，或者长度为 1，torch 就沿它重复这些数。这叫**广播**。它也是一个陷阱：
+# 哪条轴缺少，或者只有 1 项，torch 就沿它重复这些数。这叫**广播**。它也是一个陷阱：
 # 如果 1 和 5 是安娜和小本的费用，`costs + fee` 仍然按商店相加。`fee[:, None]` 的形状是 (2, 1)，
 # 所以按人相加。在 einx 里，名字说明了是哪一种。
 
@@ -132,7 +144,8 @@ show("shop before person", by_shop, [[11, 16], [9, 10]])
 days = torch.stack([amounts, torch.tensor([[1.0, 0, 0], [0, 0, 1]])])
 show("days.shape", days.shape, [2, 2, 3])
 each_day = einx.dot("... [item], [item] shop -> ... shop", days, prices)
-show("costs of each day", each_day, [[[11, 9], [16, 10]], [[1, 2], [2, 1]]])
+show("costs, day 0", each_day[0], [[11, 9], [16, 10]])
+show("costs, day 1", each_day[1], [[1, 2], [2, 1]])
 fee = torch.tensor([1.0, 5])
 show("costs + fee", costs + fee, [[12, 14], [17, 15]])
 show("costs + fee[:, None]", costs + fee[:, None], [[12, 10], [21, 15]])
@@ -141,36 +154,32 @@ show("einx.add", by_name, [[12, 10], [21, 15]])
 
 # %% [markdown] lang="en"
 # ## 4. The linear layer
-# A **linear layer** turns a vector `x` into a vector `y`: y = W x + b. The weight `W` has one row
-# for each number of `y`, so its shape is (out, in). Each number of `y` is the dot product of its
-# row with `x`, plus a number of its own, the **bias**: 1·1 + 2·2 + 10 = 15, 3·1 + 4·2 + 20 = 31.
+# A **linear layer** turns a vector `x` into a vector `y`: y = W x + b. The table `W` is called the
+# weight: it says how much each number of `x` counts. It has one row for each number of `y`, so its
+# shape is (out, in). Each number of `y` is the dot product of its row with `x`, plus a number of
+# its own, the **bias**: 1·1 + 2·2 + 10 = 15, 3·1 + 4·2 + 20 = 31.
 # With `@`, the right way is `x @ W.T`. Without `.T` we get 17 and 30, and no warning, because `W`
 # has as many rows as columns. The library's `linear` cannot go wrong here: it is
 # `einx.dot("... [in], out [in] -> ... out", x, W)` plus the bias. Our shopping was a linear layer
 # too: `W` is `prices.T`, and `b` is the fee of each shop.
 #
 # `Linear(3, 2)` keeps `W` as a parameter, and with `bias=True` also `b`: 3·2 + 2 = 8 numbers that
-# training changes. `copy_` overwrites them with ours, and `no_grad` tells torch that no gradient is
-# needed here. A new bias is 0. A new `W` is random with the size 1/√in, where "size" is the root of
-# the mean square. A sum of `in` random products grows like √in. So the output is about as large as
-# the input, for any `in`. The last row has √in · size of `W`, the size of the input, and the size
-# of the output. The first is 0.99, not 1, because numbers above 3/√in are left out.
+# training changes (`.numel()` counts the numbers of a tensor). `copy_` overwrites them with ours,
+# and `no_grad` tells torch that no gradient is needed here.
 
 # %% [markdown] lang="zh"
 # ## 4. 线性层
-# **线性层**把向量 `x` 变成向量 `y`：y = W x + b。权重 `W` 为 `y` 的每个数准备一行，
-# 所以形状是 (out, in)。`y` 的每个数等于它那一行与 `x` 的点积，再加上它自己的一个数，
-# 即**偏置**：1·1 + 2·2 + 10 = 15，3·1 + 4·2 + 20 = 31。
+# **线性层**把向量 `x` 变成向量 `y`：y = W x + b。数表 `W` 叫作权重，表示 `x` 的每个数占多大分量。
+# 它为 `y` 的每个数准备一行，所以形状是 (out, in)。`y` 的每个数等于它那一行与 `x` 的点积，
+# 再加上它自己的一个数，即**偏置**：1·1 + 2·2 + 10 = 15，3·1 + 4·2 + 20 = 31。
 # 用 `@` 时，正确的写法是 `x @ W.T`。不写 `.T` 就得到 17 和 30，而且没有警告，因为 `W` 的行数
 # 和列数相同。本库的 `linear` 在这里不会出错：
 # 它就是 `einx.dot("... [in], out [in] -> ... out", x, W)` 再加上偏置。
 # 前面的购物也是一个线性层：`W` 是 `prices.T`，`b` 是每家商店的费用。
 #
-# `Linear(3, 2)` 把 `W` 作为参数保存，有 `bias=True` 时也保存 `b`：3·2 + 2 = 8 个数，由训练来改变。
-# `copy_` 用我们的数覆盖它们，`no_grad` 告诉 torch 这里不需要梯度。新的偏置是 0。
-# 新的 `W` 是随机数，大小为 1/√in，这里的“大小”指平方的平均值再开方。`in` 个随机乘积之和
-# 按 √in 增长。所以不论 `in` 多大，输出都和输入差不多大。最后一行依次是：√in 乘以 `W` 的大小、
-# 输入的大小、输出的大小。第一个是 0.99 而不是 1，因为超过 3/√in 的数不要。
+# `Linear(3, 2)` 把 `W` 作为参数保存，有 `bias=True` 时也保存 `b`：3·2 + 2 = 8 个数，由训练来改变
+# （`.numel()` 数出张量里有多少个数）。`copy_` 用我们的数覆盖它们，`no_grad` 告诉 torch
+# 这里不需要梯度。
 
 # %%
 x, W, b = torch.tensor([1.0, 2]), torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([10.0, 20])
@@ -179,37 +188,65 @@ show("x @ W + b", x @ W + b, [17, 30])
 show("linear", linear(x, W, b), [15, 31])
 show("linear without b", linear(x, W), [5, 11])
 shopping = linear(days, prices.T, fee)
-show("shopping", shopping, [[[12, 14], [17, 15]], [[2, 7], [3, 6]]])
-show("torch", F.linear(days, prices.T, fee), shopping)
+show("shopping, day 0", shopping[0], costs + fee)
+show("shopping, day 1", shopping[1], [[2, 7], [3, 6]])
+assert torch.equal(F.linear(days, prices.T, fee), shopping)
 layer = Linear(3, 2, bias=True)
-show("parameters", sum(parameter.numel() for parameter in layer.parameters()), 8)
+show("parameters", sum([parameter.numel() for parameter in layer.parameters()]), 8)
 show("new bias", layer.bias, [0, 0])
 assert Linear(3, 2).bias is None
 with torch.no_grad():
     layer.weight.copy_(prices.T)
     layer.bias.copy_(fee)
-    show("Linear", layer(days), shopping)
-    torch.manual_seed(0)
-    wide, inputs = Linear(256, 512), torch.randn(100, 256)
-    tensors = 256**0.5 * wide.weight, inputs, wide(inputs)
-sizes = [tensor.square().mean().sqrt() for tensor in tensors]
-show("sizes", sizes, [0.987, 1, 0.987], within=[0.005, 0.02, 0.02])
+show("Linear, day 1", layer(days)[1], shopping[1])
+
+# %% [markdown] lang="en"
+# ## 5. How large are the first numbers?
+# A new bias is 0, and a new `W` is random. Let "size" be the root of the mean square. For two
+# random products, (p + q)² = p² + 2pq + q². Here 2pq is 0 on average, because it is as often
+# negative as positive. Only the squares add up. So a sum of n products has √n times the size of
+# one. In a layer, n is `in`. So `Linear` makes numbers of the size 1/√in: then the output is about
+# as large as the input. `torch.randn(100, 256)` makes 100 random vectors of 256 numbers, with the
+# mean 0 and a size near 1. √in · size of `W` is 0.99, not 1, because `Linear` uses no numbers above
+# 3/√in or below −3/√in.
+
+# %% [markdown] lang="zh"
+# ## 5. 最初的数应当多大？
+# 新的偏置是 0，新的 `W` 是随机数。这里的“大小”指平方的平均值再开方。两个随机乘积相加：
+# (p + q)² = p² + 2pq + q²。其中 2pq 有正有负，机会均等，平均是 0，只有平方会累加。
+# 所以 n 个乘积之和的大小，是一个乘积的 √n 倍。在线性层里，n 就是 `in`。
+# 因此 `Linear` 造出的数，大小为 1/√in，这样输出就和输入差不多大。`torch.randn(100, 256)`
+# 造出 100 个随机向量，每个有 256 个数，平均值是 0，大小接近 1。√in 与 `W` 的大小的乘积是 0.99，
+# 不是 1，因为 `Linear` 不用大于 3/√in 或小于 −3/√in 的随机数。
+
+# %%
+torch.manual_seed(0)
+wide, inputs = Linear(256, 512), torch.randn(100, 256)
+sizes = [x.square().mean().sqrt() for x in (wide.weight, inputs, wide(inputs))]
+show("√in · size of W", 256**0.5 * sizes[0], 0.987, within=0.005)
+show("sizes of input, output", sizes[1:], [1, 0.987], within=0.02)
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
-# Write `sums(x, y, w)` with einx or torch. `x` and `y` have the shape (row, d), and `w` has the
-# shape (head, out, d). Return three tensors:
+# Write `sums(x, y, w)` with einx or torch. `x` and `y` have the shape (row, d). `w` has the shape
+# (layer, out, d): it contains the weights of several linear layers. Return three tensors:
 # 1. shape (row): the dot product of each row of `x` with the same row of `y`;
-# 2. shape (row of x, row of y): the dot product of each row of `x` with each row of `y`;
-# 3. shape (head, row, out): `x` through the linear layer `w[head]` without bias, for each head.
+# 2. shape (row of x, row of y): the dot product of each row of `x` with each row of `y` (in einx,
+#    these two axes need two names);
+# 3. shape (layer, row, out): `x` through each linear layer, without bias (`linear` accepts a `w`
+#    with two axes only).
+#
+# Then run `scratchlm-learn 12 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 用 einx 或 torch 写出 `sums(x, y, w)`。`x` 和 `y` 的形状是 (row, d)，
-# `w` 的形状是 (head, out, d)。返回三个张量：
+# 用 einx 或 torch 写出 `sums(x, y, w)`。`x` 和 `y` 的形状是 (row, d)。
+# `w` 的形状是 (layer, out, d)：里面是好几个线性层的权重。返回三个张量：
 # 1. 形状 (row)：`x` 的每一行与 `y` 的同一行的点积；
-# 2. 形状 (x 的行, y 的行)：`x` 的每一行与 `y` 的每一行的点积；
-# 3. 形状 (head, row, out)：对每个 head，让 `x` 经过没有偏置的线性层 `w[head]`。
+# 2. 形状 (x 的行, y 的行)：`x` 的每一行与 `y` 的每一行的点积（在 einx 里，这两条轴要用两个名字）；
+# 3. 形状 (layer, row, out)：让 `x` 经过每一个线性层，不加偏置（`linear` 只接受有两条轴的 `w`）。
+#
+# 然后运行 `scratchlm-learn 12 --check FILE`。
 
 
 # %% tags=["exercise"]
@@ -221,17 +258,17 @@ def sums(x, y, w):
 def sums(x, y, w):
     same_row = einx.dot("row [d], row [d] -> row", x, y)
     all_pairs = einx.dot("row [d], other [d] -> row other", x, y)
-    return same_row, all_pairs, einx.dot("row [d], head out [d] -> head row out", x, w)
+    return same_row, all_pairs, einx.dot("row [d], layer out [d] -> layer row out", x, w)
 
 
 # %% tags=["check"]
 def check(answer, same):
-    for rows, d, heads, out in [(1, 3, 2, 4), (3, 3, 3, 3), (4, 5, 2, 3)]:
+    for rows, d, layers, out in [(1, 3, 2, 4), (3, 3, 3, 3), (4, 5, 2, 3)]:
         generator = torch.Generator().manual_seed(rows)
         x, y = torch.randn(2, rows, d, generator=generator)
-        w = torch.randn(heads, out, d, generator=generator)
-        layers = torch.stack([linear(x, each) for each in w])
-        same(answer(x, y, w), ((x * y).sum(-1), linear(x, y), layers))
+        w = torch.randn(layers, out, d, generator=generator)
+        third = torch.stack([linear(x, each) for each in w])
+        same(answer(x, y, w), ((x * y).sum(-1), linear(x, y), third))
 
 
 def not_added_up(x, y, w):
@@ -245,17 +282,17 @@ def pairs_turned(x, y, w):
 
 
 def rows_first(x, y, w):
-    """The third result has the rows before the heads. | 第三个结果把 row 排在了 head 前面。"""
+    """The third result has the rows before the layers. | 第三个结果把 row 排在了 layer 前面。"""
     return (x * y).sum(-1), x @ y.T, (x @ w.mT).transpose(0, 1)
 
 
-def heads_added_up(x, y, w):
-    """The third result is added up over the heads. | 第三个结果沿 head 求和了。"""
+def layers_added_up(x, y, w):
+    """The third result is added up over the layers. | 第三个结果沿 layer 求和了。"""
     return (x * y).sum(-1), x @ y.T, (x @ w.mT).sum(0)
 
 
 EXERCISE = "sums"
-WRONG = [not_added_up, pairs_turned, rows_first, heads_added_up]
+WRONG = [not_added_up, pairs_turned, rows_first, layers_added_up]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", '"... [in], out [in] -> ... out"', '"... [in], [in] out -> ... out"'),
     ("scratchlm.functional", "    return y if bias is None else y + bias", "    return y"),
