@@ -185,7 +185,7 @@ with figure("19-stream", 7, 2.8) as axes:
 # 那一行的点积，也就是与它在嵌入里的那一行的点积。`the` 的那一行是 2 0 0 0，
 # 所以它的 logit 是 2 · 0.8046 = 1.6092，不舍入则是 1.6093。
 # 在 `sat` 之后，没有训练过的模型认为下一个还是 `sat`。`Transformer` 用更快的层做同样的几步。
-# 只给前两个 token，logits 不变，因为谁也看不到后面的 token。一个批次里的各段文本互不影响。
+# 只给前两个 token，logits 不变，因为谁也看不到后面的 token。一个批量里的各段文本互不影响。
 
 # %%
 hidden = f.rms_norm(y_1, w["norm"])

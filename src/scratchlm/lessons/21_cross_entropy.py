@@ -93,14 +93,14 @@ with figure("21-minus-log-p") as axes:
 
 # %% [markdown] lang="zh"
 # ## 2. 许多 token：交叉熵与困惑度
-# 一个批次的损失，是对其中所有目标的 −ln p 取平均，叫作**交叉熵**。
+# 一个批量的损失，是对其中所有目标的 −ln p 取平均，叫作**交叉熵**。
 # 目标是 0 和 2 时，它是 (0.4076 + 2.4076) / 2 = 1.4076。
 #
 # exp 又是 ln 的逆运算：exp(0.4076) = 1.5032 = 1 / 0.6652。这就是**困惑度**：
 # 模型的把握，相当于在 1.5032 个 token 里瞎猜一个。如果 V 个 logits 全都相等，每个 token 都有
 # p = 1/V，损失就是 ln V，困惑度就是 V。新模型的 logits 几乎相等。GPT-2 有 50,257 个 token，
-# 所以刚建好时，损失应当在 ln 50,257 = 10.8249 附近。对一个批次，要先求平均损失，再取 exp：
-# exp(1.4076) = 4.0862。两个困惑度的平均值是 6.3053，这不是整个批次的困惑度。
+# 所以刚建好时，损失应当在 ln 50,257 = 10.8249 附近。对一个批量，要先求平均损失，再取 exp：
+# exp(1.4076) = 4.0862。两个困惑度的平均值是 6.3053，这不是整个批量的困惑度。
 
 # %%
 two = cross_entropy(torch.stack([x, x]), torch.tensor([0, 2]))
@@ -288,7 +288,7 @@ show("256 equal probabilities", bits_per_byte(math.log(256), 1), 8)
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 写出 `mean_loss(logits, targets)`，即一个批次的交叉熵。`logits` 的形状是（文本, 位置, 词表），
+# 写出 `mean_loss(logits, targets)`，即一个批量的交叉熵。`logits` 的形状是（文本, 位置, 词表），
 # `targets` 的形状是（文本, 位置）。有些目标是 −100，logits 可以大到 1000。
 # 可以用 torch 的 `exp`、`log`、`sum`、`max`，以及循环或下标，但不用现成的 softmax 或损失。
 # 然后运行 `scratchlm-learn 21 --check FILE`。
