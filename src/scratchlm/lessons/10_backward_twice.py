@@ -19,11 +19,11 @@
 # 4a: (1, 2, 3, 4) and (4, 8, 12, 16).
 #
 # Both losses need the same graph. But the first `.backward()` frees the numbers that the graph
-# keeps, because these numbers need memory. So the second call raises an error. (Lesson 9 explains
-# `error_of`.) With `retain_graph=True` the numbers stay for another pass. Then
-# `a.grad` holds the sum of both gradients: (5, 10, 15, 20). PyTorch adds because the gradient of a
-# sum of losses is the sum of the gradients. So the last line gets the same numbers with one
-# pass. This way is better, because it frees the memory.
+# keeps, because these numbers need memory. So the second call raises the error `FREED`. (Lesson 9
+# explains `error_of`.) With `retain_graph=True` the numbers stay for another pass. Then `a.grad`
+# holds the sum of both gradients: (5, 10, 15, 20). PyTorch adds because the gradient of a sum of
+# losses is the sum of the gradients. So the last line gets the same numbers with one pass. This way
+# is better: the graph does not have to stay in memory for a second pass.
 
 # %% [markdown] lang="zh"
 # ## 1. 两个损失：梯度会相加，计算图会消失
@@ -31,18 +31,17 @@
 # 还要除以 4。所以两个梯度是 a 和 4a：(1, 2, 3, 4) 和 (4, 8, 12, 16)。
 #
 # 两个损失要用同一张计算图。但是第一次 `.backward()` 一用完图里留着的数，就把它们释放掉，
-# 因为它们占内存。所以第二次调用会报错。（`error_of` 就是第 9 课用过的那个函数。）
+# 因为它们占内存。所以第二次调用会报错 `FREED`。（`error_of` 就是第 9 课用过的那个函数。）
 # 写上 `retain_graph=True`，这些数就留着，可以再传播一次，`a.grad` 里便是两个梯度的和：
 # (5, 10, 15, 20)。PyTorch 之所以相加，是因为损失之和的梯度就等于梯度之和。所以最后一行
-# 只传播一次，就得到同样的数。这种写法更好，因为它会释放内存。
+# 只传播一次，就得到同样的数。这种写法更好：不必为第二次传播把计算图留在内存里。
 
 # %%
-import math
 from types import SimpleNamespace
 
 import torch
 
-from scratchlm.functional import silu
+from scratchlm.functional import cross_entropy, silu
 from scratchlm.lessons.show import error_of, figure, show
 from scratchlm.optim.sgd import SGD
 from scratchlm.training.trainer import Trainer
@@ -68,37 +67,38 @@ show("one pass", a.grad, [5, 10, 15, 20])
 
 # %% [markdown] lang="en"
 # ## 2. A batch in pieces
-# A large batch makes the gradient steadier, but its graph may not fit in memory. So we cut the
-# batch into pieces. Each is a **micro-batch**. We call `.backward()` for each micro-batch, let the
-# gradients add up in `.grad`, and make one step at the end. This is **gradient accumulation**. Each
-# `.backward()` frees its graph, so only one graph is in memory at a time.
+# Every batch is a random sample of the text. The mean over many targets depends less on chance. But
+# the graph of a large batch may not fit in memory. So we cut the batch into pieces. Each is a
+# **micro-batch**. We call `.backward()` for each micro-batch, let the gradients add up in `.grad`,
+# and make one step at the end. This is **gradient accumulation**. Each `.backward()` frees its
+# graph, so only one graph is in memory at a time.
 #
 # The model here is one number, w = 1. A target t has the loss (w − t)², and its derivative is
 # 2(w − t). So the target 3 adds −4, and each of three targets 0 adds 2. The mean over all
 # targets is (−4 + 2 + 2 + 2) / 4 = 0.5. With micro-batches, divide each sum by 4, the number of all
 # targets. A usual mistake is the mean of the means: (−4 + 2) / 2 = −1. Here its sign is wrong too,
 # because the 1 target of the first micro-batch counts as much as the 3 others together.
-# (`torch.cat` joins the two micro-batches to one batch.)
 
 # %% [markdown] lang="zh"
 # ## 2. 分成几块的批量
-# 批量大，梯度就更稳，但它的计算图可能放不进内存。所以把批量分成几块，每一块叫一个**微批量**。
+# 批量是从文本里随机取的：目标越多，平均值受偶然的影响就越小。但批量大了，计算图可能放不进内存。
+# 所以把批量分成几块，每一块叫一个**微批量**。
 # 对每个微批量调用 `.backward()`，让梯度在 `.grad` 里相加，最后才更新一步。这叫**梯度累积**。
 # 每次 `.backward()` 都会释放自己的计算图，所以内存里同时只有一张图。
 #
 # 这里的模型只有一个数，w = 1。目标 t 的损失是 (w − t)²，导数是 2(w − t)。
 # 所以目标 3 贡献 −4，三个目标 0 各贡献 2。对所有目标取平均：(−4 + 2 + 2 + 2) / 4 = 0.5。
 # 分成微批量时，每个微批量求和，都除以 4，也就是所有目标的个数。常见的错误是取平均的平均：
-# (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里的 1 个目标顶了另外 3 个。
-# （`torch.cat` 把两个微批量接成一个批量。）
+# (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里 1 个目标的分量，
+# 和另外 3 个合起来一样大。
 
 # %%
 w = torch.tensor(1.0, requires_grad=True)
-pieces = [torch.tensor([3.0]), torch.tensor([0.0, 0, 0])]
-((w - torch.cat(pieces)) ** 2).mean().backward()
+((w - torch.tensor([3.0, 0, 0, 0])) ** 2).mean().backward()
 show("one batch", w.grad, 0.5)
 
 w.grad = None
+pieces = [torch.tensor([3.0]), torch.tensor([0.0, 0, 0])]
 for t in pieces:
     (((w - t) ** 2).sum() / 4).backward()
 show("sums / 4", w.grad, 0.5)
@@ -110,102 +110,129 @@ show("mean of means", w.grad, -1)
 
 # %% [markdown] lang="en"
 # ## 3. The library's trainer
-# Now the model is a table: for each of 3 tokens, 3 logits for the next token. All logits are 0, so
-# each probability is 1/3, and the loss of each target is −ln(1/3) = 1.0986. The target −100 means
-# that there is no target: the loss ignores it. We need one rule, which lesson 22 derives: the
-# gradient of a logit is its probability minus the fraction of the targets that are its token.
+# The library's `Trainer` runs the training loop of lesson 1, with gradient accumulation. Our model
+# is a table: `torch.nn.Embedding(2, 2)` has one row for each of 2 tokens. A row contains 2 logits
+# for the next token, all 0 at first. The target −100 means that there is no target:
+# `cross_entropy` ignores it.
 #
-# In step 1 the input is always token 0, and the targets are 1, 2, 2, 2. So the gradient of row 0 is
-# (1/3 − 0, 1/3 − 1/4, 1/3 − 3/4) = (0.3333, 0.0833, −0.4167). In step 2 the input is token 1, and
-# the targets are 0, 0, 1. With the learning rate 1, a step subtracts the gradient from the table.
+# First we make two steps by hand, each with a batch of 2 rows and 3 targets. In step 1 the input is
+# always token 0. One target is 1 and two are 0, so in row 0 of the table the logit of 0 grows. In
+# step 2 the input is token 1, and the targets are 1, 1, 0. The size of the change, 1/6, comes from
+# a rule of lesson 22.
 #
-# The trainer makes these two steps twice: with 2 micro-batches of 1 line in each step, and with 1
-# micro-batch of 2 lines. The tables must be equal. `inputs.split(rows)` cuts the inputs after every
-# `rows` lines. `from_pretrained` makes the model from a table of zeros. `SimpleNamespace` makes an
-# object whose `batch(i)` is `batches[i]`. With `math.inf`, the trainer accepts any gradient.
+# Then a trainer makes the same two steps, each with 2 micro-batches (`accumulate`) of 1 row. Both
+# tables must be equal. The trainer calls `stream.batch(i)` to get micro-batch `i`:
+# `SimpleNamespace` makes an object that contains this function. Both losses are ln 2 = 0.6931,
+# because all logits of the row are 0 before its step.
 
 # %% [markdown] lang="zh"
 # ## 3. 本库的训练器
-# 现在的模型是一张表：3 个 token 各有一行，每行 3 个 logits，用来预测下一个 token。logits 全是 0，
-# 所以每个概率都是 1/3，每个目标的损失都是 −ln(1/3) = 1.0986。目标 −100 表示没有目标，
-# 损失会忽略它。这里要用一条规则，第 22 课再推导：一个 logit 的梯度，等于它的概率，
-# 减去它的 token 在目标中的比例。
+# 本库的 `Trainer` 做的就是第 1 课的训练循环，再加上梯度累积。这里的模型是一张表：
+# `torch.nn.Embedding(2, 2)` 为 2 个 token 各留一行，每行有 2 个 logits，用来预测下一个 token，
+# 一开始全是 0。目标 −100 表示没有目标：`cross_entropy` 会忽略它。
 #
-# 第 1 步的输入总是 token 0，目标是 1、2、2、2。所以第 0 行的梯度是
-# (1/3 − 0, 1/3 − 1/4, 1/3 − 3/4) = (0.3333, 0.0833, −0.4167)。第 2 步的输入是 token 1，
-# 目标是 0、0、1。学习率取 1，所以一步就从表中减去整个梯度。
+# 先手工做两步，每步的批量有 2 行，共 3 个目标。第 1 步的输入总是 token 0，
+# 目标中一个是 1，两个是 0，所以表的第 0 行里，0 的 logit 变大。
+# 第 2 步的输入是 token 1，目标是 1、1、0。变化的大小是 1/6，出自第 22 课的一条规则。
 #
-# 训练器把这两步做两遍：一遍是每步 2 个微批量，各 1 行；一遍是每步 1 个微批量，共 2 行。
-# 两张表必须相等。`inputs.split(rows)` 把输入按每 `rows` 行切开。`from_pretrained` 用一张全零的表
-# 造出模型。`SimpleNamespace` 造出一个对象，它的 `batch(i)` 就是 `batches[i]`。
-# 写上 `math.inf`，梯度再大训练器也照样接受。
+# 再让训练器做同样的两步，每步 2 个微批量（`accumulate`），各 1 行。两张表必须相等。
+# 训练器调用 `stream.batch(i)` 来取微批量 `i`：`SimpleNamespace` 造出一个带有这个函数的对象。
+# 两步的损失都是 ln 2 = 0.6931，因为更新之前，那一行的 logits 全是 0。
 
 # %%
-inputs = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]])
-targets = torch.tensor([[1, -100, -100], [2, 2, 2], [0, 0, -100], [1, -100, -100]])
-for rows in (1, 2):
-    batches = list(zip(inputs.split(rows), targets.split(rows), strict=True))
-    model = torch.nn.Embedding.from_pretrained(torch.zeros(3, 3), freeze=False)
-    trainer = Trainer(
-        model,
-        SGD(model.parameters(), lr=1.0),
-        SimpleNamespace(batch=batches.__getitem__),
-        TrainerConfig(iterations=2, batch_size=rows, accumulate=2 // rows, max_grad_norm=math.inf),
-    )
-    losses = [trainer.train_step()["loss"] for step in range(2)]
-    show(f"batch_size {rows}: losses", losses, [1.0986, 1.0986])
-    table = [[-0.3333, -0.0833, 0.4167], [0.3333, 0, -0.3333], [0, 0, 0]]
-    show("table", model.weight, table)
+inputs = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]])
+targets = torch.tensor([[1, -100], [0, 0], [1, 1], [0, -100]])
+
+
+def new_table():
+    model = torch.nn.Embedding(2, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+    return model, SGD(model.parameters(), lr=1.0)
+
+
+model, optimizer = new_table()
+for start, end in [(0, 2), (2, 4)]:
+    optimizer.zero_grad()
+    cross_entropy(model(inputs[start:end]), targets[start:end]).backward()
+    optimizer.step()
+show("table", model.weight, [[0.1667, -0.1667], [-0.1667, 0.1667]])
+
+stream = SimpleNamespace(batch=lambda i: (inputs[i : i + 1], targets[i : i + 1]))
+other, optimizer = new_table()
+trainer = Trainer(other, optimizer, stream, TrainerConfig(iterations=2, batch_size=1, accumulate=2))
+losses = [trainer.train_step()["loss"], trainer.train_step()["loss"]]
+show("the trainer's losses", losses, [0.6931, 0.6931])
+show("the trainer's table", other.weight, model.weight)
 
 # %% [markdown] lang="en"
 # ## 4. The gradient of a gradient
-# The derivative of a derivative is a **higher-order derivative**. x³ has the derivative 3x², then
-# 6x, then 6. At x = 4 these are 64, 48, 24, 6. `torch.autograd.grad(y, x)` returns the gradient of
-# `y` and leaves `x.grad` alone. With `create_graph=True` it also records a graph of its own
-# computation. So the result has a gradient too. Without it, PyTorch refuses the second derivative.
+# The derivative of a derivative is the second derivative, and so on. From the second on, it is a
+# **higher-order derivative**. x³ has the derivative 3x², then 6x, then 6. At x = 4 these are 64,
+# 48, 24, 6. `torch.autograd.grad(y, x)` returns a list of gradients of `y`, and leaves `x.grad`
+# alone. Here the list has one entry, `[0]`, because we give it one `x`. With `create_graph=True`
+# it also records a graph of its own computation. So the result has a gradient too. Without it,
+# PyTorch refuses the second derivative, with the error `NO_GRAPH`.
 
 # %% [markdown] lang="zh"
 # ## 4. 梯度的梯度
-# 导数的导数叫**高阶导数**。x³ 的导数是 3x²，然后是 6x，然后是 6；在 x = 4 处依次是
-# 64、48、24、6。`torch.autograd.grad(y, x)` 返回 `y` 的梯度，不动 `x.grad`。
+# 导数的导数叫二阶导数；二阶及以上统称**高阶导数**。x³ 的导数是 3x²，然后是 6x，然后是 6；
+# 在 x = 4 处依次是 64、48、24、6。`torch.autograd.grad(y, x)` 返回 `y` 的梯度的列表，
+# 不动 `x.grad`。这里只给了一个 `x`，所以列表里只有一项，就是 `[0]`。
 # 写上 `create_graph=True`，它还会把自己的计算也记成一张图，所以结果又有梯度。
-# 不写的话，PyTorch 会拒绝求二阶导数。
+# 不写的话，PyTorch 会拒绝求二阶导数，报错 `NO_GRAPH`。
 
 # %%
 x = torch.tensor(4.0, requires_grad=True)
 y = x**3
 for name, expected in [("x³", 64), ("3x²", 48), ("6x", 24), ("6", 6)]:
     show(name, y, expected)
-    (y,) = torch.autograd.grad(y, x, create_graph=True)
+    y = torch.autograd.grad(y, x, create_graph=True)[0]
 
 NO_GRAPH = "does not require grad and does not have a grad_fn"
-(slope,) = torch.autograd.grad(x**3, x)
+slope = torch.autograd.grad(x**3, x)[0]
 show("without create_graph", error_of(slope.backward, NO_GRAPH), NO_GRAPH)
 
 # %% [markdown] lang="en"
-# The library's `silu` is x · σ(x). Write s for σ(x). Lesson 6 gives s′ = s(1 − s). The product rule
-# (uv)′ = u′v + uv′ gives the formulas below. At x = 1: s = 0.7311, s′ = 0.1966, and
-# s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909. `grad` wants one number, so the code passes a sum. Each
-# number in the sum depends only on its own x. In the picture, each curve is the slope of the curve
-# before. Where `silu` is lowest, its first derivative is 0. Where the first derivative is highest,
-# the second derivative is 0.
+# The library's `silu` is x · σ(x). Write s for σ(x). Lesson 6 gives s′ = s(1 − s) = s − s². The
+# product rule (uv)′ = u′v + uv′ gives the rest:
+# ```
+# s″    = s′ − 2s · s′ = s′(1 − 2s)
+# silu′ = (x · s)′     = s + x · s′
+# silu″ = s′ + s′ + x · s″ = 2s′ + x · s″
+# ```
+# At x = 1: s = 0.7311, s′ = 0.1966, and s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909. `grad` needs one
+# number, so the code passes a sum. Each number in the sum depends only on its own x.
+#
+# In the picture, each curve is the slope of the curve before. Where `silu` is lowest, its first
+# derivative is 0. Where the first derivative is highest, the second derivative is 0. The black dots
+# are the three numbers at x = 1.
 
 # %% [markdown] lang="zh"
-# 本库的 `silu` 是 x · σ(x)。把 σ(x) 写作 s。由第 6 课，s′ = s(1 − s)。再用乘法法则
-# (uv)′ = u′v + uv′，就得到下面的式子。在 x = 1 处：s = 0.7311，s′ = 0.1966，
-# s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909。`grad` 只接受一个数，所以代码里先求和；
-# 和里的每个数只取决于它自己的 x。图中每条曲线都是前一条的斜率：
-# `silu` 最低的地方，一阶导数是 0；一阶导数最高的地方，二阶导数是 0。
+# 本库的 `silu` 是 x · σ(x)。把 σ(x) 写作 s。第 6 课讲过，s′ = s(1 − s) = s − s²。
+# 用乘积法则 (uv)′ = u′v + uv′ 得到其余的：
+# ```
+# s″    = s′ − 2s · s′ = s′(1 − 2s)
+# silu′ = (x · s)′     = s + x · s′
+# silu″ = s′ + s′ + x · s″ = 2s′ + x · s″
+# ```
+# 在 x = 1 处：s = 0.7311，s′ = 0.1966，s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909。
+# `grad` 只接受一个数，所以代码里先求和；和里的每个数只取决于它自己的 x。
+#
+# 图中每条曲线都是前一条的斜率：`silu` 最低的地方，一阶导数是 0；
+# 一阶导数最高的地方，二阶导数是 0。黑点是 x = 1 处的三个数。
 
 # %%
 x = torch.tensor([-3.0, 0.0, 1.0], requires_grad=True)
 values = silu(x)
-(first,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+first = torch.autograd.grad(values.sum(), x, create_graph=True)[0]
 s = x.sigmoid()
-show("x s", values, x * s)
-show("s + x s′", first, s + x * s * (1 - s))
-(second,) = torch.autograd.grad(first.sum(), x)
-show("2 s′ + x s″", second, s * (1 - s) * (2 + x * (1 - 2 * s)))
+s1 = s * (1 - s)
+s2 = s1 * (1 - 2 * s)
+show("silu = x s", values, x * s)
+show("silu′ = s + x s′", first, s + x * s1)
+second = torch.autograd.grad(first.sum(), x)[0]
+show("silu″ = 2 s′ + x s″", second, 2 * s1 + x * s2)
 show("at 1", [values[2], first[2], second[2]], [0.7311, 0.9277, 0.3024])
 
 # %% tags=["figure"]
@@ -214,7 +241,7 @@ with figure("10-slopes") as axes:
     curve = silu(at)
     for name in ("silu", "silu′", "silu″"):
         axes.plot(at.detach(), curve.detach(), label=name, linewidth=2)
-        (curve,) = torch.autograd.grad(curve.sum(), at, create_graph=True)
+        curve = torch.autograd.grad(curve.sum(), at, create_graph=True)[0]
     axes.plot([1, 1, 1], [0.7311, 0.9277, 0.3024], "o", color="black", markersize=4)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set(xlabel="x", ylim=(-0.5, 2))
@@ -225,13 +252,14 @@ with figure("10-slopes") as axes:
 # A model should not change too fast when its input changes. A gradient penalty is a loss that says
 # so. Let f = σ(w₁x₁ + w₂x₂ + …), and let P be the sum of the squares of ∂f/∂x₁, ∂f/∂x₂, …
 # Write `penalty(w, x)`: `w` and `x` are lists of numbers of the same length. Return the gradient of
-# P with respect to `w`. Use torch.
+# P for `w`: ∂P/∂w₁, ∂P/∂w₂, … Use torch. Then run `scratchlm-learn 10 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 输入变化时，模型的输出不应变得太快。梯度惩罚就是表达这个要求的损失。
 # 设 f = σ(w₁x₁ + w₂x₂ + …)，P 是 ∂f/∂x₁、∂f/∂x₂、… 的平方和。
-# 写出 `penalty(w, x)`：`w` 和 `x` 是同样长的两个列表。返回 P 关于 `w` 的梯度。用 torch 来写。
+# 写出 `penalty(w, x)`：`w` 和 `x` 是两个列表，里面的数一样多。返回 P 对 `w` 的梯度：
+# ∂P/∂w₁、∂P/∂w₂、… 用 torch 来写。然后运行 `scratchlm-learn 10 --check FILE`。
 
 
 # %% tags=["exercise"]
@@ -243,7 +271,7 @@ def penalty(w, x):
 def penalty(w, x):
     w, x = (torch.tensor(each, requires_grad=True) for each in (w, x))
     f = (w * x).sum().sigmoid()
-    (slopes,) = torch.autograd.grad(f, x, create_graph=True)
+    slopes = torch.autograd.grad(f, x, create_graph=True)[0]
     (slopes * slopes).sum().backward()
     return w.grad
 
@@ -280,13 +308,20 @@ def not_squared(w, x):
 
 
 def by_x(w, x):
-    """This is the gradient with respect to x, not w. | 这是关于 x 的梯度，不是关于 w 的。"""
+    """This is the gradient for x, not for w. | 这是对 x 的梯度，不是对 w 的。"""
     w, _, d1, d2 = parts(w, x)
     return 2 * d1 * d2 * (w**2).sum() * w
 
 
+def no_graph(w, x):
+    """The slopes have no graph: create_graph is missing. | 斜率没有计算图：少了 create_graph。"""
+    w, x = (torch.tensor(each, requires_grad=True) for each in (w, x))
+    slopes = torch.autograd.grad((w * x).sum().sigmoid(), x)[0]
+    (slopes * slopes).sum().backward()
+
+
 EXERCISE = "penalty"
-WRONG = [constant_slope, adds_up, not_squared, by_x]
+WRONG = [constant_slope, adds_up, not_squared, by_x, no_graph]
 FAULTS = [  # planted in the library, each must make this lesson fail
     (
         "scratchlm.training.trainer",
