@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_a_mistake_is_also_known_by_its_error():
     scope = {"check": lambda answer, same: same(answer(2), 1.0), "WRONG": [halves]}
     assert verdict(scope, lambda n: 1 / (n - 2), "zh") == "除以零。"
     assert verdict(scope, lambda n: int("one"), "en").startswith("ValueError")
+
+
+def test_a_mistake_is_also_known_by_nan():
+    def empty_mean(n):
+        """It divides 0 by 0. | 它用 0 除以 0。"""
+        return math.nan
+
+    scope = {"check": lambda answer, same: same(answer(2), 1.0), "WRONG": [empty_mean]}
+    assert verdict(scope, lambda n: torch.zeros(0).mean(), "en") == "It divides 0 by 0."
 
 
 @pytest.mark.parametrize(

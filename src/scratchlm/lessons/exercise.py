@@ -63,7 +63,7 @@ def _same_numbers(got: Any, want: torch.Tensor, place: tuple[int, ...]) -> None:
             f"the shape of your answer is {mine}, but must be {right}",
             f"你的答案的形状是 {mine}，应为 {right}",
         )
-    near = torch.isclose(got.double(), want.detach().double(), rtol=1e-5, atol=1e-5)
+    near = torch.isclose(got.double(), want.detach().double(), rtol=1e-5, atol=1e-5, equal_nan=True)
     if not near.all():
         index = tuple((~near).nonzero()[0].tolist())
         raise _unequal(got[index].item(), want[index].item(), (*place, *index))
