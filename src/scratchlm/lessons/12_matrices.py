@@ -233,8 +233,7 @@ show("sizes of input, output", sizes[1:], [1, 0.987], within=0.02)
 # 1. shape (row): the dot product of each row of `x` with the same row of `y`;
 # 2. shape (row of x, row of y): the dot product of each row of `x` with each row of `y` (in einx,
 #    these two axes need two names);
-# 3. shape (layer, row, out): `x` through each linear layer, without bias (`linear` accepts a `w`
-#    with two axes only).
+# 3. shape (layer, row, out): `x` through each linear layer, without bias.
 #
 # Then run `scratchlm-learn 12 --check FILE`.
 
@@ -244,7 +243,7 @@ show("sizes of input, output", sizes[1:], [1, 0.987], within=0.02)
 # `w` 的形状是 (layer, out, d)：里面是好几个线性层的权重。返回三个张量：
 # 1. 形状 (row)：`x` 的每一行与 `y` 的同一行的点积；
 # 2. 形状 (x 的行, y 的行)：`x` 的每一行与 `y` 的每一行的点积（在 einx 里，这两条轴要用两个名字）；
-# 3. 形状 (layer, row, out)：让 `x` 经过每一个线性层，不加偏置（`linear` 只接受有两条轴的 `w`）。
+# 3. 形状 (layer, row, out)：让 `x` 经过每一个线性层，不加偏置。
 #
 # 然后运行 `scratchlm-learn 12 --check FILE`。
 
@@ -291,8 +290,13 @@ def layers_added_up(x, y, w):
     return (x * y).sum(-1), x @ y.T, (x @ w.mT).sum(0)
 
 
+def one_weight_only(x, y, w):
+    """`linear` accepts a weight with two axes only. | `linear` 只接受有两条轴的权重。"""
+    return linear(x, w)
+
+
 EXERCISE = "sums"
-WRONG = [not_added_up, pairs_turned, rows_first, layers_added_up]
+WRONG = [not_added_up, pairs_turned, rows_first, layers_added_up, one_weight_only]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", '"... [in], out [in] -> ... out"', '"... [in], [in] out -> ... out"'),
     ("scratchlm.functional", "    return y if bias is None else y + bias", "    return y"),
