@@ -2,40 +2,82 @@
 # # 14 · Attention in numbers
 # Question: how does a word learn from the words before it, and from no other?
 #
-# You know from lesson 13 that each token is a vector, and from lesson 12 how to multiply matrices.
-# Here three tokens look at each other: 30 numbers in, 6 out, every one in between printed.
+# You know from lesson 2 that attention collects information from the vectors of earlier tokens, and
+# from lesson 12 what a dot product is. Here you compute attention for three tokens, number by
+# number. Then the library and PyTorch must give the same.
 
 # %% [markdown] lang="zh"
 # # 14 · 用数字看注意力
 # 问题：一个词怎样从它前面的词学到东西，而不受后面的词影响？
 #
-# 第 13 课讲过，每个 token 是一个向量；第 12 课讲过矩阵乘法。
-# 这里让三个 token 互相看：输入 30 个数，输出 6 个，中间的每一个都打印出来。
+# 第 2 课讲过，注意力从更早的 token 的向量那里收集信息；第 12 课讲过点积。
+# 这一课为三个 token 计算注意力，每一个数都算出来，然后与本库和 PyTorch 的结果对照。
 
 # %%
 import torch
 import torch.nn.functional as F
 
-from scratchlm.functional import scaled_dot_product_attention, softmax
+from scratchlm.functional import linear, scaled_dot_product_attention, softmax
 from scratchlm.lessons.show import figure, show
 
-tokens = ["the", "cat", "sat"]
-q = torch.tensor([[1.0, 0, 1, 0], [0, 2, 0, 1], [1, 1, 1, 1]])
-k = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [2, 0, 0, 1]])
-v = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
-
 # %% [markdown] lang="en"
-# ## 1. Scores: who fits whom
-# Every token asks a question (its **query vector** `q`), offers a label (its **key vector** `k`)
-# and has something to give (its **value vector** `v`). The dot product of a question and a label is
-# their score. Row 2 belongs to `sat`. Its score with itself is the highest, 3 against 2 and 2.
-# Check one by hand: 1·2 + 1·0 + 1·0 + 1·1 = 3.
+# ## 1. Three vectors for each token
+# Think of people in a room. Each person has a question. Each person wears a label, which says what
+# he or she knows. And each person has something to tell. In attention, a token has three vectors:
+# - its **query vector**: what the token looks for;
+# - its **key vector**: what others can find at this token;
+# - its **value vector**: what others get from this token.
+#
+# All three come from the vector `x` of the token. Three linear layers (lesson 12), with the weights
+# `W_q`, `W_k` and `W_v`, turn `x` into `q`, `k` and `v`. Training chooses the weights. Here we made
+# them up, so that the numbers are small. The three vectors in `x` are one-hot (lesson 13). So the
+# weights are easy to read: column 0 of `W_q` is the query vector of `the`, column 1 that of `cat`
+# and column 2 that of `sat`. In the output, each token has a row. Rows are counted from 0.
 
 # %% [markdown] lang="zh"
-# ## 1. 分数：谁和谁合得来
-# 每个 token 提一个问题（它的**查询向量** `q`），挂一个标签（它的**键向量** `k`），
-# 并有东西可给（它的**值向量** `v`）。问题与标签合不合，就看它们的点积。
-# 第 2 行是 `sat`：它和自己最合，3 对 2 和 2。手算一个：1·2 + 1·0 + 1·0 + 1·1 = 3。
+# ## 1. 每个 token 有三个向量
+# 设想一屋子的人：每个人都有一个问题；每个人都带一个标签，写着自己懂什么；
+# 每个人还有一份可以交给别人的内容。在注意力里，每个 token 有三个向量：
+# - **查询向量**：这个 token 要找什么；
+# - **键向量**：别人在这个 token 这里能找到什么；
+# - **值向量**：别人从这个 token 得到什么。
+#
+# 三者都来自这个 token 的向量 `x`。三个线性层（第 12 课），权重是 `W_q`、`W_k` 和 `W_v`，
+# 把 `x` 变成 `q`、`k` 和 `v`。权重由训练来确定。这里的权重是我们编的，好让数都很小。
+# `x` 里的三个向量是独热向量（第 13 课），所以权重很容易读：`W_q` 的第 0 列是 `the` 的查询向量，
+# 第 1 列是 `cat` 的，第 2 列是 `sat` 的。输出中每个 token 占一行，行号从 0 数起。
+
+# %%
+tokens = ["the", "cat", "sat"]
+x = torch.eye(3)
+W_q = torch.tensor([[1.0, 0, 1], [0, 2, 1], [1, 0, 1], [0, 1, 1]])
+W_k = torch.tensor([[1.0, 0, 2], [0, 1, 0], [1, 0, 0], [0, 1, 1]])
+W_v = torch.tensor([[1.0, 0, 1], [0, 1, 1]])
+q, k, v = linear(x, W_q), linear(x, W_k), linear(x, W_v)
+show("q", q, [[1, 0, 1, 0], [0, 2, 0, 1], [1, 1, 1, 1]])
+show("k", k, [[1, 0, 1, 0], [0, 1, 0, 1], [2, 0, 0, 1]])
+show("v", v, [[1, 0], [0, 1], [1, 1]])
+
+# %% [markdown] lang="en"
+# ## 2. Scores: which query fits which key
+# How well does a query fit a key? Their dot product is the score. It is large if both vectors have
+# large numbers at the same places. `q @ k.T` computes all 9 scores: row i has the query vector of
+# token i, column j has the key vector of token j. In formulas, we write q kᵀ. Check one by hand:
+# `sat` (row 2) with itself is 1·2 + 1·0 + 1·0 + 1·1 = 3. With `the` and `cat` its score is 2, so
+# `sat` fits itself best.
+#
+# Then every score is divided by √d. Here d = 4 is how many numbers a query vector has: it is the
+# last entry of `q.shape`. So we divide by 2. The next section says why.
+
+# %% [markdown] lang="zh"
+# ## 2. 分数：谁的查询与谁的键相合
+# 一个查询与一个键有多合？看它们的点积，这就是分数。两个向量在同样的位置上都有大的数，分数就大。
+# `q @ k.T` 一次算出全部 9 个分数：第 i 行用 token i 的查询向量，第 j 列用 token j 的键向量。
+# 公式里写作 q kᵀ。手算一个：`sat`（第 2 行）与自己的分数是 1·2 + 1·0 + 1·0 + 1·1 = 3。
+# 它与 `the`、`cat` 的分数都是 2，所以 `sat` 与自己最合。
+#
+# 然后每个分数都除以 √d。这里 d = 4，是查询向量里数的个数，也就是 `q.shape` 的最后一项。
+# 所以要除以 2。为什么要除，下一节讲。
 
 # %%
 show("q kᵀ", q @ k.T, [[2, 0, 2], [0, 3, 1], [2, 2, 3]])
@@ -44,44 +86,81 @@ scores = q @ k.T / d**0.5
 show("q kᵀ / √d", scores, [[1, 0, 1], [0, 1.5, 0.5], [1, 1, 1.5]])
 
 # %% [markdown] lang="en"
-# ## 2. Why √d
-# A sum of `d` random products grows like √d. At `d = 1024` the scores are 32 times too wide: then
-# softmax puts nearly all weight on one token, and has almost no slope left to learn from.
-# Divided by √d their spread is 1 at any `d`. Below, for two `d`: the spread raw
-# and divided, then the largest of 64 weights, raw and divided.
+# ## 3. Why √d
+# A score is a sum of d products. Lesson 12: the size of such a sum (the root of the mean square)
+# grows like √d. In a large model d may be 1024, and then the scores have a size of about 32. Next,
+# softmax turns the scores into weights. With scores so far apart, one weight is almost 1, and all
+# others are almost 0. The softmax curve is flat there, as the sigmoid of lesson 6 is for large
+# numbers. So the gradient is almost 0, and the model hardly learns. After the division by √d, the
+# size is about 1 for any d.
+#
+# We try it with random vectors: 500 query vectors and 64 key vectors, for two d. The output has two
+# lines for each d: the size of the scores before and after the division, then the largest of the 64
+# weights in a row, on average over the rows, before and after. (`.amax(-1)` finds the largest
+# number of each row, and `.mean()` is the average.)
 
 # %% [markdown] lang="zh"
-# ## 2. 为什么除以 √d
-# `d` 个随机乘积之和按 √d 增长。`d = 1024` 时分数宽了 32 倍：这时 softmax 几乎把全部
-# 权重压在一个 token 上，坡度几乎为零，学不动了。
-# 除以 √d 之后，不论 `d` 多大，离散程度都是 1。下面对两个 `d` 各有
-# 四个数：原来与除过的离散程度，再是 64 个权重中最大的那个，原来的与除过的。
+# ## 3. 为什么除以 √d
+# 一个分数是 d 个乘积之和。第 12 课讲过，这种和的大小（平方的平均值再开方）按 √d 增长。
+# 大模型里 d 可以是 1024，这时分数的大小约为 32。下一步，softmax 要把分数变成权重。
+# 分数相差这么大，就有一个权重几乎是 1，其余的几乎都是 0。softmax 的曲线在那里是平的，
+# 就像第 6 课的 sigmoid 在数很大的地方那样。于是梯度几乎是 0，模型几乎学不到东西。
+# 除以 √d 之后，不论 d 多大，分数的大小都约为 1。
+#
+# 我们用随机向量来试：500 个查询向量，64 个键向量，取两个 d。每个 d 输出两行：
+# 先是除之前和除之后分数的大小；再是除之前和除之后，一行的 64 个权重中最大的那个，对各行取平均。
+# （`.amax(-1)` 找出每一行中最大的数，`.mean()` 求平均。）
 
 # %%
-generator = torch.Generator().manual_seed(0)
-for wide, expected in [(64, [8, 1, 0.79, 0.11]), (1024, [32, 1, 0.95, 0.11])]:
-    raw = torch.randn(500, wide, generator=generator) @ torch.randn(wide, 64, generator=generator)
-    pair = raw, raw / wide**0.5
-    spread, largest = [x.std() for x in pair], [softmax(x).amax(-1).mean() for x in pair]
-    show(f"d = {wide}", spread + largest, expected, within=[0.05 * wide**0.5, 0.1, 0.04, 0.02])
+torch.manual_seed(0)
+for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
+    raw = torch.randn(500, width) @ torch.randn(64, width).T
+    both = [raw, raw / width**0.5]
+    sizes = [each.square().mean().sqrt() for each in both]
+    show(f"d = {width}: size of scores", sizes, [size, 1], within=[0.05 * size, 0.05])
+    largest = [softmax(each).amax(-1).mean() for each in both]
+    show(f"d = {width}: largest weight", largest, [weight, 0.11], within=[0.04, 0.02])
 
 # %% [markdown] lang="en"
-# ## 3. The causal mask
-# A model that predicts the next token must not see it. The **causal mask** lets row `i` attend to
-# columns 0…`i` only. Forbidden scores become −∞ before softmax, since exp(−∞) = 0. Set to 0
-# after softmax instead, a row no longer sums to 1, and what is left still depends on the future.
+# ## 4. The causal mask
+# A model learns to predict the next token. If it could see this token, it would copy it. So a token
+# may look only at itself and at the tokens before it: row i only at the columns 0 to i. This rule
+# is the **causal mask**: only the past may have an effect. `torch.ones(3, 3)` is a table in which
+# each number is 1. `.tril()` keeps the lower left triangle with the diagonal, and sets the rest to
+# 0. `.bool()` turns 1 into True and 0 into False. True means: may look.
+#
+# `scores.where(allowed, -torch.inf)` keeps a score where `allowed` is True, and puts −∞ in all
+# other places. Then softmax (lesson 2) turns each row into weights, because exp(−∞) = 0. Row 1 by
+# hand: exp(0) = 1 and exp(1.5) = 4.4817, so the weights are 1 / 5.4817 = 0.1824 and
+# 4.4817 / 5.4817 = 0.8176. Each row has the sum 1. These weights are not parameters like `W_q`:
+# they are computed anew for each text. In the figure, a darker field is a larger weight, and the
+# fields above the diagonal are 0.
+#
+# If we set weights to 0 only after softmax, the sums of the rows are less than 1. How much less
+# depends on the future tokens, which the row must not see. The last line shows these sums.
 
 # %% [markdown] lang="zh"
-# ## 3. 因果掩码
-# 要预测下一个 token 的模型不能先看到它。**因果掩码**让第 `i` 行只能看第 0…`i` 列。
-# 不许看的分数在 softmax 之前变成 −∞，因为 exp(−∞) = 0。如果等到 softmax 之后
-# 才置 0，一行的和就不再是 1，而且剩下的数仍然取决于未来。
+# ## 4. 因果掩码
+# 模型要学的是预测下一个 token。如果它能看到这个 token，照抄就行了。所以每个 token 只许看自己和
+# 前面的 token：第 i 行只许看第 0 列到第 i 列。这条规则就是**因果掩码**：只有过去能起作用。
+# `torch.ones(3, 3)` 是一张全是 1 的表。`.tril()` 保留左下的三角形，连同对角线，其余都变成 0。
+# `.bool()` 把 1 变成 True，把 0 变成 False。True 表示可以看。
+#
+# `scores.where(allowed, -torch.inf)` 在 `allowed` 为 True 的位置保留分数，在其他位置写上 −∞。
+# 然后 softmax（第 2 课）把每一行变成权重，因为 exp(−∞) = 0。手算第 1 行：exp(0) = 1，
+# exp(1.5) = 4.4817，所以权重是 1 / 5.4817 = 0.1824 和 4.4817 / 5.4817 = 0.8176。
+# 每一行的和都是 1。这些权重不像 `W_q` 那样是参数，而是对每段文本重新计算的。
+# 图中颜色越深，权重越大；对角线上方全是 0。
+#
+# 如果等到 softmax 之后才把权重变成 0，各行的和就小于 1。小多少，取决于未来的 token，
+# 而这一行本来不许看它们。最后一行输出的就是这些和。
 
 # %%
-allowed = torch.ones(3, 3, dtype=torch.bool).tril()  # True: may attend
+allowed = torch.ones(3, 3).tril().bool()
+show("allowed", allowed, [[True, False, False], [True, True, False], [True, True, True]])
 weights = softmax(scores.where(allowed, -torch.inf))
 show("weights", weights, [[1, 0, 0], [0.1824, 0.8176, 0], [0.2741, 0.2741, 0.4519]])
-show("row sums", weights.sum(-1), [1, 1, 1])
+show("sums of the rows", weights.sum(-1), [1, 1, 1])
 too_late = softmax(scores) * allowed
 show("masked too late", too_late.sum(-1), [0.4223, 0.7688, 1])
 
@@ -97,33 +176,52 @@ with figure("14-weights") as axes:
             axes.text(column, row, f"{weight:.2f}", color=ink, ha="center", va="center")
 
 # %% [markdown] lang="en"
-# ## 4. The output, and the library's own
-# Each output is the average of the values, weighted by its row. The function that every model of
-# this library is tested against gives the same numbers, and so does PyTorch's.
+# ## 5. The output
+# Each token takes the value vectors, multiplies each by its weight, and adds them. Row 1, `cat`:
+# 0.1824 · (1, 0) + 0.8176 · (0, 1) = (0.1824, 0.8176). `weights @ v` does this for all rows. So
+# the output of `cat` contains a part of `the`, and nothing of `sat`.
+#
+# All of this together is **scaled dot-product attention**: dot products, scaled by √d. The
+# library's function of this name gives the same numbers, and so does PyTorch's. Both use the causal
+# mask only if we ask for it: with `causal=True` in the library and `is_causal=True` in PyTorch.
 
 # %% [markdown] lang="zh"
-# ## 4. 输出，与本库自己的函数
-# 每个输出是各个值按该行权重的加权平均。本库所有模型都与之对照测试的那个函数给出同样的数，
-# PyTorch 的也一样。
+# ## 5. 输出
+# 每个 token 把各个值向量乘以相应的权重，再相加。第 1 行 `cat`：
+# 0.1824 · (1, 0) + 0.8176 · (0, 1) = (0.1824, 0.8176)。`weights @ v` 对每一行都这样算。
+# 所以 `cat` 的输出里有一部分来自 `the`，完全没有 `sat`。
+#
+# 全部合起来，叫作**缩放点积注意力**：先做点积，再除以 √d 来缩放。
+# 本库有一个函数，名字就是它的英文；它给出的数与这里相同，PyTorch 的同名函数也一样。
+# 两个函数都要写明才用因果掩码：本库写 `causal=True`，PyTorch 写 `is_causal=True`。
 
 # %%
 out = weights @ v
 show("weights v", out, [[1, 0], [0.1824, 0.8176], [0.7259, 0.7259]])
 ours = scaled_dot_product_attention(q, k, v, causal=True)
 show("scaled_dot_product_attention", ours, out)
-theirs = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
 show("torch", theirs, out)
 
 # %% [markdown] lang="en"
-# ## 5. The proof that matters: change the future, nothing before it moves
-# Replace `sat` by anything. The first two rows stay equal, bit for bit. A mask turned upside down
-# (False where one may attend) runs without an error too: a widely read notebook had one for years.
-# This test finds it at once.
+# ## 6. The most important test: change the future
+# Replace the key and the value of `sat` by anything. The rows of `the` and `cat` must stay the
+# same, in every digit, because they must not see `sat`. Only the row of `sat` may change.
+#
+# Why is this test so important? `~allowed` is the mask with True and False exchanged. It is a usual
+# mistake, and it runs without an error. But now each token sees only the future. `the` gets
+# 0.2689 · (0, 1) + 0.7311 · (1, 1) = (0.7311, 1), from `cat` and `sat`. `cat` gets the value of
+# `sat`, (1, 1). `sat` sees no token at all, and the library returns zeros for such a row.
 
 # %% [markdown] lang="zh"
-# ## 5. 最要紧的证明：改动未来，过去纹丝不动
-# 把 `sat` 换成任何东西，前两行逐位相等。把掩码上下颠倒（可看之处写 False）也照样运行，
-# 不报任何错误：一本广为流传的 notebook 里就有过，几年没人发现。这个测试立刻抓住它。
+# ## 6. 最重要的检验：改动未来
+# 把 `sat` 的键和值换成任何东西，`the` 和 `cat` 的两行必须不变，每个数都与原来完全相等，
+# 因为它们不许看 `sat`。只有 `sat` 那一行可以变。
+#
+# 这个检验为什么这么重要？`~allowed` 是把 True 和 False 对调的掩码。这是常见的错误，
+# 运行时不报任何错。可是现在每个 token 只看得到未来。`the` 从 `cat` 和 `sat` 得到
+# 0.2689 · (0, 1) + 0.7311 · (1, 1) = (0.7311, 1)。`cat` 得到 `sat` 的值 (1, 1)。
+# `sat` 什么也看不到，对这样的行，本库返回零。
 
 # %%
 k2, v2 = k.clone(), v.clone()
@@ -136,13 +234,16 @@ show("upside down", upside_down, [[0.7311, 1.0], [1, 1], [0, 0]])
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
-# Write `attend(q, k, v)`: causal attention for one head, with nothing but `torch`. Then
-# `scratchlm-learn 14 --check FILE`. Five usual mistakes are recognised by what they return.
+# Write `attend(q, k, v)`: attention with the causal mask. `q`, `k` and `v` have one row for each
+# token. The number of tokens and d may be any, so make the mask in your function. Use torch, but
+# not the function of section 5. Then run `scratchlm-learn 14 --check FILE`. It recognises eight
+# usual mistakes by what they return.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 写出 `attend(q, k, v)`：单头因果注意力，只用 `torch`。然后运行
-# `scratchlm-learn 14 --check FILE`。五种常见错误能从返回值认出来。
+# 写出 `attend(q, k, v)`：带因果掩码的注意力。`q`、`k`、`v` 中每个 token 占一行。token 的个数和 d
+# 可以是任意的，所以要在你的函数里造掩码。可以用 torch，但不要用第 5 节的函数。
+# 然后运行 `scratchlm-learn 14 --check FILE`。检查程序能从返回值认出八种常见错误。
 
 
 # %% tags=["exercise"]
@@ -153,8 +254,8 @@ def attend(q, k, v):
 # %% tags=["answer"]
 def attend(q, k, v):
     scores = q @ k.T / q.shape[-1] ** 0.5
-    future = torch.ones_like(scores).triu(1).bool()
-    return scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+    allowed = torch.ones_like(scores).tril().bool()
+    return softmax(scores.where(allowed, -torch.inf)) @ v
 
 
 # %% tags=["check"]
@@ -162,6 +263,18 @@ def check(attend, same):
     for length, width in [(1, 4), (3, 4), (7, 16)]:
         q, k, v = torch.randn(3, length, width, generator=torch.Generator().manual_seed(length))
         same(attend(q, k, v), scaled_dot_product_attention(q, k, v, causal=True))
+
+
+def scaled(q, k):
+    return q @ k.T / q.shape[-1] ** 0.5
+
+
+def masked(q, k, v, mask, dim=-1):
+    return scaled(q, k).where(mask, -torch.inf).softmax(dim) @ v
+
+
+def past(q):
+    return torch.ones(len(q), len(q)).tril().bool()
 
 
 def not_scaled(q, k, v):
@@ -176,22 +289,37 @@ def scaled_by_d(q, k, v):
 
 def sees_the_future(q, k, v):
     """Nothing is masked. | 没有掩码。"""
-    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v
+    return scaled(q, k).softmax(-1) @ v
 
 
 def masks_too_late(q, k, v):
     """The mask comes after softmax: rows no longer sum to 1. | 掩码在 softmax 之后：行和不是 1。"""
-    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1).tril() @ v
+    return scaled(q, k).softmax(-1).tril() @ v
 
 
 def wrong_axis(q, k, v):
     """softmax runs over queries, not keys (dim=-1). | softmax 沿查询做了，应沿键（dim=-1）。"""
-    scores = q @ k.T / q.shape[-1] ** 0.5
-    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(0) @ v
+    return masked(q, k, v, past(q), dim=0)
+
+
+def mask_upside_down(q, k, v):
+    """The mask is upside down: it hides what a token may see. | 掩码弄反了：遮住了可以看的。"""
+    return masked(q, k, v, ~past(q))
+
+
+def hides_itself(q, k, v):
+    """A token must also see itself. | 每个 token 也要看到自己。"""
+    return masked(q, k, v, past(q) & ~torch.eye(len(q)).bool())
+
+
+def mask_of_the_lesson(q, k, v):
+    """The mask has 3 rows, but `q` has another number. | 掩码有 3 行，`q` 的行数却不同。"""
+    return masked(q, k, v, past(range(3)))
 
 
 EXERCISE = "attend"
 WRONG = [not_scaled, scaled_by_d, sees_the_future, masks_too_late, wrong_axis]
+WRONG += [mask_upside_down, hides_itself, mask_of_the_lesson]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "scores / math.sqrt(q.shape[-1])", "scores / q.shape[-1]"),
     ("scratchlm.functional", 'einx.less_equal("key,', 'einx.greater_equal("key,'),
