@@ -72,6 +72,26 @@ def test_a_usual_mistake_is_named(capsys, lang, said):
     assert "✓" not in capsys.readouterr().out
 
 
+def test_an_answer_may_change_its_arguments(capsys):
+    """The library and the mistakes still see the arguments as they were."""
+    change = ANSWER.replace("    scores", "    q /= q.shape[1] ** 0.5\n    scores", 1)
+    right = change.replace(" / math.sqrt(q.shape[1])", "")
+    Path("right.py").write_text("import math\n" + right, encoding="utf-8")
+    Path("zero.py").write_text("def attend(q, k, v):\n    return v.zero_()\n", encoding="utf-8")
+    Path("half.py").write_text("import math\n" + change, encoding="utf-8")
+    assert main(["14", "--check", "right.py"]) == 0
+    assert main(["14", "--check", "zero.py"]) == 1
+    assert "your answer gives 0 at [0, 0], but" in capsys.readouterr().err
+    assert main(["14", "--check", "half.py"]) == 1
+    assert "divided by d" in capsys.readouterr().err
+
+
+def test_an_answer_prints_its_lines_once_for_each_case(capsys):
+    Path("mine.py").write_text("def attend(*_):\n    print('here')\n", encoding="utf-8")
+    assert main(["14", "--check", "mine.py"]) == 1
+    assert capsys.readouterr().out == "here\n"
+
+
 def test_a_mistake_is_also_known_by_its_error():
     def halves(n):
         """It divides by zero. | 除以零。"""

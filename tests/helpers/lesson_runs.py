@@ -44,15 +44,12 @@ def _send(send: Connection, work: Callable[..., Any], *args: Any) -> None:
 def first_wrong_number(number: int, fault: tuple[str, str, str] | None = None) -> str:
     """Run the code that a reader of the lesson sees. Return "" or the first assertion's error."""
     from scratchlm.lessons.faults import Fault
-    from scratchlm.lessons.lesson import lessons, shown
+    from scratchlm.lessons.lesson import lessons, run, shown
 
     if fault:
         Fault(*fault).plant()
-    scope: dict[str, Any] = {}
     try:
-        for cell in shown(lessons()[number], "en"):
-            if "figure" not in cell.tags:
-                cell.run(scope)
+        run(shown(lessons()[number], "en"))
     except AssertionError as error:
         return str(error)
     return ""
@@ -97,14 +94,12 @@ def wrong_verdicts(number: int) -> list[str]:
 def wrong_answers() -> list[str]:
     """Run the check of each question. Return the failures."""
     from scratchlm.errors import LessonError
-    from scratchlm.lessons.lesson import FAQ, entries
+    from scratchlm.lessons.lesson import FAQ, entries, run
 
     failures = []
     for number, cells in entries(FAQ).items():
-        scope: dict[str, Any] = {}
         try:
-            for cell in cells:
-                cell.run(scope)
+            run(cells)
         except LessonError as error:
             failures.append(f"{number}: {error}")
     return failures

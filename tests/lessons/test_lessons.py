@@ -14,13 +14,13 @@ import pytest
 
 from helpers.lesson_runs import first_wrong_number, in_child, wrong_answers, wrong_verdicts
 from scratchlm.lessons.faults import Fault
-from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, literal
+from scratchlm.lessons.lesson import CODE, FAQ, Cell, entries, lessons, literal
 from scratchlm.lessons.pages import bold, terms
 
 LESSONS = lessons()
 ANSWERS = entries(FAQ)
 SAME_IN_BOTH = re.compile(
-    r"```.*?```|`[^`]+`|^#+ |(?<![\w.])\d[\d.,]*\d|(?<![\w.])\d|https?://[^\s)]+|\]\([^)]+\)",
+    rf"{CODE}|^#+ |(?<![\w.])\d[\d.,]*\d|(?<![\w.])\d|https?://[^\s)]+|\]\([^)]+\)",
     re.M | re.S,
 )
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -84,7 +84,7 @@ def test_both_languages_say_the_same(cells):
         counts = [len(bold(cell.text)) for cell in (english, chinese)]
         assert counts[0] == counts[1], english.line
         assert english.tags == chinese.tags
-        without_code = re.sub(r"```.*?```|`[^`]+`", "", english.text, flags=re.S)
+        without_code = re.sub(CODE, "", english.text, flags=re.S)
         assert not CHINESE.search(without_code), english.line
         assert CHINESE.search(chinese.text), chinese.line
 
@@ -117,7 +117,7 @@ def test_no_term_is_used_before_the_lesson_that_explains_it():
 
 
 def is_used(term: str, cell: Cell) -> bool:
-    text = re.sub(r"```.*?```|`[^`]+`", "", cell.text, flags=re.S)
+    text = re.sub(CODE, "", cell.text, flags=re.S)
     if cell.lang == "zh":
         return term in text
     return re.search(rf"\b{re.escape(term)}s?\b", " ".join(text.split()), re.I) is not None

@@ -9,6 +9,7 @@ function may also raise an error. Its docstring says what is wrong, in English a
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from scratchlm.errors import LessonError
-from scratchlm.lessons.lesson import Cell, frames_in
+from scratchlm.lessons.lesson import Cell, frames_in, run
 
 Answer = Callable[..., Any]
 
@@ -110,12 +111,8 @@ def grade(cells: Sequence[Cell], path: Path, lang: str) -> None:
 
 def prepared(cells: Sequence[Cell]) -> dict[str, Any]:
     """Run the lesson's code, hidden cells included but no pictures. Return its names."""
-    scope: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        for cell in cells:
-            if "figure" not in cell.tags:
-                cell.run(scope)
-    return scope
+        return run(cells)
 
 
 def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | None = None) -> str:
@@ -123,13 +120,14 @@ def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | No
 
     path: the answer's file. The text names the line of this file that raised an error.
     """
-    error = _error(scope["check"], answer, same)
+    error = _error(scope["check"], _apart(answer), same)
     if error is None:
         return ""
-    for mistake in scope["WRONG"]:
-        # A mistake explains the answer if both return or raise the same in each case of the check.
-        if not _error(scope["check"], _both(answer, mistake), lambda pair, _: same(*pair)):
-            return str(mistake.__doc__).split(" | ")[lang == "zh"]
+    with contextlib.redirect_stdout(io.StringIO()):  # the answer printed its lines already
+        for mistake in scope["WRONG"]:
+            # A mistake explains the answer if both return or raise the same in each case.
+            if not _error(scope["check"], _both(answer, mistake), lambda pair, _: same(*pair)):
+                return str(mistake.__doc__).split(" | ")[lang == "zh"]
     if isinstance(error, DifferenceError):
         english, chinese = error.args
         if lang == "zh":
@@ -138,12 +136,17 @@ def verdict(scope: Mapping[str, Any], answer: Answer, lang: str, path: Path | No
     return _described(error, path)
 
 
+def _apart(function: Answer) -> Answer:
+    """Return `function` with its own copy of the arguments, because an answer may change them."""
+    return lambda *args: function(*copy.deepcopy(args))
+
+
 def _both(*functions: Answer) -> Answer:
     """Return a function that returns what each of `functions` returns, or the text of its error."""
 
     def outcome(function: Answer, args: Sequence[Any]) -> Any:
         try:
-            return function(*args)
+            return _apart(function)(*args)
         except Exception as error:
             return repr(error)
 

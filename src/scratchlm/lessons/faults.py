@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from scratchlm.lessons.lesson import Cell, literal, shown
+from scratchlm.lessons.lesson import Cell, literal, run, shown
 
 
 class Fault(NamedTuple):
@@ -37,10 +37,7 @@ def hunt(cells: Sequence[Cell], number: int) -> None:
     fault = planted[number - 1]
     print(f"{fault.module}\n- {fault.old}\n+ {fault.new}\n")
     fault.plant()
-    scope: dict[str, Any] = {}
-    for cell in shown(cells, "en"):
-        if "figure" not in cell.tags:
-            cell.run(scope)
+    run(shown(cells, "en"))
 
 
 class _Finder(MetaPathFinder):

@@ -21,6 +21,7 @@ import torch
 from scratchlm.errors import LessonError
 
 FAQ = Path(__file__).with_name("faq.py")  # an entry is a question
+CODE = r"```.*?```|`[^`]+`"  # in Markdown
 HIDDEN = {"answer", "check"}  # a reader sees these cells only on request
 _HEADER = re.compile(r'^# %%(?: \[(markdown)\])?(?: lang="(\w+)")?(?: tags=(\[.*?\]))?$', re.M)
 # Chinese continues on the next line without a space.
@@ -32,11 +33,14 @@ class Cell(NamedTuple):
     """A piece of a lesson. `lang` is "" in a cell of code, and `line` is where its text begins."""
 
     path: Path
-    prose: bool
     lang: str
     tags: frozenset[str]
     text: str
     line: int
+
+    @property
+    def prose(self) -> bool:
+        return bool(self.lang)
 
     def run(self, scope: dict[str, Any]) -> None:
         """Run a cell of code in `scope`. Raise LessonError, with the line, for a wrong number."""
@@ -56,6 +60,15 @@ def frames_in(path: Path, error: BaseException) -> list[traceback.FrameSummary]:
     """Return the lines of file `path` that ran when the error was raised, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if frame.filename == str(path)]
+
+
+def run(cells: Iterable[Cell]) -> dict[str, Any]:
+    """Run the code of `cells`, but draw no picture. Return the names that the code defines."""
+    scope: dict[str, Any] = {}
+    for cell in cells:
+        if "figure" not in cell.tags:
+            cell.run(scope)
+    return scope
 
 
 def lessons() -> dict[int, list[Cell]]:
@@ -78,7 +91,7 @@ def read(path: Path) -> list[Cell]:
             shown = _WRAP.sub("", shown)
         tag_set = frozenset(json.loads(tags or "[]"))
         # `text` begins with the header's newline.
-        cells.append(Cell(path, bool(kind), lang or "", tag_set, shown.strip("\n"), line))
+        cells.append(Cell(path, lang or "", tag_set, shown.strip("\n"), line))
         line += text.count("\n")
     return cells
 

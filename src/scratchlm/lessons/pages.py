@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, title
-from scratchlm.lessons.views import markdown
-
-# Bold words, or code, which may hold ** too.
-_BOLD = re.compile(r"```.*?```|`[^`]*`|\*\*(.+?)\*\*", re.S)
+from scratchlm.lessons.views import MARKED, markdown
 
 
 class Term(NamedTuple):
@@ -25,7 +21,7 @@ class Term(NamedTuple):
 
 def bold(text: str) -> list[str]:
     """Return the bold words of a cell, each in one line."""
-    return [" ".join(words.split()) for words in _BOLD.findall(text) if words]
+    return [" ".join(words.split()) for _, words, _ in MARKED.findall(text) if words]
 
 
 def terms() -> list[Term]:

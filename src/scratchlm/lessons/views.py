@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scratchlm.lessons.lesson import Cell, shown
+from scratchlm.lessons.lesson import CODE, Cell, shown
 
 # Code, bold words, a heading. Code may hold ** too.
-_MARKED = re.compile(r"(```.*?```|`[^`]*`)|\*\*(.+?)\*\*|^#+ ([^\n]+)$", re.M | re.S)
+MARKED = re.compile(rf"({CODE})|\*\*(.+?)\*\*|^#+ ([^\n]+)$", re.M | re.S)
 _PICTURE = re.compile(r"!\[.*?\]\((.+?)\)")  # in Markdown
 _BOLD, _DIM, _PLAIN = "\033[1m", "\033[2m", "\033[0m"
 
@@ -25,7 +25,7 @@ def terminal(
     for cell in shown(cells, lang):
         text = cell.text
         if colour and cell.prose:
-            text = _MARKED.sub(lambda m: m[1] or f"{_BOLD}{m[2] or m[3]}{_PLAIN}", text)
+            text = MARKED.sub(lambda m: m[1] or f"{_BOLD}{m[2] or m[3]}{_PLAIN}", text)
         elif colour:
             text = f"{_DIM}{text}{_PLAIN}"
         if "figure" in cell.tags:  # the code of a picture is not worth reading
