@@ -60,6 +60,17 @@ def test_a_right_answer_is_right_and_remembered(capsys, imports):
     assert "✓ 14  Attention" in capsys.readouterr().out
 
 
+def test_an_answer_is_right_even_if_the_tick_cannot_be_saved(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    Path("mine.py").write_text("import math\n" + ANSWER, encoding="utf-8")
+    assert main(["14", "--check", "mine.py"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "right\n"
+    assert said.err.startswith("scratchlm: the tick of lesson 14 is not saved (")
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(("lang", "said"), [("en", "Nothing is masked."), ("zh", "没有掩码。")])
 def test_a_usual_mistake_is_named(capsys, lang, said):
     Path("mine.py").write_text(
@@ -249,6 +260,7 @@ def test_step_waits_after_each_cell(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "✓" not in said
     assert "\nsaved: figures/14-weights.svg\n" in said
+    assert "\033" not in said  # not a terminal
 
 
 @pytest.mark.parametrize("stdin", ["", None])

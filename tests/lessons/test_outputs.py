@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scratchlm.lessons.lesson import lessons
-from scratchlm.lessons.views import notebook
+from scratchlm.lessons.lesson import Cell, lessons, read
+from scratchlm.lessons.views import markdown, notebook, terminal
 
 ROOT = Path(__file__).parents[2]
 LESSONS = lessons()
@@ -27,6 +27,51 @@ def test_a_notebook_has_the_cells_of_one_language(lang):
     assert {cell["cell_type"] for cell in cells} == {"code", "markdown"}
 
 
+@pytest.fixture
+def page(tmp_path):
+    """Return a function that reads a lesson with one Chinese cell and one cell of code."""
+
+    def read_page(prose: str) -> list[Cell]:
+        lines = ["", '# %% [markdown] lang="zh"', *(f"# {line}" for line in prose.splitlines())]
+        path = tmp_path / "99_test.py"
+        path.write_text("\n".join([*lines, "", "# %%", "x = 1", ""]), encoding="utf-8")
+        return read(path)
+
+    return read_page
+
+
+def test_only_a_terminal_gets_colour(page, capsys):
+    cells = page("# 99 · 题\n**词**和 `**kw`")
+    terminal(cells, "zh", colour=True)
+    bold, dim, plain = "\033[1m", "\033[2m", "\033[0m"
+    assert capsys.readouterr().out == (
+        f"{bold}99 · 题{plain}\n\n{bold}词{plain}和 `**kw`\n\n{dim}x = 1{plain}\n\n"
+    )
+    terminal(cells, "zh", colour=False)
+    assert "\033" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "joined"),
+    [
+        ("前面\n后面", "前面后面"),
+        ("前面。\n`code`", "前面。`code`"),
+        ("前面。\nx = 1", "前面。x = 1"),
+        ("前面。\n**词**", "前面。**词**"),
+        ("前面。\n12 个", "前面。12 个"),
+        *(
+            (f"前面。\n{mark}", f"前面。\n{mark}")
+            for mark in ("- x", "* x", "1. x", "## 题", "```\nx\n```", "| x |", "> x", "", "    x")
+        ),
+        ("front\nback", "front\nback"),
+        ("前面\nback", "前面\nback"),
+    ],
+)
+def test_chinese_lines_join_without_a_space(page, lines, joined):
+    # A heading gets an empty line after it.
+    assert markdown(page(lines), "zh").partition("\n\n```python")[0].rstrip() == joined.rstrip()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lang", ["en", "zh"])
 @pytest.mark.parametrize("number", LESSONS)
@@ -36,6 +81,10 @@ def test_a_notebook_runs(number, lang, tmp_path):
     book = nbformat.reads(notebook(LESSONS[number], lang), as_version=4)
     nbformat.validate(book)
     client(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [cell for cell in book.cells if "with figure(" in cell.source]
+    assert pictures
+    for cell in pictures:
+        assert any("image/svg+xml" in output.get("data", ()) for output in cell.outputs)
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from scratchlm.lessons.show import show
+from scratchlm.lessons.show import figure, show
 
 INF, NAN = float("inf"), float("nan")
 
@@ -24,6 +26,9 @@ INF, NAN = float("inf"), float("nan")
         (INF, INF),
         (NAN, NAN),
         (2**60 + 1, 2**60 + 1),
+        ([], []),
+        (torch.zeros(2, 0), torch.zeros(2, 0)),
+        (1.00009j, 1j),
     ],
 )
 def test_an_equal_value_passes(capsys, value, expected):
@@ -44,6 +49,8 @@ def test_an_equal_value_passes(capsys, value, expected):
         (NAN, 0),
         (1.0, NAN),
         (2**60 + 1, 2**60),
+        ([], [1]),
+        (1.0002j, 1j),
     ],
 )
 def test_another_value_fails_after_it_is_printed(capsys, value, expected):
@@ -68,3 +75,27 @@ def test_each_number_may_have_its_own_tolerance():
 def test_the_tolerance_decides_how_many_digits_are_printed(capsys, within, printed):
     show("name", 0.5, 0.5, within=within)
     assert capsys.readouterr().out.split() == ["name", printed]
+
+
+def draw() -> Path:
+    with figure("14-test", 3, 2) as axes:
+        axes.plot([1, 2], [3, 4], label="x")
+        axes.legend()
+    return Path("figures/14-test.svg")
+
+
+def test_a_picture_is_the_same_bytes_each_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = draw().read_bytes()
+    assert draw().read_bytes() == first
+    assert b'width="216pt" height="144pt"' in first
+    assert capsys.readouterr().out == "![14-test](figures/14-test.svg)\n" * 2
+
+
+def test_a_lesson_goes_on_without_a_picture_that_cannot_be_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("figures").touch()
+    draw()
+    said = capsys.readouterr().out
+    assert said.startswith("(no picture: ")
+    assert said.count("\n") == 1

@@ -16,16 +16,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from scratchlm.errors import LessonError
 
 FAQ = Path(__file__).with_name("faq.py")  # an entry is a question
 CODE = r"```.*?```|`[^`]+`"  # in Markdown
 HIDDEN = {"answer", "check"}  # a reader sees these cells only on request
 _HEADER = re.compile(r'^# %%(?: \[(markdown)\])?(?: lang="(\w+)")?(?: tags=(\[.*?\]))?$', re.M)
-# Chinese continues on the next line without a space.
-_WRAP = re.compile(r"(?<=[\u2e80-\u9fff\uff00-\uffef])\n(?=[\u2e80-\u9fff\uff00-\uffef])")
+# Chinese continues on the next line without a space, and full-width punctuation before any text.
+_WRAP = re.compile(
+    r"(?<=[\u2e80-\u9fff\uff00-\uffef])\n(?=[\u2e80-\u9fff\uff00-\uffef])"
+    r"|(?<=[\u3000-\u303f\uff00-\uffef])\n(?!\s|#|>|\||```|[-*+] |\d+\. )"
+)
 _NO_VIZ = "(no picture: pip install 'scratchlm[viz]')"
 
 
@@ -44,7 +45,6 @@ class Cell(NamedTuple):
 
     def run(self, scope: dict[str, Any]) -> None:
         """Run a cell of code in `scope`. Raise LessonError, with the line, for a wrong number."""
-        torch.set_num_threads(1)  # the sums of these small tensors are faster and repeatable
         if "figure" in self.tags and not importlib.util.find_spec("matplotlib"):
             print(_NO_VIZ)
         elif not self.prose:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
-from scratchlm.errors import FileFormatError
+from scratchlm.errors import FileFormatError, Notice
 
 
 def _file() -> Path:
@@ -28,8 +29,14 @@ def finished() -> set[int]:
 
 
 def finish(number: int) -> None:
-    """Remember that lesson `number` ran to its end or that its exercise is solved."""
-    if number not in finished():
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with _file().open("a", encoding="utf-8") as file:
-            file.write(f"{number}\n")
+    """Remember that lesson `number` ran to its end or that its exercise is solved.
+
+    Warn with a Notice if the file cannot be written.
+    """
+    try:
+        if number not in finished():
+            _file().parent.mkdir(parents=True, exist_ok=True)
+            with _file().open("a", encoding="utf-8") as file:
+                file.write(f"{number}\n")
+    except OSError as error:
+        warnings.warn(f"the tick of lesson {number} is not saved ({error})", Notice, stacklevel=2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+torch.set_num_threads(1)  # the sums of a lesson's small tensors are faster, and repeatable
 
 _WIDTH = 29  # columns of a name
 
@@ -25,17 +28,16 @@ def show(name: str, value: Any, expected: Any, within: Any = 1e-4) -> None:
         assert value == expected, f"{name} must be {expected!r}"
         return
     tolerance = torch.as_tensor(within, dtype=torch.double)  # fp32 would round 0.001 up
-    rows = got.reshape(-1, got.shape[-1]) if got.ndim else got.reshape(1, 1)
+    rows = got.reshape(-1, max(1, got.shape[-1]) if got.ndim else 1)
     lines = [
         "  ".join(_written(number, tolerance.max()) for number in row) for row in rows.tolist()
     ]
     print(f"{name:<{_WIDTH}}" + ("\n" + " " * _WIDTH).join(lines))
     assert got.shape == want.shape, f"{name} must have the shape {tuple(want.shape)}"
-    if not got.is_floating_point() and not want.is_floating_point():
-        assert torch.equal(got, want), f"{name} must be {want.tolist()}"
-        return
-    got, want = got.double(), want.double()
-    near = (got == want) | ((got - want).abs() <= tolerance) | (got.isnan() & want.isnan())
+    near = (got == want) | (got.isnan() & want.isnan())
+    kind = torch.promote_types(torch.promote_types(got.dtype, want.dtype), torch.double)
+    if got.dtype.is_floating_point or want.dtype.is_floating_point or kind.is_complex:
+        near |= (got.to(kind) - want.to(kind)).abs() <= tolerance
     pairs = [f"{a:.6g}, not {b:.6g}" for a, b in zip(got[~near], want[~near], strict=True)]
     assert not pairs, f"{name} is wrong ({pairs[0]})"
 
@@ -80,15 +82,24 @@ def error_of(action: Callable[[], object], words: str) -> str:
 def figure(name: str, width: float = 3.6, height: float = 3.0) -> Iterator[Any]:
     """Give matplotlib axes of `width` × `height` inches, then save them as figures/`name`.svg.
 
-    The same picture gives the same bytes: the file has no date, and ids do not depend on chance.
+    A notebook also shows the picture. The same picture gives the same bytes: the file has no date,
+    and ids do not depend on chance.
     """
-    import matplotlib.pyplot as plt
+    # pyplot would load the windows of a desktop.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    plt.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "path"})
-    canvas, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    yield axes
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    yield canvas.subplots()
     path = Path("figures") / f"{name}.svg"
-    path.parent.mkdir(exist_ok=True)
-    canvas.savefig(path, metadata={"Date": None})
-    plt.close(canvas)
-    print(f"![{name}]({path.as_posix()})")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+            canvas.savefig(path, metadata={"Date": None})
+    except OSError as error:
+        print(f"(no picture: {error})")
+        return
+    if (shell := sys.modules.get("IPython")) and shell.get_ipython():  # in a notebook
+        shell.display.display(shell.display.SVG(path))
+    else:
+        print(f"![{name}]({path.as_posix()})")
