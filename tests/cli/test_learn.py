@@ -52,6 +52,14 @@ def test_the_language_is_that_of_the_system(monkeypatch, capsys, value, word):
     assert word in capsys.readouterr().out
 
 
+def test_the_language_of_windows_has_a_long_name(monkeypatch, capsys):
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("locale.getlocale", lambda: ("Chinese (Simplified)_China", "936"))
+    assert main([]) == 0
+    assert "注意力" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("imports", ["import math, torch\n", "import math\n"])
 def test_a_right_answer_is_right_and_remembered(capsys, imports):
     Path("mine.py").write_text(imports + ANSWER, encoding="utf-8")
@@ -211,6 +219,16 @@ def test_a_damaged_list_of_finished_lessons_is_named(capsys, data):
         (["14", "--break", "0"], "the lesson has no such fault (0)"),
         (["--check", "mine.py"], "--check needs the number of a lesson"),
         (["--step"], "--step needs the number of a lesson"),
+        (["5", "--demo"], "--demo is lesson 2 (5)"),
+        (["3", "--faq", "5"], "--faq is not for one lesson (3)"),
+        (["3", "--faq"], "--faq is not for one lesson (3)"),
+        (["14", "--glossary"], "--glossary is not for one lesson (14)"),
+        (["14", "--pages", "d"], "--pages is not for one lesson (14)"),
+        (["--demo", "--glossary"], "--glossary is not for one lesson (2)"),
+        (["14", "--step", "--break", "1"], "not allowed with argument"),
+        (["--faq", "0"], "there is no such number (0)"),
+        (["--break", "0"], "--break needs the number of a lesson"),
+        (["14", "--ipynb", "."], "is a directory (.); choose a file, not a directory"),
         (["14", "--check", "none.py"], "no such file or directory (none.py)"),
         (["14", "--check", "empty.py"], "empty.py must define the exercise's function (attend)"),
         (["14", "--check", "broken.py"], "broken.py is not Python"),

@@ -17,6 +17,7 @@ set.
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
 from argparse import Namespace
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pages.write(Path(args.pages), args.lang)
     elif args.glossary:
         print(pages.glossary())
-    elif args.faq == 0:
+    elif args.faq is True:
         print(pages.listing(entries(FAQ), args.lang))
     elif args.faq is not None:
         views.terminal(one(entries(FAQ), args.faq), args.lang, has_colour())
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(pages.listing(lessons(), args.lang, progress.finished()))
     elif args.break_ is not None:
         faults.hunt(one(lessons(), args.lesson), args.break_)
+        print("the lesson misses this fault" if args.lang == "en" else "这一课没有发现这处错误")
     elif args.answer:
         print(exercise.answer(one(lessons(), args.lesson)))
     elif args.check is not None:
@@ -75,8 +77,9 @@ def _wait() -> None:
 
 def _language() -> str:
     """Return "zh" if the system's language is Chinese, else "en"."""
-    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    return "zh" if next(filter(None, names), "").startswith("zh") else "en"
+    names = [os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
+    names.append(locale.getlocale()[0])  # such as "Chinese (Simplified)_China" on Windows
+    return "zh" if next(filter(None, names), "").lower().startswith(("zh", "chinese")) else "en"
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
@@ -85,29 +88,33 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("lesson", nargs="?", type=int, metavar="N", help="the number of a lesson")
     parser.add_argument("--lang", choices=("en", "zh"), default=_language(),
                         help="the language; the default is the system's")  # fmt: skip
-    parser.add_argument("--step", action="store_true", help="wait for Enter after each cell")
+    parser.add_argument("--demo", action="store_true",
+                        help=f"the whole way from text to text (lesson {_DEMO})")  # fmt: skip
     about = parser.add_mutually_exclusive_group()
+    about.add_argument("--step", action="store_true", help="wait for Enter after each cell")
     about.add_argument("--check", metavar="FILE", help="check the answer in FILE")
     about.add_argument("--answer", action="store_true", help="print an answer")
     about.add_argument("--break", type=int, metavar="I", dest="break_",
                        help="plant fault I, from 1, and run until a number is wrong")  # fmt: skip
     about.add_argument("--ipynb", metavar="FILE", help="write the lesson as a notebook")
-    whole = parser.add_mutually_exclusive_group()
-    whole.add_argument("--demo", action="store_true",
-                       help=f"the whole way from text to text (lesson {_DEMO})")  # fmt: skip
-    whole.add_argument("--faq", nargs="?", type=int, const=0, metavar="N",
+    about.add_argument("--faq", nargs="?", type=int, const=True, metavar="N",
                        help="answer question N; without N, list the questions")  # fmt: skip
-    whole.add_argument("--glossary", action="store_true", help="list the terms in both languages")
-    whole.add_argument("--pages", metavar="DIR", help="write all lessons into DIR as Markdown")
+    about.add_argument("--glossary", action="store_true", help="list the terms in both languages")
+    about.add_argument("--pages", metavar="DIR", help="write all lessons into DIR as Markdown")
     args = parser.parse_args(argv)
-    if args.demo:  # with dest="lesson", argparse would overwrite this with the missing N
+    if args.demo and args.lesson is None:
         args.lesson = _DEMO
+    elif args.demo:
+        raise ValueError(f"--demo is lesson {_DEMO} ({args.lesson}); omit --demo, or the number")
     needs = {"--check": args.check, "--answer": args.answer or None, "--break": args.break_,
              "--ipynb": args.ipynb, "--step": args.step or None}  # fmt: skip
-    for flag, value in needs.items():
-        if args.lesson is None and value is not None:
+    refuses = {"--faq": args.faq, "--glossary": args.glossary or None, "--pages": args.pages}
+    for flag, value in (refuses if args.lesson is not None else needs).items():
+        if value is not None:
             raise ValueError(
                 f"{flag} needs the number of a lesson; for example: scratchlm-learn 14 {flag}"
+                if args.lesson is None
+                else f"{flag} is not for one lesson ({args.lesson}); omit the number, or {flag}"
             )
     return args
 

@@ -38,6 +38,8 @@ def naming(path: StrPath) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file. If the block ends without an error, rename the file to `path`."""
+    if path.is_dir():  # the error of the rename would have the temporary name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = _temporary(path)
     try:
         with naming(path), temporary.open("wb") as file:

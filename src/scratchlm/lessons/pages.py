@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from scratchlm.lessons.lesson import FAQ, Cell, entries, lessons, title
 from scratchlm.lessons.views import MARKED, markdown
 
@@ -59,9 +61,11 @@ def write(folder: Path, lang: str) -> None:
     """Run all lessons, and write a page for each, the questions, the terms and the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(folder):
-        for cells in lessons().values():
+        for cells in tqdm(lessons().values(), "lessons", disable=None, leave=False):
             Path(cells[0].path.stem + ".md").write_text(markdown(cells, lang), encoding="utf-8")
-        answers = "\n".join(markdown(cells, lang) for cells in entries(FAQ).values())
-        Path("faq.md").write_text(answers, encoding="utf-8")
-        heading = {"en": "Glossary", "zh": "术语表"}[lang]
+        # The page has one title, and each question is a section.
+        answers = [markdown(cells, lang).replace("# ", "## ", 1) for cells in entries(FAQ).values()]
+        questions, heading = {"en": ("Questions", "Glossary"), "zh": ("常见问题", "术语表")}[lang]
+        page = "\n".join([f"# {questions}\n", *answers])
+        Path("faq.md").write_text(page, encoding="utf-8")
         Path("glossary.md").write_text(f"# {heading}\n\n{glossary()}\n", encoding="utf-8")
