@@ -25,6 +25,7 @@ def test_a_notebook_has_the_cells_of_one_language(lang):
     assert "def attend" in text
     assert "WRONG" not in text
     assert {cell["cell_type"] for cell in cells} == {"code", "markdown"}
+    assert "`scratchlm-learn 14 --check FILE`" in cells[-1]["source"][0]
 
 
 @pytest.fixture

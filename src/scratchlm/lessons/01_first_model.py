@@ -304,11 +304,11 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # The check uses three short Chinese poems, of about 40 tokens each. So one row that covers the
 # whole text is enough: `batch_size=1`, `context_length=len(ids) - 1`. 60 steps are plenty.
 #
-# Save your function in a file, and then run `scratchlm-learn 1 --check FILE`. The file needs no
-# `import`: it may use everything that this lesson imports and defines.
+# The file with your function needs no `import`: it may use everything that this lesson imports and
+# defines.
 #
 # If your function is right, try it on a text of your own, of two or three sentences. Add a line
-# such as `print(recite("my text", "my"))` at the end of the file, and run the command again.
+# such as `print(recite("my text", "my"))` at the end of the file, and check the file again.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -319,11 +319,10 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # 检查用的是三首唐诗，每首约 40 个 token，所以一行就能装下全文：
 # `batch_size=1`，`context_length=len(ids) - 1`。训练 60 步绰绰有余。
 #
-# 把函数存进一个文件，然后运行 `scratchlm-learn 1 --check FILE`。
-# 这一课导入和定义的东西都可以直接用，不必再写 `import`。
+# 存放函数的文件不必再写 `import`：这一课导入和定义的东西都可以直接用。
 #
 # 通过之后，用你自己写的两三句话试一试：在文件末尾加一行
-# `print(recite("my text", "my"))`，换上你的文本，再运行同一条命令。
+# `print(recite("my text", "my"))`，换上你的文本，再检查一次。
 
 
 # %% tags=["exercise"]

@@ -307,7 +307,7 @@ with figure("02-pipeline", height=4.4) as axes:
 # after `text`, the likeliest first. The result is a list of pairs: the text of a token, and its
 # probability, a number of Python or of PyTorch. Example:
 # `likeliest(model, tokenizer, "Beautiful is better than", 1)` returns `[(" ugly", 0.96)]`, after
-# rounding. Then run `scratchlm-learn 2 --check FILE`.
+# rounding.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -315,7 +315,7 @@ with figure("02-pipeline", height=4.4) as axes:
 # token，从大到小排成一个列表，每一项是一对值：token 的文本，它的概率
 # （Python 的数或 PyTorch 的数都可以）。例如
 # `likeliest(model, tokenizer, "Beautiful is better than", 1)` 返回 `[(" ugly", 0.96)]`
-# （已四舍五入）。然后运行 `scratchlm-learn 2 --check FILE`。
+# （已四舍五入）。
 
 
 # %% tags=["exercise"]

@@ -279,7 +279,7 @@ show("no END", with_stop("aEENbE", "END"), ["a", "", "E", "", "ENb", "", "E", Fa
 #
 # You can use `width`. Rows of bytes can be added (`a + b`) and cut (`a[:2]`), `a[0]` is a number,
 # `b""` is an empty row, and `a.decode(errors="replace")` writes `�` for bytes that are no
-# character. Then run `scratchlm-learn 3 --check FILE`.
+# character.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -290,7 +290,6 @@ show("no END", with_stop("aEENbE", "END"), ["a", "", "E", "", "ENb", "", "E", Fa
 #
 # 可以使用 `width`。字节串可以相加（`a + b`），可以切片（`a[:2]`），`a[0]` 是一个数，
 # `b""` 是空的字节串，`a.decode(errors="replace")` 遇到不成字符的字节就写 `�`。
-# 然后运行 `scratchlm-learn 3 --check FILE`。
 
 
 # %% tags=["exercise"]

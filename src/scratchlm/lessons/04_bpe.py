@@ -239,13 +239,12 @@ for word in several:
 # ## Exercise
 # Write `encode(word, merges)`. `word` is bytes, such as `b"lowest"`. `merges` is a list of pairs of
 # tokens, such as `[(b"s", b"t"), (b"e", b"st")]`; the first was learned first. Return the list of
-# tokens. You may use `merge` of this lesson. Then run `scratchlm-learn 4 --check FILE`.
+# tokens. You may use `merge` of this lesson.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `encode(word, merges)`。`word` 是字节，例如 `b"lowest"`。`merges` 是 token 对的列表，
 # 例如 `[(b"s", b"t"), (b"e", b"st")]`，先学到的在前。返回 token 的列表。可以使用本课的 `merge`。
-# 然后运行 `scratchlm-learn 4 --check FILE`。
 
 
 # %% tags=["exercise"]

@@ -246,14 +246,12 @@ if find_spec("tiktoken"):
 # Write `split_special(text, specials)`: cut a text at its special tokens, as `Pretokenizer` does.
 # Return a list: plain text, special token, plain text, and so on, with plain text (perhaps `""`) at
 # both ends and between two special tokens. `text.startswith(token, i)` looks at place `i`.
-# Then run `scratchlm-learn 5 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `split_special(text, specials)`：像 `Pretokenizer` 那样，在特殊 token 处切开文本。
 # 返回一个列表：普通文本、特殊 token、普通文本，依次交替；两端以及两个特殊 token 之间
 # 都要有普通文本（可以是 `""`）。`text.startswith(token, i)` 检查位置 `i`。
-# 然后运行 `scratchlm-learn 5 --check FILE`。
 
 
 # %% tags=["exercise"]

@@ -220,13 +220,13 @@ assert torch.equal(silu(short), silu(short.double()).half())
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Write `silu_slope(x)`: the derivative of x · σ(x) at each number of `x`. You may use `torch.exp`
-# and `torch.sigmoid`, but not `.backward()`. The result has as many numbers as `x`. Then run
-# `scratchlm-learn 6 --check FILE`. It recognises the usual mistakes by what your function returns.
+# and `torch.sigmoid`, but not `.backward()`. The result has as many numbers as `x`. The check
+# recognises the usual mistakes by what your function returns.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `silu_slope(x)`：x · σ(x) 在 `x` 的每个数处的导数。可以用 `torch.exp` 和 `torch.sigmoid`，
-# 但不用 `.backward()`。结果里的数与 `x` 一样多。然后运行 `scratchlm-learn 6 --check FILE`。
+# 但不用 `.backward()`。结果里的数与 `x` 一样多。
 # 检查程序能从返回值认出常见的错误。
 
 

@@ -228,12 +228,12 @@ with figure("07-descent", 4.2, 3.4) as axes:
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Let q = a·u² + b·u·v + c·v·u + d·v². Write `gradient(a, b, c, d, u, v)`. It must return the two
-# numbers ∂q/∂u and ∂q/∂v, in this order, without torch. Then run `scratchlm-learn 7 --check FILE`.
+# numbers ∂q/∂u and ∂q/∂v, in this order, without torch.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 令 q = a·u² + b·u·v + c·v·u + d·v²。写出 `gradient(a, b, c, d, u, v)`：按顺序返回两个数
-# ∂q/∂u 和 ∂q/∂v。不用 torch。然后运行 `scratchlm-learn 7 --check FILE`。
+# ∂q/∂u 和 ∂q/∂v。不用 torch。
 
 
 # %% tags=["exercise"]

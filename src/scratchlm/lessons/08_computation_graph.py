@@ -235,13 +235,12 @@ show("without zero_grad: twice", [u.grad, v.grad], [3, 0])
 # ## Exercise
 # Let L = (a·b + a + c)². Write `backward(a, b, c)`. It must return the three numbers ∂L/∂a, ∂L/∂b,
 # ∂L/∂c. Go backward by hand, without torch: start with s = a·b + a + c and ∂L/∂s. How many paths
-# does a have? Then run `scratchlm-learn 8 --check FILE`.
+# does a have?
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 令 L = (a·b + a + c)²。写出 `backward(a, b, c)`，返回三个数 ∂L/∂a、∂L/∂b、∂L/∂c。
 # 不用 torch，手工向后算：先写 s = a·b + a + c 和 ∂L/∂s。a 有几条路？
-# 然后运行 `scratchlm-learn 8 --check FILE`。
 
 
 # %% tags=["exercise"]

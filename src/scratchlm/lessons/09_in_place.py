@@ -247,14 +247,13 @@ show("PyTorch's", moved(lambda ws: torch.optim.AdamW(ws, lr=0.1, eps=0.5)), [0.8
 # `broken` should do `steps` steps of gradient descent from the list `start`, and return `x`. The
 # loss is the sum of σ(x)² over all numbers of `x`. `broken` has three errors. PyTorch refuses two
 # of them. The third makes the numbers wrong from the second step on. Write `descend` without
-# errors, without `.data` and without an optimizer. Then run `scratchlm-learn 9 --check FILE`.
+# errors, without `.data` and without an optimizer.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # `broken` 应当从列表 `start` 出发做 `steps` 步梯度下降，再返回 `x`。损失是 σ(x)² 对 `x` 里
 # 所有的数求和。`broken` 有三处错误：两处会被 PyTorch 拒绝，另一处让数从第二步起就不对。
 # 请写出没有错误的 `descend`，不用 `.data`，也不用优化器。
-# 然后运行 `scratchlm-learn 9 --check FILE`。
 
 
 # %% tags=["exercise"]

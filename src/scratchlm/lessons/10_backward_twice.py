@@ -252,14 +252,14 @@ with figure("10-slopes") as axes:
 # A model should not change too fast when its input changes. A gradient penalty is a loss that says
 # so. Let f = σ(w₁x₁ + w₂x₂ + …), and let P be the sum of the squares of ∂f/∂x₁, ∂f/∂x₂, …
 # Write `penalty(w, x)`: `w` and `x` are lists of numbers of the same length. Return the gradient of
-# P for `w`: ∂P/∂w₁, ∂P/∂w₂, … Use torch. Then run `scratchlm-learn 10 --check FILE`.
+# P for `w`: ∂P/∂w₁, ∂P/∂w₂, … Use torch.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 输入变化时，模型的输出不应变得太快。梯度惩罚就是表达这个要求的损失。
 # 设 f = σ(w₁x₁ + w₂x₂ + …)，P 是 ∂f/∂x₁、∂f/∂x₂、… 的平方和。
 # 写出 `penalty(w, x)`：`w` 和 `x` 是两个列表，里面的数一样多。返回 P 对 `w` 的梯度：
-# ∂P/∂w₁、∂P/∂w₂、… 用 torch 来写。然后运行 `scratchlm-learn 10 --check FILE`。
+# ∂P/∂w₁、∂P/∂w₂、… 用 torch 来写。
 
 
 # %% tags=["exercise"]

@@ -312,7 +312,7 @@ show("after 0, 10, 20 steps", [losses[0], losses[10], losses[20]], [4.1866, 0.52
 # 0 for the other: if the smaller number moves a little, the result stays the same.
 #
 # Write `slopes(values, steps)`: return a list with the derivatives of the last number, one for each
-# input. Use neither `Number` nor torch. Then run `scratchlm-learn 11 --check FILE`.
+# input. Use neither `Number` nor torch.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -322,7 +322,7 @@ show("after 0, 10, 20 steps", [losses[0], losses[10], losses[20]], [4.1866, 0.52
 # max 对较大的数，斜率是 1；对另一个数，斜率是 0：较小的数变一点，结果不变。
 #
 # 写出 `slopes(values, steps)`：返回一个列表，里面是最后一个数对每个输入的导数。
-# 不要用 `Number`，也不要用 torch。然后运行 `scratchlm-learn 11 --check FILE`。
+# 不要用 `Number`，也不要用 torch。
 
 
 # %% tags=["exercise"]

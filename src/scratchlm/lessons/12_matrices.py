@@ -234,8 +234,6 @@ show("sizes of input, output", sizes[1:], [1, 0.987], within=0.02)
 # 2. shape (row of x, row of y): the dot product of each row of `x` with each row of `y` (in einx,
 #    these two axes need two names);
 # 3. shape (layer, row, out): `x` through each linear layer, without bias.
-#
-# Then run `scratchlm-learn 12 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -244,8 +242,6 @@ show("sizes of input, output", sizes[1:], [1, 0.987], within=0.02)
 # 1. 形状 (row)：`x` 的每一行与 `y` 的同一行的点积；
 # 2. 形状 (x 的行, y 的行)：`x` 的每一行与 `y` 的每一行的点积（在 einx 里，这两条轴要用两个名字）；
 # 3. 形状 (layer, row, out)：让 `x` 经过每一个线性层，不加偏置。
-#
-# 然后运行 `scratchlm-learn 12 --check FILE`。
 
 
 # %% tags=["exercise"]

@@ -221,14 +221,13 @@ with figure("13-before-and-after", 4.4, 4.2) as axes:
 # ## Exercise
 # Write `table_gradient(ids, push, vocab_size)`, the gradient of the table, without `backward`.
 # `ids` has the shape (n), and `push` has the shape (n, d). Row i of `push` is the gradient of the
-# vector that was looked up for `ids[i]`. Return a tensor of the shape (vocab_size, d). Then run
-# `scratchlm-learn 13 --check FILE`.
+# vector that was looked up for `ids[i]`. Return a tensor of the shape (vocab_size, d).
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 不用 `backward`，写出表的梯度 `table_gradient(ids, push, vocab_size)`。`ids` 的形状是 (n)，
 # `push` 的形状是 (n, d)。`push` 的第 i 行，是为 `ids[i]` 查到的那个向量的梯度。
-# 返回形状为 (vocab_size, d) 的张量。然后运行 `scratchlm-learn 13 --check FILE`。
+# 返回形状为 (vocab_size, d) 的张量。
 
 
 # %% tags=["exercise"]

@@ -236,14 +236,13 @@ show("upside down", upside_down, [[0.7311, 1.0], [1, 1], [0, 0]])
 # ## Exercise
 # Write `attend(q, k, v)`: attention with the causal mask. `q`, `k` and `v` have one row for each
 # token. The number of tokens and d may be any, so make the mask in your function. Use torch, but
-# not the function of section 5. Then run `scratchlm-learn 14 --check FILE`. It recognises eight
-# usual mistakes by what they return.
+# not the function of section 5. The check recognises eight usual mistakes by what they return.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `attend(q, k, v)`：带因果掩码的注意力。`q`、`k`、`v` 中每个 token 占一行。token 的个数和 d
 # 可以是任意的，所以要在你的函数里造掩码。可以用 torch，但不要用第 5 节的函数。
-# 然后运行 `scratchlm-learn 14 --check FILE`。检查程序能从返回值认出八种常见错误。
+# 检查程序能从返回值认出八种常见错误。
 
 
 # %% tags=["exercise"]

@@ -282,14 +282,12 @@ with figure("20-loss", 3.6, 3.4) as axes:
 # distribution with the std 1. Return the first weights of a matrix of this shape in a model of
 # `layers` layers, as `truncated` has them. `residual` is True if the matrix writes into the
 # residual stream. The matrix is never a table of the vocabulary.
-# Then run `scratchlm-learn 20 --check FILE`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `start(noise, layers, residual)`。`noise`（out, in）来自标准差为 1 的截断正态分布。
 # 模型有 `layers` 层，返回其中一个同样形状的矩阵的最初权重，与 `truncated` 相同。
 # 如果矩阵写入残差流，`residual` 就是 True。这个矩阵不会是与词表有关的表。
-# 然后运行 `scratchlm-learn 20 --check FILE`。
 
 
 # %% tags=["exercise"]

@@ -284,14 +284,13 @@ show("256 equal probabilities", bits_per_byte(math.log(256), 1), 8)
 # Write `mean_loss(logits, targets)`, the cross-entropy of a batch. `logits` has the shape
 # (text, place, vocabulary), and `targets` has (text, place). Some targets are −100. The logits may
 # be as large as 1000. Use torch's `exp`, `log`, `sum`, `max` and loops or indices, but no ready
-# softmax or loss. Then run `scratchlm-learn 21 --check FILE`.
+# softmax or loss.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `mean_loss(logits, targets)`，即一个批量的交叉熵。`logits` 的形状是（文本, 位置, 词表），
 # `targets` 的形状是（文本, 位置）。有些目标是 −100，logits 可以大到 1000。
 # 可以用 torch 的 `exp`、`log`、`sum`、`max`，以及循环或下标，但不用现成的 softmax 或损失。
-# 然后运行 `scratchlm-learn 21 --check FILE`。
 
 
 # %% tags=["exercise"]

@@ -337,13 +337,13 @@ show("rates", [group["lr"] for group in groups], [0.02, 0.0003, 0.0003])
 # ## Exercise
 # Write `adamw(theta, gradients, lr, beta1, beta2, eps, decay)`: AdamW for one number. `theta` is
 # the first value, and `gradients` is a list of numbers, one for each step. Return the list of the
-# values of θ after each step. Use no torch. Then run `scratchlm-learn 23 --check FILE`.
+# values of θ after each step. Use no torch.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `adamw(theta, gradients, lr, beta1, beta2, eps, decay)`：对一个数做 AdamW。
 # `theta` 是最初的值，`gradients` 是一个列表，每一步用其中一个数。
-# 返回每一步之后 θ 的值，排成列表。不用 torch。然后运行 `scratchlm-learn 23 --check FILE`。
+# 返回每一步之后 θ 的值，排成列表。不用 torch。
 
 
 # %% tags=["exercise"]

@@ -27,6 +27,10 @@ _WRAP = re.compile(
     r"(?<=[\u2e80-\u9fff\uff00-\uffef])\n(?=[\u2e80-\u9fff\uff00-\uffef])"
     r"|(?<=[\u3000-\u303f\uff00-\uffef])\n(?!\s|#|>|\||```|[-*+] |\d+\. )"
 )
+_CHECK = {
+    "en": "Save your function in a file. Then run `scratchlm-learn {number} --check FILE`.",
+    "zh": "把函数存进一个文件。然后运行 `scratchlm-learn {number} --check FILE`。",
+}
 _NO_VIZ = "(no picture: pip install 'scratchlm[viz]')"
 
 
@@ -106,8 +110,12 @@ def entries(path: Path) -> dict[int, list[Cell]]:
 
 
 def shown(cells: Iterable[Cell], lang: str) -> list[Cell]:
-    """Return the cells that a reader of `lang` sees."""
-    return [cell for cell in cells if cell.lang in ("", lang) and not HIDDEN & cell.tags]
+    """Return the cells that a reader of `lang` sees. After an exercise comes how to check it."""
+    seen = [cell for cell in cells if cell.lang in ("", lang) and not HIDDEN & cell.tags]
+    if "exercise" in seen[-1].tags:
+        text = _CHECK[lang].format(number=int(seen[-1].path.name[:2]))
+        seen.append(Cell(seen[-1].path, lang, frozenset(), text, 0))
+    return seen
 
 
 def title(cells: Iterable[Cell], lang: str) -> str:
