@@ -213,7 +213,9 @@ def test_paths_that_are_no_shards(tmp_path: Path, text: Path) -> None:
         open_shard(tmp_path / "missing.bin")
     with pytest.raises(ValueError, match=r"a token file must not be a folder \(.*\); choose"):
         open_shard(tmp_path)
-    with pytest.raises(ValueError, match=r"must end in \.bin or \.npy \(.*text\.txt\); encode"):
+    with pytest.raises(
+        ValueError, match=r"must end in \.bin, \.npy or \.h5 \(.*text\.txt\); encode"
+    ):
         open_shard(text)
     for name in ("empty.bin", "empty.npy"):
         (tmp_path / name).touch()
@@ -295,7 +297,9 @@ def test_killed_between_sidecar_and_ids_never_leaves_a_sidecar_that_lies(
 
 
 def test_write_shard_refuses_before_it_encodes(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.bin \(.*\); use the name train\.bin"):
+    with pytest.raises(
+        ValueError, match=r"must end in \.bin or \.h5 \(.*\); use the name train\.bin"
+    ):
         write_shard(byte_tokenizer(), text, tmp_path / "train.npy")
     with pytest.raises(FileNotFoundError):
         write_shard(byte_tokenizer(), tmp_path / "missing.txt", tmp_path / "train.bin")

@@ -18,15 +18,19 @@ from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
 from scratchlm.data.shards import open_shard
 
 CASES = [
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.h5", "a .bin file or a"),
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.H5", "a .bin file or a"),
-    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.npy", "a .bin file or a"),
-    (tokenize, "--tokenizer_path t.json --encode a.txt a.jsonl --output o.hdf5", "not a .hdf5"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.hdf", "an .h5 file or a"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.hdf4", "an .h5 file or a"),
+    (tokenize, "--tokenizer_path t.json --encode a.txt --output out.npy", "an .h5 file or a"),
+    (
+        tokenize,
+        "--tokenizer_path t.json --encode a.txt a.jsonl --output o.hdf5",
+        "must be a folder",
+    ),
     *(
         (tokenize, f"--tokenizer_path t.json --encode {data} --output hub/out.{ending}", remedy)
         for ending in ("ids", "mmap", "idx", "db", "Txt")
         for data, remedy in (
-            ("a.txt", "; set --output hub/out.bin, or hub/out for a folder"),
+            ("a.txt", "; set --output hub/out.bin or hub/out.h5, or hub/out for a folder"),
             ("a.jsonl", "; set --output hub/out"),
         )
     ),

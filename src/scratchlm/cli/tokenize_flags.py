@@ -18,6 +18,7 @@ TRAINING = (
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
 READING = ("field", "separator")
+ONE_FILE = (".bin", ".h5", ".hdf5")  # endings of a file of ids
 USES = ("encode", "show", "html")  # what a command can do with a tokenizer
 
 
@@ -65,9 +66,9 @@ def _parser(description: str) -> Parser:
     flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer instead of a new one")
     flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .json, "
          ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
-    flag("--output", **one, metavar="PATH", help="FILE.bin for one file (default: beside that "
-         "file), where special tokens become their ids; or a folder, for shards of many "
-         "documents")  # fmt: skip
+    flag("--output", **one, metavar="PATH", help="FILE.bin or FILE.h5 for one file (default: .bin "
+         "beside that file), where special tokens become their ids; or a folder, for shards of "
+         "many documents")  # fmt: skip
     flag("--val_fraction", **one, type=float, metavar="X",
          help="fraction of documents to hold out (default: 0)")  # fmt: skip
     flag("--seed", **number, help="choose which documents to hold out (default: 0)")
@@ -163,7 +164,7 @@ def _find(args: Namespace) -> None:
     args.as_documents = not all(map(is_plain, args.corpus_files))
     one_file = args.encode is not None and args.encode_files == [Path(args.encode[0])]
     args.one_text = one_file and is_plain(args.encode_files[0])
-    named_file = args.output is None or Path(args.output).suffix.lower() == ".bin"
+    named_file = args.output is None or Path(args.output).suffix.lower() in ONE_FILE
     args.to_folder = bool(args.encode) and not (args.one_text and named_file)
     if args.to_folder and named_file:
         raise ValueError(
@@ -244,9 +245,10 @@ def _check_folder(args: Namespace) -> None:
     output = Path(args.output)
     if ending_of(output) and not output.is_dir():
         folder = output.with_suffix("")
-        name = f"{folder}.bin, or {folder} for a folder" if args.one_text else folder
+        name = f"{folder}.bin or {folder}.h5, or {folder} for a folder" if args.one_text else folder
         raise ValueError(
-            f"--output must be a .bin file or a folder, not a {output.suffix} file ({output}); "
+            f"--output must be a .bin file, an .h5 file or a folder, not a {output.suffix} file "
+            f"({output}); "
             f"set --output {name}"
         )
     check_folder(output, resume=bool(args.resume))

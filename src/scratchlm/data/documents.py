@@ -17,7 +17,6 @@ into memory as a whole.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import re
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scratchlm.data.extra import extra
 from scratchlm.data.sources import find_files, format_of
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import HEAD, kind_of
@@ -210,7 +210,7 @@ def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exceptio
     """Return a function that makes a decompressor for one frame, and the decompressor's error."""
     if packed == ".gz":
         return lambda: zlib.decompressobj(wbits=31), zlib.error  # 31: the header of gzip
-    zstandard = _extra("zstandard", path)
+    zstandard = extra("zstandard", path)
     return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
 
 
@@ -311,8 +311,8 @@ def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) 
 
 
 def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
-    parquet = _extra("pyarrow.parquet", path)
-    arrow = _extra("pyarrow", path)
+    parquet = extra("pyarrow.parquet", path)
+    arrow = extra("pyarrow", path)
     size, row = path.stat().st_size, 0
     try:
         # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
@@ -343,14 +343,4 @@ def _parquet(path: Path, field: str, progress: Progress) -> Iterator[str]:
             raise
         raise FileFormatError(
             f"the Parquet file is damaged ({path}: {error}); copy the file again from the source"
-        ) from None
-
-
-def _extra(module: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ValueError(
-            f"the file needs a package that is not installed ({path}: {module.split('.')[0]}); "
-            "run pip install 'scratchlm[data]'"
         ) from None

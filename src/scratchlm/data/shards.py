@@ -4,12 +4,16 @@
     train.bin.json    the sidecar: dtype, count, the tokenizer's hash, size, time, SHA-256
 
 A `.bin` without a sidecar has the requested dtype. Without a request, it has the dtype that its
-vocabulary needs. A `.npy` of integers is also a token file.
+vocabulary needs. A `.npy` of integers, and an HDF5 file (`.h5`, `.hdf5`) with a dataset `tokens`,
+are also token files. See `hdf5`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +21,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from scratchlm.data.hdf5 import ENDINGS, open_hdf5, write_hdf5
+from scratchlm.data.joined import TokenArray
 from scratchlm.data.sources import is_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.files.checksum import sha256_of
@@ -37,10 +43,13 @@ BLOCK = 1 << 24  # ids to read at a time
 
 @dataclasses.dataclass(frozen=True)
 class TokenShard:
-    """An open token file: `tokens` is a read-only memory map, (count,); `info` is its sidecar."""
+    """An open token file: `tokens` is a read-only memory map, (count,); `info` is its sidecar.
+
+    Only chunked HDF5 has no memory map: `tokens` then reads slices from the file.
+    """
 
     path: Path
-    tokens: npt.NDArray[np.integer]
+    tokens: TokenArray
     info: ShardInfo | None
 
     @cached_property
@@ -61,7 +70,7 @@ def open_shard(
     dtype: Literal["uint16", "uint32"] | None = None,
     vocab_size: int | None = None,
 ) -> TokenShard:
-    """Map the ids of a `.bin` or `.npy` file.
+    """Map the ids of a `.bin`, `.npy` or HDF5 file.
 
     `open_shard` always compares the size with the sidecar. It compares the SHA-256 if `verify` is
     true, or if the file's time differs from the recorded time (a copy, a git checkout). It reads a
@@ -74,24 +83,21 @@ def open_shard(
     contains uint32 ids, but `open_shard` would read uint16.
     """
     path = Path(path)
-    size = path.stat().st_size  # raises FileNotFoundError for a missing file
-    if not path.is_file():
-        raise ValueError(f"a token file must not be a folder ({path}); choose a .bin or .npy file")
-    if not is_shard(path):
-        raise ValueError(
-            f"the name of a token file must end in .bin or .npy ({path}); encode a text with "
-            "scratchlm-tokenize"
-        )
-    if size == 0:
-        raise FileFormatError(f"the token file is empty ({path}); encode its text again")
-    info = read_sidecar(path)
-    if info:
-        _compare(path, info, verify=verify)
-    elif verify:
+    _check_path(path)
+    tokens: TokenArray
+    if path.suffix.lower() in ENDINGS:
+        tokens, info = open_hdf5(path)
+    else:
+        info = read_sidecar(path)
+    if verify and not info:
         raise ValueError(f"verification needs a sidecar ({path} has none); encode the text again")
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() in ENDINGS:
+        if info:
+            _compare_hdf5(path, tokens, info, verify=verify)
+    elif path.suffix.lower() == ".npy":
         tokens = _map_npy(path)
     elif info:
+        _compare(path, info, verify=verify)
         tokens = np.memmap(path, DTYPES[info.dtype], mode="r")
     else:
         return TokenShard(path, _map_bare(path, dtype, vocab_size), None)
@@ -103,6 +109,11 @@ def open_shard(
     return TokenShard(path, tokens, info)
 
 
+def read_info(path: Path) -> ShardInfo | None:
+    """Return the description of a token file. Return None if it has none."""
+    return open_hdf5(path)[1] if path.suffix.lower() in ENDINGS else read_sidecar(path)
+
+
 def write_shard(
     tokenizer: BPETokenizer,
     src: StrPath,
@@ -111,23 +122,71 @@ def write_shard(
     num_workers: int | None = None,
     tokenizer_path: StrPath | None = None,
 ) -> ShardInfo:
-    """Encode the text file `src` into the token file `dst` and its sidecar."""
+    """Encode the text file `src` into the token file `dst`: a `.bin` and its sidecar, or HDF5."""
     src, dst = Path(src), Path(dst)
-    if dst.suffix.lower() != ".bin":
+    if dst.suffix.lower() not in (".bin", *ENDINGS):
         raise ValueError(
-            f"the name of a new token file must end in .bin ({dst}); use the name {dst.stem}.bin"
+            f"the name of a new token file must end in .bin or .h5 ({dst}); use the name "
+            f"{dst.stem}.bin"
         )
     if src.resolve() == dst.resolve():
         raise ValueError(
             f"the text and its token file must be different files ({src}); choose another output"
         )
-    with writing_ids(tokenizer.parts, dst, tokenizer_path) as writer:
-        for ids in tokenizer.encode_ranges(src, num_workers):
-            writer.write(ids)
-        if writer.count == 0:
-            raise ValueError(f"the text must not be empty ({src}); choose another text")
-    assert writer.info is not None
-    return writer.info
+    with _binary_for(dst) as binary:
+        with writing_ids(tokenizer.parts, binary, tokenizer_path) as writer:
+            for ids in tokenizer.encode_ranges(src, num_workers):
+                writer.write(ids)
+            if writer.count == 0:
+                raise ValueError(f"the text must not be empty ({src}); choose another text")
+        assert writer.info is not None
+        if binary != dst:
+            write_hdf5(binary, writer.info, dst)
+        return writer.info
+
+
+@contextlib.contextmanager
+def _binary_for(path: Path) -> Iterator[Path]:
+    """Yield the path of a `.bin`: `path` itself, or a temporary `.bin` beside an HDF5 file."""
+    if path.suffix.lower() not in ENDINGS:
+        yield path
+        return
+    binary = path.with_name(f".{path.name}.bin")  # a new run overwrites a killed run's file
+    try:
+        yield binary
+    finally:
+        binary.unlink(missing_ok=True)
+        binary.with_name(f"{binary.name}.json").unlink(missing_ok=True)
+
+
+def _check_path(path: Path) -> None:
+    size = path.stat().st_size  # raises FileNotFoundError for a missing file
+    if not path.is_file():
+        raise ValueError(
+            f"a token file must not be a folder ({path}); choose a .bin, .npy or .h5 file"
+        )
+    if not is_shard(path):
+        raise ValueError(
+            f"the name of a token file must end in .bin, .npy or .h5 ({path}); encode a text with "
+            "scratchlm-tokenize"
+        )
+    if size == 0:
+        raise FileFormatError(f"the token file is empty ({path}); encode its text again")
+
+
+def _compare_hdf5(path: Path, tokens: TokenArray, info: ShardInfo, *, verify: bool) -> None:
+    """Compare the ids with the dataset's attributes. HDF5 itself finds a truncated file."""
+    if len(tokens) != info.count or tokens.dtype != DTYPES[info.dtype]:
+        raise FileFormatError(
+            f"the dataset differs from its attributes ({path}: {len(tokens)} {tokens.dtype} ids, "
+            f"not {info.count} {info.dtype} ids); encode its text again"
+        )
+    if verify:
+        digest = hashlib.sha256()
+        for start in range(0, len(tokens), BLOCK):
+            digest.update(tokens[start : start + BLOCK].tobytes())
+        if digest.hexdigest() != info.sha256:
+            raise _changed(path)
 
 
 def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
@@ -139,10 +198,14 @@ def _compare(path: Path, info: ShardInfo, *, verify: bool) -> None:
             "its text again"
         )
     if (verify or status.st_mtime_ns != info.mtime_ns) and sha256_of(path) != info.sha256:
-        raise FileFormatError(
-            f"the token file changed after it was written ({path}: its SHA-256 differs from the "
-            "sidecar's SHA-256); copy the file again from the source, or encode its text again"
-        )
+        raise _changed(path)
+
+
+def _changed(path: Path) -> FileFormatError:
+    return FileFormatError(
+        f"the token file changed after it was written ({path}: its SHA-256 differs from the "
+        "sidecar's SHA-256); copy the file again from the source, or encode its text again"
+    )
 
 
 def _map_bare(path: Path, dtype: str | None, vocab_size: int | None) -> npt.NDArray[np.integer]:
@@ -189,7 +252,7 @@ def _map_npy(path: Path) -> npt.NDArray[np.integer]:
     return tokens
 
 
-def _largest(tokens: npt.NDArray[np.integer], path: Path) -> int:
+def _largest(tokens: TokenArray, path: Path) -> int:
     largest = 0
     for start in range(0, len(tokens), BLOCK):
         block = tokens[start : start + BLOCK]

@@ -53,7 +53,7 @@ def is_plain(path: Path) -> bool:
 
 def is_shard(path: Path) -> bool:
     """Check whether the file's name ends like the name of a token file."""
-    return path.suffix.lower() in (".bin", ".npy")
+    return path.suffix.lower() in (".bin", ".npy", ".h5", ".hdf5")
 
 
 def num_bytes(files: Sequence[Path]) -> int:

@@ -56,7 +56,7 @@ _STARTS: list[tuple[bytes, Kind]] = [  # regular expressions
     (rb"7z\xbc\xaf\x27\x1c", Kind("a 7-Zip archive", "unpack the archive")),
     (rb"Rar!\x1a\x07", Kind("a RAR archive", "unpack the archive")),
     (rb"PAR1\x15", Kind("a Parquet file", "change the file's ending to .parquet")),
-    (rb"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "save its text or ids in another format")),
+    (rb"\x89HDF\r\n\x1a\n", Kind("an HDF5 file", "change the ending of a file of ids to .h5")),
     (rb"\x93NUMPY", Kind("a NumPy array", "change the file's ending to .npy")),
     (rb"ARROW1\0\0", Kind("an Arrow file", "save the data as Parquet")),
     (rb"SQLite format 3\0", Kind("an SQLite database", "save its text as JSON lines")),

@@ -208,11 +208,19 @@ def read_sidecar(path: StrPath) -> ShardInfo | None:
         return None
     sidecar = _sidecar(path)
     try:
-        fields = parse_json(sidecar.read_bytes())
-        info = ShardInfo(**fields)
+        return info_of(parse_json(sidecar.read_bytes()), sidecar)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
+        raise _bad_sidecar(sidecar, str(error)) from None
+
+
+def info_of(fields: Any, sidecar: Path) -> ShardInfo:
+    """Return the info that `fields` of the file `sidecar` contain. Raise FileFormatError for other
+    fields and for values of other types."""
+    try:
+        info = ShardInfo(**fields)
+    except TypeError as error:
         raise _bad_sidecar(sidecar, str(error)) from None
     for field in dataclasses.fields(ShardInfo):
         kind = field.type.split(" | ")[0]  # annotations are strings: "int", "str | None"
