@@ -269,8 +269,11 @@ def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["shards"], "token files but no text (shards: 2 files); choose one token file"),
-        (["shards/*.bin"], "can read only one token file"),
+        (["mixed"], "both token files and texts (mixed: mixed/a.bin, mixed/a.txt); choose one"),
+        (["[as]*"], "both token files and texts ([as]*: shards/train-00000.bin, a.jsonl)"),
+        (["shards:1,a.txt:1"], "a text in a mixture needs the tokenizer of the token files (a.txt"),
+        (["a.txt:1,gone.bin:1"], "gone.bin"),
+        (["a.txt:1,a.jsonl"], "each source of a mixture must have a weight (a.jsonl"),
         (["a.txt", "--field", "body"], "data.field (body) is only for many documents"),
         (["a.txt", "--separator", "<s>"], "data.separator (<s>) is only for many documents"),
         (["a.jsonl", "--field", "body"], "no field 'body'"),
@@ -281,6 +284,9 @@ def test_sources_that_cannot_be(tmp_path, monkeypatch, capsys, words, names):
     Path("shards").mkdir()
     for number in range(2):
         Path(f"shards/train-0000{number}.bin").write_bytes(bytes(100))
+    Path("mixed").mkdir()
+    Path("mixed/a.bin").write_bytes(bytes(100))
+    Path("mixed/a.txt").write_text(SENTENCES, encoding="utf-8")
     Path("a.txt").write_text(SENTENCES, encoding="utf-8")
     Path("a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     Path("no").mkdir()

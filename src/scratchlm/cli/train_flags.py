@@ -24,11 +24,13 @@ GROUPS = {
 # its full flag. If a default is None, the help says what happens then.
 FLAGS: dict[str, tuple[str, ...]] = {
     "data.train": (
-        "training data: a file, folder or glob of text, JSON or Parquet; or a token file",
+        "training data: a file, folder or glob of text, JSON, Parquet or token files; or a mixture "
+        "with weights, such as books/:0.7,code.h5:0.3",
         "train_data",
     ),
     "data.val": (
-        "validation data of the same kinds (the last tenth of the training data)",
+        "validation data of the same kinds (the held-out documents in a folder of "
+        "scratchlm-tokenize, or the last tenth of the training data)",
         "val_data",
     ),
     "data.tokenizer": (

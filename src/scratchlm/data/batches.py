@@ -1,13 +1,13 @@
 """Batches from a one-dimensional array of tokens: random, by epoch, and for evaluation.
 
 A batch is int64 `inputs` and `targets`, (batch, seq). The targets are the tokens one place after
-the inputs. Tokens may be a numpy array, a memory map, or a torch tensor on the CPU. A batch reads
-only its own windows.
+the inputs. Tokens may be a numpy array, a memory map, several of these (`JoinedTokens`), or a torch
+tensor on the CPU. A batch reads only its own windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from scratchlm.config import takes_synonyms
+from scratchlm.data.joined import TokenArray
 from scratchlm.devices.ranks import Batch
 from scratchlm.functional import IGNORED
 
-Tokens = npt.NDArray[np.integer] | Tensor
+Tokens = npt.NDArray[np.integer] | TokenArray | Tensor
 
 
 @takes_synonyms()
@@ -37,7 +38,7 @@ def get_batch(
     array = _as_array(tokens, batch_size, context_length)
     starts = torch.randint(len(array) - context_length, (batch_size,), generator=generator)
     windows = _windows(array, starts.numpy(), context_length + 1).to(device)
-    return _split(windows)
+    return inputs_and_targets(windows)
 
 
 class TrainBatches:
@@ -47,16 +48,20 @@ class TrainBatches:
     start T tokens apart, so an epoch uses no target twice. Each epoch shifts its windows by an
     offset, which is uniformly random over all possible offsets. It visits each window once, in
     random order. numpy's PCG64 with SeedSequence([seed, epoch]) samples the offset and the order. A
-    batch may contain windows of several epochs.
+    batch may contain windows of several epochs. source: the number of these tokens in a mixture,
+    as the spawn key of the sequence, so that each source has its own order; 0 has no spawn key.
     """
 
-    def __init__(self, tokens: Tokens, batch_size: int, context_length: int, seed: int) -> None:
+    def __init__(
+        self, tokens: Tokens, batch_size: int, context_length: int, seed: int, source: int = 0
+    ) -> None:
         self.tokens = _as_array(tokens, batch_size, context_length)
         if seed < 0:
             raise ValueError(f"seed must be at least 0 ({seed}); pass e.g. 0")
         self.batch_size = batch_size
         self.context_length = context_length
         self.seed = seed
+        self._key = (source,) if source else ()
         self.windows_per_epoch = max(1, (len(self.tokens) - context_length) // context_length)
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
 
@@ -64,12 +69,18 @@ class TrainBatches:
         """Return inputs, targets: (batch, seq) int64 on the CPU."""
         if step < 0:
             raise ValueError(f"step must be at least 0 ({step}); count steps from 0")
-        index = step * self.batch_size + np.arange(self.batch_size)
-        epochs, places = np.divmod(index, self.windows_per_epoch)
+        return inputs_and_targets(self.windows(step * self.batch_size + np.arange(self.batch_size)))
+
+    def windows(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        """numbers: (n,), not decreasing -> (n, seq + 1) int64: these windows, counted from step 0.
+
+        Window number `windows_per_epoch` is the first window of the second epoch.
+        """
+        epochs, places = np.divmod(numbers, self.windows_per_epoch)
         starts = np.concatenate(
             [self._epoch_starts(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
         )
-        return _split(_windows(self.tokens, starts, self.context_length + 1))
+        return _windows(self.tokens, starts, self.context_length + 1)
 
     def _epoch_starts(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return the start of each window of the epoch, in the order of visits."""
@@ -77,7 +88,7 @@ class TrainBatches:
             while len(self._starts) >= 2:  # a batch may cross into the next epoch: keep two
                 del self._starts[next(iter(self._starts))]
             generator = np.random.Generator(
-                np.random.PCG64(np.random.SeedSequence([self.seed, epoch]))
+                np.random.PCG64(np.random.SeedSequence([self.seed, epoch], spawn_key=self._key))
             )
             length, n = self.context_length, self.windows_per_epoch
             spare = len(self.tokens) - 1 - n * length
@@ -121,24 +132,34 @@ class EvalBatches:
         return -(-len(self._starts) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        shape = (self.batch_size, self.context_length)
         for first in range(0, len(self._starts), self.batch_size):
-            inputs = torch.zeros(shape, dtype=torch.int64)
-            targets = torch.full(shape, IGNORED)
-            for row, start in enumerate(self._starts[first : first + self.batch_size]):
-                window = self.tokens[start : start + self.context_length + 1].astype(np.int64)
-                inputs[row, : len(window) - 1] = torch.from_numpy(window[:-1])
-                targets[row, : len(window) - 1] = torch.from_numpy(window[1:])
-            yield inputs, targets
+            starts = self._starts[first : first + self.batch_size]
+            rows = [self.tokens[start : start + self.context_length + 1] for start in starts]
+            yield padded(rows, self.batch_size, self.context_length)
+
+
+def padded(rows: Sequence[npt.NDArray[np.integer]], batch_size: int, context_length: int) -> Batch:
+    """rows: windows of 2 to seq + 1 tokens -> inputs, targets (batch, seq). Input 0 and target -100
+    pad the short rows and the missing rows."""
+    inputs = torch.zeros((batch_size, context_length), dtype=torch.int64)
+    targets = torch.full((batch_size, context_length), IGNORED)
+    for row, window in enumerate(rows):
+        ids = torch.from_numpy(window.astype(np.int64))
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = ids[1:]
+    return inputs, targets
 
 
 def _as_array(
     tokens: Tokens, batch_size: int, context_length: int, shortest: int | None = None
-) -> npt.NDArray[np.integer]:
-    array = tokens.numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+) -> npt.NDArray[np.integer] | TokenArray:
+    array = tokens.numpy() if isinstance(tokens, Tensor) else tokens
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
+    shape = array.shape if isinstance(array, np.ndarray) else (len(array),)
+    if len(shape) != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"tokens must be a 1-D array of integers (shape {array.shape}, {array.dtype}); "
+            f"tokens must be a 1-D array of integers (shape {shape}, {array.dtype}); "
             "pass the ids of a token file"
         )
     for name, size in (("batch_size", batch_size), ("context_length", context_length)):
@@ -154,12 +175,17 @@ def _as_array(
     return array
 
 
-def _windows(array: npt.NDArray[np.integer], starts: npt.NDArray[np.int64], length: int) -> Tensor:
+def _windows(
+    array: npt.NDArray[np.integer] | TokenArray, starts: npt.NDArray[np.int64], length: int
+) -> Tensor:
     """array: (n,), starts: (batch,) -> (batch, length) int64."""
-    rows = array[starts[:, None] + np.arange(length)]
+    if isinstance(array, np.ndarray):
+        rows = array[starts[:, None] + np.arange(length)]
+    else:
+        rows = np.stack([array[start : start + length] for start in starts.tolist()])
     return torch.from_numpy(rows.astype(np.int64))
 
 
-def _split(windows: Tensor) -> Batch:
+def inputs_and_targets(windows: Tensor) -> Batch:
     """(batch, seq + 1) -> contiguous inputs, targets: (batch, seq). A loss flattens them."""
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()

@@ -12,9 +12,10 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 class DataConfig:
     """Specify the data of a run and how to read the data.
 
-    `train` and `val` each specify a token file (.bin, .npy), or a file, folder or glob of text,
-    JSON, JSON lines or Parquet. `field` is the JSON or Parquet field that contains a document's
-    text. `separator` is the special token between documents. `tokenizer` is the path of a
+    `train` and `val` each specify a file, folder or glob of token files (.bin, .npy, .h5), or of
+    text, JSON, JSON lines or Parquet. They may also specify a mixture of these, each with its
+    weight: `books/:0.7,code.h5:0.3`. `field` is the JSON or Parquet field that contains the text of
+    a document. `separator` is the special token between documents. `tokenizer` is the path of a
     tokenizer.json. Without this path, a run uses the tokenizer of its initial or resumed weights.
     If the weights have no tokenizer, the sidecar of a token file specifies the tokenizer. For a
     text, the run then trains a new tokenizer. `verify` hashes whole token files at the start;

@@ -244,6 +244,31 @@ def corpus_folder(
         raise
 
 
+def shards_of(path: Path, split: str) -> list[Path] | None:
+    """Return the shards of one split of a finished corpus. Return None if the folder has no corpus.
+
+    Raise ValueError for an unfinished corpus, and FileFormatError for a damaged corpus.json.
+    """
+    manifest = path / MANIFEST
+    if not manifest.exists():
+        if (path / PROGRESS).exists():
+            raise ValueError(
+                f"the corpus must be finished ({path} has {PROGRESS}); repeat the command of "
+                "scratchlm-tokenize with --resume"
+            )
+        return None
+    try:
+        content = parse_json(manifest.read_bytes())
+        if content.pop("sha256") != _hash(content):
+            raise ValueError("the file's sha256 does not match its content")
+        return [path / name for name in SplitInfo(**content[split]).shards]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileFormatError(
+            f"the file does not describe a corpus ({manifest}: {error}); encode the files into "
+            "another folder"
+        ) from None
+
+
 def check_folder(path: Path, *, resume: bool) -> None:
     """Raise ValueError if a new run finds a corpus, or if `resume` finds no corpus."""
     if path.exists() and not path.is_dir():

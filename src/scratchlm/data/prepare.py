@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scratchlm.data.config import DataConfig
+from scratchlm.data.data_sources import Source, Split, has_held_out, sources_of
 from scratchlm.data.documents import read_as_text
-from scratchlm.data.shards import TokenShard, open_shard
-from scratchlm.data.sources import Source, num_bytes, source_of, told_bytes
+from scratchlm.data.joined import TokenArray
+from scratchlm.data.mixture import Mixture
+from scratchlm.data.open_sources import (
+    OpenSource,
+    as_data,
+    check_all,
+    held_out,
+    identity,
+    proportions,
+)
+from scratchlm.data.shards import open_shard, read_info
+from scratchlm.data.sources import num_bytes, told_bytes
 from scratchlm.data.tokenized import name_of, tokenized
 from scratchlm.data.vocabulary import (
     BYTES_ALONE,
@@ -21,22 +30,21 @@ from scratchlm.data.vocabulary import (
     learn_tokenizer,
     suitable_vocab_size,
 )
-from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
-from scratchlm.tokenizer.token_files import read_sidecar
+from scratchlm.tokenizer.token_files import ShardInfo
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Store the ids of a run: `train` and `val` are 1-D integer arrays.
+    """Store the ids of a run: `train` and `val` are each one array, or a mixture of arrays.
 
     `context_length` is the requested length. With `fit_context`, it may be shorter to fit the data.
     `data_id` identifies the training ids and `val_id` the validation ids.
     """
 
-    train: np.ndarray
-    val: np.ndarray
+    train: TokenArray | Mixture
+    val: TokenArray | Mixture
     tokenizer: BPETokenizer | None
     context_length: int
     data_id: dict[str, Any]
@@ -56,9 +64,9 @@ def prepare(
     `prepare` tokenizes text once into `folder`. It trains a tokenizer of `vocab_size` ids if there
     is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses `own` if
     `config` specifies no tokenizer. The caller must then save `own` as tokenizer.json beside
-    `folder`. Without validation data, `prepare` holds out the last tenth of the training ids. `say`
-    receives one line for each decision. Raise ValueError or FileFormatError for data that does not
-    fit.
+    `folder`. Without validation data, `prepare` holds out the last tenth of the training ids: of
+    each source, if there are several. `say` receives one line for each decision. Raise ValueError
+    or FileFormatError for data that does not fit.
     """
     sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
@@ -68,40 +76,58 @@ def prepare(
             f"{vocab_size}); use --vocab_size {len(tokenizer)}"
         )
 
-    def shard(name: str) -> TokenShard:
-        source = sources[name]
-        path, dtype = source.files[0], config.dtype
-        if source.kind != "shard":
-            dtype = None  # a new token file gets the tokenizer's dtype
-            assert tokenizer is not None  # text always has a tokenizer
-            assert tokenizer_path is not None
-            path = tokenized(source, config, tokenizer, tokenizer_path, folder, name, say)
-        opened = open_shard(path, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
-        if opened.info is None and path.suffix.lower() == ".bin":
-            say(f"{path} has no sidecar: its ids are read as {opened.tokens.dtype.name}")
-        _check(opened, tokenizer, vocab_size)
-        return opened
+    def opened(name: Split) -> list[OpenSource]:
+        makers = tokenizer, tokenizer_path
+        found = [_open(source, config, makers, vocab_size, folder, name, say)
+                 for source in sources[name]]  # fmt: skip
+        check_all(found, tokenizer, vocab_size, say)
+        return found
 
-    train = val = shard("train")
+    train = val = opened("train")
+    train_ids = [source.tokens for source in train]
     if "val" in sources:
-        val = shard("val")
-        train_ids, val_ids = train.tokens, val.tokens
+        val = opened("val")
+        val_ids = [source.tokens for source in val]
     else:
-        total = len(train.tokens)
-        train_ids, val_ids = np.split(train.tokens, [total - total // 10])
-        say(f"without validation data, the last {len(val_ids):,} of {total:,} tokens are held out")
-    learned = sources["train"].kind != "shard" and config.tokenizer is None and own is None
+        train_ids, val_ids = held_out(train, say)
+    learned = config.tokenizer is None and own is None
+    learned &= all(source.kind != "shard" for source in sources["train"])
     more = _with_bytes_alone(train, val) if learned and len(tokenizer or ()) > BYTES_ALONE else ""
-    context_length = _fitting(
-        (train_ids, val_ids), context_length, more, say if config.fit_context else None
-    )
+    shortest = min(train_ids, key=len), min(val_ids, key=len)
+    context_length = _fitting(shortest, context_length, more, say if config.fit_context else None)
     data_id = {
-        "train data": train.sha256,
-        "training tokens": len(train_ids),
+        "train data": identity(train),
+        "training tokens": sum(map(len, train_ids)),
         "tokenizer": None if tokenizer is None else tokenizer.hash,
-    }
-    val_id = {"data": val.sha256, "tokens": len(val_ids)}
-    return PreparedData(train_ids, val_ids, tokenizer, context_length, data_id, val_id)
+    } | proportions(train)
+    val_id = {"data": identity(val), "tokens": sum(map(len, val_ids))} | proportions(val)
+    return PreparedData(
+        as_data(train, train_ids), as_data(val, val_ids), tokenizer, context_length, data_id, val_id
+    )
+
+
+def _open(
+    source: Source,
+    config: DataConfig,
+    makers: tuple[BPETokenizer | None, Path | None],
+    vocab_size: int,
+    folder: Path,
+    name: Split,
+    say: Callable[[str], None],
+) -> OpenSource:
+    """Open the token files of a source. Make them first for texts. makers: the tokenizer, and its
+    file."""
+    files, dtype = source.files, config.dtype
+    if source.kind != "shard":
+        dtype = None  # a new token file gets the tokenizer's dtype
+        tokenizer, path = makers
+        assert tokenizer is not None  # text always has a tokenizer
+        assert path is not None
+        files = [tokenized(source, config, tokenizer, path, folder, name, say)]
+    return OpenSource(source, [
+        open_shard(file, verify=config.verify, dtype=dtype, vocab_size=vocab_size)
+        for file in files
+    ])  # fmt: skip
 
 
 def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -> int:
@@ -112,39 +138,58 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
     """
     if config.tokenizer is not None:
         return len(BPETokenizer.load(config.tokenizer))
-    source = source_of(config.train)
-    if source.kind != "shard":
-        size = suitable_vocab_size(num_bytes(source.files))
-        say(f"vocab_size is {size}: the default for {told_bytes(source.files)}")
-        return size
-    info = read_sidecar(source.files[0])
-    if info is not None:
+    sources = sources_of(config.train)
+    if info := _info_of(sources):
         return info.vocab_size
+    texts = [file for source in sources if source.kind != "shard" for file in source.files]
+    if texts:
+        size = suitable_vocab_size(num_bytes(texts))
+        say(f"vocab_size is {size}: the default for {told_bytes(texts)}")
+        return size
     raise ValueError(
         f"the vocabulary size is unknown ({config.train} specifies no tokenizer); "
         "use --vocab_size N or --tokenizer_path"
     )
 
 
-def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, Source]:
+def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, list[Source]]:
     """Find and check all configured files before tokenizing, which may take minutes."""
-    sources = {"train": source_of(config.train)}
+    sources = {"train": sources_of(config.train)}
     if config.val is not None:
-        sources["val"] = source_of(config.val)
+        sources["val"] = sources_of(config.val, "val")
+    elif has_held_out(config.train):
+        sources["val"] = sources_of(config.train, "val")
+        say(f"the validation data is the held-out documents of {config.train}")
     if config.tokenizer is not None:
         with open(config.tokenizer, "rb"):
             pass
-    texts = [source.files for source in sources.values() if source.kind != "shard"]
+    every = [source for each in sources.values() for source in each]
+    texts = [source.files for source in every if source.kind != "shard"]
     for line in read_as_text(itertools.chain(*texts)):
         say(line)
-    if not any(source.kind == "documents" for source in sources.values()):
+    if not any(source.kind == "documents" for source in every):
         _check_reading_is_unset(config)
-    if config.dtype is not None and not any(each.kind == "shard" for each in sources.values()):
+    if config.dtype is not None and not any(source.kind == "shard" for source in every):
         raise ValueError(
             f"data.dtype ({config.dtype}) is only for ids without a sidecar ({config.train}); "
             "remove data.dtype, because the vocabulary determines the type of a text's ids"
         )
     return sources
+
+
+def _info_of(sources: Sequence[Source]) -> ShardInfo | None:
+    """Return the description of the first token file that has one."""
+    found = _first_described(sources)
+    return None if found is None else found[1]
+
+
+def _first_described(sources: Sequence[Source]) -> tuple[Path, ShardInfo] | None:
+    shards = [source.files[0] for source in sources if source.kind == "shard"]
+    for path in shards:
+        info = read_info(path)
+        if info is not None:
+            return path, info
+    return None
 
 
 def _check_reading_is_unset(config: DataConfig) -> None:
@@ -157,17 +202,18 @@ def _check_reading_is_unset(config: DataConfig) -> None:
             )
 
 
-def _with_bytes_alone(train: TokenShard, val: TokenShard) -> str:
+def _with_bytes_alone(train: Sequence[OpenSource], val: Sequence[OpenSource]) -> str:
     """Return advice for a message: the longest context for a vocabulary that has no merges."""
-    if train.info is None or val.info is None:
+    train_bytes, val_bytes = ([each.text_bytes for each in opened] for opened in (train, val))
+    if None in train_bytes or None in val_bytes:
         return ""
-    sizes = [train.info.text_bytes, val.info.text_bytes]
+    sizes = [min(filter(None, each), default=0) for each in (train_bytes, val_bytes)]
     most = sizes[0] // 10 - 1 if train is val else min(sizes) - 1
     return f", or --vocab_size {BYTES_ALONE} for a context of up to {most}" if most > 0 else ""
 
 
 def _fitting(
-    data: tuple[np.ndarray, np.ndarray],
+    data: tuple[TokenArray, TokenArray],
     context_length: int,
     more: str,
     shrinks: Callable[[str], None] | None,
@@ -202,14 +248,14 @@ def _fitting(
 
 def _tokenizer(
     config: DataConfig,
-    source: Source,
+    sources: Sequence[Source],
     vocab_size: int,
     folder: Path,
     say: Callable[[str], None],
     own: BPETokenizer | None,
 ) -> tuple[BPETokenizer | None, Path | None]:
     """Return a tokenizer and its file: the configured tokenizer, or the tokenizer of the weights,
-    or the tokenizer of the token file. If none of these exists, train a tokenizer."""
+    or the tokenizer of the token files. If none of these exists, train a tokenizer on the texts."""
     if config.tokenizer is not None:
         path = Path(config.tokenizer)
         tokenizer = BPETokenizer.load(path)
@@ -218,51 +264,35 @@ def _tokenizer(
         return tokenizer, path
     if own is not None:
         return own, folder.parent / "tokenizer.json"
-    if source.kind == "shard":
-        shard = source.files[0]
-        info = read_sidecar(shard)
-        if info is None or info.tokenizer is None:
-            return None, None
-        path = shard.parent / info.tokenizer
-        if not path.is_file():
+    texts = [source for source in sources if source.kind != "shard"]
+    if described := _first_described(sources):
+        shard, info = described
+        path = shard.parent / (info.tokenizer or "")
+        if path.is_file():
+            return BPETokenizer.load(path), path
+        if info.tokenizer is not None and not texts:
             say(
                 f"{shard} was made with {path}, which is missing: the run has no bits per byte and "
                 "no text samples"
             )
-            return None, None
-        return BPETokenizer.load(path), path
-    path = folder / f"tokenizer-{name_of(source, config, str(vocab_size))}.json"
+    if not texts:
+        return None, None
+    if len(texts) < len(sources):
+        shard = next(source.files[0] for source in sources if source.kind == "shard")
+        raise ValueError(
+            f"a text in a mixture needs the tokenizer of the token files ({texts[0].name}; the "
+            f"tokenizer of {shard} is unknown); set --tokenizer_path"
+        )
+    files = list(itertools.chain(*(source.files for source in texts)))
+    whole = texts[0] if len(texts) == 1 else Source(config.train, "documents", files)
+    path = folder / f"tokenizer-{name_of(whole, config, str(vocab_size))}.json"
     if path.is_file():
         return BPETokenizer.load(path), path
     reading = {"field": config.field, "separator": config.separator}
-    tokenizer = learn_tokenizer(source.files, vocab_size, [config.separator], **reading)
+    tokenizer = learn_tokenizer(files, vocab_size, [config.separator], **reading)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
     say(f"trained a tokenizer of {len(tokenizer):,} ids on {config.train}: {path}")
-    for line in ids_left_over(tokenizer, vocab_size, num_bytes(source.files)):
+    for line in ids_left_over(tokenizer, vocab_size, num_bytes(files)):
         say(line)
     return tokenizer, path
-
-
-def _check(shard: TokenShard, tokenizer: BPETokenizer | None, vocab_size: int) -> None:
-    info = shard.info
-    if info and tokenizer and info.tokenizer_hash not in (None, tokenizer.hash):
-        raise FileFormatError(
-            f"the token file was made with another tokenizer ({shard.path}: its tokenizer is "
-            f"{info.tokenizer or 'unknown'}); use that tokenizer, or encode the text with yours"
-        )
-    bare = info is None and shard.path.suffix.lower() == ".bin"
-    width = shard.tokens.dtype.name
-    if bare and tokenizer and width == "uint16" and tokenizer.dtype.name == "uint32":
-        raise ValueError(
-            f"uint16 is too small for the tokenizer's ids ({shard.path}, {len(tokenizer)} ids); "
-            "use --data.dtype uint32, or encode the text again"
-        )
-    if shard.max_id >= vocab_size:
-        other = "uint32" if width == "uint16" else "uint16"
-        remedy = f", or use --data.dtype {other} if the ids have that type" if bare else ""
-        raise ValueError(
-            f"each id must be less than vocab_size ({shard.max_id} in {shard.path}, vocab_size "
-            f"{vocab_size}); use --vocab_size {shard.max_id + 1} or more, or encode the text "
-            f"again{remedy}"
-        )

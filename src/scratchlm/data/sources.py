@@ -80,7 +80,7 @@ def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for path in _matches(os.fspath(name)):
+        for path in matches(os.fspath(name)):
             for file in _files_in(path) if path.is_dir() else [path]:
                 if not file.is_file():
                     raise ValueError(
@@ -94,21 +94,25 @@ def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
     return list(found.values())
 
 
-def _matches(name: str) -> list[Path]:
+def matches(name: str) -> list[Path]:
+    """Return the path itself, or the sorted paths that match a glob. Raise the errors of
+    `find_files`."""
     if not name:
         raise ValueError("a path must not be empty (''); specify a file, a folder or a glob")
     if any(sign in name for sign in "*?[") and not os.path.exists(name):
-        matches = sorted(glob.glob(name, recursive=True))
-        if not matches:
+        found = sorted(glob.glob(name, recursive=True))
+        if not found:
             raise ValueError(
                 f"no file matches the pattern ({name}); check the pattern and the current folder"
             )
-        return [Path(match) for match in matches]
+        return [Path(match) for match in found]
     os.stat(name)  # raises FileNotFoundError for a missing file
     return [Path(name)]
 
 
-def _files_in(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
+    """Return all files in the folder and its subfolders, except hidden files."""
+
     def fail(error: OSError) -> None:  # without this, os.walk skips unreadable folders
         raise error
 
@@ -116,15 +120,24 @@ def _files_in(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return files
+
+
+def texts_among(files: Sequence[Path]) -> list[Path]:
+    """Return the files that contain texts or documents, sorted by path."""
     found = [file for file in files if file.name.lower().endswith(FOLDER_SUFFIXES)]
-    found = [file for file in found if file.suffix.lower() != ".json" or _is_list(file)]
-    if found:
-        return sorted(found)
+    return sorted(file for file in found if file.suffix.lower() != ".json" or _is_list(file))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    files = files_below(folder)
+    if found := texts_among(files):
+        return found
     shards = sorted(filter(is_shard, files))
     if shards:
         raise ValueError(
-            f"the folder contains token files but no text ({folder}: {len(shards)} files); "
-            f"choose one token file, such as {shards[0]}"
+            f"the folder contains token files but no text ({folder}: {len(shards)} files, such as "
+            f"{shards[0]}); choose a folder of texts"
         )
     endings = ", ".join(FOLDER_SUFFIXES)
     raise ValueError(
@@ -140,26 +153,3 @@ def _is_list(path: Path) -> bool:
 def is_there(name: str) -> bool:
     """Check whether `name` is an existing file or folder, or a glob that matches one of these."""
     return os.path.exists(name) or bool(glob.glob(name, recursive=True))
-
-
-class Source(NamedTuple):
-    """Store the files of one path, folder or glob. `kind` is the kind of their content."""
-
-    name: str
-    kind: Literal["shard", "text", "documents"]
-    files: list[Path]
-
-
-def source_of(name: str) -> Source:
-    """Return the source of a path, folder or glob. Raise the errors of `find_files`."""
-    files = find_files(name)
-    shards = list(filter(is_shard, files))
-    if shards and len(files) > 1:
-        raise ValueError(
-            f"training can read only one token file ({name}: {len(files)} files); choose one "
-            f"token file, such as {shards[0]}"
-        )
-    with open(files[0], "rb"):  # raises the system's error if the file is unreadable
-        pass
-    one_text = files == [Path(name)] and is_plain(files[0])
-    return Source(name, "shard" if shards else "text" if one_text else "documents", files)

@@ -11,8 +11,8 @@ from pathlib import Path
 from scratchlm.data.config import DataConfig
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import MANIFEST
+from scratchlm.data.data_sources import Source
 from scratchlm.data.shards import open_shard, write_shard
-from scratchlm.data.sources import Source
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
 

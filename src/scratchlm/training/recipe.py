@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from scratchlm.checkpoint.models import load_model, read_own_tokenizer
 from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import flops_per_token
-from scratchlm.data.batches import EvalBatches, TrainBatches
+from scratchlm.data.batches import TrainBatches
+from scratchlm.data.mixture import MixedBatches, MixedEvalBatches, eval_batches, train_batches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (
@@ -85,6 +86,8 @@ def build(
     with agreed(ranks):
         set_length(trainer, config)
         say(told(config))
+        for line in _told_of_mixture(trainer, batches):
+            say(line)
         for line in trainer.resume(resume) if resume is not None else ():
             say(line)
     # Change the run's folder only after everything above has succeeded.
@@ -117,7 +120,7 @@ def _planned(
     ranks: Ranks,
     say: Callable[[str], None],
     typed: Container[str],
-) -> tuple[TrainConfig, TrainBatches]:
+) -> tuple[TrainConfig, TrainBatches | MixedBatches]:
     """Return the batches, and the configuration without open choices. Check that the run fits.
 
     If the run has a time limit, only the number of steps stays open.
@@ -125,7 +128,7 @@ def _planned(
     assert config.train.out is not None
     out = Path(config.train.out)
     with agreed(ranks):
-        batches = TrainBatches(
+        batches = train_batches(
             data.train, config.train.batch_size, config.model.context_length, config.train.seed
         )
         _tell_repetition(config.train, batches, say)
@@ -152,7 +155,7 @@ def _planned(
 def _assembled(
     config: TrainConfig,
     data: PreparedData,
-    batches: TrainBatches,
+    batches: TrainBatches | MixedBatches,
     weights: str | None,
     device: torch.device,
     ranks: Ranks,
@@ -172,17 +175,18 @@ def _assembled(
         build_optimizer(config.optim, model),
         batches,
         counted(train),
-        val_batches=EvalBatches(data.val, train.batch_size, length, train.eval_batches),
+        val_batches=eval_batches(data.val, train.batch_size, length, train.eval_batches),
         objective=objective,
         dtype=resolve_dtype(config.runtime.dtype, device),
         ranks=ranks,
-        notes=_notes(config, data, sample, device, ranks),
+        notes=_notes(config, data, batches, sample, device, ranks),
     )
 
 
 def _notes(
     config: TrainConfig,
     data: PreparedData,
+    batches: TrainBatches | MixedBatches,
     sample: Callable[[nn.Module], str] | None,
     device: torch.device,
     ranks: Ranks,
@@ -199,11 +203,12 @@ def _notes(
         sample=sample,
         flops_per_token=3 * flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
+        sources=batches.counts if isinstance(batches, MixedBatches) else None,
     )
 
 
 def _tell_repetition(
-    train: TrainerConfig, batches: TrainBatches, say: Callable[[str], None]
+    train: TrainerConfig, batches: TrainBatches | MixedBatches, say: Callable[[str], None]
 ) -> None:
     """Print a warning if one step reads more sequences than the data has."""
     step, epoch = train.batch_size * train.accumulate, batches.windows_per_epoch
@@ -212,6 +217,18 @@ def _tell_repetition(
             f"a step reads {step} sequences, but the data has only {epoch} of "
             f"{batches.context_length} tokens, so each step repeats "
             f"sequences; set --batch_size {max(1, epoch // train.accumulate)} or less"
+        )
+
+
+def _told_of_mixture(trainer: Trainer, batches: TrainBatches | MixedBatches) -> Iterator[str]:
+    """Yield a line for each source of a mixture: how much the run reads of it."""
+    if isinstance(batches, MixedBatches):
+        yield from batches.told(trainer.config.first_micro_batch(trainer.iterations))
+    if isinstance(trainer.val_batches, MixedEvalBatches):
+        val = trainer.val_batches
+        counts = zip(val.counts(), val.names, strict=True)
+        yield "each validation reads " + ", ".join(
+            f"{count:,} sequences of {name}" for count, name in counts
         )
 
 

@@ -16,6 +16,7 @@ from scratchlm.checkpoint.save_and_load import read_settings
 from scratchlm.costs.model_costs import training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
+from scratchlm.data.proportions import parts_of, with_paths
 from scratchlm.data.sources import is_there
 from scratchlm.devices.runtime_config import RuntimeConfig
 from scratchlm.errors import FileFormatError
@@ -148,7 +149,7 @@ def _set_vocab_size(tree: Tree, say: Callable[[str], None]) -> None:
 def _with_absolute_paths(layer: Tree) -> Tree:
     """Make the paths of the data absolute, so that a run resumes from any directory."""
     data = {
-        key: os.path.abspath(path)
+        key: with_paths(path, os.path.abspath) if key != "tokenizer" else os.path.abspath(path)
         for key, path in layer.get("data", {}).items()
         if key in ("train", "val", "tokenizer") and path and isinstance(path, str)
     }
@@ -158,12 +159,15 @@ def _with_absolute_paths(layer: Tree) -> Tree:
 def _check_still_there(data: Layer, flags: Layer) -> None:
     """Check that a resumed run's data still exists at its old path."""
     for name in ("train", "val"):
-        path = data.get(name)
-        if isinstance(path, str) and f"data.{name}" not in flags and not is_there(path):
-            raise FileNotFoundError(
-                f"the run's data must still exist ({path}); set the new path with "
-                f"--{name}_data FILE"
-            )
+        text = data.get(name)
+        if not isinstance(text, str) or f"data.{name}" in flags:
+            continue
+        for path, _ in parts_of(text):
+            if not is_there(path):
+                raise FileNotFoundError(
+                    f"the run's data must still exist ({path}); set the new path with "
+                    f"--{name}_data FILE"
+                )
 
 
 def costs(

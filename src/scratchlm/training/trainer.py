@@ -53,7 +53,7 @@ class Notes:
     identity of the validation data). compiled: torch compiles the objective. recomputed: activation
     checkpointing. bytes_of: (vocab,) bytes of each id's text, for bits per byte. sample: model ->
     text, for `config.sample_every`. flops_per_token and peak (FLOP/s of all devices) determine the
-    MFU.
+    MFU. sources: number of micro-batches -> how many sequences come from each source of a mixture.
     """
 
     data_id: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +64,7 @@ class Notes:
     sample: Callable[[nn.Module], str] | None = None
     flops_per_token: float = 0.0
     peak: float | None = None
+    sources: Callable[[int], list[int]] | None = None
 
 
 @takes_synonyms()
@@ -104,6 +105,7 @@ class Trainer:
         self.device, self.dtype, self.ranks = self.params[0].device, dtype, ranks
         self.data_id, self.extra = dict(notes.data_id), dict(notes.extra)
         self.bytes_of, self.sample = notes.bytes_of, notes.sample
+        self.sources = notes.sources
         self.flops_per_token, self.peak = notes.flops_per_token, notes.peak
         self.micro_batches = MicroBatches(batches, config, ranks, pinned=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
@@ -294,6 +296,8 @@ class Trainer:
         if _due(step, self.look_every):
             if isinstance(self.model, Transformer) and (load := self.model.expert_load()):
                 record["expert_load"] = load  # (layer, expert), last micro-batch
+            if self.sources is not None:
+                record["source_sequences"] = self.sources(self.config.first_micro_batch(step))
             if self.scaler.is_enabled():
                 record["loss_scale"] = self.scaler.get_scale()
         if self.look_every == 1:
