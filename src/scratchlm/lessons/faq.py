@@ -38,33 +38,36 @@ show("after 60 steps", after, [0.97, -0.35], within=[0.1, 0.3])
 
 # %% [markdown] lang="en"
 # # 2 · Where do the numbers of an embedding come from?
-# They are random at first. Each token has one row in a table. In each training step, the gradient
-# moves only the rows of the tokens that are in the batch (all rows, if the last layer shares the
-# table). After many steps, the rows are useful for predicting the next token, and this is all that
-# they mean. Lesson 13 explains it. Here a table has five rows, and the batch has the tokens 1 and
-# 3.
+# They are random at first. Each token has one row in a table. In each training step, only the
+# rows of the tokens in the batch get a gradient (all rows, if the last layer shares the table). The
+# optimizer may also move the other rows a little (weight decay, lesson 23). After many steps, the
+# rows are useful for predicting the next token, and this is all that they mean. Lesson 13 explains
+# it. Here a table has five rows, and the batch has the tokens 1 and 3. Weight decay multiplies the
+# other rows by 0.999.
 
 # %% [markdown] lang="zh"
 # # 2 · 嵌入的那些数从哪里来？
-# 起初是随机数。每个 token 在一张表里占一行。训练的每一步，梯度只移动这个批量里出现的 token 的行
-# （如果最后一层共用这张表，就移动所有行）。走过许多步以后，这些行就有助于预测下一个 token；
-# 它们的含义仅此而已。第 13 课有解释。
-# 下面的表有五行，批量里有 token 1 和 3。
+# 起初是随机数。每个 token 在一张表里占一行。训练的每一步，只有这个批量里出现的 token 的行才有梯度
+# （如果最后一层共用这张表，所有行都有梯度）。优化器也可能稍微移动其他的行（权重衰减，第 23 课）。
+# 走过许多步以后，这些行就有助于预测下一个 token；它们的含义仅此而已。第 13 课有解释。
+# 下面的表有五行，批量里有 token 1 和 3。权重衰减把其他的行乘以 0.999。
 
 # %%
 import torch
 
 from scratchlm.lessons.show import show
 from scratchlm.model.layers import Embedding
-from scratchlm.optim.sgd import SGD
+from scratchlm.optim.adamw import AdamW
 
 torch.manual_seed(0)
 table = Embedding(5, 4)
 before = table.weight.detach().clone()
 table(torch.tensor([1, 3, 1])).square().sum().backward()
-SGD(table.parameters(), lr=0.1).step()
-moved = (table.weight != before).any(dim=1)
-show("did the row move?", moved, [False, True, False, True, False])
+gradient = table.weight.grad.any(dim=1)
+show("is there a gradient?", gradient, [False, True, False, True, False])
+AdamW(table.parameters(), lr=0.1, weight_decay=0.01).step()
+others = [0, 2, 4]
+show("other rows, after / before", (table.weight / before)[others], [[0.999] * 4] * 3)
 
 # %% [markdown] lang="en"
 # # 3 · What is the causal mask?
@@ -236,7 +239,7 @@ show("mutual? one, two matrices", equal, [True, False])
 # token needs two things, such as its subject and its verb, one head mixes them, and the mixture
 # cannot be separated again. Two heads look at two places, and put the results side by side. Lesson
 # 15 explains it. Here a token needs the first number of token 0 and the second number of token 1.
-# Both are 1. One head with equal weights gets half of each.
+# Both are 1. One head with equal weights gets 3 and 4: the other numbers, 7 and 5, are in the mean.
 
 # %% [markdown] lang="zh"
 # # 10 · 为什么要有许多头？
@@ -244,7 +247,7 @@ show("mutual? one, two matrices", equal, [True, False])
 # 需要两样东西，例如它的主语和它的动词，一个头就把它们混在一起，混了就分不开。
 # 两个头看两个地方，再把结果并排放好。第 15 课有解释。
 # 下面的 token 需要 token 0 的第一个数和 token 1 的第二个数，两个都是 1。
-# 只有一个头，权重相等，就只得到各一半。
+# 只有一个头，权重相等，就得到 3 和 4：平均里混进了另外两个数 7 和 5。
 
 # %%
 import torch
@@ -252,9 +255,9 @@ import torch
 from scratchlm.functional import scaled_dot_product_attention
 from scratchlm.lessons.show import show
 
-v = torch.tensor([[1.0, 0], [0, 1]])  # token, number
+v = torch.tensor([[1.0, 7], [5, 1]])  # token, number
 one = scaled_dot_product_attention(torch.zeros(1, 2), torch.zeros(2, 2), v)
-show("one head", one, [[0.5, 0.5]])
+show("one head", one, [[3, 4]])
 keys = torch.tensor([[[20.0], [0]], [[0], [20]]])  # head, token, 1
 two = scaled_dot_product_attention(torch.ones(2, 1, 1), keys, v.T[:, :, None])
 show("two heads", two.flatten(), [1, 1])
@@ -290,16 +293,16 @@ for name, residual, expected, within in [("without", 0, 0, 1e-4), ("with", 1, 6,
 
 # %% [markdown] lang="en"
 # # 12 · Why RMSNorm, and not BatchNorm?
-# BatchNorm computes its mean over the batch. So a text's result depends on the other texts in the
-# batch, and a single text has nothing to compare with. RMSNorm uses only the numbers of one
-# vector. So the result is the same in training, alone or in any batch. Lesson 17 explains it. Here
-# the vector (3, 4) is in a batch with (1, 2), and then with (5, 0).
+# BatchNorm computes its mean over the batch. So in training, a text's result depends on the other
+# texts in the batch. Later, BatchNorm uses stored means, which may not fit a new text. RMSNorm uses
+# only the numbers of one vector. So the result is the same in training, alone or in any batch.
+# Lesson 17 explains it. Here the vector (3, 4) is in a batch with (1, 2), and then with (5, 0).
 
 # %% [markdown] lang="zh"
 # # 12 · 为什么用 RMSNorm，而不用 BatchNorm？
-# BatchNorm 的平均值是对整个批量算的。所以一段文本的结果取决于同批的其他文本，
-# 而单独一段文本就没有可比的了。RMSNorm 只用一个向量自己的数。所以不论在训练中、单独一个，
-# 还是在任何批量里，结果都一样。第 17 课有解释。
+# BatchNorm 的平均值是对整个批量算的。所以训练时，一段文本的结果取决于同批的其他文本。
+# 训练之后，BatchNorm 用的是存下来的平均值，新文本未必适合。RMSNorm 只用一个向量
+# 自己的数。所以不论在训练中、单独一个，还是在任何批量里，结果都一样。第 17 课有解释。
 # 下面的向量 (3, 4) 先与 (1, 2) 同批，再与 (5, 0) 同批。
 
 # %%
@@ -420,11 +423,14 @@ for kind, expected in [(torch.optim.Adam, [1.9, 1.9]), (AdamW, [1.9, 1.88])]:
 # 下面是一个更小的模型，token 就是字节。它训练 80 步，然后把文中的一句话接下去。
 
 # %%
+from time import process_time
+
 import torch
 
 from scratchlm import AdamW, ModelConfig, Transformer, cross_entropy, generate, get_batch
 from scratchlm.lessons.show import show
 
+start = process_time()
 text = "Readability counts. Sparse is better than dense. Flat is better than nested. "
 tokens = torch.tensor(list(text.encode()))
 torch.manual_seed(0)
@@ -440,6 +446,7 @@ for _ in range(80):
     loss.backward()
     optimizer.step()
 show("last loss", loss, 0.15, within=0.14)
+assert process_time() - start < 60  # seconds
 ids = generate(model, list(b"Sparse"), 22, temperature=0)
 show("Sparse …", bytes(ids).decode(), " is better than dense.")
 
