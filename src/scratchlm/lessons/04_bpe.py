@@ -24,9 +24,9 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # %% [markdown] lang="en"
 # ## 1. Count the pairs
 # If every byte is a token, 256 tokens are enough for any text, but every text is long. If every
-# word is a token, texts are short, but new words appear every day. **Byte-pair encoding** (BPE) is
-# between the two. It starts with bytes. Again and again, it joins the two neighbours that occur
-# together most often. A frequent word becomes one token, a rare word a few.
+# word is a token, texts are short, but new words appear every day. The way between the two is
+# **byte-pair encoding** (BPE). It starts with bytes. Again and again, it joins the two neighbours
+# that occur together most often. A frequent word becomes one token, a rare word a few.
 #
 # `b"low"` means the bytes of `low`, and `words[b"low"]` is 5: the text has this word 5 times.
 # `{word: … for word in words}` builds a dictionary in a loop, and `.items()` gives each word with

@@ -35,8 +35,8 @@ v = torch.tensor([[1.0, 2, 10, 20], [3, 4, 30, 40], [5, 6, 50, 60], [7, 8, 70, 8
 
 # %% [markdown] lang="zh"
 # ## 1. 一个平均不够用
-# `down` 想知道两件事：它自己的值，和它前面的 token `sat` 的值。它的查询的前两个数与自己的键相合，
-# 后两个数与 `sat` 的键相合。可是分数把四个乘积全加起来：与自己是 4，与 `sat` 也是 4，
+# `down` 想知道两件事：它自己的值，和它前面的 token `sat` 的值。它的查询的前两个数与自己的键匹配，
+# 后两个数与 `sat` 的键匹配。可是分数把四个乘积全加起来：与自己是 4，与 `sat` 也是 4，
 # 除以 √4 后都是 2。所以两者的权重都是 0.491，输出是两者的平均，不分先后：
 # 把 `sat` 和 `down` 的值对调，输出不变。
 
@@ -67,7 +67,7 @@ show("sat and down exchanged", one[3] @ v[[0, 1, 3, 2]], one[3] @ v)
 # 头 0 拿每个向量的第 0、1 个数，头 1 拿第 2、3 个数。`unflatten` 切开最后一条轴：
 # (seq, 4) 变成 (seq, 2, 2)，三条轴是 seq、head、d_head。`transpose(0, 1)` 交换前两条轴，
 # 让 head 排在最前。`.mT` 交换最后两条轴。在 einx 里，`(head d)` 是由两条轴合成的一条。
-# 直接 `reshape` 成同样的形状是错的：它切的是 token 的队列，头 0 只拿到 `the` 和 `cat`。
+# 直接 `reshape` 成同样的形状是错的：它切的是 token 的序列，头 0 只拿到 `the` 和 `cat`。
 #
 # 现在除以 √d_head = √2。在头 0 里，`down` 与自己的分数是 4 / √2 = 2.8284，与 `sat` 是 0。
 # 在头 1 里正好相反。于是每个头各找到自己的 token。
@@ -136,7 +136,7 @@ show("output of down", out[3], [1.5785, 1.5785, 4.9875, 5.9875])
 #
 # Why do `q` and `k` need two matrices? With `k` in the place of `q`, the scores would be symmetric:
 # `sat` would fit `down` exactly as `down` fits `sat`. With two, `down` can look for `sat` while
-# `sat` looks for `cat`.
+# `sat` looks for `cat`. Then the score of `sat` for `down` is −4, and of `down` for `sat` it is 4.
 #
 # The layer has four matrices of 4·4 numbers, 64 in all, for any number of heads: more heads are
 # narrower heads. `bias=True` adds 4 biases to each matrix, and `qkv_bias=True` to three of them.
@@ -152,8 +152,9 @@ show("output of down", out[3], [1.5785, 1.5785, 4.9875, 5.9875])
 # 所以让 `x` 等于 `torch.eye(4)`，让权重等于 `q.T`、`k.T`、`v.T`。同一批量里的文本互不相看：
 # 再加一段文本，这里是倒过来的原文（`flip`），结果不变。PyTorch 也有这样一层，它还返回每个头的权重。
 #
-# 为什么 `q` 和 `k` 要用两个矩阵？如果用 `k` 代替 `q`，分数就是对称的：`sat` 与 `down` 有多合，
-# `down` 与 `sat` 也就有多合。有了两个矩阵，`down` 可以找 `sat`，而 `sat` 去找 `cat`。
+# 为什么 `q` 和 `k` 要用两个矩阵？如果用 `k` 代替 `q`，分数就是对称的：`sat` 与 `down` 有多匹配，
+# `down` 与 `sat` 也就有多匹配。有了两个矩阵，`down` 可以找 `sat`，而 `sat` 去找 `cat`。
+# 这时，`sat` 对 `down` 的分数是 −4，`down` 对 `sat` 的分数是 4。
 #
 # 这一层有四个 4·4 的矩阵，共 64 个数，不论有几个头：头越多，每个头越窄。
 # `bias=True` 给每个矩阵加 4 个偏置，`qkv_bias=True` 只加给其中三个。
@@ -179,7 +180,11 @@ theirs, maps = torch_layer(
 )
 show("torch", theirs[0, 3], out[3])
 show("torch, weights of down", maps[0, :, 3], weights[:, 3])
-assert torch.equal(k @ k.T, (k @ k.T).T)
+show("head 1: sat and down look at", weights[1, 2:].argmax(-1), [1, 2])
+keys = layer.k_proj(x)
+two, single = layer.q_proj(x) @ keys.T, keys @ keys.T
+show("sat for down, down for sat", [two[2, 3], two[3, 2]], [-4, 4])
+show("with one matrix", [single[2, 3], single[3, 2]], [0, 0])
 
 
 def size(*layers):
@@ -204,8 +209,8 @@ for mask, causal, first, expected in [
 
 # %% [markdown] lang="en"
 # ## 5. Heads that share keys and values
-# A model that writes must keep the keys and values of all tokens so far, for each head (lesson 30).
-# In **grouped-query attention**, a group of heads shares one head of keys and values. Below, four
+# A model that writes must keep the keys and values of all tokens so far, for each head. In
+# **grouped-query attention**, a group of heads shares one head of keys and values. Below, four
 # heads of `q` use two heads of `k` and `v`. There is only one token, so each weight is 1, and each
 # output is a value. Neighbours share: heads 0 and 1 get 10, heads 2 and 3 get 20. With the wrong
 # order, 10 20 10 20, there is no error, only wrong text.
@@ -218,7 +223,7 @@ for mask, causal, first, expected in [
 
 # %% [markdown] lang="zh"
 # ## 5. 共用键和值的头
-# 模型生成文本时，必须为每个头保存到目前为止所有 token 的键和值（第 30 课）。
+# 模型生成文本时，必须为每个头保存到目前为止所有 token 的键和值。
 # 在**分组查询注意力**里，一组头共用一个头的键和值。下面，`q` 的四个头用 `k` 和 `v` 的两个头。
 # 只有一个 token，所以权重都是 1，输出就是值。相邻的头共用：头 0 和 1 得到 10，头 2 和 3 得到 20。
 # 如果次序错了，得到 10 20 10 20，也不会报错，只是生成的文本不对。

@@ -87,8 +87,8 @@ show("after 16 layers", last, [0, 1, 657], within=[1e-4, 0.2, 200])
 # %% [markdown] lang="zh"
 # ## 2. RMSNorm
 # **RMSNorm**（均方根归一化）把每个向量除以它的 RMS。
-# 所以 (3, 4) 和 (300, 400) 变成同一个向量，RMS 为 1。然后每个数再乘一个学来的 `weight`，起初是 1。
-# 每一行各算各的：别的 token、同批的别的文本都不影响它。
+# 所以 (3, 4) 和 (300, 400) 变成同一个向量，RMS 为 1。然后每个数再乘一个可学习的 `weight`，
+# 它起初是 1。每一行各算各的：别的 token、同批的别的文本都不影响它。
 #
 # 均方上还要加一个很小的 `eps`，这样全零的向量才不会是 0 除以 0。对很小的向量它有影响：
 # (0.003, 0.004) 的均方是 0.0000125，而 `eps` 加了 0.00001。`float16`（16 位的数）最大到 65,504，
@@ -105,6 +105,7 @@ show("zeros", rms_norm(torch.zeros(2), weight), [0, 0])
 tiny = torch.tensor([0.003, 0.004])
 show("tiny", rms_norm(tiny, weight), tiny * weight / 0.0000225**0.5)
 large = torch.tensor([30_000.0, -30_000]).half()
+show("float16 of 65,504, 65,520", torch.tensor([65_504.0, 65_520]).half(), [65_504, torch.inf])
 show("30,000 squared", large.square(), [torch.inf, torch.inf])
 show("large", rms_norm(large, ones), [1, -1])
 show("torch", F.rms_norm(tiny, (2,), weight, eps=1e-5), rms_norm(tiny, weight))

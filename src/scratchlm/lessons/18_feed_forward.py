@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from scratchlm.functional import gelu, linear, relu_squared, silu, swiglu
 from scratchlm.lessons.show import figure, show
+from scratchlm.model.attention import MultiHeadAttention
 from scratchlm.model.config import default_d_ff
 from scratchlm.model.feed_forward import SwiGLU, new_feed_forward
 
@@ -223,15 +224,16 @@ widths = [default_d_ff(768, "gelu"), default_d_ff(768), default_d_ff(512)]
 show("widths", widths, [3072, 2048, 1408])
 
 
-def count(kind, d_model, d_ff, bias):
-    layer = new_feed_forward(kind, d_model, d_ff, bias)
+def count(layer):
     return sum(weight.numel() for weight in layer.parameters())
 
 
 for kind, expected in [("relu2", [12, 17]), ("silu", [12, 17]), ("swiglu", [18, 26])]:
-    show(kind, [count(kind, 2, 3, bias) for bias in (False, True)], expected)
+    show(kind, [count(new_feed_forward(kind, 2, 3, bias)) for bias in (False, True)], expected)
     if kind != "silu":
-        show("d_model 768", count(kind, 768, default_d_ff(768, kind), False), 4_718_592)
+        layer = new_feed_forward(kind, 768, default_d_ff(768, kind), bias=False)
+        show("d_model 768", count(layer), 4_718_592)
+show("attention, d_model 768", count(MultiHeadAttention(768, 12)), 2_359_296)
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise

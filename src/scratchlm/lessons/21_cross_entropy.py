@@ -61,6 +61,8 @@ from scratchlm.training.validation import bits_per_byte
 
 # %%
 x = torch.tensor([2.0, 1, 0])
+show("exp(x)", x.exp(), [7.3891, 2.7183, 1])
+show("Σ exp(x)", x.exp().sum(), 11.1073)
 p = x.exp() / x.exp().sum()
 show("p", p, [0.6652, 0.2447, 0.0900])
 show("−ln p", -p.log(), [0.4076, 1.4076, 2.4076])
@@ -97,7 +99,7 @@ with figure("21-minus-log-p") as axes:
 # 目标是 0 和 2 时，它是 (0.4076 + 2.4076) / 2 = 1.4076。
 #
 # exp 又是 ln 的逆运算：exp(0.4076) = 1.5032 = 1 / 0.6652。这就是**困惑度**：
-# 模型的把握，相当于在 1.5032 个 token 里瞎猜一个。如果 V 个 logits 全都相等，每个 token 都有
+# 模型的把握，相当于在 1.5032 个 token 里随机猜一个。如果 V 个 logits 全都相等，每个 token 都有
 # p = 1/V，损失就是 ln V，困惑度就是 V。新模型的 logits 几乎相等。GPT-2 有 50,257 个 token，
 # 所以刚建好时，损失应当在 ln 50,257 = 10.8249 附近。对一个批量，要先求平均损失，再取 exp：
 # exp(1.4076) = 4.0862。两个困惑度的平均值是 6.3053，这不是整个批量的困惑度。
@@ -180,7 +182,7 @@ show("float16: ln 70,000", sixteen, [-11.1562, 11.1563], within=[0.004, 1e-4])
 # ```
 # 和是 5.3214，损失是 5.3214 / 4 = 1.3304。常见的错误有两种。除以全部 6 个位置，
 # 损失看起来比实际的好：0.8869。先对各行取平均，再取平均，即
-# (1.4076 + 1.0986) / 2 = 1.2531，短文本的那个目标就顶了三个。
+# (1.4076 + 1.0986) / 2 = 1.2531，短文本的那个目标就相当于被算了三次。
 # 如果一个目标也没有，损失是 0 / 0 = nan。
 #
 # 代码里，`logits[targets != -100]` 取出有目标的各行。`counted[range(4), numbers]` 从每行取一个数。
@@ -213,8 +215,7 @@ show("no target", cross_entropy(logits, torch.full_like(targets, -100)), torch.n
 #
 # The weight below turns the hidden state (x₁, x₂) into the logits (x₁, x₂, 0), as in section 4. The
 # hidden states are the first two numbers of the logits: `logits[..., :2]`. `.backward()` runs too:
-# all versions give the same gradients. A place with −100 gets the gradient 0. `torch.allclose` is
-# True if all numbers agree to `atol`.
+# all versions give the same gradients. A place with −100 gets the gradient 0.
 
 # %% [markdown] lang="zh"
 # ## 5. 不一次算出所有 logits
@@ -229,7 +230,6 @@ show("no target", cross_entropy(logits, torch.full_like(targets, -100)), torch.n
 # 下面的权重把隐藏状态 (x₁, x₂) 变成 logits (x₁, x₂, 0)，与第 4 节的一样。
 # 隐藏状态就是 logits 的前两个数：`logits[..., :2]`。
 # 这里也运行 `.backward()`：各个版本的梯度相同。−100 的位置，梯度是 0。
-# 如果所有数都相差不到 `atol`，`torch.allclose` 就是 True。
 
 # %%
 show("bytes of the logits", 2048 * 50_257 * 4, 411_705_344)

@@ -51,7 +51,7 @@ from scratchlm.optim.sgd import SGD, SGDDecay
 # 优化器看到的只有梯度，所以我们直接给它梯度：`follow` 从 θ = 1 出发，每一步用一个梯度，
 # 返回 θ 的各个值。学习率取 0.1，SGD 每步减去 0.1 · g。梯度 1、1、−1 使 θ 变成 0.9、0.8、0.9。
 #
-# **动量**有记忆。它保留所有梯度的一个和 b，越早的梯度越淡：
+# **动量**有记忆。它保留所有梯度的一个和 b，越早的梯度影响越小：
 # ```
 # b ← μ b + g        θ ← θ − lr · b
 # ```
@@ -136,6 +136,15 @@ show("SGDDecay", follow(SGDDecay, [1, 1, 1], lr=0.1), [0.9, 0.8293, 0.7716])
 # ε 非常小，有它是因为 0 / 0 不是数。如果 ε 取 2，第一步就只有 lr 的 2 / (2 + 2) = 0.5 倍。
 
 # %%
+m, v = 0, 0
+for t, g, row in [
+    (1, 2, [1, 2, 0.4, 4, 1]),
+    (2, -2, [-0.5, -0.6667, 0.76, 4, -0.3333]),
+    (3, 1, [0.25, 0.2857, 0.784, 2.8930, 0.1680]),
+]:
+    m, v = 0.5 * m + 0.5 * g, 0.9 * v + 0.1 * g * g
+    m_hat, v_hat = m / (1 - 0.5**t), v / (1 - 0.9**t)
+    show(f"m m̂ v v̂ m̂/√v̂ at t = {t}", [m, m_hat, v, v_hat, m_hat / v_hat**0.5], row)
 betas = {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0}
 expected = [1 - 0.1, 0.9 + 0.0333, 0.9333 - 0.0168]
 show("AdamW", follow(AdamW, [2, -2, 1], eps=0, **betas), expected)
@@ -147,11 +156,10 @@ show("ε = 2", follow(AdamW, [2], eps=2, **betas), [0.95])
 # %% [markdown] lang="en"
 # ## 3. Weight decay
 # Weights should be no larger than necessary. **Weight decay** pulls each weight to 0, in each step
-# by the fraction lr · λ. The old way adds λθ to the gradient, and in SGD this does
-# exactly that: θ − lr (g + λθ) = (1 − lr · λ) θ − lr · g. But Adam, the older AdamW, then divides
-# g + λθ by its own size. The first step is lr · sign, and the decay is gone. AdamW keeps the decay
-# out of the gradient: first θ ← θ − lr · λ · θ, then section 2. This is the W in
-# the name.
+# by the fraction lr · λ. The old way adds λθ to the gradient, and in SGD this does exactly that:
+# θ − lr (g + λθ) = (1 − lr · λ) θ − lr · g. But Adam, from which AdamW comes, then divides g + λθ
+# by its own size. The first step is lr · sign, and the decay is gone. AdamW keeps the decay out of
+# the gradient: first θ ← θ − lr · λ · θ, then section 2. This is the W in the name.
 #
 # Take θ = 2, g = 10, lr = 0.1, λ = 0.1. The decay is 0.1 · 0.1 · 2 = 0.02. SGD goes to
 # 2 − 0.1 · 10 − 0.02 = 0.98, AdamW to 2 − 0.02 − 0.1 = 1.88, and Adam to 2 − 0.1 = 1.9, as without
@@ -161,8 +169,8 @@ show("ε = 2", follow(AdamW, [2], eps=2, **betas), [0.95])
 
 # %% [markdown] lang="zh"
 # ## 3. 权重衰减
-# 权重不应当大过需要。**权重衰减**在每一步把每个权重往 0 拉一点，
-# 拉的比例是 lr · λ。旧的做法是把 λθ 加进梯度。用 SGD 时，效果正是这样：
+# 权重不应当大过需要。**权重衰减**在每一步把每个权重往 0 拉一点，拉的比例是 lr · λ。
+# 旧的做法是把 λθ 加进梯度。用 SGD 时，效果正是这样：
 # θ − lr (g + λθ) = (1 − lr · λ) θ − lr · g。可是 AdamW 的前身 Adam 随后把 g + λθ 除以它自己的大小，
 # 第一步成了 lr · 符号，衰减就没有了。AdamW 不让衰减进入梯度：
 # 先做 θ ← θ − lr · λ · θ，再做第 2 节的一步。名字里的 W 就是这个意思。
@@ -246,9 +254,9 @@ with figure("23-paths", 5.0, 3.0) as axes:
 #
 # It needs only matrix products. It divides G by √(3² + 0.1²) = 3.0017, so that no singular value s
 # is above 1. Then it replaces s by 3.4445s − 4.7750s³ + 2.0315s⁵, five times. The table shows both
-# values. The small one grows fast, and both end near 1. (X Xᵀ) X is a matrix with the singular
-# values s³.
-# A turn (lesson 16) before or after changes no singular value, and the result turns with it.
+# values. The small one grows fast, and both end between 0.69 and 1.13. (X Xᵀ) X is a matrix with
+# the singular values s³. A turn (lesson 16) before or after G changes no singular value, and the
+# result turns with it.
 
 # %% [markdown] lang="zh"
 # ## 5. Muon：给矩阵的每个方向一个尺度
@@ -259,7 +267,7 @@ with figure("23-paths", 5.0, 3.0) as axes:
 #
 # 它只要用矩阵乘法。先把 G 除以 √(3² + 0.1²) = 3.0017，使每个奇异值 s 都不超过 1。
 # 再把 s 换成 3.4445s − 4.7750s³ + 2.0315s⁵，换五次。下表是两个值的变化：小的长得很快，
-# 最后两个都在 1 附近。(X Xᵀ) X 是一个矩阵，它的奇异值是 s³。
+# 最后两个都在 0.69 与 1.13 之间。(X Xᵀ) X 是一个矩阵，它的奇异值是 s³。
 # 在 G 之前或之后转一个角度（第 16 课），奇异值不变，结果也跟着转。
 
 # %%
@@ -273,8 +281,10 @@ show("3", [row[0] for row in table], [0.9994, 0.7014, 1.1132, 0.7201, 1.0907, 0.
 show("0.1", [row[1] for row in table], [0.0333, 0.1146, 0.3875, 1.0747, 0.6872, 1.1288])
 show("orthogonalize", orthogonalize(G), [[0.6970, 0], [0, 1.1288]])
 turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
-show("singular values", torch.linalg.svdvals(turn @ G), [3, 0.1])
-show("turned", orthogonalize(turn @ G), [[0.4182, -0.9030], [0.5576, 0.6773]])
+both = torch.stack([turn @ G, G @ turn])
+show("singular values", torch.linalg.svdvals(both), [[3, 0.1], [3, 0.1]])
+show("turned after G", orthogonalize(both[0]), [[0.4182, -0.9030], [0.5576, 0.6773]])
+show("turned before G", orthogonalize(both[1]), [[0.4182, -0.5576], [0.9030, 0.6773]])
 
 # %% [markdown] lang="en"
 # A step of Muon: b ← μb + (1 − μ)G, then u = (1 − μ)G + μb, then weight decay, then
