@@ -297,13 +297,19 @@ def interleaved(q, k, v, num_heads):
     return scaled_dot_product_attention(*split, causal=True).movedim(0, -1).flatten(1)
 
 
+def sees_the_future(q, k, v, num_heads):
+    """There is no causal mask: `causal=True` is missing. | 没有因果掩码：少了 `causal=True`。"""
+    split = [x.unflatten(-1, (num_heads, -1)).transpose(0, 1) for x in (q, k, v)]
+    return scaled_dot_product_attention(*split).transpose(0, 1).flatten(1)
+
+
 def scaled_by_d(q, k, v, num_heads):
     """The scores are divided by √d, not by √d_head. | 分数除以了 √d，应除以 √d_head。"""
     return attend_in_heads(q / num_heads**0.5, k, v, num_heads)
 
 
 EXERCISE = "attend_in_heads"
-WRONG = [tokens_cut, joined_wrong, interleaved, scaled_by_d]
+WRONG = [tokens_cut, joined_wrong, interleaved, sees_the_future, scaled_by_d]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "... (kv_head group) key d", "... (group kv_head) key d"),
     ("scratchlm.model.attention", "(y.transpose(-3, -2).", "(y.transpose(-3, -2).mT."),

@@ -276,6 +276,11 @@ def only_sigmoid(x, gate, up, down):
     return ((x @ gate.T).sigmoid() * (x @ up.T)) @ down.T
 
 
+def another_curve(x, gate, up, down):
+    """The curve is ReLU, not silu. | 曲线用了 ReLU，应为 silu。"""
+    return ((x @ gate.T).relu() * (x @ up.T)) @ down.T
+
+
 def no_curve(x, gate, up, down):
     """There is no activation function: silu is missing. | 没有激活函数：少了 silu。"""
     return ((x @ gate.T) * (x @ up.T)) @ down.T
@@ -292,7 +297,7 @@ def no_up(x, gate, up, down):
 
 
 EXERCISE = "gated"
-WRONG = [exchanged, only_sigmoid, no_curve, adds, no_up]
+WRONG = [exchanged, only_sigmoid, another_curve, no_curve, adds, no_up]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "wide * wide.sigmoid()", "wide.sigmoid()"),
     ("scratchlm.functional", "0.044715 * wide**3", "0.44715 * wide**3"),

@@ -259,6 +259,28 @@ def no_biases(x, w, heads):
     return gpt2_block(x, {n: each * ("bias" not in n) for n, each in w.items()}, heads)
 
 
+def added(x, w, heads, without):
+    w = {name: each * (without not in name) for name, each in w.items()}
+    return gpt2_block(x, w, heads) - x
+
+
+def no_first_residual(x, w, heads):
+    """The first half replaces x, but must add to it. | 前一半替换了 x，应当加到 x 上。"""
+    x = added(x, w, heads, without="down_proj")
+    return x + added(x, w, heads, without="o_proj")
+
+
+def no_second_residual(x, w, heads):
+    """The second half replaces x, but must add to it. | 后一半替换了 x，应当加到 x 上。"""
+    x = x + added(x, w, heads, without="down_proj")
+    return added(x, w, heads, without="o_proj")
+
+
+def no_residuals(x, w, heads):
+    """Both halves replace x, but must add to it. | 两半都替换了 x，应当加到 x 上。"""
+    return added(added(x, w, heads, without="down_proj"), w, heads, without="o_proj")
+
+
 def exact_gelu(x, w, heads):
     """GPT-2's gelu needs tanh=True. | GPT-2 的 gelu 要写 tanh=True。"""
     return gpt2_block(x, w, heads, tanh=False)
@@ -266,6 +288,7 @@ def exact_gelu(x, w, heads):
 
 EXERCISE = "gpt2_block"
 WRONG = [sees_the_future, one_head, no_biases, exact_gelu]
+WRONG += [no_first_residual, no_second_residual, no_residuals]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.model.transformer", "self.dropout(self.ffn(self.ffn_norm(x)))", "self.ffn(x)"),
     ("scratchlm.model.transformer", "        return self.norm(x)", "        return x"),

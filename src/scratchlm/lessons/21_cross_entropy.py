@@ -324,6 +324,11 @@ def all_places(logits, targets):
     return mean_loss(logits, targets) * (targets != -100).sum() / targets.numel()
 
 
+def summed(logits, targets):
+    """The losses are summed, not averaged. | 损失求了和，没有取平均。"""
+    return mean_loss(logits, targets) * (targets != -100).sum()
+
+
 def mean_of_means(logits, targets):
     """This is the mean of the texts' means. | 先对每段文本取平均，再取了平均。"""
     pairs = zip(logits, targets, strict=True)
@@ -348,7 +353,7 @@ def in_bits(logits, targets):
 
 
 EXERCISE = "mean_loss"
-WRONG = [all_places, mean_of_means, ignores_nothing, overflows, in_bits]
+WRONG = [all_places, summed, mean_of_means, ignores_nothing, overflows, in_bits]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "losses.sum() / (targets != IGNORED).sum()", "losses.mean()"),
     ("scratchlm.functional", "shifted = wide - wide.amax(dim, keepdim=True)", "shifted = wide"),

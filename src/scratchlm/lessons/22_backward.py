@@ -323,6 +323,13 @@ def r_is_fixed(x, weight, dy):
     return dn - dn.mean(-1, keepdim=True), *layer_norm_back(x, weight, dy)[1:]
 
 
+def divided_by_n_minus_1(x, weight, dy):
+    """The variance is divided by d − 1, as `x.var` does, not by d. | 方差除以了 d − 1，应为 d。"""
+    r, dn = (x.var(-1, keepdim=True) + 1e-5).sqrt(), dy * weight
+    n, dn = (x - x.mean(-1, keepdim=True)) / r, dn - dn.mean(-1, keepdim=True)
+    return (dn - n * (n * dn).mean(-1, keepdim=True)) / r, (dy * n).sum(0), dy.sum(0)
+
+
 def no_weight(x, weight, dy):
     """dx lacks the factor weight. | dx 少乘了 weight。"""
     return layer_norm_back(x, torch.ones_like(weight), dy)
@@ -335,7 +342,7 @@ def not_normed(x, weight, dy):
 
 
 EXERCISE = "layer_norm_back"
-WRONG = [mean_forgotten, r_is_fixed, no_weight, not_normed]
+WRONG = [mean_forgotten, r_is_fixed, divided_by_n_minus_1, no_weight, not_normed]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.functional", "exps / exps.sum(dim", "exps / exps.detach().sum(dim"),
     ("scratchlm.functional", "rsqrt(mean_square + eps)", "rsqrt(mean_square.detach() + eps)"),

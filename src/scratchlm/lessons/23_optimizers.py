@@ -405,6 +405,21 @@ def corrected_without_a_power(*given):
     return divided(*given, by=(1 - given[3], 1 - given[4]))
 
 
+def t_from_0(*given):
+    """t must start at 1, because 1 − β⁰ is 0. | t 要从 1 开始，因为 1 − β⁰ 是 0。"""
+    return divided(*given, by=(0, 0))
+
+
+def decay_without_lr(*given):
+    """The decay lacks the factor lr. | 衰减少乘了 lr。"""
+    return adamw(*given[:-1], given[-1] / given[2])
+
+
+def only_the_last(*given):
+    """Return all values, not only the last. | 要返回所有的值，不只是最后一个。"""
+    return adamw(*given)[-1]
+
+
 def decay_in_the_gradient(theta, gradients, lr, beta1, beta2, eps, decay):
     """The decay is added to the gradient: this is Adam. | 衰减加进了梯度：这是 Adam。"""
     more = {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": decay}
@@ -417,7 +432,8 @@ def no_decay(theta, gradients, lr, beta1, beta2, eps, decay):
 
 
 EXERCISE = "adamw"
-WRONG = [no_correction, corrected_without_a_power, decay_in_the_gradient, no_decay]
+WRONG = [no_correction, corrected_without_a_power, t_from_0, only_the_last]
+WRONG += [decay_without_lr, decay_in_the_gradient, no_decay]
 FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.optim.adamw", "value=-lr / (1 - beta1**step)", "value=-lr"),
     (
