@@ -161,6 +161,10 @@ def test_the_identity_is_of_all_files_and_weights(tmp_path: Path) -> None:
     assert all(identities.count(each) == 1 for each in identities)
     assert prepared(tmp_path, names[1])[0].data_id == identities[0]
     assert prepared(tmp_path, f"{names[0]}:5,{names[2]}:5.0")[0].data_id == identities[2]
+    parts = f"{names[0]}/part-00"
+    ends = [f"{parts}[01].npy:1,{parts}2.npy:1", f"{parts}0.npy:1,{parts}[12].npy:1"]
+    first, second = (prepared(tmp_path, text)[0].data_id for text in ends)
+    assert first["train data"] != second["train data"]
 
 
 def test_a_mixture_holds_out_the_end_of_each_source(tmp_path: Path) -> None:
@@ -195,6 +199,11 @@ def test_a_folder_of_scratchlm_tokenize_has_both_splits(tmp_path: Path, capsys) 
     assert default_vocab_size(DataConfig(shards)) == 300
     with pytest.raises(ValueError, match="both token files and texts"):
         prepared(tmp_path, str(tmp_path))
+    with pytest.raises(ValueError, match=rf"both .*corpus\.json\); choose the folder {shards}"):
+        prepared(tmp_path, f"{shards}/*")
+    first = f"{shards}/val-00000.bin is training data and validation data"
+    said = prepared(tmp_path, f"{shards}/*.bin", val=f"{shards}/val-00000.bin")[1]
+    assert any(line.startswith(first) for line in said)
     (tmp_path / "above").mkdir()
     (tmp_path / "shards").rename(tmp_path / "above" / "shards")
     np.save(tmp_path / "above" / "z.npy", IDS[:100])
@@ -233,6 +242,10 @@ def test_texts_and_token_files_mix_by_one_tokenizer(tmp_path: Path) -> None:
     for text in (f"{tmp_path}/c.h5:1,{tmp_path}/d.bin:1", f"{tmp_path}/[cd].[hb]*"):
         with pytest.raises(FileFormatError, match=r"another tokenizer|one tokenizer must have"):
             prepared(tmp_path, text)
+    for name in ("t.json", "u.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(FileFormatError, match=r"one tokenizer must have .*c\.h5, .*d\.bin"):
+        prepared(tmp_path, f"{tmp_path}/[cd].[hb]*")
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -245,16 +258,16 @@ def mixed_flags(folder: Path, out: str, **more: object) -> dict[str, object]:
     given["data.train"] = f"{folder}/tokens.npy:0.6,{folder}/b:0.4"
     given["data.val"] = f"{folder}/val.npy:0.6,{folder}/b:0.4"
     del given["train.epochs"]
-    return given | {"train.iterations": 24, "train.eval_every": 5}
+    return given | {"train.iterations": 16, "train.eval_every": 8}
 
 
 def test_a_killed_run_of_a_mixture_resumes_to_the_bit(tmp_path: Path) -> None:
     exact_runs.run(mixed_flags(tmp_path, "straight"))
-    for saved in ("step-00000004", "step-00000008"):
-        process = forked.start(exact_runs.run, mixed_flags(tmp_path, "killed"))
-        while not (tmp_path / "killed" / "checkpoints" / saved).exists() and process.is_alive():
-            time.sleep(0.002)
-        assert forked.kill_after(process, 0)
+    process = forked.start(exact_runs.run, mixed_flags(tmp_path, "killed"))
+    first = tmp_path / "killed" / "checkpoints" / "step-00000004"
+    while not first.exists() and process.is_alive():
+        time.sleep(0.002)
+    assert forked.kill_after(process, 0)
     exact_runs.run(mixed_flags(tmp_path, "killed"))
     exact_runs.assert_equal_runs(tmp_path, "straight", "killed")
     log = exact_runs.log_of(tmp_path / "straight")
@@ -262,7 +275,7 @@ def test_a_killed_run_of_a_mixture_resumes_to_the_bit(tmp_path: Path) -> None:
         first, second = line["source_sequences"]
         assert first + second == 8 * line["step"]
         assert abs(first - 0.6 * 8 * line["step"]) <= 1
-    changed = mixed_flags(tmp_path, "killed") | {"train.iterations": 28}
+    changed = mixed_flags(tmp_path, "killed") | {"train.iterations": 20}
     changed["data.train"] = str(changed["data.train"]).replace("0.6", "0.5")
     with pytest.raises(FileFormatError, match=r"must have the same batches .*mixture was 3:2, is"):
         exact_runs.run(changed)

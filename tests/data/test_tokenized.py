@@ -269,10 +269,12 @@ def test_a_sample_is_read_as_documents_too(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["mixed"], "both token files and texts (mixed: mixed/a.bin, mixed/a.txt); choose one"),
+        (["mixed"], "both token files and texts (mixed: mixed/a.bin, mixed/a.txt); choose a"),
         (["[as]*"], "both token files and texts ([as]*: shards/train-00000.bin, a.jsonl)"),
         (["shards:1,a.txt:1"], "a text in a mixture needs the tokenizer of the token files (a.txt"),
         (["a.txt:1,gone.bin:1"], "gone.bin"),
+        (["a.txt,a.jsonl"], "each source of a mixture must have a weight (a.txt,a.jsonl in"),
+        (["a.txt:-1,a.jsonl:1"], "must have a weight (a.txt:-1,a.jsonl in"),
         (["a.txt:1,a.jsonl"], "each source of a mixture must have a weight (a.jsonl"),
         (["a.txt", "--field", "body"], "data.field (body) is only for many documents"),
         (["a.txt", "--separator", "<s>"], "data.separator (<s>) is only for many documents"),

@@ -68,9 +68,16 @@ def _source(name: str, split: Split, weight: int) -> Source:
     shards = [file for file in files if is_shard(file)]
     if shards and len(shards) < len(files):
         text = next(file for file in files if not is_shard(file))
+        folder = shards[0].parent
+        corpus = (folder / MANIFEST).exists()
+        remedy = (
+            f"the folder {folder}"
+            if corpus
+            else f"a pattern such as '{folder}/*{shards[0].suffix}'"
+        )
         raise ValueError(
             f"a source must not have both token files and texts ({name}: {shards[0]}, {text}); "
-            f"choose one kind with a pattern, such as '{shards[0].parent}/*{shards[0].suffix}'"
+            f"choose {remedy}"
         )
     with open(files[0], "rb"):  # raises the system's error if the file is unreadable
         pass

@@ -38,19 +38,19 @@ class ChunkedTokens:
     def __init__(self, path: Path, dtype: np.dtype[Any], count: int) -> None:
         self.path, self.dtype, self._count = path, dtype, count
         self._owner = -1
-        self._file: Any = None
+        self._dataset: Any = None
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, key: slice) -> npt.NDArray[Any]:
         if self._owner != os.getpid():
-            if self._file is not None:
-                self._file.close()
-            self._file = extra("h5py", self.path).File(self.path, "r")
+            if self._dataset is not None:
+                self._dataset.file.close()
+            self._dataset = extra("h5py", self.path).File(self.path, "r")[DATASET]
             self._owner = os.getpid()
         try:
-            return self._file[DATASET][key]
+            return self._dataset[key]
         except OSError as error:
             raise _damaged(self.path, error) from None
 

@@ -160,6 +160,13 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, list[S
     elif has_held_out(config.train):
         sources["val"] = sources_of(config.train, "val")
         say(f"the validation data is the held-out documents of {config.train}")
+    own, val = (
+        {file.resolve(): file for source in sources.get(name, []) for file in source.files}
+        for name in ("train", "val")
+    )
+    for file in own.keys() & val.keys():
+        say(f"{own[file]} is training data and validation data, so the validation loss is too low")
+        break
     if config.tokenizer is not None:
         with open(config.tokenizer, "rb"):
             pass

@@ -35,16 +35,17 @@ def parts_of(text: str) -> list[Part]:
     >>> parts_of("books/:0.7,code.h5:0.3")[0]
     Part(name='books/', weight=Fraction(7, 10))
     """
-    if is_there(text) or not _SOURCE.search(text):
+    if is_there(text):
+        return [Part(text, Fraction(1))]
+    if not _SOURCE.search(text):
+        _check_is_one(text, text)
         return [Part(text, Fraction(1))]
     parts, place = [], 0
     while place < len(text):
         found = _SOURCE.match(text, place)
         if found is None:
-            raise ValueError(
-                f"each source of a mixture must have a weight ({text[place:]} in {text}); write "
-                "PATH:NUMBER, such as books/:0.7,code.h5:0.3"
-            )
+            raise _without_weight(text[place:], text)
+        _check_is_one(found[1], text)
         parts.append(Part(found[1], Fraction(found[2])))
         place = found.end()
     for name, weight in parts:
@@ -56,11 +57,25 @@ def parts_of(text: str) -> list[Part]:
     return parts
 
 
+def _check_is_one(name: str, text: str) -> None:
+    """Raise ValueError if `name` is not a path, but seems to be several paths with commas."""
+    if "," in name and not is_there(name) and any(map(is_there, filter(None, name.split(",")))):
+        raise _without_weight(name, text)
+
+
+def _without_weight(name: str, text: str) -> ValueError:
+    return ValueError(
+        f"each source of a mixture must have a weight ({name} in {text}); write PATH:NUMBER, such "
+        "as books/:0.7,code.h5:0.3"
+    )
+
+
 def with_paths(text: str, change: Callable[[str], str]) -> str:
     """Return `text` with `change(path)` for the path of each source."""
+    parts = parts_of(text)
     if is_there(text) or not _SOURCE.search(text):
         return change(text)
-    return ",".join(f"{change(name)}:{decimal(weight)}" for name, weight in parts_of(text))
+    return ",".join(f"{change(name)}:{decimal(weight)}" for name, weight in parts)
 
 
 def decimal(weight: Fraction) -> str:
