@@ -14,6 +14,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,20 @@ WORDS = {
     ),
 }
 README = {"en": "README.md", "zh": "README.zh.md"}
+OTHER = {"en": "zh", "zh": "en"}
+COLUMNS = 78  # of code, on a page beside its contents
+# A wide picture keeps its size on a telephone, and scrolls.
+STYLE = """.md-typeset p:has(> img[src$=".svg"]) { overflow-x: auto }
+.md-typeset img[src$=".svg"] { max-width: max(100%, 640px) }
+"""
+START = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>scratchlm</title>
+<script>location.replace(navigator.language.startsWith("zh") ? "zh/" : "en/")</script>
+<a href="en/">English</a> <a href="zh/">中文</a>
+</html>
+"""
 FEATURES = ["content.code.copy", "navigation.footer", "navigation.top", "search.highlight"]
 
 
@@ -52,9 +68,32 @@ def api_page() -> str:
     for name, value in (public | more).items():
         if not callable(value):
             continue
-        parts += ["", f"## {name}", "", f"```python\n{name}{inspect.signature(value)}\n```", ""]
-        parts.append(f"```text\n{inspect.getdoc(value)}\n```")
+        parts += ["", f"## {name}", "", f"```python\n{signature(name, value)}\n```", ""]
+        parts.append(f"```text\n{narrow(inspect.getdoc(value) or '')}\n```")
     return "\n".join(parts) + "\n"
+
+
+def signature(name: str, value: Any) -> str:
+    """Return `name(…)` in lines that fit on the page, the same in each build."""
+    text = f"{name}{inspect.signature(value)}"
+    text = re.sub(r"<function ([\w.<>]+) at 0x\w+>", r"\1", text)
+    text = re.sub(r"(: |-> )(['\"])(.*?)\2", r"\1\3", text)  # annotations are strings
+    text = re.sub(r"(?<!,) ", "\N{NO-BREAK SPACE}", text)  # break lines only after a comma
+    lines = textwrap.fill(
+        text, COLUMNS, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
+    )
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def narrow(text: str) -> str:
+    """Return a docstring whose wide paragraphs fit on the page. Lists and formulas stay."""
+    return "\n\n".join(
+        textwrap.fill(part, COLUMNS)
+        if len(max(part.splitlines(), key=len, default="")) > COLUMNS
+        and not re.search(r"^[-\s]", part, re.M)
+        else part
+        for part in text.split("\n\n")
+    )
 
 
 def copied(page: Path, text: str, folder: Path, lang: str) -> str:
@@ -69,7 +108,7 @@ def copied(page: Path, text: str, folder: Path, lang: str) -> str:
         name = target.relative_to(ROOT).as_posix()
         anchor = match[2] or ""
         if name in README.values():
-            return f"](index.md{anchor})" if name == README[lang] else "](../)"
+            return f"](index.md{anchor})" if name == README[lang] else f"](../{OTHER[lang]}/)"
         if target.suffix == ".md" and target.parent == ROOT / "docs":
             return f"]({target.name}{anchor})"
         if target.suffix == ".py":
@@ -87,8 +126,21 @@ def copied(page: Path, text: str, folder: Path, lang: str) -> str:
 
 def build(lang: str, out: Path) -> None:
     """Write the pages of one language, and build its site into `out`/`lang`."""
-    work = out.parent / f"{out.name}-pages" / lang
-    shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as work:
+        write_pages(lang, Path(work))
+        zensical = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+        subprocess.run(zensical, cwd=work, check=True)
+        shutil.rmtree(out / lang, ignore_errors=True)
+        shutil.copytree(Path(work, "site"), out / lang)
+    for page in (out / lang).glob("*/index.html"):
+        # The theme's switch leads to the other home page. Both languages have the same pages.
+        html = page.read_text(encoding="utf-8")
+        html = re.sub(r'(href="\.\./\.\./(en|zh)/)"', rf'\g<1>{page.parent.name}/"', html)
+        page.write_text(html, encoding="utf-8")
+
+
+def write_pages(lang: str, work: Path) -> None:
+    """Write Zensical's configuration into `work`, and the pages of one language below it."""
     pages = work / "pages"
     write(pages, lang)
     guides = sorted((ROOT / "docs").glob("*.md"))
@@ -96,6 +148,7 @@ def build(lang: str, out: Path) -> None:
         name = "index.md" if source.parent == ROOT else source.name
         text = copied(source, source.read_text(encoding="utf-8"), pages, lang)
         (pages / name).write_text(text, encoding="utf-8")
+    (pages / "site.css").write_text(STYLE, encoding="utf-8")
     (pages / "api.md").write_text(api_page(), encoding="utf-8")
     _, home, course, faq, glossary, guide, api = WORDS[lang]
     numbered = {
@@ -116,17 +169,14 @@ def build(lang: str, out: Path) -> None:
         "docs_dir": "pages",
         "site_dir": "site",
         "nav": nav,
-        "theme": {"language": lang, "features": FEATURES},
+        "theme": {"language": lang, "features": FEATURES, "font": False},  # asks no other server
         "extra": {"alternate": other},
+        "extra_css": ["site.css"],
         "markdown_extensions": ["tables", "pymdownx.superfences", {"toc": {"permalink": True}},
                                 {"pymdownx.highlight": {"pygments_lang_class": True}}],
     }  # fmt: skip
     # JSON is YAML, too.
     (work / "mkdocs.yml").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-    zensical = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    subprocess.run(zensical, cwd=work, check=True)
-    shutil.rmtree(out / lang, ignore_errors=True)
-    shutil.copytree(work / "site", out / lang)
 
 
 def main() -> None:
@@ -135,8 +185,7 @@ def main() -> None:
     args = parser.parse_args()
     for lang in WORDS:
         build(lang, args.out)
-    start = '<meta http-equiv="refresh" content="0; url=en/">\n'
-    (args.out / "index.html").write_text(start, encoding="utf-8")
+    (args.out / "index.html").write_text(START, encoding="utf-8")
     print(f"the site: {args.out / 'index.html'}")
 
 

@@ -96,7 +96,7 @@ def test_the_site_builds_and_pictures_are_the_same_bytes(tmp_path):
         command = [sys.executable, "scripts/build_site.py", "--out", str(tmp_path / name)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("No issues found") == 2
+        assert (done.stdout + done.stderr).count("No issues found") == 2
     first, second = (
         {
             path.relative_to(tmp_path / name): path.read_bytes()
@@ -109,4 +109,12 @@ def test_the_site_builds_and_pictures_are_the_same_bytes(tmp_path):
     for lang, other in (("en", "zh"), ("zh", "en")):
         page = (tmp_path / "first" / lang / "14_attention" / "index.html").read_text("utf-8")
         assert f'lang="{lang}"' in page
-        assert re.search(rf'href="[./]*{other}/', page)
+        assert f'href="../../{other}/14_attention/" hreflang="{other}"' in page
+        home = (tmp_path / "first" / lang / "index.html").read_text("utf-8")
+        assert len(re.findall(rf'href="../{other}/"', home)) >= 3  # in the head, switch and text
+        questions = (tmp_path / "first" / lang / "faq" / "index.html").read_text("utf-8")
+        assert questions.count("<h1") == 1
+        assert "googleapis" not in page
+    names = (tmp_path / "first" / "en" / "api" / "index.html").read_text("utf-8")
+    assert names == (tmp_path / "second" / "en" / "api" / "index.html").read_text("utf-8")
+    assert " at 0x" not in names
