@@ -143,7 +143,7 @@ def caught_by(mutation: Mutation, lessons: list[int]) -> int | None:
 
 
 def is_tested(mutation: Mutation) -> bool:
-    """Return whether the tests fail with the change."""
+    """Return whether the tests fail with the change, or take longer than ten minutes."""
     plant = (
         "import sys, pytest\n"
         "from scratchlm.lessons.faults import Fault\n"
@@ -151,10 +151,12 @@ def is_tested(mutation: Mutation) -> bool:
         f"sys.exit(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', *{TESTS!r}]))"
     )
     fault = (mutation.module, mutation.source, mutation.changed)
-    done = subprocess.run(
-        [sys.executable, "-c", plant], input=repr(fault), cwd=ROOT, capture_output=True, text=True
-    )
-    return done.returncode != 0
+    command = [sys.executable, "-c", plant]
+    options: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600}
+    try:
+        return subprocess.run(command, input=repr(fault), **options).returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def main() -> None:
@@ -167,6 +169,8 @@ def main() -> None:
 
     numbers = list(lessons())
     executed = {number: in_child(executed_lines, number) for number in tqdm(numbers, "trace")}
+    if not any(lines for files in executed.values() for lines in files.values()):
+        raise SystemExit(f"scratchlm must be imported from {PACKAGE}; run pip install -e .")
     every = [
         mutation
         for module, path in modules().items()
