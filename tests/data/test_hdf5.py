@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import resource
+import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -213,6 +216,23 @@ def test_a_full_disk_leaves_the_old_file(ours: Path, tmp_path: Path) -> None:
         assert forked.wait(process) == 0
         assert ours.read_bytes() == old
         assert [path.name for path in tmp_path.glob(".*h5*")] == []
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_file_is_whole_or_missing(tmp_path: Path, kills: int) -> None:
+    tokenizer, corpus = tiny.tokenizer(tmp_path), tiny.corpus(tmp_path, 40_000)
+    write_shard(tokenizer, corpus, tmp_path / "whole.h5", num_workers=1)
+    whole, killed, path = (tmp_path / "whole.h5").read_bytes(), 0, tmp_path / "a.h5"
+    began = time.monotonic()
+    write_shard(tokenizer, corpus, tmp_path / "b.h5", num_workers=1)
+    seconds, rng = time.monotonic() - began, random.Random(0)
+    while killed < kills:
+        process = forked.start(partial(write_shard, tokenizer, corpus, path, num_workers=1))
+        killed += forked.kill_after(process, rng.uniform(0, seconds))
+        assert not path.exists() or path.read_bytes() == whole
+    write_shard(tokenizer, corpus, path, num_workers=1)
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
 def test_the_description_is_in_the_file_alone(ours: Path, tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_one_source_is_no_mixture() -> None:
 
 def test_what_a_run_reads_is_told() -> None:
     lines = list(MixedBatches(MIXTURE, 10, 16, seed=0).told(10))
-    assert lines[0] == "a: 50 of 100 sequences (50.0%); the run sees 0.909 epochs of it"
-    assert lines[1] == ("b: 30 of 100 sequences (30.0%); the run sees 4.29 epochs of it, so its "
-                        "text repeats")  # fmt: skip
+    assert lines[0] == "a: 50 of 100 sequences (50.0%), which is 0.909 epochs of this source"
+    assert lines[1] == ("b: 30 of 100 sequences (30.0%), which is 4.29 epochs of this source, so "
+                        "its text repeats")  # fmt: skip
 
 
 @pytest.mark.parametrize("max_batches", [0, 1, 2, 100])
@@ -303,7 +303,7 @@ def test_the_command_reads_a_mixture_from_any_directory(tmp_path, monkeypatch, c
              "--context_length", "16", "--batch_size", "10", "--iterations", "10"]  # fmt: skip
     assert train([*words, "--out", "run"]) == 0
     said = capsys.readouterr().out
-    assert "code.npy: 30 of 100 sequences (30.0%); the run sees 2 epochs of it, so its" in said
+    assert "code.npy: 30 of 100 sequences (30.0%), which is 2 epochs of this source, so" in said
     assert "each validation reads" in said
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

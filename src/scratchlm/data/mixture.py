@@ -61,8 +61,8 @@ class MixedBatches:
             epochs = count / source.windows_per_epoch
             repeated = ", so its text repeats" if count > source.windows_per_epoch else ""
             yield (
-                f"{name}: {count:,} of {sum(counts):,} sequences ({count / sum(counts):.1%}); "
-                f"the run sees {epochs:.3g} epochs of it{repeated}"
+                f"{name}: {count:,} of {sum(counts):,} sequences ({count / sum(counts):.1%}), "
+                f"which is {epochs:.3g} epochs of this source{repeated}"
             )
 
 

@@ -1,7 +1,7 @@
 """The turns of the sources of a mixture: which source each window comes from.
 
-After t windows, a source with the fraction w of the weights gave c windows, with |c − w t| < 1 for
-every t. "Take the source that lacks most" does not keep this bound: for many small weights its
+After t windows, a source with the fraction w of the weights contributed c windows. |c − w t| < 1
+for every t. "Take the source that lacks most" does not keep this bound: for many small weights its
 error grows above 1. Tijdeman's rule keeps it (R. Tijdeman, "The chairman assignment problem",
 Discrete Mathematics 32, 1980). For n sources its error is at most 1 − 1/(2n − 2).
 """
@@ -18,7 +18,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class Turns:
-    """Give each window its source, from the window's number alone.
+    """Choose the source of each window, from the number of the window alone.
 
     weights: whole numbers, which sum to D. After D windows each source had as many turns as its
     weight, so the turns repeat, and a table of D turns describes a run of any length.
