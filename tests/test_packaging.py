@@ -102,7 +102,10 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     subprocess.run([*PIP, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("scratchlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"scratchlm/py.typed", "scratchlm/tokenizer/playground/playground.html"} <= set(names)
+    assert {
+        "scratchlm/py.typed", "scratchlm/tokenizer/playground/playground.html",
+        "scratchlm/data/downloads.json",
+    } <= set(names)  # fmt: skip
     assert not [name for name in names if name.startswith(("tests", "configs"))]
     recipes = {f"scratchlm/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
     assert recipes <= set(names)

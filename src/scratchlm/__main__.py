@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from scratchlm import __version__
 from scratchlm.cli.command import command
 
-COMMANDS = ("tokenize", "train", "generate", "chat", "convert", "inspect", "plot", "learn")
+COMMANDS = ("tokenize", "train", "generate", "chat", "convert", "inspect", "plot", "learn", "data")
 # {mode of another project's single command: the command to run here}.
 MODES = {
     "demo": "bash scripts/quickstart.sh in a checkout",

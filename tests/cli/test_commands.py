@@ -29,7 +29,7 @@ SMALL = [
     "--d_model", "32", "--num_heads", "4", "--d_ff", "64", "--num_layers", "2",
     "--max_seq_len", "32", "--batch_size", "4", "--device", "cpu",
 ]  # fmt: skip
-COMMANDS = ["tokenize", "train", "generate", "chat", "convert", "inspect", "plot", "learn"]
+COMMANDS = ["tokenize", "train", "generate", "chat", "convert", "inspect", "plot", "learn", "data"]
 
 
 def run(command: str, *arguments: object, **options):
