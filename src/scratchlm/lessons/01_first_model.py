@@ -53,13 +53,13 @@ Namespaces are one honking great idea -- let's do more of those!"""
 #
 # `scratchlm.train_bpe_from_texts` makes a tokenizer for our text. Letters that often occur together
 # become one token. Lesson 4 explains how. `encode` turns a text into the numbers of its tokens,
-# and `decode` turns the numbers back into the text.
-#
-# `[decode(x) for x in row]` is Python's list of `decode(x)` for every `x` in `row`.
+# and `decode` turns the numbers back into the text. In Python,
+# `[tokenizer.decode([number]) for number in line]` is a list. It has one decoded piece for every
+# `number` in `line`.
 #
 # `show(name, value, expected)` prints a value. The third entry is the value that we expect. If the
 # two differ by more than 0.0001, the lesson stops. `within=0.05` permits a larger difference.
-# `assert` also stops the lesson if the condition after it is false. So you can trust every number.
+# `assert` also stops the lesson if the condition after it is false. So every number is checked.
 
 # %% [markdown] lang="zh"
 # ## 1. 把文本切成 token
@@ -70,11 +70,11 @@ Namespaces are one honking great idea -- let's do more of those!"""
 # `scratchlm.train_bpe_from_texts` 为我们的文本做一个分词器：经常连在一起出现的字母会合成
 # 一个 token，具体做法见第 4 课。`encode` 把文本变成各个 token 的编号，`decode` 再把编号变回文本。
 #
-# Python 里 `[decode(x) for x in row]` 是一个列表：对 `row` 里的每个 `x` 各算一次 `decode(x)`。
+# `[tokenizer.decode([number]) for number in line]` 是列表：`line` 里每个 `number` 解码成一段。
 #
 # `show(name, value, expected)` 打印一个值，第三项是我们预期的值。两者相差超过 0.0001，
 # 这一课就会停下。`within=0.05` 表示允许更大的误差。`assert` 也一样：后面的条件不成立，
-# 这一课就会停下。所以这里看到的每一个数都是可信的。
+# 这一课就会停下。所以这里的每一个数都检查过。
 
 # %%
 tokenizer = scratchlm.train_bpe_from_texts([ZEN], vocab_size=512)
@@ -116,8 +116,8 @@ assert tokenizer.decode(ids) == ZEN
 # 词表有 `vocab_size` 个 token，一段文本最多有 256 个 token。其余的数在第 13 到 19 课解释。
 #
 # 要让模型写文本，先给它一个开头，叫做**提示词**。`generate` 把得分最高的 token 接到后面，
-# 再把变长的文本交给模型，如此反复。`temperature=0` 表示“总是选得分最高的”。
-# 现在模型什么都没有学过，写出来的是一串乱码。
+# 再把变长的文本交给模型，如此反复。`temperature=0` 表示“总是选得分最高的”。现在模型什么都没有学过，
+# 写出来的只是胡乱拼凑的片段。
 
 
 # %%
@@ -142,10 +142,10 @@ show("before training", continued(model, tokenizer, "Beautiful", 5), "Beautifule
 # text, one place further. `get_batch` cuts rows from random places of the text: `inputs` are the
 # questions, and `targets` are the answers. Several rows together are a **batch**.
 #
-# Here the "text" is the numbers 0 to 9, and the batch has 2 rows of 4 tokens. Each place of a row
-# is a question. In the first row: after 0 comes 1; after 0, 1 comes 2; after 0, 1, 2 comes 3; …
-# `torch.tensor` turns a Python list into numbers of PyTorch. `device="cpu"` says which part of the
-# computer works with them: the main processor, not a graphics card.
+# Here the "text" is the ten numbers from 0 to 9, and the batch has 2 rows of 4 tokens. Each place
+# of a row is a question. In the first row: after 0 comes 1; after 0, 1 comes 2; after 0, 1, 2 comes
+# 3; … `torch.tensor` turns a Python list into numbers of PyTorch. `device="cpu"` says which part of
+# the computer works with them: the main processor, not a graphics card.
 
 # %% [markdown] lang="zh"
 # ## 3. 文本自带问题和答案
@@ -153,10 +153,9 @@ show("before training", continued(model, tokenizer, "Beautiful", 5), "Beautifule
 # `get_batch` 从文本的随机位置切出几行：`inputs` 是问题，`targets` 是答案。
 # 几行合在一起叫做一个**批量**。
 #
-# 下面的“文本”是数 0 到 9，批量有 2 行，每行 4 个 token。行里的每个位置都是一道题。第一行是：
-# 0 后面是 1；0, 1 后面是 2；0, 1, 2 后面是 3；……
-# `torch.tensor` 把 Python 的列表变成 PyTorch 的数。`device="cpu"` 说明由计算机的哪个部分来算：
-# 这里是主处理器，不是显卡。
+# 下面的“文本”是 0 到 9 这十个数，批量有 2 行，每行 4 个 token。行里的每个位置都是一道题。第一行是：
+# 0 后面是 1；0, 1 后面是 2；0, 1, 2 后面是 3；……`torch.tensor` 把 Python 的列表变成 PyTorch 的数。
+# `device="cpu"` 说明由计算机的哪个部分来算：这里是主处理器，不是显卡。
 
 # %%
 torch.manual_seed(2)
@@ -170,7 +169,7 @@ show("targets", targets, [[1, 2, 3, 4], [4, 5, 6, 7]])
 # The **loss** is one number that says how wrong the scores are. Compare it with a guess:
 #
 # - Someone who chooses blindly between 512 tokens has the loss ln 512 = 6.2383.
-# - Someone who hesitates between 2 tokens, one of which is right, has the loss ln 2 = 0.6931.
+# - Someone who knows that one of 2 tokens is right, but not which one, has the loss ln 2 = 0.6931.
 # - Someone who is sure and right has the loss 0.
 #
 # `cross_entropy` computes the loss from the scores and the right answer. Here the right answer is
@@ -187,7 +186,7 @@ show("targets", targets, [[1, 2, 3, 4], [4, 5, 6, 7]])
 # **损失**是一个数，表示打分错得有多厉害。可以拿猜谜来比：
 #
 # - 在 512 个 token 里闭眼乱猜，损失是 ln 512 = 6.2383。
-# - 在 2 个 token 之间拿不定主意，其中一个是对的，损失是 ln 2 = 0.6931。
+# - 知道 2 个 token 中有一个是对的，但不知道是哪一个，损失是 ln 2 = 0.6931。
 # - 有把握而且猜对了，损失是 0。
 #
 # `cross_entropy` 根据分数和正确答案算出损失。这里的正确答案是 7 号 token。
@@ -227,9 +226,9 @@ show("our model", cross_entropy(model(tokens[:-1]), tokens[1:]), 6.32, within=0.
 # the number.) `losses` collects the loss of every step: `.item()` turns one number of PyTorch into
 # an ordinary number of Python.
 #
-# Then comes a picture of `losses`. The dashed line is a blind guess. The loss begins there and
-# falls to almost 0. A terminal cannot show the picture. It prints the name of the picture's file,
-# `figures/01-loss.svg`, in the folder where you started the lesson. Open the file with a browser.
+# Then `figure` draws `losses` (the code is hidden). The dashed line is a blind guess. The loss
+# begins there and falls to almost 0. A terminal cannot show the picture. Open its file with a
+# browser: `figures/01-loss.svg` in the folder where you started the lesson.
 
 # %% [markdown] lang="zh"
 # ## 5. 训练
@@ -246,9 +245,9 @@ show("our model", cross_entropy(model(tokens[:-1]), tokens[1:]), 6.32, within=0.
 # 这四件事重复 120 次，每个批量 4 行。（`for _ in` 里的名字写成 `_`，因为这个数用不到。）
 # `losses` 记下每一步的损失：`.item()` 把 PyTorch 的一个数变成 Python 的普通数。
 #
-# 随后有一张 `losses` 的图。虚线表示乱猜：损失从那里开始，一直降到几乎为 0。
-# 终端显示不了图，只打印图的文件名 `figures/01-loss.svg`。这个文件位于你启动这一课的文件夹中，
-# 可以用浏览器打开。
+# 随后 `figure` 画出 `losses`（画图的代码没有显示）。虚线表示乱猜：损失从那里开始，
+# 一直降到几乎为 0。终端显示不了图，只打印图的文件名 `figures/01-loss.svg`。
+# 这个文件位于你启动这一课的文件夹中，可以用浏览器打开。
 
 # %%
 optimizer = AdamW(model.parameters(), lr=0.005)
@@ -272,18 +271,18 @@ with figure("01-loss") as axes:
 
 # %% [markdown] lang="en"
 # ## 6. The model recites
-# We give the model the first four words as the prompt, and it writes the other tokens of the text.
-# Every line is right. The model has learned the text by heart. (`zip` goes through two lists side
-# by side, line by line. `strict=True` refuses lists of different lengths.)
+# We give the model the first four words as the prompt, and it writes the rest. All 20 lines are
+# right, and the empty one too: the model has learned the text by heart. (`splitlines` cuts a text
+# into lines. `zip` goes through two lists side by side. `strict=True` refuses different lengths.)
 #
 # Large models are trained in the same way, but on so much text that they cannot learn it by heart.
 # They must find rules that also fit new text. So they can write what nobody wrote before.
 
 # %% [markdown] lang="zh"
 # ## 6. 模型背诵全文
-# 我们把开头四个词作为提示词交给模型，让它写出其余的 token。每一行都对：
-# 模型把全文背下来了。（`zip` 并排走过两个列表：第一行配第一行，第二行配第二行。
-# `strict=True` 要求两个列表一样长。）
+# 我们把开头四个词作为提示词交给模型，让它写出其余的 token。20 行全对，空行也对：
+# 模型把全文背下来了。（`splitlines` 把文本按行切成列表。`zip` 并排走过两个列表：第一行配第一行，
+# 第二行配第二行。`strict=True` 要求两个列表一样长。）
 #
 # 大模型也是这样训练的，只是文本多得背不下来。它们只好去找对新文本也适用的规律，
 # 于是能写出从来没有人写过的东西。
@@ -301,14 +300,14 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # `text`. Then it gives the model the prompt `start`, which is the beginning of `text`, and returns
 # the whole text: `start` and everything that the model writes after it.
 #
-# The check uses three short Chinese poems, of about 40 tokens each. So one row that covers the
-# whole text is enough: `batch_size=1`, `context_length=len(ids) - 1`. 60 steps are plenty.
+# The check uses three short Chinese poems, of about 40 tokens each. So a batch of one row with the
+# whole text is enough: `batch_size=1`, `context_length=len(ids) - 1` (the last token is only an
+# answer). 60 steps are plenty.
 #
-# The file with your function needs no `import`: it may use everything that this lesson imports and
-# defines.
-#
-# If your function is right, try it on a text of your own, of two or three sentences. Add a line
-# such as `print(recite("my text", "my"))` at the end of the file, and check the file again.
+# Write your code in place of `raise NotImplementedError`. The file needs no `import`: it may use
+# everything that this lesson imports and defines. Then try your function on two or three sentences
+# of your own: add a line such as `print(recite("my text", "my"))` at the end of the file, and check
+# the file again. The start must be whole words (lesson 5).
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -316,13 +315,14 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # 然后把 `start`（也就是 `text` 的开头）作为提示词交给模型；最后返回全文，
 # 即 `start` 加上模型接着写出的全部内容。
 #
-# 检查用的是三首唐诗，每首约 40 个 token，所以一行就能装下全文：
-# `batch_size=1`，`context_length=len(ids) - 1`。训练 60 步绰绰有余。
+# 检查用的是三首唐诗，每首约 40 个 token，所以批量里的一行就能装下全文：`batch_size=1`，
+# `context_length=len(ids) - 1`（最后一个 token 只作答案）。训练 60 步绰绰有余。
 #
-# 存放函数的文件不必再写 `import`：这一课导入和定义的东西都可以直接用。
+# 把你的代码写在 `raise NotImplementedError` 的位置。文件里不必写 `import`：
+# 这一课导入和定义的东西都能直接用。
 #
-# 通过之后，用你自己写的两三句话试一试：在文件末尾加一行
-# `print(recite("my text", "my"))`，换上你的文本，再检查一次。
+# 通过之后，用你自己写的两三句话试一试：在文件末尾加一行 `print(recite("my text", "my"))`，
+# 换上你的文本，再检查一次。开头要取完整的词，原因见第 5 课。
 
 
 # %% tags=["exercise"]

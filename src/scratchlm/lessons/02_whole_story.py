@@ -4,15 +4,15 @@
 #
 # You know from lesson 1 how to train a model. Here you follow one prompt through a trained model:
 # text, tokens, vectors, scores, probabilities, token, text. You take the steps one by one. The
-# library takes them all at once, and must give the same numbers. Later lessons explain each step.
+# library, `scratchlm`, takes all at once, with the same numbers. Later lessons explain each step.
 
 # %% [markdown] lang="zh"
 # # 2 · 从文本到文本
 # 问题：从提示词到模型写出的文本，中间发生了什么？
 #
-# 第 1 课讲了怎样训练模型。这一课让一段提示词走完训练好的模型的全程：
-# 文本、token、向量、分数、概率、token、文本。我们一步一步地走，本库一次走完，
-# 两边的数必须相同。每一步的细节留给后面的课。
+# 第 1 课讲了怎样训练模型。这一课跟着一段提示词，从头到尾走过训练好的模型：文本、token、向量、分数、
+# 概率、token、文本。我们一步一步地走；本库，也就是软件包 `scratchlm`，一次走完。两边的数必须相同。
+# 每一步的细节留给后面的课。
 
 # %%
 import math
@@ -34,11 +34,12 @@ Readability counts."""
 
 # %% [markdown] lang="en"
 # ## 1. A model to look into
-# The text is seven lines of lesson 1. The training is the same as there and takes a few seconds.
+# The text is seven lines of lesson 1. With `vocab_size=334`, each word is one token. The training
+# is the same as there and takes a few seconds.
 
 # %% [markdown] lang="zh"
 # ## 1. 准备一个模型
-# 文本是第 1 课里的七行，训练方法也和那里一样，只要几秒钟。
+# 文本是第 1 课里的七行。取 `vocab_size=334`，每个词就正好是一个 token。训练和那里一样，只要几秒钟。
 
 # %%
 tokenizer = scratchlm.train_bpe_from_texts([RULES], vocab_size=334)
@@ -96,9 +97,9 @@ show("model.embedding, ' than'", model.embedding(ids)[-1, :3], x[-1, :3])
 #
 # Each part adds its result to the vectors. So `x` contains more and more information, but its shape
 # stays the same. `attn_norm`, `ffn_norm` and `model.norm` keep the numbers at a moderate size. The
-# vectors after the last layer and `model.norm` are the **hidden states**. The library computes
-# them in one call: `model.hidden(ids)`. `torch.allclose(a, b, atol=1e-3)` is true if the numbers
-# of both tables are equal, up to 0.001. (Python writes 0.001 also as `1e-3`: 1 divided by 10³.)
+# vectors after the last layer and `model.norm` are the **hidden states**. The library computes them
+# in one call: `model.hidden(ids)`. `torch.allclose(a, b, atol=1e-3)` is true if numbers at the same
+# place differ by at most about 0.001. (Python also writes 0.001 as `1e-3`: 1 / 10³.)
 
 # %% [markdown] lang="zh"
 # ## 3. 穿过各层
@@ -110,9 +111,8 @@ show("model.embedding, ' than'", model.embedding(ids)[-1, :3], x[-1, :3])
 #
 # 每一部分都把结果加到向量上，所以 `x` 的内容越来越丰富，形状却不变。`attn_norm`、
 # `ffn_norm` 和 `model.norm` 让数的大小保持适中。经过最后一层和 `model.norm` 之后的向量，
-# 叫做**隐藏状态**。本库一次调用就能算出来：`model.hidden(ids)`。
-# 如果两张表的数都相等，误差不超过 0.001，`torch.allclose(a, b, atol=1e-3)` 就成立。
-# （Python 也把 0.001 写成 `1e-3`，也就是 1 除以 10³。）
+# 叫做**隐藏状态**。本库一次调用就能算出来：`model.hidden(ids)`。两张表里对应的数相差都不超过约
+# 0.001 时，`torch.allclose(a, b, atol=1e-3)` 为真。（Python 也把 0.001 写成 `1e-3`：1 / 10³。）
 
 # %%
 for layer in model.layers:
@@ -132,8 +132,8 @@ assert torch.allclose(model.hidden(ids), hidden, atol=1e-3)
 # size.
 #
 # The model scores the next token after each of the 4 tokens. We need the last row only. In this
-# row, `logits[-1, ugly]` is the score of the token whose id is `ugly`. `model(ids)` takes all steps
-# from the ids to the logits.
+# row, `logits[-1, ugly]` is the score of the token whose id is `ugly`. `sum(… for i in range(64))`
+# adds 64 values. `model(ids)` takes all steps from the ids to the logits.
 
 # %% [markdown] lang="zh"
 # ## 4. 从向量到分数
@@ -142,8 +142,8 @@ assert torch.allclose(model.hidden(ids), hidden, atol=1e-3)
 # 再把 64 个乘积加起来，就是这个 token 的分数。这样的分数叫做 **logits**。
 # 它们可以是负数，大小也没有限制。
 #
-# 在 4 个 token 的每一个之后，模型都给下一个 token 打了分。我们只需要最后一行。
-# 这一行里，`logits[-1, ugly]` 是 id 为 `ugly` 的 token 的分数。
+# 在 4 个 token 的每一个之后，模型都给下一个 token 打了分。我们只需要最后一行。这一行里，
+# `logits[-1, ugly]` 是 id 为 `ugly` 的 token 的分数。`sum(… for i in range(64))` 把 64 个值加起来。
 # `model(ids)` 从 id 到 logits 一次走完。
 
 # %%
@@ -163,8 +163,9 @@ assert torch.allclose(model(ids), logits, atol=1e-3)
 # In PyTorch, `x.exp()` is eˣ, and `x.log()` is ln x.
 #
 # Only the differences between scores count: 1002, 1001, 1000 give the same. But e¹⁰⁰⁰ is too large
-# for a computer, so softmax first subtracts the largest score. The last lines try a table of two
-# rows: softmax gives each row the sum 1. With `dim=0`, it gives each column the sum 1.
+# for a computer, so softmax first subtracts the largest score: 0, −1 and −2 remain. The last lines
+# try a table of two rows. `dim` is the direction: 0 means down each column, 1 means along each row,
+# and −1 means the last direction, here 1. Without `dim`, softmax uses −1: each row gets the sum 1.
 
 # %% [markdown] lang="zh"
 # ## 5. 从分数到概率
@@ -174,8 +175,9 @@ assert torch.allclose(model(ids), logits, atol=1e-3)
 # PyTorch 里 `x.exp()` 是 eˣ，`x.log()` 是 ln x。
 #
 # 只有分数之间的差起作用：1002、1001、1000 得到同样的结果。但是 e¹⁰⁰⁰ 太大，计算机存不下，
-# 所以 softmax 先减去最大的分数。最后几行用一张两行的表来试：softmax 使每一行的和为 1；
-# 写上 `dim=0`，就使每一列的和为 1。
+# 所以 softmax 先减去最大的分数，剩下 0、−1 和 −2。最后几行用一张两行的表来试。`dim` 是方向：
+# 0 是沿着每一列，1 是沿着每一行，−1 是最后一个方向，在这里就是 1。不写 `dim` 时，softmax 取 −1：
+# 每一行的和为 1。
 
 # %%
 three = torch.tensor([2.0, 1.0, 0.0])
@@ -190,9 +192,9 @@ show("each column", softmax(rows, dim=0), [[0.25, 0.5], [0.75, 0.5]])
 # %% [markdown] lang="en"
 # ## 6. From probabilities to text
 # Now use softmax on the last row of the logits. `F.softmax` of PyTorch must give the same.
-# (`import torch.nn.functional as F` gives a part of PyTorch the short name `F`, and `dim=-1` means
-# "row by row".) `topk(3)` finds the three largest values and their ids. The model is nearly
-# certain: ` ugly`.
+# (`import torch.nn.functional as F` gives a part of PyTorch the short name `F`. `logits[-1]` is one
+# row, so `dim=-1` is its only direction.) `topk(3)` finds the three largest values and their ids.
+# The model is nearly certain: ` ugly`.
 #
 # Then we try five prompts. `argmax` finds the id of the largest score. All prompts end in the same
 # three tokens, ` is better than`, and yet the model finds 5 different words. It can do so only
@@ -201,8 +203,8 @@ show("each column", softmax(rows, dim=0), [[0.25, 0.5], [0.75, 0.5]])
 # %% [markdown] lang="zh"
 # ## 6. 从概率到文本
 # 现在对 logits 的最后一行做 softmax，PyTorch 的 `F.softmax` 必须给出同样的数。
-# （`import torch.nn.functional as F` 给 PyTorch 的一部分起了个短名字 `F`；`dim=-1` 表示按行计算。）
-# `topk(3)` 找出最大的三个值和它们的 id。模型几乎可以肯定是 ` ugly`。
+# （`import torch.nn.functional as F` 给 PyTorch 的一部分起了个短名字 `F`；`logits[-1]` 只有一行，
+# `dim=-1` 就是它唯一的方向。）`topk(3)` 找出最大的三个值和它们的 id。模型几乎可以肯定是 ` ugly`。
 #
 # 接着试五段提示词，用 `argmax` 找出最大分数的 id。它们都以同样的三个 token 结尾，
 # 即 ` is better than`，模型却找出了 5 个不同的词。这全靠注意力从第一个 token 那里取来信息。
@@ -229,7 +231,6 @@ for first, last in zip(firsts, lasts, strict=True):
 # And what is the loss of lesson 1? It is −ln of the probability that the model gives to the right
 # token, on average over all tokens. For ` ugly`, the loss is nearly 0. `cross_entropy` needs a
 # table of logits, so we write `logits[-1:]`: a table with the last row alone.
-#
 # The picture at the end of this section shows the whole way: results in boxes, steps at the arrows.
 
 # %% [markdown] lang="zh"
@@ -240,7 +241,6 @@ for first, last in zip(firsts, lasts, strict=True):
 # 那么第 1 课的损失是什么？就是把模型给正确 token 的概率取 −ln，再对所有 token 求平均：
 # 对 ` ugly` 来说几乎是 0。`cross_entropy` 需要一张 logits 的表，所以写 `logits[-1:]`：
 # 一张只有最后一行的表。
-#
 # 这一节末尾的图画出了全程：方框里是结果，箭头旁边是步骤。
 
 # %%
@@ -279,9 +279,9 @@ with figure("02-pipeline", height=4.4) as axes:
 
 # %% [markdown] lang="en"
 # ## 8. Your own model, without Python
-# Three commands do all of this on the command line. Write a text into the file `mine.txt`; the text
-# of lesson 1 is long enough. The first command trains a tokenizer. The second trains a model in 100
-# steps (`--iterations`) and saves it in the folder `run`. The third writes text.
+# Three commands do all of this. Write a text into the file `mine.txt`; the text of lesson 1 is long
+# enough. The first command trains a tokenizer (a corpus is a collection of texts). The second
+# trains a model in 100 steps (`--iterations`) saved in the folder `run`. The third writes text.
 #
 # ```
 # scratchlm-tokenize --corpus mine.txt --vocab_size 512 --output_tokenizer tokenizer.json

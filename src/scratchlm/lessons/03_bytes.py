@@ -59,8 +59,8 @@ assert chr(25105) == "我"
 # ```
 #
 # By hand for `我`: 25105 = 6·64² + 8·64 + 17. So its bytes are 224 + 6 = 230, 128 + 8 = 136 and
-# 128 + 17 = 145. In Python, `a // b` is the whole part of a division, and `a % b` is the rest.
-# `.encode()` does the same as our function.
+# 128 + 17 = 145. In Python, `a // b` is the whole part of a division, and `a % b` is the rest. A
+# text has an `.encode()` of its own, without a tokenizer: it gives the bytes, as our function does.
 #
 # The picture has one row for each of our four characters, and its columns are the bytes 1 to 4. The
 # first byte is orange, and the others are blue.
@@ -79,9 +79,9 @@ assert chr(25105) == "我"
 # 65536 … 1114111   a·64³ + … + d        240 + a, 128 + b, 128 + c, 128 + d
 # ```
 #
-# 手算 `我`：25105 = 6·64² + 8·64 + 17，所以它的字节是 224 + 6 = 230、128 + 8 = 136 和
-# 128 + 17 = 145。Python 里 `a // b` 是除法的整数部分，`a % b` 是余数。
-# `.encode()` 和我们的函数做的是同一件事。
+# 手算 `我`：25105 = 6·64² + 8·64 + 17，所以它的字节是 224 + 6 = 230、
+# 128 + 8 = 136 和 128 + 17 = 145。Python 里 `a // b` 是除法的整数部分，`a % b` 是余数。
+# 文本自己也有 `.encode()`，与分词器无关：它和我们的函数一样，给出字节。
 #
 # 图里每一行是我们四个字符中的一个，各列是它的第 1 到第 4 个字节：
 # 第一个字节是橙色，其余的是蓝色。
@@ -138,7 +138,7 @@ with figure("03-bytes", width=4.4) as axes:
 # 所以这里每个字节就是一个 token，token 的 id 就是字节本身。第 4 课再把字节连成更长的 token。
 #
 # `decode_bytes` 返回 id 对应的字节，`decode` 返回对应的文本。Python 有专门的类型表示一串字节：
-# `bytes([65, 66])` 用数的列表得到一串字节，`b"AB"` 是同样的一串。
+# `bytes([65, 66])` 把数的列表变成一串字节，`b"AB"` 是同样的一串。
 
 # %%
 tokenizer = train_bpe_from_texts([text], vocab_size=257)
@@ -152,21 +152,21 @@ show("decode", tokenizer.decode(ids), "Aé我🙂")
 # `é` can be one code point, or two: `e`, then `U+0301`, which puts an accent on the letter before
 # it. Both look the same, but they have different bytes and different tokens. A family of four is
 # seven code points: four persons, and between them three times `U+200D`, which glues them together.
-# In Python, `"\u0301"` is the text of `U+0301`.
+# In Python, `"\u0301"` is `U+0301`, and `"\u200d".join(…)` puts `U+200D` between characters.
 #
 # `unicodedata.normalize("NFC", …)` replaces `e` and `U+0301` by the single `é`. A tokenizer with
-# `normalization="NFC"` does this first, so both give the same ids. We make it from the vocabulary
-# of the first tokenizer and an empty list: it joins no bytes.
+# `normalization="NFC"` does this first, so both give the same ids. It gets the vocabulary of the
+# first tokenizer. The empty list means that it joins no bytes.
 
 # %% [markdown] lang="zh"
 # ## 4. 看上去一样，计算机却认为不同
 # `é` 可以是一个码位，也可以是两个：先是 `e`，再是 `U+0301`，后者给前面的字母加上重音符号。
 # 两种写法看上去一样，字节却不同，token 也不同。一家四口的表情是七个码位：四个人，
-# 中间用三个 `U+200D` 粘起来。Python 里 `"\u0301"` 就是 `U+0301` 这个字符。
+# 中间用三个 `U+200D` 粘起来。Python 里 `"\u0301"` 就是 `U+0301`，`"\u200d".join(…)` 在字符之间插入
+# `U+200D`。
 #
-# `unicodedata.normalize("NFC", …)` 把 `e` 和 `U+0301` 换成单个的 `é`。带有
-# `normalization="NFC"` 的分词器会先做这一步，所以两种写法得到同样的 id。
-# 我们用前一个分词器的词表和一个空列表来造它；空列表表示不合并任何字节。
+# `unicodedata.normalize("NFC", …)` 把 `e` 和 `U+0301` 换成单个的 `é`。带有 `normalization="NFC"`
+# 的分词器会先做这一步，所以两种写法得到同样的 id。它用前一个分词器的词表；空列表表示不合并字节。
 
 # %%
 one, two = "\u00e9", "e\u0301"
@@ -192,7 +192,7 @@ show("family: code points, bytes", [len(family), len(family.encode())], [7, 25])
 # %% [markdown] lang="zh"
 # ## 5. 半个字符
 # token 可能在一个字符的中间结束。字节 230、136 是 `我` 的开头，却不是一个字符。
-# 分词器的 `decode` 不能在长文本的中途出错，所以遇到不符合 UTF-8 的字节，
+# 分词器的 `decode` 不应该因为长文本中的一处错误就停下来，所以遇到不符合 UTF-8 的字节，
 # 就写上 `�`（`U+FFFD`，替换字符）。Python 自己的 `decode` 加上 `errors="replace"` 也是这样；
 # 不加，Python 就会报错停下。
 #

@@ -30,13 +30,15 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 #
 # `b"low"` means the bytes of `low`, and `words[b"low"]` is 5: the text has this word 5 times.
 # `{word: … for word in words}` builds a dictionary in a loop, and `.items()` gives each word with
-# its tokens. At first every byte is a token: 3·5 + 5·2 + 6·3 + 6·6 = 79 tokens.
+# its tokens. At first every byte is a token. For each word, multiply its bytes by its count:
+# 3·5 + 5·2 + 6·3 + 6·6 = 79 tokens.
 #
 # `pairwise` gives the neighbours in a list, such as the pair `(b"e", b"s")`. `pair_counts` counts
 # every pair: `counts.get(pair, 0)` is its count so far, and 0 for a new pair. `e s` occurs in
 # `widest` (3 times) and in `newest` (6 times), so 9 times. `s t` also occurs 9 times. A rule must
 # decide, so that one text always gives the same tokens: with equal counts, the pair that is later
-# in the alphabet wins. `max` with `key=count_first` compares the counts first, then the pairs.
+# in the alphabet wins. `max` with `key=count_first` compares values such as `(9, (b"s", b"t"))`.
+# Python compares the first entries, and the second entries only if the first ones are equal.
 
 # %% [markdown] lang="zh"
 # ## 1. 数一数相邻的对
@@ -47,13 +49,13 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 #
 # `b"low"` 表示 `low` 的字节，`words[b"low"]` 等于 5：这个词在文本里出现 5 次。
 # `{word: … for word in words}` 用循环建立一个字典，`.items()` 依次给出每个单词和它的 token。
-# 一开始每个字节各是一个 token：3·5 + 5·2 + 6·3 + 6·6 = 79 个。
+# 一开始每个字节各是一个 token。各个单词的字节数乘以次数，再相加：3·5 + 5·2 + 6·3 + 6·6 = 79 个。
 #
 # `pairwise` 给出列表里相邻的对，例如 `(b"e", b"s")`。`pair_counts` 数每一对出现的次数：
 # `counts.get(pair, 0)` 是到目前为止的次数，新的对是 0。`e s` 出现在 `widest`（3 次）
 # 和 `newest`（6 次）里，一共 9 次。`s t` 也是 9 次。必须有一条规则来决定选哪一对，
 # 同一段文本才总是得到同样的 token：次数相同时，字母表中靠后的那一对优先。
-# `max` 加上 `key=count_first`，就先比较次数，再比较这一对本身。
+# `max` 加上 `key=count_first`，比较的是 `(9, (b"s", b"t"))` 这样的值：先比第一项，相等再比第二项。
 
 
 # %%
@@ -154,25 +156,23 @@ assert learn_merges(binary, 300) == learn_merges_fast(binary, 300)
 # ## 4. Use the rules on a new word
 # To cut a new word, start with its bytes. Of all rules that fit, apply the rule of the lowest rank.
 # Repeat until no rule fits. The text has no `lowest`, but it taught `low` and `est`. The order
-# matters: `ow` (rank 2) takes the `w` before `west` (rank 4) can. If you cut out the longest token
-# first, you get `l o west`, one token more.
+# matters: `ow` (rank 2) takes the `w` before `west` (rank 4) can. If you first cut out `west`, the
+# longest in the word, you get `l o west`, one token more.
 #
 # `merge_steps` gives the tokens after each step, and the rank of the rule (`None` at the start).
-# The figure shows all merges of `newest`: each new token is blue. There is a second way: a rule
-# joins bytes, or tokens of rules with a lower rank. So you may also go through all rules once, in
-# order, and apply each rule at all its places. The result is the same.
+# The figure shows all merges of `newest`: each new token is blue. There is a second way: go through
+# all rules once, in order, and apply each rule at all its places. The result is the same, because a
+# rule needs only bytes and the tokens of earlier rules.
 
 # %% [markdown] lang="zh"
 # ## 4. 把规则用到新词上
-# 要切分一个新词，先从它的字节开始。在所有能用的规则中，用序号最小的那一条。
-# 重复这一步，直到没有规则能用。文本里没有 `lowest`，但从中学到了 `low` 和 `est`。
-# 顺序很重要：`ow`（序号 2）比 `west`（序号 4）先用掉 `w`。如果先切出最长的 token，
-# 就得到 `l o west`，多一个 token。
+# 要切分一个新词，先从它的字节开始。在所有能用的规则中，用序号最小的那一条。重复这一步，
+# 直到没有规则能用。文本里没有 `lowest`，但从中学到了 `low` 和 `est`。顺序很重要：`ow`（序号 2）
+# 比 `west`（序号 4）先用掉 `w`。如果先切出词里最长的 `west`，就得到 `l o west`，多一个 token。
 #
 # `merge_steps` 给出每一步之后的 token，以及所用规则的序号（开始时是 `None`）。
-# 图中是 `newest` 的全部合并，每次的新 token 是蓝色的。还有一种做法：一条规则连接的是字节，
-# 或者序号更小的规则产生的 token。所以也可以把规则按顺序只走一遍，
-# 每条规则用在所有能用的地方，结果相同。
+# 图中是 `newest` 的全部合并，每次的新 token 是蓝色的。还有一种做法：把规则按顺序只走一遍，
+# 每条规则用在所有能用的地方。结果相同，因为一条规则只需要字节和前面的规则产生的 token。
 
 # %%
 ranks = {merges[rank]: rank for rank in range(7)}
@@ -206,17 +206,17 @@ with figure("04-newest") as axes:
 # The 256 bytes have the ids 0 to 255, and the token of rank `r` has the id 256 + `r`. So `low` is
 # 256 + 3 = 259, and `est` is 256 + 1 = 257. No rule fits the 3 bytes of `我`: they stay 3 tokens.
 #
-# `encode` merges ids, not bytes, and it is faster than `merge_steps`. For long words, it uses
-# another method. On 512 made-up words and a long one, all give the same tokens. Lesson 5 compares
-# the ids with those of `tiktoken`, the tokenizer of the company OpenAI.
+# `special_tokens=[]` leaves out the token for the end of a document (lesson 3). `encode` merges
+# ids, not bytes, and it is faster than `merge_steps`. On 512 made-up words and a very long one,
+# both give the same tokens. Lesson 5 compares the ids with those of `tiktoken`, OpenAI's tokenizer.
 
 # %% [markdown] lang="zh"
 # ## 5. 给 token 编号
 # 256 个字节的编号是 0 到 255，序号为 `r` 的 token 编号是 256 + `r`。所以 `low` 是
 # 256 + 3 = 259，`est` 是 256 + 1 = 257。没有规则适用于 `我` 的 3 个字节：它们仍是 3 个 token。
 #
-# `encode` 合并的是编号，不是字节，比 `merge_steps` 快；对很长的单词，它又换一种办法。
-# 对 512 个编造的单词和一个很长的单词，这几种做法得到的 token 都相同。
+# `special_tokens=[]` 去掉表示文档结尾的 token（见第 3 课）。`encode` 合并的是编号，不是字节，
+# 比 `merge_steps` 快。对 512 个编造的单词和一个很长的单词，两者得到的 token 都相同。
 # 第 5 课再与 OpenAI 公司的分词器 `tiktoken` 比较编号。
 
 # %%
@@ -239,12 +239,13 @@ for word in several:
 # ## Exercise
 # Write `encode(word, merges)`. `word` is bytes, such as `b"lowest"`. `merges` is a list of pairs of
 # tokens, such as `[(b"s", b"t"), (b"e", b"st")]`; the first was learned first. Return the list of
-# tokens. You may use `merge` of this lesson.
+# tokens. You may use `merge` of this lesson, but not `merge_steps`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `encode(word, merges)`。`word` 是字节，例如 `b"lowest"`。`merges` 是 token 对的列表，
-# 例如 `[(b"s", b"t"), (b"e", b"st")]`，先学到的在前。返回 token 的列表。可以使用本课的 `merge`。
+# 例如 `[(b"s", b"t"), (b"e", b"st")]`，先学到的在前。返回 token 的列表。可以使用本课的 `merge`，
+# 但不用 `merge_steps`。
 
 
 # %% tags=["exercise"]

@@ -25,10 +25,11 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 
 # %% [markdown] lang="en"
 # ## 1. A pattern cuts the text first
-# Without borders, BPE also merges across spaces. The first tokenizer below has no borders
-# (`[\s\S]+` is the whole text). It learns 30 tokens. The longest is half a sentence, which fits
-# this text alone. So a **split pattern** cuts the text into pieces first, and BPE merges only
-# inside a piece. Then the longest token is a word.
+# Without borders, BPE merges across spaces. The first tokenizer below has none: its pattern
+# `[\s\S]+` fits the whole text (see the list). It learns 30 tokens from `english * 3`, a sentence
+# three times. The longest is half a sentence, which fits this text alone. So a **split pattern**
+# cuts the text into pieces first, and BPE merges only inside a piece. Then the longest token is a
+# word.
 #
 # A split pattern is a **regular expression**, a formula that describes texts. The formula of GPT-2,
 # a language model of OpenAI, has six parts, and `|` means "or":
@@ -36,20 +37,22 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # - `'s|'t|'re|'ve|'m|'ll|'d`: an ending, such as `'s` in `It's`.
 # - ` ?\p{L}+`: a word. `\p{L}` is any letter, `+` means one or more, ` ?` a space or nothing.
 # - ` ?\p{N}+`: a number. `\p{N}` is any digit.
-# - ` ?[^\s\p{L}\p{N}]+`: signs. `\s` is white space (space, tab, line end), and `[^…]` is any
-#   character except those in the brackets.
-# - `\s+(?!\S)`: white space. `(?!\S)` means: no visible character may follow. So the last space
-#   before a word stays outside, and goes with the word.
+# - ` ?[^\s\p{L}\p{N}]+`: signs. `\s` is white space (space, tab, line end), and `\S` is any other
+#   character. `[…]` is one of the characters in the brackets, and `[^…]` is any other.
+# - `\s+(?!\S)`: white space. `(?!\S)` means: no visible character may follow. So of several spaces
+#   before a word, all but the last are one piece. The last goes with the word.
 # - `\s+`: the white space that remains.
 #
-# `regex.findall` goes through the text from left to right. At each place it takes the first part
-# that fits. (The `r` before a quotation mark tells Python to keep every `\`.)
+# `regex.findall` goes through the text from left to right. At each place it tries the six parts in
+# order, and takes the first that fits. `"|".join` writes `|` between them. (With `r` before a
+# quotation mark, Python keeps every `\`.)
 
 # %% [markdown] lang="zh"
 # ## 1. 先用模式切开文本
-# 如果没有边界，BPE 也会跨过空格合并。下面第一个分词器没有边界（`[\s\S]+` 就是整段文本）。
-# 它学到 30 个 token，最长的竟是半句话，只适合这一段文本。所以先用**切分模式**
-# 把文本切成小段，BPE 只在小段内合并。这样最长的 token 就是一个单词。
+# 如果没有边界，BPE 也会跨过空格合并。下面第一个分词器没有边界：它的模式 `[\s\S]+` 与整段文本相合
+# （见下面的说明）。`english * 3` 是重复三遍的一句话，从中学到 30 个 token，最长的竟是半句话，
+# 只适合这一段文本。所以先用**切分模式**把文本切成小段，BPE 只在小段内合并。
+# 这样最长的 token 就是一个单词。
 #
 # 切分模式是一个**正则表达式**，也就是描述文本的公式。OpenAI 的语言模型 GPT-2 用的公式
 # 有六部分，`|` 表示“或”：
@@ -57,14 +60,14 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # - `'s|'t|'re|'ve|'m|'ll|'d`：词尾，例如 `It's` 里的 `'s`。
 # - ` ?\p{L}+`：单词。`\p{L}` 是任何字母，`+` 表示一个或多个，` ?` 表示有一个空格或没有。
 # - ` ?\p{N}+`：数。`\p{N}` 是任何数字。
-# - ` ?[^\s\p{L}\p{N}]+`：符号。`\s` 是空白（空格、制表符、换行），
-#   `[^…]` 是方括号中所列之外的任何字符。
-# - `\s+(?!\S)`：空白。`(?!\S)` 表示：后面不能紧跟着可见字符。
-#   所以单词前的最后一个空格不算在内，它归单词。
+# - ` ?[^\s\p{L}\p{N}]+`：符号。`\s` 是空白（空格、制表符、换行），`\S` 是其他任何字符。
+#   `[…]` 是方括号中所列的一个字符，`[^…]` 是此外的任何字符。
+# - `\s+(?!\S)`：空白。`(?!\S)` 表示：后面不能紧跟着可见字符。所以单词前如果有几个空格，
+#   最后一个归单词，其余的合成一段。
 # - `\s+`：其余的空白。
 #
-# `regex.findall` 从左到右走过文本，在每个位置取第一个合适的部分。
-# （引号前的 `r` 让 Python 把 `\` 当作普通字符。）
+# `regex.findall` 从左到右走过文本，在每个位置依次试公式的六个部分，用第一个相合的。
+# `"|".join` 在它们之间写上 `|`。（引号前的 `r` 让 Python 把 `\` 当作普通字符。）
 
 # %%
 english = "the model reads 677 words, and the model learns the words of the text. "
@@ -87,9 +90,8 @@ show("emoji", find_pieces("gpt2")("hi 🙂🙂! 我爱AI"), ["hi", " 🙂🙂!",
 # is one token and ` 127` is four. It is hard to learn addition from such tokens. The pattern of
 # GPT-4, a later model of OpenAI, is called `cl100k`. It cuts a number after every 3 digits, from
 # the left. The pattern of Qwen, a model of Alibaba, is called `qwen2`. It makes every digit a
-# piece. The figure has a row for each: ␣ is a space, ⏎ a line end, and each box is a piece.
-#
-# The tokenizer has 256 bytes, 40 merges, and 1 token for the end of a document (section 4).
+# piece. The figure has a row for each: ␣ is a space, ⏎ a line end, and each box is a piece. The
+# tokenizer has 256 bytes, 40 merges, and 1 token for the end of a document (section 4).
 # `tokenizer.vocab` gives the bytes of an id.
 
 # %% [markdown] lang="zh"
@@ -98,7 +100,6 @@ show("emoji", find_pieces("gpt2")("hi 🙂🙂! 我爱AI"), ["hi", " 🙂🙂!",
 # ` 127` 却是四个。从这样的 token 很难学会加法。GPT-4 是 OpenAI 后来的模型，它的模式叫
 # `cl100k`，从左边起每 3 位数字切一刀。Qwen（通义千问）是阿里巴巴的模型，它的模式叫 `qwen2`，
 # 让每一位数字各成一段。图中三行依次是这三种模式：␣ 是空格，⏎ 是换行，每个色块是一段。
-#
 # 这个分词器有 256 个字节、40 次合并，还有 1 个表示文档结束的 token（见第 4 节）。
 # `tokenizer.vocab` 给出编号对应的字节。
 
@@ -134,8 +135,9 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # the model seldom saw this token before a word. So leave out the last space.
 #
 # A text that comes in chunks has the same trap. If you encode `the te` and `xt` separately, the
-# tokens differ from those of `the text`. `encode_iterable` waits with the last piece of a chunk,
-# because the next chunk may change it. Its ids are right wherever the text is cut.
+# tokens differ from those of `the text`. `encode_iterable` takes an iterable (a list, or whatever a
+# loop can go through). It waits with the last piece of a chunk, because the next chunk may change
+# it. So its ids are those of the whole text, wherever you cut.
 
 # %% [markdown] lang="zh"
 # ## 3. 陷阱：空格与切断
@@ -144,8 +146,8 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # 所以不要写最后的空格。
 #
 # 分块到来的文本有同样的陷阱：分别切 `the te` 和 `xt`，得到的 token 与切 `the text` 不同。
-# `encode_iterable` 会先留住一块的最后一段，因为下一块可能改变它。
-# 不论文本在哪里切断，它给出的编号都是对的。
+# `encode_iterable` 接收一个可迭代对象（iterable），也就是列表之类循环能走过的东西。
+# 它会先留住一块的最后一段，因为下一块可能改变它。所以不论在哪里切断，编号都与整段文本的相同。
 
 # %%
 show("the", [tokenizer.encode("the"), tokenizer.encode(" the")], [[116, 257], [258]])
@@ -198,29 +200,30 @@ show("split", split("a<|end|>b<|end|>!"), ["a", "<|end|>", "b", "<|end|>!", ""])
 # %% [markdown] lang="en"
 # ## 5. Trap: some languages cost more
 # The training text was almost only English, so few of the 40 merges are Chinese. 71 English
-# characters need 18 tokens, and 12 Chinese characters need 22: 0.2535 against 1.8333 tokens a
+# characters need 18 tokens, and 12 Chinese characters need 22: 0.2535 and 1.8333 tokens for each
 # character. Users pay for tokens, and a model reads a limited number of them. `compression` shows
-# which characters cost so much: 17 of the 22 tokens are words (the row `cjk`, for Chinese,
-# Japanese and Korean), and 5 are the signs `，` and `。`.
+# which characters cost so much: 17 of the 22 tokens are words (the row `cjk`, for Chinese, Japanese
+# and Korean), and 5 are the signs `，` and `。`. Its last two columns are bytes and characters per
+# token. (`.split()` cuts a line at its spaces.)
 #
 # So train the tokenizer on the languages that it will read. If the training text has both sentences
 # 20 times, the 12 Chinese characters are 4 tokens. But now the English ones are 36, because Chinese
-# uses many of the 40 merges. With 60 merges both are short (17 and 4).
-#
-# If `tiktoken` is installed (`find_spec` finds this out), it must give the same ids.
+# uses many of the 40 merges. With 60 merges both are short (17 and 4). If `tiktoken` is installed
+# (`find_spec` finds this out), it must give the same ids. Its `pat_str` is the pattern,
+# `mergeable_ranks` are the tokens with their ids, and `encode_ordinary` knows no special tokens.
 
 # %% [markdown] lang="zh"
 # ## 5. 陷阱：有的语言更贵
 # 上面的训练文本几乎全是英文，所以 40 次合并中属于中文的很少。71 个英文字符需要 18 个 token，
-# 12 个中文字符却需要 22 个：平均每个字符 0.2535 个对 1.8333 个 token。
-# 用户按 token 付费，模型能读的 token 也有限。`compression` 列出哪些字符这么贵：
-# 22 个 token 中，17 个是文字（`cjk` 一行，指中文、日文和韩文），5 个是符号 `，` 和 `。`。
+# 12 个中文字符却需要 22 个：平均每个字符分别要 0.2535 和 1.8333 个 token。用户按 token 付费，
+# 模型能读的 token 也有限。`compression` 列出哪些字符这么贵：22 个 token 中，
+# 17 个是文字（`cjk` 一行，指中文、日文和韩文），5 个是符号 `，` 和 `。`。
+# 后两列是平均每个 token 的字节数和字符数。（`.split()` 按空格切开一行。）
 #
-# 所以，应该用将来要读的语言来训练分词器。如果训练文本里两句话各有 20 遍，
-# 12 个中文字符只要 4 个 token。可是英文变成 36 个，因为 40 次合并中有许多给了中文。
-# 有 60 次合并时，两者都短（17 和 4）。
-#
-# 如果装了 `tiktoken`（用 `find_spec` 检查），它必须给出同样的编号。
+# 所以，应该用将来要读的语言来训练分词器。如果训练文本里两句话各有 20 遍，12 个中文字符只要 4 个
+# token。可是英文变成 36 个，因为 40 次合并中有许多给了中文。有 60 次合并时，两者都短（17 和 4）。
+# 如果装了 `tiktoken`（用 `find_spec` 检查），它必须给出同样的编号。它的 `pat_str` 是模式，
+# `mergeable_ranks` 是各个 token 及其编号，`encode_ordinary` 不认特殊 token。
 
 # %%
 counts = [len(tokenizer.encode(english)), len(tokenizer.encode(chinese))]

@@ -30,8 +30,9 @@ from scratchlm.lessons.show import figure, show
 # (16 − 16h + 4h² − 16) / h = −16 + 4h
 # ```
 # This is the **difference quotient**. The smaller h is, the closer the quotient is to −16. The
-# number −16 is the **derivative** of the loss at 3: the slope of the curve. The same steps give
-# 8w − 40 for any `w`. Use a² − b² = (a − b)(a + b), with a − b = 2h:
+# number −16 is the **derivative** of the loss at 3: the slope of the curve. The same steps work for
+# any `w`. Let a = 2(w + h) − 10 and b = 2w − 10. Then a − b = 2h and a + b = 4w + 2h − 20. Use
+# a² − b² = (a − b)(a + b). Let h go to 0. The result is 8w − 40:
 # ```
 # (2(w + h) − 10)² − (2w − 10)² = 2h (4w + 2h − 20)
 # 2h (4w + 2h − 20) / h = 8w − 40 + 4h
@@ -55,7 +56,8 @@ from scratchlm.lessons.show import figure, show
 # (16 − 16h + 4h² − 16) / h = −16 + 4h
 # ```
 # 这个商叫作**差商**。h 越小，差商越接近 −16。−16 就是损失在 3 处的**导数**，也就是曲线的斜率。
-# 对任意的 `w`，用同样的步骤得到 8w − 40，其中用到 a² − b² = (a − b)(a + b)，这里 a − b = 2h：
+# 对任意的 `w`，步骤也一样。令 a = 2(w + h) − 10，b = 2w − 10，那么 a − b = 2h，
+# a + b = 4w + 2h − 20。用 a² − b² = (a − b)(a + b)，最后让 h 趋于 0，就得到导数 8w − 40：
 # ```
 # (2(w + h) − 10)² − (2w − 10)² = 2h (4w + 2h − 20)
 # 2h (4w + 2h − 20) / h = 8w − 40 + 4h
@@ -165,11 +167,10 @@ show("difference quotient", difference_quotient(sigmoid, x, 1e-6), 0.1966)
 
 # %% [markdown] lang="zh"
 # ## 3. 许多数：梯度
-# 令 y = σ(x₁) + σ(x₂) + σ(x₃)，三个数取 1、2 和 3。每个数有自己的斜率。**梯度**就是把这些斜率
-# 按同样的顺序排成一列，每个数对应一个，所以它是一个向量。有了损失的梯度，所有参数就同时知道
-# 往哪边走更好。代码里，`torch.tensor` 装着三个数的列表，`.sum()` 求和，
-# 一次 `.backward()` 就求出整个梯度。
-# 3 处的斜率最小：那里曲线几乎是平的，走一步变化很小。
+# 令 y = σ(x₁) + σ(x₂) + σ(x₃)，三个数取 1、2 和 3。每个数有自己的斜率。
+# 把这些斜率按同样的顺序排成一列，每个数对应一个，得到的向量就是**梯度**。有了损失的梯度，
+# 所有参数就同时知道往哪边走更好。代码里，`torch.tensor` 装着三个数的列表，`.sum()` 求和，
+# 一次 `.backward()` 就求出整个梯度。3 处的斜率最小：那里曲线几乎是平的，走一步变化很小。
 
 # %%
 x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
@@ -188,8 +189,9 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 #
 # The derivative of silu is the exercise. The code shows the library's `silu` at four numbers, and
 # its slopes there. Near −1.28 the slope is 0: silu has its lowest point there. `.double()` converts
-# numbers to `float64`, and `.half()` to `float16`, numbers with only 3 digits. Also with `float16`,
-# the library computes with 7 digits and rounds at the end. The last line checks this.
+# numbers to `float64`, and `.half()` to `float16`, numbers with only 3 digits. For `float16`, the
+# library computes in `float32`, and rounds at the end. The last line computes in `float64` and
+# rounds: `torch.equal` is true if all numbers are exactly equal.
 
 # %% [markdown] lang="zh"
 # ## 4. 乘积法则，与本库的 silu
@@ -200,8 +202,9 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 # 拿 x · x 试一试：1·x + x·1 = 2x，在 3 处是 6。
 #
 # silu 的导数留作练习。代码给出本库的 `silu` 在四个数处的值和斜率。在 −1.28 附近斜率是 0：
-# 那里是 silu 的最低点。`.double()` 把数换成 `float64`，`.half()` 换成 `float16`，后者只有 3 位
-# 有效数字。即使是 `float16`，本库也用 7 位计算，到最后才舍入。末尾一行检验这一点。
+# 那里是 silu 的最低点。`.double()` 把数换成 `float64`，`.half()` 换成 `float16`，
+# 后者只有 3 位有效数字。遇到 `float16`，本库用 `float32` 计算，到最后才舍入。
+# 末尾一行用 `float64` 算出再舍入，与它比较：所有的数都完全相等，`torch.equal` 才成立。
 
 # %%
 x = torch.tensor(3.0, requires_grad=True)
@@ -220,14 +223,12 @@ assert torch.equal(silu(short), silu(short.double()).half())
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Write `silu_slope(x)`: the derivative of x · σ(x) at each number of `x`. You may use `torch.exp`
-# and `torch.sigmoid`, but not `.backward()`. The result has as many numbers as `x`. The check
-# recognises the usual mistakes by what your function returns.
+# and `torch.sigmoid`, but not `.backward()`. The result has as many numbers as `x`.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
 # 写出 `silu_slope(x)`：x · σ(x) 在 `x` 的每个数处的导数。可以用 `torch.exp` 和 `torch.sigmoid`，
 # 但不用 `.backward()`。结果里的数与 `x` 一样多。
-# 检查程序能从返回值认出常见的错误。
 
 
 # %% tags=["exercise"]

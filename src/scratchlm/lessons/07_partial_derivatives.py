@@ -9,7 +9,7 @@
 # # 7 · 偏导数
 # 问题：两个数同时变化，往哪边走更好？
 #
-# 第 6 课求过损失的导数，那里只有一个参数；也求过一个和的梯度，和里的各个数互不相干。
+# 第 6 课求过损失的导数，那里只有一个参数；还求过一个总和的梯度，总和里的各项互不影响。
 # 这一课里两个数相乘：每个斜率都与两个数有关。
 
 # %%
@@ -24,28 +24,28 @@ from scratchlm.optim.sgd import SGD
 # ## 1. Freeze one number
 # Let f = u³ + v² + 4uv. At u = 3 and v = 4 it is 27 + 16 + 48 = 91. Freeze v at 4: then only u
 # changes, and f = u³ + 16 + 16u. The first line below is the difference quotient of u³. If h goes
-# to 0, only 3u² stays. The part 16u has the slope 16, which is 4v.
+# to 0, only 3u² stays. The part 16u has the slope 16, which is 4v. So f has the slope 3u² + 4v. We
+# write it ∂f/∂u. For ∂f/∂v, u is frozen at 3, and v changes.
 # ```
 # ((u + h)³ − u³) / h = 3u² + 3uh + h²
 # ∂f/∂u = 3u² + 4v = 27 + 16 = 43
 # ∂f/∂v = 2v + 4u = 8 + 12 = 20
 # ```
-# The derivative for one number, with all others frozen, is a **partial derivative**. ∂f/∂u is the
-# one for u. For ∂f/∂v, u is frozen at 3, and v changes. The list of both partial derivatives,
-# (43, 20), is the gradient. We write it ∇f.
+# The derivative for one number, with all others frozen, is a **partial derivative**. The list of
+# both partial derivatives, (43, 20), is the gradient. We write it ∇f.
 
 # %% [markdown] lang="zh"
 # ## 1. 冻结一个数
 # 令 f = u³ + v² + 4uv。在 u = 3、v = 4 处，它等于 27 + 16 + 48 = 91。把 v 冻结在 4：
 # 这时只有 u 在变，f = u³ + 16 + 16u。下面第一行是 u³ 的差商：h 趋于 0 时，只剩下 3u²。
-# 16u 的斜率是 16，也就是 4v。
+# 16u 的斜率是 16，也就是 4v。所以 f 的斜率是 3u² + 4v，记作 ∂f/∂u；求 ∂f/∂v 时，u 冻结在 3。
 # ```
 # ((u + h)³ − u³) / h = 3u² + 3uh + h²
 # ∂f/∂u = 3u² + 4v = 27 + 16 = 43
 # ∂f/∂v = 2v + 4u = 8 + 12 = 20
 # ```
-# 其余的数都冻结，只对一个数求的导数，叫作**偏导数**。∂f/∂u 是对 u 的偏导数；
-# 求 ∂f/∂v 时，把 u 冻结在 3，让 v 变化。两个偏导数排成一列，(43, 20)，就是梯度，写作 ∇f。
+# 其余的数都冻结，只对一个数求的导数，叫作**偏导数**。两个偏导数排成一列，(43, 20)，就是梯度，
+# 写作 ∇f。
 
 
 # %%
@@ -73,10 +73,9 @@ show("torch's ∂f/∂u, ∂f/∂v", [u.grad, v.grad], [43, 20])
 # `changes.index` finds the place of a number in the list.
 #
 # f rises fastest at 25°. The gradient points there: the arrow (43, 20) goes 43 to the right and 20
-# up. So the tangent of its angle is 20/43, and `math.atan` gives the angle, 24.94°.
-# f falls fastest at 205°, exactly opposite. At 115°, across the gradient, f hardly changes.
-# This is true for every smooth function (without jumps and corners): the gradient points to the
-# steepest way up.
+# up. So the tangent of its angle is 20/43, and `math.atan` gives 24.94°. f falls fastest at 205°,
+# exactly opposite. At 115°, at a right angle to the gradient, f hardly changes. This is true for
+# every smooth function (without jumps and corners): the gradient points to the steepest way up.
 
 # %% [markdown] lang="zh"
 # ## 2. 同时看所有方向
@@ -145,20 +144,21 @@ for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
 
 # %% [markdown] lang="en"
 # ## 4. How large a step?
-# Take a bowl: g = (u − 2)² + 4(v + 1)². Its lowest point is (2, −1). ∂g/∂u = 2(u − 2) and
-# ∂g/∂v = 8(v + 1). A step changes the distances to the lowest point, u − 2 and v + 1:
+# Take a bowl: g = (u − 2)² + 4(v + 1)². Its lowest point is (2, −1). Multiply out: 4(v + 1)² =
+# 4v² + 8v + 4, with the slope 8v + 8. So ∂g/∂v = 8(v + 1), and in the same way ∂g/∂u = 2(u − 2). A
+# step changes the differences from the lowest point, u − 2 and v + 1:
 # ```
 # u − lr · 2(u − 2) − 2 = (1 − 2·lr)(u − 2)
 # v − lr · 8(v + 1) + 1 = (1 − 8·lr)(v + 1)
 # ```
-# So each step multiplies the distances by 1 − 2·lr and 1 − 8·lr. With `lr=0.1` these factors are
-# 0.8 and 0.2: both distances shrink. With 0.01 they are 0.98 and 0.92: this works, but slowly. With
-# 0.22 the factor of v is −0.76: v jumps over the lowest point, but comes closer each time. With 0.3
-# it is −1.4: each jump is larger than the one before.
-# The code takes 10 steps from (0, 0), where the distances are −2 and 1. By hand, each distance is
-# multiplied 10 times. `.zero_grad()` removes the old gradient before each `.backward()`. Lesson 8
-# shows why. The picture shows the bowl from above: on a gray ring, g is the same everywhere, and
-# the star is the lowest point. The path of 0.3 is not there, because it leaves the picture.
+# So each step multiplies the differences by 1 − 2·lr and 1 − 8·lr. With `lr=0.1` these factors are
+# 0.8 and 0.2: both differences shrink. With 0.01 they are 0.98 and 0.92: this works, but slowly.
+# With 0.22 the factor of v is −0.76: v jumps over the lowest point, but comes closer each time.
+# With 0.3 it is −1.4: each jump is larger than the one before. The code takes 10 steps from (0, 0),
+# where the differences are −2 and 1. By hand, each difference is multiplied 10 times by its factor.
+# `.zero_grad()` removes the old gradient before each `.backward()`. Lesson 8 shows why. The picture
+# shows the bowl from above: on a gray ring, g is the same everywhere, and the star is the lowest
+# point. The path of 0.3 is not there, because it leaves the picture.
 #
 # The slow number u needs a larger rate than v. `SGD` accepts groups: `"params"` are the numbers of
 # a group, and `"lr"` is its own rate. With 1/2 for u and 1/8 for v both factors are 0: one step is
@@ -167,19 +167,19 @@ for name, optimizer in [("SGD", SGD), ("torch's SGD", torch.optim.SGD)]:
 
 # %% [markdown] lang="zh"
 # ## 4. 一步走多大？
-# 取一个碗：g = (u − 2)² + 4(v + 1)²，最低点是 (2, −1)。∂g/∂u = 2(u − 2)，∂g/∂v = 8(v + 1)。
-# 走一步，到最低点的距离 u − 2 和 v + 1 变成：
+# 取一个碗：g = (u − 2)² + 4(v + 1)²，最低点是 (2, −1)。展开得 4(v + 1)² = 4v² + 8v + 4，
+# 斜率 8v + 8，所以 ∂g/∂v = 8(v + 1)；同样 ∂g/∂u = 2(u − 2)。与最低点的差 u − 2 和 v + 1 每步变成：
 # ```
 # u − lr · 2(u − 2) − 2 = (1 − 2·lr)(u − 2)
 # v − lr · 8(v + 1) + 1 = (1 − 8·lr)(v + 1)
 # ```
-# 所以每走一步，两段距离就分别乘以 1 − 2·lr 和 1 − 8·lr。取 `lr=0.1`，两个因子是 0.8 和 0.2：
-# 两段距离都缩小。取 0.01，是 0.98 和 0.92：也行，但很慢。取 0.22，v 的因子是 −0.76：
+# 所以每走一步，两个差就分别乘以 1 − 2·lr 和 1 − 8·lr。取 `lr=0.1`，两个因子是 0.8 和 0.2：
+# 两个差都缩小。取 0.01，是 0.98 和 0.92：也行，但很慢。取 0.22，v 的因子是 −0.76：
 # v 每次都越过最低点，但越来越近。取 0.3，这个因子是 −1.4：一次比一次跳得远。
-# 代码从 (0, 0) 走 10 步，起点处的距离是 −2 和 1；手算时，每段距离乘 10 次因子。
+# 代码从 (0, 0) 走 10 步，起点处的差是 −2 和 1；手算时，把每个差连乘 10 次自己的因子。
 # `.zero_grad()` 在每次 `.backward()` 之前清除旧的梯度，为什么要清除，第 8 课再讲。
-# 插图是从上往下看这个碗：同一个灰圈上 g 处处相等，星号是最低点。
-# 0.3 的路线没有画，因为它跑出了图外。
+# 插图是从上往下看这个碗：同一个灰圈上 g 处处相等，星号是最低点。0.3 的路线没有画，
+# 因为它跑出了图外。
 #
 # u 走得慢，需要比 v 更大的学习率。`SGD` 可以分组：`"params"` 是一组里的数，`"lr"` 是这组的学习率。
 # u 用 1/2，v 用 1/8，两个因子都是 0：一步就够了。真实的损失不是这样简单的碗，
