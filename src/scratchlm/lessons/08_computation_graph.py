@@ -51,10 +51,11 @@ show("s, p, q, y", [s, p, q, y], [9, 54, 6, 64])
 # and p has the product 6 · 6 · 1 = 36, the path over q has 2 · 1 = 2. Both change y, so their
 # products are added: 38. This is the **chain rule**. The method of lesson 6 agrees: 12x + 2 = 38.
 #
-# The **backward pass** visits the nodes from the end to the start. It begins with ∂y/∂y = 1. For
-# each node, take every node that uses it. Multiply that node's gradient by the slope of the edge
-# between them. Then add these products. The code goes through the lines of section 1 from the last
-# to the first. `dp` stands for ∂y/∂p. In the figure, slopes are gray and gradients are red.
+# Here the gradient of a node s is one number, ∂y/∂s. The **backward pass** finds it for all nodes,
+# from the end to the start. It begins with ∂y/∂y = 1. For a node s, take all nodes that use s.
+# Multiply the gradient of each of them by the slope of the edge from s to it. Then add these
+# products. The code goes through section 1 from the last line to the first. `dp` stands for ∂y/∂p.
+# In the figure, slopes are gray and gradients are red.
 
 # %% [markdown] lang="zh"
 # ## 2. 链式法则：沿一条路相乘，各条路相加
@@ -63,9 +64,9 @@ show("s, p, q, y", [s, p, q, y], [9, 54, 6, 64])
 # 经过 q 的那条，是 2 · 1 = 2。两条路都改变 y，所以两个乘积相加：38。
 # 这就是**链式法则**。用第 6 课的方法验算：12x + 2 = 38。
 #
-# **反向传播**从终点走向起点，逐个访问节点。开始时 ∂y/∂y = 1。每个节点查看用到自己的各个节点，
-# 把那些节点的梯度乘以边的斜率，再相加。代码从最后一行到第一行，把第 1 节的各行走了一遍。
-# `dp` 表示 ∂y/∂p。插图中斜率是灰色，梯度是红色。
+# 这里，节点 s 的梯度是一个数：∂y/∂s。**反向传播**从终点走向起点，求出每个节点的梯度。
+# 开始时 ∂y/∂y = 1。对节点 s，找出用到 s 的所有节点，把其中每一个的梯度乘以从 s 到它的边的斜率，
+# 再相加。代码从最后一行到第一行，走一遍第 1 节。`dp` 表示 ∂y/∂p。插图中斜率是灰色，梯度是红色。
 
 # %%
 dy = 1.0
@@ -99,9 +100,8 @@ with figure("08-graph", 5.0, 2.6) as axes:
 # torch builds the same graph while it computes. Every result has a `.grad_fn`, the operation that
 # made it. A number that we made ourselves has none: it is a **leaf**. `.backward()` walks from the
 # result to the leaves, and adds the gradient to `.grad` of each leaf. The nodes between them keep
-# no gradient, unless we first call `.retain_grad()` on the node. In the last line of the output,
-# `MulBackward0` is torch's name for the backward step of a multiplication, and `AddBackward0` is
-# the name for an addition.
+# no gradient, unless we first call `.retain_grad()` on the node. In the output, `MulBackward0` and
+# `AddBackward0` are torch's names for the backward step of a multiplication and of an addition.
 
 # %% [markdown] lang="zh"
 # ## 3. torch 记下了什么
@@ -129,8 +129,8 @@ show("s.grad_fn, y.grad_fn", [s.grad_fn.name(), y.grad_fn.name()], ["MulBackward
 # ## 4. Five leaves, one backward pass
 # A larger graph: b = w₁·a, c = w₂·a, d = w₃·b + w₄·c, and the loss L = 10 − d. The number a reaches
 # L on two paths, over b and over c. The edge d → L has the slope −1. So ∂L/∂a = −w₃w₁ − w₄w₂. Each
-# w has one path: ∂L/∂w₁ = −w₃·a, ∂L/∂w₂ = −w₄·a, ∂L/∂w₃ = −b, ∂L/∂w₄ = −c. In the code, the star
-# in `loss(*start)` passes the five numbers of the list one by one.
+# w has one path: ∂L/∂w₁ = −w₃·a, ∂L/∂w₂ = −w₄·a, ∂L/∂w₃ = −b, ∂L/∂w₄ = −c. The star in
+# `loss(*start)` passes the five numbers one by one. `start.copy()` makes a second list.
 #
 # Why backward? For difference quotients, each leaf needs a forward pass of its own: 5 here, and one
 # more for L itself. A model has one loss and very many parameters, so this would take too long. One
@@ -141,10 +141,10 @@ show("s.grad_fn, y.grad_fn", [s.grad_fn.name(), y.grad_fn.name()], ["MulBackward
 # 再看一张大一点的图：b = w₁·a，c = w₂·a，d = w₃·b + w₄·c，损失 L = 10 − d。
 # a 到 L 有两条路，一条经过 b，一条经过 c。边 d → L 的斜率是 −1，所以 ∂L/∂a = −w₃w₁ − w₄w₂。
 # 每个 w 只有一条路：∂L/∂w₁ = −w₃·a，∂L/∂w₂ = −w₄·a，∂L/∂w₃ = −b，∂L/∂w₄ = −c。
-# 代码里，`loss(*start)` 的星号表示把列表中的五个数逐个传进去。
+# 代码里，`loss(*start)` 的星号表示把五个数逐个传进去，`start.copy()` 复制一个列表。
 #
 # 为什么要向后算？用差商的话，每个叶子都要单独做一次前向传播：这里是 5 次，再加上算 L 本身的一次。
-# 模型只有一个损失，参数却非常多，这样太慢。反向传播一次就给出所有斜率，每条边只用一次。
+# 模型只有一个损失，参数却非常多，用差商太慢。反向传播一次就给出所有斜率，每条边只用一次。
 
 
 # %%
@@ -197,8 +197,8 @@ show("library's silu: the sum", slope_at_1(silu), 0.9277)
 
 # %% [markdown] lang="en"
 # ## 6. zero_grad, backward, step
-# These three calls train every model. Lesson 1 had `zero_grad` at the end of each step. Both
-# orders are right, because the old gradient is gone before the next `.backward()`.
+# These three calls train every model. Lesson 1 had `zero_grad` at the end of each step; this title
+# has it first. Both are right, because the old gradient is gone before the next `.backward()`.
 #
 # Take L = u · v at u = 1, v = 2. By hand ∂L/∂u = v = 2 and ∂L/∂v = u = 1. With the learning rate
 # 0.5, u becomes 1 − 0.5 · 2 = 0, and v becomes 2 − 0.5 · 1 = 1.5. The next gradient is (1.5, 0).
@@ -208,8 +208,8 @@ show("library's silu: the sum", slope_at_1(silu), 0.9277)
 
 # %% [markdown] lang="zh"
 # ## 6. zero_grad、backward、step
-# 训练任何模型都靠这三个调用。第 1 课把 `zero_grad` 放在每一步的最后。两种顺序都对，
-# 因为下一次 `.backward()` 之前，旧的梯度都已经清除。
+# 训练任何模型都靠这三个调用。第 1 课把 `zero_grad` 放在每一步的最后，标题里把它放在最前。
+# 两种顺序都对，因为下一次 `.backward()` 之前，旧的梯度都已经清除。
 #
 # 取 L = u · v，u = 1，v = 2。手算得 ∂L/∂u = v = 2，∂L/∂v = u = 1。
 # 学习率取 0.5，u 变成 1 − 0.5 · 2 = 0，v 变成 2 − 0.5 · 1 = 1.5。

@@ -4,22 +4,22 @@
 #
 # You know from lesson 8 that the forward pass builds a graph, and that the backward pass goes back
 # through it. The backward pass needs numbers from the forward pass. Here we overwrite such numbers.
-# PyTorch refuses twice, misses one case, and lets the optimizer overwrite.
+# PyTorch refuses for two reasons. In one case it notices nothing. The optimizer may overwrite.
 
 # %% [markdown] lang="zh"
 # # 9 · 原地操作
 # 问题：PyTorch 为什么有时不许我们改写一个数？
 #
 # 第 8 课讲过，前向传播建立计算图，反向传播沿着图往回走，并且要用到前向传播算出的数。
-# 这一课我们故意改写这些数。PyTorch 会拒绝两次，会漏掉一种情况，也会允许优化器这样做。
+# 这一课故意改写这些数。PyTorch 有两种理由拒绝，有一种情况发现不了，也允许优化器改写。
 
 # %% [markdown] lang="en"
 # ## 1. A new number, or a new value in the old number
 # `a.add(1)` makes a new number and leaves `a` unchanged. `a.add_(1)` writes the result over the old
 # value of `a`. This is an **in-place operation**. It needs no memory for a second result. That
-# matters because "a number of torch" may also contain a million numbers. PyTorch ends the names of
-# these operations with `_`: `sub_` subtracts, `mul_` multiplies, `zero_` writes 0.
-# `b = a` copies nothing. `b` is a second name for the same number, so it changes too.
+# matters, because "a number of torch" can also be a list or a table of a million numbers. PyTorch
+# ends the names of these operations with `_`: `sub_` subtracts, `mul_` multiplies, `zero_`
+# writes 0. `b = a` copies nothing. `b` is a second name for the same number, so it changes too.
 #
 # PyTorch counts these writes. Each number of torch has a **version counter**, `_version`. The
 # counter starts at 0, and each in-place operation adds 1. The last two lines of the output are a
@@ -29,7 +29,7 @@
 # %% [markdown] lang="zh"
 # ## 1. 一个新的数，还是旧的数换了值
 # `a.add(1)` 造出一个新的数，`a` 不变。`a.add_(1)` 则把结果直接写到 `a` 原来的值上，
-# 这叫**原地操作**。它不必为结果另占内存。这很要紧，因为“torch 的一个数”里也可以有一百万个数。
+# 这叫**原地操作**。它不必为结果另占内存。这很要紧，因为“torch 的数”也可以是一百万个数的列表或数表。
 # PyTorch 让这类操作的名字以 `_` 结尾：`sub_` 是减，`mul_` 是乘，`zero_` 是写成 0。
 # `b = a` 什么也不复制：`b` 只是同一个数的另一个名字，所以也跟着变。
 #
@@ -62,8 +62,8 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 # At x = 1, s(1 − s) = 0.7311 · 0.2689 = 0.1966. Our loss is 2s: its gradient is 0.3932.
 #
 # After the next forward pass, `s.zero_()` sets `s` to 0. From this `s`, the backward pass would
-# compute 2 · 0 · (1 − 0) = 0, which is wrong. PyTorch notices. It kept version 0 of `s`, and now
-# finds version 1. That is what the error `STALE` says.
+# compute 2 · 0 · (1 − 0) = 0, which is wrong. PyTorch notices. It noted that `s` was at version 0.
+# Now it finds version 1. That is what the error `STALE` says.
 #
 # `error_of(action, words)` runs an action. If PyTorch raises an error with the expected words, it
 # returns these words. Without an error it returns `"no error"`. We write `loss.backward` without
@@ -75,7 +75,7 @@ show("a, b after a = a + 1", [a, b], [4, 3])
 # 在 x = 1 处，s(1 − s) = 0.7311 · 0.2689 = 0.1966。这里的损失是 2s，梯度就是 0.3932。
 #
 # 再做一次前向传播，然后用 `s.zero_()` 把 `s` 改成 0。用这个 `s`，反向传播会算出
-# 2 · 0 · (1 − 0) = 0，这是错的。PyTorch 发现了：它当时留下的 `s` 是版本 0，现在却看到版本 1。
+# 2 · 0 · (1 − 0) = 0，这是错的。PyTorch 发现了：它当时记下 `s` 的版本是 0，现在却是 1。
 # 错误信息 `STALE` 说的就是这件事。
 #
 # `error_of(action, words)` 执行一个动作。如果 PyTorch 报错，而且错误信息里有预期的那几个词，
@@ -117,7 +117,7 @@ show("s.zero_(), then backward", error_of(loss.backward, STALE), STALE)
 # （Variable 是 torch 的数的旧名称。）`lambda: x.add_(1)` 是一个函数，由 `error_of` 来调用。
 #
 # 如果反向传播用不到某个结果的值，这个结果就可以改写。h = x + 1 的导数总是 1，与 `h` 的值无关。
-# 所以 `h.mul_(3)` 可以做：计算图会记下它，梯度是 3。在这之前，`x.grad = None` 清除旧的梯度，
+# 所以允许 `h.mul_(3)`：计算图会记下它，梯度是 3。在这之前，`x.grad = None` 清除旧的梯度，
 # 和 `.zero_grad()` 一样；不清除，新的梯度就会加到旧的上面。
 
 # %%

@@ -74,8 +74,8 @@ show("one pass", a.grad, [5, 10, 15, 20])
 # graph, so only one graph is in memory at a time.
 #
 # The model here is one number, w = 1. A target t has the loss (w − t)², and its derivative is
-# 2(w − t). So the target 3 adds −4, and each of three targets 0 adds 2. The mean over all
-# targets is (−4 + 2 + 2 + 2) / 4 = 0.5. With micro-batches, divide each sum by 4, the number of all
+# 2(w − t). So the target 3 adds −4, and each of three targets 0 adds 2. The mean over all targets
+# is (−4 + 2 + 2 + 2) / 4 = 0.5. With micro-batches, divide each sum by 4, the number of all
 # targets. A usual mistake is the mean of the means: (−4 + 2) / 2 = −1. Here its sign is wrong too,
 # because the 1 target of the first micro-batch counts as much as the 3 others together.
 
@@ -86,11 +86,10 @@ show("one pass", a.grad, [5, 10, 15, 20])
 # 对每个微批量调用 `.backward()`，让梯度在 `.grad` 里相加，最后才更新一步。这叫**梯度累积**。
 # 每次 `.backward()` 都会释放自己的计算图，所以内存里同时只有一张图。
 #
-# 这里的模型只有一个数，w = 1。目标 t 的损失是 (w − t)²，导数是 2(w − t)。
-# 所以目标 3 贡献 −4，三个目标 0 各贡献 2。对所有目标取平均：(−4 + 2 + 2 + 2) / 4 = 0.5。
-# 分成微批量时，每个微批量求和，都除以 4，也就是所有目标的个数。常见的错误是取平均的平均：
-# (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里 1 个目标的分量，
-# 和另外 3 个合起来一样大。
+# 这里的模型只有一个数，w = 1。目标 t 的损失是 (w − t)²，导数是 2(w − t)。所以目标 3 贡献 −4，
+# 三个目标 0 各贡献 2。对所有目标取平均：(−4 + 2 + 2 + 2) / 4 = 0.5。分成微批量时，每个微批量求和，
+# 都除以 4，也就是所有目标的个数。常见的错误是先对每一块取平均，再对这些平均值取平均：
+# (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里 1 个目标所占的比重，和另外 3 个合起来一样大。
 
 # %%
 w = torch.tensor(1.0, requires_grad=True)
@@ -112,8 +111,8 @@ show("mean of means", w.grad, -1)
 # ## 3. The library's trainer
 # The library's `Trainer` runs the training loop of lesson 1, with gradient accumulation. Our model
 # is a table: `torch.nn.Embedding(2, 2)` has one row for each of 2 tokens. A row contains 2 logits
-# for the next token, all 0 at first. The target −100 means that there is no target:
-# `cross_entropy` ignores it.
+# for the next token, all 0 at first. −100 marks a place without a target: `cross_entropy` ignores
+# this place.
 #
 # First we make two steps by hand, each with a batch of 2 rows and 3 targets. In step 1 the input is
 # always token 0. One target is 1 and two are 0, so in row 0 of the table the logit of 0 grows. In
@@ -129,7 +128,7 @@ show("mean of means", w.grad, -1)
 # ## 3. 本库的训练器
 # 本库的 `Trainer` 做的就是第 1 课的训练循环，再加上梯度累积。这里的模型是一张表：
 # `torch.nn.Embedding(2, 2)` 为 2 个 token 各留一行，每行有 2 个 logits，用来预测下一个 token，
-# 一开始全是 0。目标 −100 表示没有目标：`cross_entropy` 会忽略它。
+# 一开始全是 0。−100 标记没有目标的位置：`cross_entropy` 会忽略这个位置。
 #
 # 先手工做两步，每步的批量有 2 行，共 3 个目标。第 1 步的输入总是 token 0，
 # 目标中一个是 1，两个是 0，所以表的第 0 行里，0 的 logit 变大。
@@ -169,18 +168,18 @@ show("the trainer's table", other.weight, model.weight)
 # ## 4. The gradient of a gradient
 # The derivative of a derivative is the second derivative, and so on. From the second on, it is a
 # **higher-order derivative**. x³ has the derivative 3x², then 6x, then 6. At x = 4 these are 64,
-# 48, 24, 6. `torch.autograd.grad(y, x)` returns a list of gradients of `y`, and leaves `x.grad`
-# alone. Here the list has one entry, `[0]`, because we give it one `x`. With `create_graph=True`
-# it also records a graph of its own computation. So the result has a gradient too. Without it,
-# PyTorch refuses the second derivative, with the error `NO_GRAPH`.
+# 48, 24, 6. `torch.autograd.grad(y, x)` returns a list of gradients of `y`, and does not change
+# `x.grad`. We give it one `x`, so the list has one entry, and `[0]` picks it. With
+# `create_graph=True` it also records a graph of its own computation. So the result has a gradient
+# too. Without it, PyTorch refuses the second derivative, with the error `NO_GRAPH`.
 
 # %% [markdown] lang="zh"
 # ## 4. 梯度的梯度
 # 导数的导数叫二阶导数；二阶及以上统称**高阶导数**。x³ 的导数是 3x²，然后是 6x，然后是 6；
 # 在 x = 4 处依次是 64、48、24、6。`torch.autograd.grad(y, x)` 返回 `y` 的梯度的列表，
-# 不动 `x.grad`。这里只给了一个 `x`，所以列表里只有一项，就是 `[0]`。
-# 写上 `create_graph=True`，它还会把自己的计算也记成一张图，所以结果又有梯度。
-# 不写的话，PyTorch 会拒绝求二阶导数，报错 `NO_GRAPH`。
+# 不改变 `x.grad`。这里只给了一个 `x`，所以列表里只有一项，用 `[0]` 取出来。
+# 写上 `create_graph=True`，它还会把自己的计算也记成一张图，所以结果又有梯度。不写的话，
+# PyTorch 会拒绝求二阶导数，报错 `NO_GRAPH`。
 
 # %%
 x = torch.tensor(4.0, requires_grad=True)
@@ -194,30 +193,30 @@ slope = torch.autograd.grad(x**3, x)[0]
 show("without create_graph", error_of(slope.backward, NO_GRAPH), NO_GRAPH)
 
 # %% [markdown] lang="en"
-# The library's `silu` is x · σ(x). Write s for σ(x). Lesson 6 gives s′ = s(1 − s) = s − s². The
-# product rule (uv)′ = u′v + uv′ gives the rest:
+# The library's `silu` is x · σ(x). Write s for σ(x). The sign ″ stands for the second derivative.
+# Lesson 6 gives s′ = s(1 − s) = s − s². The product rule (uv)′ = u′v + uv′ gives the rest:
 # ```
 # s″    = s′ − 2s · s′ = s′(1 − 2s)
 # silu′ = (x · s)′     = s + x · s′
 # silu″ = s′ + s′ + x · s″ = 2s′ + x · s″
 # ```
-# At x = 1: s = 0.7311, s′ = 0.1966, and s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909. `grad` needs one
-# number, so the code passes a sum. Each number in the sum depends only on its own x.
+# At x = 1: s = 0.7311, s′ = 0.1966, and s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909. torch finds the
+# gradient of one number only. So the code passes a sum. Each number in it depends only on its x.
 #
 # In the picture, each curve is the slope of the curve before. Where `silu` is lowest, its first
 # derivative is 0. Where the first derivative is highest, the second derivative is 0. The black dots
 # are the three numbers at x = 1.
 
 # %% [markdown] lang="zh"
-# 本库的 `silu` 是 x · σ(x)。把 σ(x) 写作 s。第 6 课讲过，s′ = s(1 − s) = s − s²。
-# 用乘积法则 (uv)′ = u′v + uv′ 得到其余的：
+# 本库的 `silu` 是 x · σ(x)。把 σ(x) 写作 s，二阶导数用 ″ 表示。第 6 课讲过，
+# s′ = s(1 − s) = s − s²。用乘积法则 (uv)′ = u′v + uv′ 得到其余的：
 # ```
 # s″    = s′ − 2s · s′ = s′(1 − 2s)
 # silu′ = (x · s)′     = s + x · s′
 # silu″ = s′ + s′ + x · s″ = 2s′ + x · s″
 # ```
 # 在 x = 1 处：s = 0.7311，s′ = 0.1966，s″ = 0.1966 · (1 − 2 · 0.7311) = −0.0909。
-# `grad` 只接受一个数，所以代码里先求和；和里的每个数只取决于它自己的 x。
+# torch 只能求一个数的梯度，所以代码里先求和；和里的每个数只取决于它自己的 x。
 #
 # 图中每条曲线都是前一条的斜率：`silu` 最低的地方，一阶导数是 0；
 # 一阶导数最高的地方，二阶导数是 0。黑点是 x = 1 处的三个数。
@@ -249,17 +248,17 @@ with figure("10-slopes") as axes:
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
-# A model should not change too fast when its input changes. A gradient penalty is a loss that says
-# so. Let f = σ(w₁x₁ + w₂x₂ + …), and let P be the sum of the squares of ∂f/∂x₁, ∂f/∂x₂, …
-# Write `penalty(w, x)`: `w` and `x` are lists of numbers of the same length. Return the gradient of
-# P for `w`: ∂P/∂w₁, ∂P/∂w₂, … Use torch.
+# The output of a model should not change too fast. A gradient penalty is a loss that is large if
+# the output changes fast. Let f = σ(w₁x₁ + w₂x₂ + …), and let P be the sum of the squares of
+# ∂f/∂x₁, ∂f/∂x₂, … Write `penalty(w, x)`: `w` and `x` are lists of equally many numbers. Return the
+# gradient of P for `w`: ∂P/∂w₁, ∂P/∂w₂, … Use torch. The result may be a list, or numbers of torch.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 输入变化时，模型的输出不应变得太快。梯度惩罚就是表达这个要求的损失。
-# 设 f = σ(w₁x₁ + w₂x₂ + …)，P 是 ∂f/∂x₁、∂f/∂x₂、… 的平方和。
-# 写出 `penalty(w, x)`：`w` 和 `x` 是两个列表，里面的数一样多。返回 P 对 `w` 的梯度：
-# ∂P/∂w₁、∂P/∂w₂、… 用 torch 来写。
+# 输入变化时，模型的输出不应变得太快。梯度惩罚是一种损失，输出变得快，它就大。
+# 设 f = σ(w₁x₁ + w₂x₂ + …)，P 是 ∂f/∂x₁、∂f/∂x₂、… 的平方和。写出 `penalty(w, x)`：
+# `w` 和 `x` 是两个列表，里面的数一样多。返回 P 对 `w` 的梯度：∂P/∂w₁、∂P/∂w₂、… 用 torch 来写。
+# 结果可以是列表，也可以是 torch 的数。
 
 
 # %% tags=["exercise"]

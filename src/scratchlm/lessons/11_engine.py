@@ -1,12 +1,12 @@
 # %% [markdown] lang="en"
-# # 11 · An engine in 40 lines
+# # 11 · An engine in 31 lines
 # Question: what does PyTorch do in `.backward()`? Can we write it ourselves?
 #
 # Lesson 8 went through a graph by hand, with the chain rule. Here a program does this. Then it
 # computes the 40 gradients of a tiny language model, and trains the model. PyTorch checks it.
 
 # %% [markdown] lang="zh"
-# # 11 · 40 行的引擎
+# # 11 · 31 行的引擎
 # 问题：PyTorch 的 `.backward()` 做了什么？我们能自己写一个吗？
 #
 # 第 8 课用链式法则，手算走完了一张计算图。这一课让程序来走，再用它算出一个很小的语言模型的
@@ -20,19 +20,19 @@
 # s = a + b: ∂s/∂a = 1, ∂s/∂b = 1     p = a · b: ∂p/∂a = b, ∂p/∂b = a     y = aⁿ: ∂y/∂a = n · aⁿ⁻¹
 # y = exp(a): ∂y/∂a = exp(a)          y = log(a): ∂y/∂a = 1 / a
 # ```
-# You know the first line: lessons 6 and 7 had u², u³ and uv. For exp, the difference quotient is
-# exp(a) · (exp(h) − 1) / h. If h is small, (exp(h) − 1) / h is close to 1. `log` is the logarithm
-# ln, the inverse of exp. If y = log(a), then a = exp(y), and a moves exp(y) = a times as much as y.
-# So y moves 1 / a times as much as a.
+# You know the first line: lessons 6 and 7 had u², u³ and uv. The rule for aⁿ holds for every n,
+# also for −1 and −0.5. For exp, the difference quotient is exp(a) · (exp(h) − 1) / h. For small h,
+# (exp(h) − 1) / h is close to 1. `log` is the logarithm ln: if y = log(a), a = exp(y). If y moves
+# by a small h, a moves by about exp(y) · h = a · h. So if a moves by h, y moves by h / a.
 #
 # The engine is a class. A class says what its objects store, and what we can do with them.
 # `Number(2.0)` makes an object of the class `Number`, and Python runs `__init__` for it. In each
 # function of a class, `self` is the object itself. A `Number` stores its value, its gradient and
 # its parents: the numbers from which it was computed, each with the derivative for this parent.
-# Python runs `__add__` for `a + b`, `__mul__` for `a * b` and `__pow__` for `a ** n`. It runs
-# `__radd__` and `__rmul__` for `1 + a` and `2 * a`, where the left side is not a `Number`.
-# `isinstance(value, Number)` asks whether `value` is a `Number`. If it is not, `as_number` makes
-# one of it.
+# `parents=()` means: no parents, if we give none. Python runs `__add__` for `a + b`, `__mul__` for
+# `a * b` and `__pow__` for `a ** n`. It runs `__radd__` and `__rmul__` for `1 + a` and `2 * a`,
+# where the left side is not a `Number`. `sum` needs this, because it starts with 0.
+# `isinstance(value, Number)` asks whether `value` is a `Number`. If not, `as_number` makes one.
 #
 # ## 2. The order of the backward pass
 # A number may pass its gradient on only when the gradient is complete. So it must wait for all
@@ -49,16 +49,17 @@
 # s = a + b: ∂s/∂a = 1, ∂s/∂b = 1     p = a · b: ∂p/∂a = b, ∂p/∂b = a     y = aⁿ: ∂y/∂a = n · aⁿ⁻¹
 # y = exp(a): ∂y/∂a = exp(a)          y = log(a): ∂y/∂a = 1 / a
 # ```
-# 第一行我们已经熟悉：第 6 课和第 7 课求过 u²、u³、uv 的导数。exp 的差商是
-# exp(a) · (exp(h) − 1) / h，h 很小时，(exp(h) − 1) / h 接近 1。`log` 是对数 ln，与 exp 互逆：
-# 如果 y = log(a)，那么 a = exp(y)，a 的变化是 y 的变化的 exp(y) = a 倍。
-# 所以 y 的变化是 a 的变化的 1 / a。
+# 第一行我们已经熟悉：第 6 课和第 7 课求过 u²、u³、uv 的导数。aⁿ 的规则对每个 n 都成立，
+# 包括 −1 和 −0.5。exp 的差商是 exp(a) · (exp(h) − 1) / h，h 很小时，(exp(h) − 1) / h 接近 1。
+# `log` 是对数 ln，与 exp 互逆：如果 y = log(a)，那么 a = exp(y)。y 变化很小的 h，
+# a 就大约变化 exp(y) · h = a · h；反过来，a 变化 h，y 就大约变化 h / a。
 #
 # 引擎是一个类。类规定了它的对象里存什么、能对它们做什么。`Number(2.0)` 造出 `Number` 类的一个对象，
-# 并对它运行 `__init__`。在类的每个函数里，`self` 就是这个对象自己。一个 `Number` 存着它的值、梯度和
-# 父节点，也就是算出它时用到的那些数；每个父节点旁边，再存一个对这个父节点的导数。
-# 遇到 `a + b`，Python 运行 `__add__`；遇到 `a * b` 运行 `__mul__`；遇到 `a ** n` 运行 `__pow__`。
-# 如果左边不是 `Number`，例如 `1 + a` 和 `2 * a`，就运行 `__radd__` 和 `__rmul__`。
+# 并对它运行 `__init__`。在类的每个函数里，`self` 就是这个对象自己。一个 `Number` 存着它的值、
+# 梯度和父节点，也就是算出它时用到的那些数；与每个父节点一起，还存着它对这个父节点的导数。
+# `parents=()` 表示：不写这一项，就没有父节点。遇到 `a + b`，Python 运行 `__add__`；
+# 遇到 `a * b` 运行 `__mul__`；遇到 `a ** n` 运行 `__pow__`。如果左边不是 `Number`，
+# 例如 `1 + a` 和 `2 * a`，就运行 `__radd__` 和 `__rmul__`；`sum` 也要靠它们，因为它从 0 加起。
 # `isinstance(value, Number)` 问的是：`value` 是不是 `Number`？如果不是，`as_number` 就用它造一个。
 #
 # ## 2. 反向传播的顺序
@@ -184,10 +185,10 @@ with figure("11-graph", 5, 2.8) as axes:
 # 4. `product` with each row of `out` gives the logits, and softmax turns them into probabilities.
 # 5. The loss is −log of the probability of the right token.
 #
-# Lessons 12 to 19 explain why a model does this, and where 0.5 and 0.1 come from. Here only one
-# thing matters: each line uses +, ·, powers, exp and log, and nothing else. The parameters are two
-# tables, `out` and `embedding`, with the 40 numbers sin 1, sin 2, … sin 40. The engine computes the
-# loss, in a graph of 439 numbers, and then all gradients.
+# Lessons 12 to 19 explain why a model does this, and where 0.5, 0.25 and 0.1 come from. One thing
+# matters here: each line uses only +, ·, powers, exp and log. The parameters are two tables, `out`
+# and `embedding`, with 40 numbers, sin 1, sin 2, … sin 40. `parameters` takes each `row`, and from
+# it each `number`. The engine computes the loss, in a graph of 439 numbers, and then all gradients.
 
 # %% [markdown] lang="zh"
 # ## 3. 用这五种运算搭出整个模型
@@ -201,9 +202,10 @@ with figure("11-graph", 5, 2.8) as axes:
 # 4. 再用 `product` 与 `out` 的每一行做同样的计算，得到 logits，softmax 把它们变成概率。
 # 5. 把正确 token 的概率取 −log，就是损失。
 #
-# 模型为什么这样做，0.5 和 0.1 又从哪里来，第 12 课到第 19 课会讲。这里只看一点：
-# 每一行用到的只有 +、·、乘方、exp 和 log，没有别的。模型的参数是两张表，`out` 和 `embedding`，
-# 共 40 个数：sin 1、sin 2、… sin 40。引擎算出损失，计算图里有 439 个数，然后求出所有的梯度。
+# 模型为什么这样做，0.5、0.25 和 0.1 又从哪里来，第 12 课到第 19 课会讲。这里只看一点：
+# 每一行只用到 +、·、乘方、exp 和 log。参数是两张表，`out` 和 `embedding`，共 40 个数：sin 1、
+# sin 2、… sin 40。`parameters` 先取每个 `row`（行），再取其中每个 `number`（数）。引擎算出损失，
+# 计算图里有 439 个数，然后求出所有的梯度。
 
 
 # %%
@@ -247,17 +249,16 @@ show("gradients of token 0", first_row, [0.0168, -0.2130, -0.2470, -0.0539])
 # ## 4. The same model in torch
 # Now the library's own functions compute this loss, and torch computes the gradients. Later lessons
 # explain these functions. In torch, numbers of the type `float64` have about 16 digits, like the
-# numbers of Python. The two losses and all 40 gradients differ by less than 10⁻¹². In the
-# output, `e-16` means 10⁻¹⁶, and `0.0e+00` is 0. (`tables` contains the rows of `out` and
-# `embedding`. `flatten` makes one long list of them.)
+# numbers of Python. The two losses and all 40 gradients differ by less than 10⁻¹². In the output,
+# `e-16` means 10⁻¹⁶, and `0.0e+00` is 0. (`tables` contains the rows of `out` and `embedding`.
+# `flatten` puts them in one long row, and `tolist` makes a list of Python.)
 
 # %% [markdown] lang="zh"
 # ## 4. 用 torch 算同一个模型
-# 现在由本库自己的函数算出这个损失，再由 torch 求梯度。这些函数后面的课会讲。
-# 在 torch 里，类型为 `float64` 的数大约有 16 位有效数字，和 Python 的数一样。
-# 两个损失，以及全部 40 个梯度，相差都小于 10⁻¹²。
-# 输出里的 `e-16` 表示 10⁻¹⁶，`0.0e+00` 就是 0。（`tables` 里是 `out` 和 `embedding` 的各行，
-# `flatten` 把它们拉成一长列。）
+# 现在由本库自己的函数算出这个损失，再由 torch 求梯度。这些函数后面的课会讲。在 torch 里，
+# 类型为 `float64` 的数大约有 16 位有效数字，和 Python 的数一样。两个损失，以及全部 40 个梯度，
+# 相差都小于 10⁻¹²。输出里的 `e-16` 表示 10⁻¹⁶，`0.0e+00` 就是 0。（`tables` 里是 `out`
+# 和 `embedding` 的各行，`flatten` 把它们排成一长行，`tolist` 再变成 Python 的列表。）
 
 # %%
 values = [[number.value for number in row] for row in out + embedding]
@@ -276,19 +277,19 @@ show("largest of 40 differences", max(differences), 0, within=1e-12)
 
 # %% [markdown] lang="en"
 # ## 5. The engine trains the model
-# Now 20 steps of gradient descent with the learning rate 0.5. Each step starts with all gradients
-# at 0, because `+=` adds. The loss falls from 4.1866 to 0.1407.
+# Now 20 steps of gradient descent with the learning rate 0.5. There are 21 rounds, because
+# `losses[20]` is the loss after 20 steps. Each round sets all gradients to 0, because `+=` adds.
 #
-# So is that all? Yes, the method is complete. A large model has more tables and more lines of the
-# same kind. PyTorch works with whole tables: one node of its graph stands for many of our numbers.
-# So the graph stays small when the tables become large.
+# So is that all that training needs? Yes, the method is complete. A large model has more tables,
+# and more such lines. PyTorch works with whole tables: one node of its graph stands for many of our
+# numbers. So the graph stays small when the tables become large.
 
 # %% [markdown] lang="zh"
 # ## 5. 用引擎训练模型
-# 现在做 20 步梯度下降，学习率取 0.5。每一步开始时先把所有梯度置为 0，因为 `+=` 是累加的。
-# 损失从 4.1866 降到 0.1407。
+# 现在做 20 步梯度下降，学习率取 0.5。代码循环 21 次，因为 `losses[20]` 是 20 步之后的损失。
+# 每次先把所有梯度置为 0，因为 `+=` 是累加的。
 #
-# 那么，就这么多吗？是的，方法全在这里了。大的模型只是表更多，同样的代码行更多。
+# 训练模型，只要这些吗？是的，方法全在这里了。大的模型只是表更多，这样的代码也更多。
 # PyTorch 处理的是整张表：它的计算图里的一个节点，顶得上我们的许多个数。所以表再大，图也不大。
 
 # %%

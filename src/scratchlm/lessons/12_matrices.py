@@ -3,14 +3,14 @@
 # Question: a model multiplies whole tables of numbers. Which number is multiplied by which?
 #
 # You know from lesson 2 that a vector is a list of numbers, and that a model is built of layers.
-# Here you multiply tables of numbers, first by hand. At the end they become a layer of a model.
+# Here you multiply tables of numbers, first by hand. At the end they become a part of such a layer.
 
 # %% [markdown] lang="zh"
 # # 12 · 给矩阵的轴起名字
 # 问题：模型把整张的数表相乘。到底是哪个数乘哪个数？
 #
-# 第 2 课讲过，向量是一列数，模型由一层一层组成。
-# 这一课做数表的乘法，先用手算，最后用它搭出模型里的一层。
+# 第 2 课讲过，向量是一列数，模型由一层一层组成。这一课做数表的乘法，先用手算，
+# 最后用它搭出这种层里的一个部件。
 
 # %%
 import einx
@@ -24,10 +24,10 @@ from scratchlm.model.layers import Linear
 # %% [markdown] lang="en"
 # ## 1. Tensors, axes and the matrix product
 # Anna buys 2 apples, 1 bread and 3 milk. Ben buys 0, 4 and 2. In `amounts`, each person has a row
-# and each item has a column. Such a table is called a matrix. A block of numbers with any number
-# of directions is a **tensor**: a vector has 1 direction, a matrix has 2. Each direction is an
-# **axis**. The `shape` of a tensor says how many entries each axis has. `prices` has the axes item
-# and shop: 3 items in 2 shops.
+# and each item has a column. Such a table is called a matrix. A **tensor** is a vector, a matrix, a
+# pile of matrices and so on. An **axis** is a direction of counting: a vector has one, a matrix has
+# two (down and across), a pile one more. torch counts axes from 0; −1 is the last one. The `shape`
+# says how many entries each axis has. `prices` has the axes item and shop: 3 items in 2 shops.
 #
 # What does Anna pay in shop 0? Multiply each amount by its price, then add: 2·1 + 1·3 + 3·2 = 11.
 # This is a **dot product**: two vectors with equally many numbers go in, one number comes out.
@@ -39,12 +39,12 @@ from scratchlm.model.layers import Linear
 
 # %% [markdown] lang="zh"
 # ## 1. 张量、轴与矩阵乘法
-# 安娜买 2 个苹果、1 个面包、3 瓶牛奶，小本买 0、4、2。在 `amounts` 里，每人一行，
-# 每种商品一列。这样的数表叫矩阵。一组排列整齐的数，不管有几个方向，都叫**张量**：
-# 向量有 1 个方向，矩阵有 2 个。每个方向叫一条**轴**。张量的 `shape`（形状）说明每条轴上有几项。
-# `prices` 的轴是 item（商品）和 shop（商店）：3 种商品，2 家商店。
+# Anna 买 2 个苹果、1 个面包、3 瓶牛奶，Ben 买 0、4、2。`amounts` 里每人一行，每种商品一列。
+# 这样的数表叫矩阵。向量、矩阵、一摞矩阵等等都叫**张量**。每个排列方向叫一条**轴**：向量有一条，
+# 矩阵有两条（向下和向右），一摞矩阵再多一条。轴从 0 数起，−1 是最后一条。`shape`（形状）
+# 说明每条轴上有几项。`prices` 的轴是 item（商品）和 shop（商店）：3 种商品，2 家商店。
 #
-# 安娜在商店 0 要付多少钱？每个数量乘以它的价格，再相加：2·1 + 1·3 + 3·2 = 11。
+# Anna 在商店 0 要付多少钱？每个数量乘以它的价格，再相加：2·1 + 1·3 + 3·2 = 11。
 # 这叫**点积**：输入两个向量，它们的数一样多，输出一个数。`amounts[0]` 是第 0 行，
 # `prices[:, 0]` 是第 0 列，因为 `:` 表示“全部”。`*` 把两个向量逐个数对应相乘。
 # 让第一个矩阵的每一行与第二个矩阵的每一列做点积，排成一张表，就是**矩阵乘法**。
@@ -90,8 +90,8 @@ with figure("12-product", 4, 3.6) as axes:
 # order after the arrow. `prices.T` is the same table with its axes exchanged, shop before item.
 # With names, any order of axes gives the right result.
 #
-# Different names give all pairs: each person in each shop. What if Anna goes only to shop 0, and
-# Ben only to shop 1? Then row 0 of `prices.T` belongs to Anna and row 1 to Ben. So both tensors
+# Two axes with different names, person and shop, give all pairs. What if Anna goes only to shop 0,
+# and Ben only to shop 1? Then row 0 of `prices.T` belongs to Anna and row 1 to Ben. So both tensors
 # have an axis person, and the same name puts equal rows together: Anna pays 11, Ben 10.
 
 # %% [markdown] lang="zh"
@@ -103,9 +103,9 @@ with figure("12-product", 4, 3.6) as axes:
 # 方括号表示：沿 item 相乘，再求和。这条轴随后就没有了。其余的轴留下，按箭头后面的次序排列。
 # `prices.T` 是同一张表，只是两条轴对调，shop 在前。有了名字，轴按什么次序排，结果都对。
 #
-# 名字不同，就得到所有的搭配：每个人在每家商店。如果安娜只去商店 0，小本只去商店 1 呢？
-# 那么 `prices.T` 的第 0 行属于安娜，第 1 行属于小本。于是两个张量都有 person 这条轴，
-# 名字相同，就让同一行与同一行对应：安娜付 11，小本付 10。
+# 两条轴名字不同，例如 person 和 shop，就得到所有的搭配。如果 Anna 只去商店 0，
+# Ben 只去商店 1 呢？那么 `prices.T` 的第 0 行属于 Anna，第 1 行属于 Ben。
+# 于是两个张量都有 person 这条轴，名字相同，就让同一行与同一行对应：Anna 付 11，Ben 付 10。
 
 # %%
 show("prices @ amounts", (prices @ amounts).shape, [3, 3])
@@ -123,21 +123,22 @@ show("Anna shop 0, Ben shop 1", each_own, [11, 10])
 # So the same line works for one person, a day or a year. In a model, `...` is usually the batch
 # and the place in the text.
 #
-# Now each shop adds its fee, 1 or 5. But `fee` has only one axis. torch compares the shapes from
-# the right. Where an axis is missing or has 1 entry, torch repeats the numbers. This is
-# **broadcasting**. It is a trap too: if 1 and 5 are fees of Anna and Ben, `costs + fee` still adds
-# them by shop. `fee[:, None]` has the shape (2, 1), so torch adds it by person. In einx, the names
-# say which of the two is meant.
+# Now each shop adds its fee, 1 or 5. torch compares shapes from the right: `costs` has (2, 2),
+# `fee` has (2). The last axes match, and torch uses `fee` for each row: it repeats numbers along an
+# axis that is missing or has 1 entry. This is **broadcasting**. It is a trap too: if 1 and 5 are
+# fees of Anna and Ben, `costs + fee` still adds them by shop. `None` in `fee[:, None]` adds an axis
+# with 1 entry: the shape is (2, 1), so torch adds by person. In einx, the names say which is meant.
 
 # %% [markdown] lang="zh"
 # ## 3. 任意多条轴
-# 第二天，安娜买 1 个苹果，小本买 1 瓶牛奶。`torch.stack` 把两天放进同一个张量，最前面多一条新轴。
+# 第二天，Anna 买 1 个苹果，Ben 买 1 瓶牛奶。`torch.stack` 把两天放进同一个张量，最前面多一条新轴。
 # 在 einx 里，`...` 表示“这里没有名字的所有轴”，它们都留下。于是同一行代码可以算一个人、
 # 一天或者一年。在模型里，`...` 通常是批量和文本中的位置。
 #
-# 现在每家商店另收费用，1 或 5。可是 `fee` 只有一条轴。torch 从右边开始比较形状。
-# 哪条轴缺少，或者只有 1 项，torch 就沿它重复这些数。这叫**广播**。它也是一个陷阱：
-# 如果 1 和 5 是安娜和小本的费用，`costs + fee` 仍然按商店相加。`fee[:, None]` 的形状是 (2, 1)，
+# 现在每家商店另收费用，1 或 5。torch 从右边开始比较形状：`costs` 是 (2, 2)，`fee` 是 (2)，
+# 最后一条轴一样长，每一行就都用 `fee`。如果一个张量缺一条轴，或者这条轴上只有 1 项，
+# torch 就沿这条轴重复它的数。这叫**广播**。它也是一个陷阱：如果 1 和 5 是 Anna 和 Ben 的费用，
+# `costs + fee` 仍然按商店相加。`fee[:, None]` 里，`None` 添一条只有 1 项的轴：形状是 (2, 1)，
 # 所以按人相加。在 einx 里，名字说明了是哪一种。
 
 # %%
@@ -154,32 +155,32 @@ show("einx.add", by_name, [[12, 10], [21, 15]])
 
 # %% [markdown] lang="en"
 # ## 4. The linear layer
-# A **linear layer** turns a vector `x` into a vector `y`: y = W x + b. The table `W` is called the
-# weight: it says how much each number of `x` counts. It has one row for each number of `y`, so its
-# shape is (out, in). Each number of `y` is the dot product of its row with `x`, plus a number of
-# its own, the **bias**: 1·1 + 2·2 + 10 = 15, 3·1 + 4·2 + 20 = 31.
-# With `@`, the right way is `x @ W.T`. Without `.T` we get 17 and 30, and no warning, because `W`
-# has as many rows as columns. The library's `linear` cannot go wrong here: it is
-# `einx.dot("... [in], out [in] -> ... out", x, W)` plus the bias. Our shopping was a linear layer
-# too: `W` is `prices.T`, and `b` is the fee of each shop.
+# A **linear layer**, a small part of a layer of lesson 2, turns a vector `x` into a vector `y`:
+# y = W x + b. The table `W` is called the weight: it says how much each number of `x` counts. It
+# has one row for each number of `y`, so its shape is (out, in). Each number of `y` is the dot
+# product of its row with `x`, plus a number of its own, the **bias**: 1·1 + 2·2 + 10 = 15,
+# 3·1 + 4·2 + 20 = 31. With `@`, the right way is `x @ W.T`. Without `.T` we get 17 and 30, and no
+# warning, because `W` has as many rows as columns. The library's `linear` cannot go wrong here: it
+# is `einx.dot("... [in], out [in] -> ... out", x, W)` plus the bias. Our shopping was a linear
+# layer too: `W` is `prices.T`, and `b` is the fee of each shop.
 #
-# `Linear(3, 2)` keeps `W` as a parameter, and with `bias=True` also `b`: 3·2 + 2 = 8 numbers that
-# training changes (`.numel()` counts the numbers of a tensor). `copy_` overwrites them with ours,
-# and `no_grad` tells torch that no gradient is needed here.
+# `Linear(3, 2)` gets 3 numbers and returns 2. It keeps `W`, of the shape (2, 3), as a parameter,
+# and with `bias=True` also `b`: 3·2 + 2 = 8 numbers that training changes (`.numel()` counts them).
+# `copy_` overwrites them with ours, and `no_grad` tells torch that no gradient is needed here.
 
 # %% [markdown] lang="zh"
 # ## 4. 线性层
-# **线性层**把向量 `x` 变成向量 `y`：y = W x + b。数表 `W` 叫作权重，表示 `x` 的每个数占多大分量。
-# 它为 `y` 的每个数准备一行，所以形状是 (out, in)。`y` 的每个数等于它那一行与 `x` 的点积，
-# 再加上它自己的一个数，即**偏置**：1·1 + 2·2 + 10 = 15，3·1 + 4·2 + 20 = 31。
-# 用 `@` 时，正确的写法是 `x @ W.T`。不写 `.T` 就得到 17 和 30，而且没有警告，因为 `W` 的行数
-# 和列数相同。本库的 `linear` 在这里不会出错：
-# 它就是 `einx.dot("... [in], out [in] -> ... out", x, W)` 再加上偏置。
-# 前面的购物也是一个线性层：`W` 是 `prices.T`，`b` 是每家商店的费用。
+# **线性层**是第 2 课那种层里的小部件，把向量 `x` 变成向量 `y`：y = W x + b。数表 `W` 叫作权重，
+# 表示 `x` 的每个数占多大比重。它为 `y` 的每个数准备一行，所以形状是 (out, in)。
+# `y` 的每个数等于它那一行与 `x` 的点积，再加上它自己的一个数，即**偏置**：1·1 + 2·2 + 10 = 15，
+# 3·1 + 4·2 + 20 = 31。用 `@` 时，正确的写法是 `x @ W.T`。不写 `.T` 就得到 17 和 30，而且没有警告，
+# 因为 `W` 的行数和列数相同。本库的 `linear` 在这里不会出错：它就是
+# `einx.dot("... [in], out [in] -> ... out", x, W)` 再加上偏置。前面的购物也是一个线性层：
+# `W` 是 `prices.T`，`b` 是每家商店的费用。
 #
-# `Linear(3, 2)` 把 `W` 作为参数保存，有 `bias=True` 时也保存 `b`：3·2 + 2 = 8 个数，由训练来改变
-# （`.numel()` 数出张量里有多少个数）。`copy_` 用我们的数覆盖它们，`no_grad` 告诉 torch
-# 这里不需要梯度。
+# `Linear(3, 2)` 接收 3 个数，返回 2 个。它把形状为 (2, 3) 的 `W` 作为参数保存，
+# 有 `bias=True` 时也保存 `b`：3·2 + 2 = 8 个数，由训练来改变（`.numel()` 数出有多少个）。
+# `copy_` 用我们的数覆盖它们，`no_grad` 告诉 torch 这里不需要梯度。
 
 # %%
 x, W, b = torch.tensor([1.0, 2]), torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([10.0, 20])
@@ -202,13 +203,13 @@ show("Linear, day 1", layer(days)[1], shopping[1])
 
 # %% [markdown] lang="en"
 # ## 5. How large are the first numbers?
-# A new bias is 0, and a new `W` is random. Let "size" be the root of the mean square. For two
-# random products, (p + q)² = p² + 2pq + q². Here 2pq is 0 on average, because it is as often
-# negative as positive. Only the squares add up. So a sum of n products has √n times the size of
-# one. In a layer, n is `in`. So `Linear` makes numbers of the size 1/√in: then the output is about
-# as large as the input. `torch.randn(100, 256)` makes 100 random vectors of 256 numbers, with the
-# mean 0 and a size near 1. √in · size of `W` is 0.99, not 1, because `Linear` uses no numbers above
-# 3/√in or below −3/√in.
+# A new bias is 0, and a new `W` is random. "Size" here means: square all numbers, take the mean,
+# then the root. For two random products, (p + q)² = p² + 2pq + q². Here 2pq is 0 on average,
+# because it is as often negative as positive. Only the squares add up. So a sum of n products has
+# √n times the size of one. In a layer, n is `in`. So `Linear` makes numbers of the size 1/√in: then
+# the output is about as large as the input. `torch.randn(100, 256)` makes 100 random vectors of 256
+# numbers, with the mean 0 and a size near 1. √in · size of `W` is 0.99, not 1, because `Linear`
+# uses no numbers above 3/√in or below −3/√in.
 
 # %% [markdown] lang="zh"
 # ## 5. 最初的数应当多大？

@@ -7,7 +7,7 @@
 
 # %% [markdown] lang="zh"
 # # 13 · 嵌入
-# 问题：一个词的那些数从哪里来？为什么意思相近的词会靠在一起？
+# 问题：一个词对应的那些数从哪里来？为什么意思相近的词会靠在一起？
 #
 # 第 2 课讲过，模型把每个 id 变成一个嵌入，也就是它自己的向量。第 12 课做了数表的乘法。
 # 这一课要查找嵌入、训练嵌入、比较嵌入。
@@ -61,7 +61,7 @@ assert torch.equal(F.embedding(ids, table), embedding(ids, table))
 # gives row 3, because all other rows are multiplied by 0. So an embedding is a linear layer with
 # one-hot input. `torch.eye(5)` is the table of all five one-hot vectors. But a model looks the row
 # up instead. In OpenAI's model GPT-2, with 50,257 tokens of 768 numbers, the product costs
-# 50,257 · 768 multiplications a token.
+# 50,257 · 768 multiplications for each token.
 
 # %% [markdown] lang="zh"
 # ## 2. 等于一次矩阵乘法
@@ -76,24 +76,24 @@ one_hot = torch.eye(5)
 show("one-hot vector of 3", one_hot[3], [0, 0, 0, 1, 0])
 show("one-hot @ table", one_hot[3] @ table, rows[3])
 assert torch.equal(one_hot[ids] @ table, table[ids])
-show("multiplications saved", 50_257 * 768, 38_597_376)
+show("multiplications saved", 50257 * 768, 38597376)
 
 # %% [markdown] lang="en"
 # ## 3. Only the rows that were looked up learn
 # `Embedding(5, 4)` is the layer that keeps such a table as a parameter. A text uses `爱`, `学` and
 # `爱` again: ids 1, 3, 1. As the loss we take a sum: multiply the three vectors by `push`, place by
-# place, and add up everything. So `push` is the gradient of these vectors. How does it reach the
-# table? Row 3 of the table was used at place 1, so it gets row 1 of `push`. Row 1 of the table was
-# used at the places 0 and 2, so it gets the sum of rows 0 and 2 of `push`: 1 + 5 = 6, 2 + 0 = 2,
-# 0 + 5 = 5, 0 + 0 = 0. The other rows get zeros. A token that never occurs in the training texts
-# learns nothing.
+# place, and add up. If a number of the vectors grows by h, the loss grows by h times the number of
+# `push` at the same place. So `push` is the gradient of these vectors. How does it reach the table?
+# Row 3 of the table was used at place 1, so it gets row 1 of `push`. Row 1 of the table was used at
+# the places 0 and 2, so it gets the sum of rows 0 and 2 of `push`: 1 + 5 = 6, 2 + 0 = 2, 0 + 5 = 5,
+# 0 + 0 = 0. The other rows get zeros. A token that never occurs in training learns nothing.
 
 # %% [markdown] lang="zh"
 # ## 3. 只有查到的行才学习
 # `Embedding(5, 4)` 这一层把这样一张表作为参数保存。一段文本用到 `爱`、`学`，又一次 `爱`：
-# id 是 1、3、1。把三个向量与 `push` 逐个数对应相乘，再全部相加，当作损失。
-# 所以 `push` 就是这些向量的梯度。它怎样传到表里？表的第 3 行用在位置 1，
-# 所以得到 `push` 的第 1 行。表的第 1 行用在位置 0 和 2，
+# id 是 1、3、1。把三个向量与 `push` 逐个数对应相乘，再全部相加，当作损失。向量里的一个数增加 h，
+# 损失就增加 h 乘以 `push` 在同一位置的数，所以 `push` 就是这些向量的梯度。
+# 它怎样传到表里？表的第 3 行用在位置 1，所以得到 `push` 的第 1 行。表的第 1 行用在位置 0 和 2，
 # 所以得到 `push` 的第 0 行与第 2 行之和：1 + 5 = 6，2 + 0 = 2，0 + 5 = 5，0 + 0 = 0。
 # 其余各行得到的都是零。训练文本里从不出现的 token，什么也学不到。
 
@@ -114,16 +114,16 @@ assert torch.equal(table.grad, layer.weight.grad)
 # ## 4. How near are two vectors?
 # Draw two vectors as arrows. Do they point in the same direction? The **cosine similarity** shows
 # it: the dot product, divided by both lengths. It is 1 for the same direction, 0 for a right angle
-# and −1 for opposite directions. By hand for (3, 4) and (4, 3): the dot product is
-# 3·4 + 4·3 = 24, and both lengths are √(9 + 16) = 5, so 24 / 25 = 0.96. In torch, `norm` is the
-# length, and `norm(dim=1)` is the length of each row.
+# and −1 for opposite directions. By hand for (3, 4) and (4, 3): the dot product is 3·4 + 4·3 = 24,
+# and both lengths are √(9 + 16) = 5, so 24 / 25 = 0.96. In torch, `norm` is the length.
+# `norm(dim=1)` goes along axis 1, so it is the length of each row.
 
 # %% [markdown] lang="zh"
 # ## 4. 两个向量有多近？
 # 把两个向量画成箭头，它们是否指向同一个方向？看它们的**余弦相似度**：
 # 点积除以两者的长度。方向相同是 1，成直角是 0，方向相反是 −1。手算 (3, 4) 和 (4, 3)：
 # 点积是 3·4 + 4·3 = 24，长度都是 √(9 + 16) = 5，所以 24 / 25 = 0.96。
-# 在 torch 里，`norm` 是长度，`norm(dim=1)` 是每一行的长度。
+# 在 torch 里，`norm` 是长度；`norm(dim=1)` 沿轴 1 计算，所以是每一行的长度。
 
 
 # %%
@@ -150,19 +150,19 @@ show("torch", F.cosine_similarity(a, others), [0.96, 1, 0, -1])
 # cosines start near 0. But `cat` and `dog` need the same next words. Already in the first step,
 # their rows get almost the same gradient: the cosine of the two gradients is 1.00. After 60 such
 # steps, the rows of `cat` and `dog` point in almost the same direction. `cat` and `car` need
-# opposite things: `cat` must make `eats` likely and `drives` unlikely. So their cosine falls below
-# 0. The row of `fox` has not changed at all. (`before` is a copy: `.clone()` copies the numbers.)
+# opposite things: `cat` must make `eats` likely and `drives` unlikely. So their cosine falls
+# below 0. The row of `fox` has not changed at all. (`before` is a copy: `.clone()` copies the
+# numbers.)
 #
 # The picture shows the four words that begin a sentence, and `fox`. Each word goes from the hollow
-# dot to the full dot: further right is nearer to `cat`, further up is nearer to `car`. `fox` moves
-# a little, because the rows of `cat` and `car` moved.
+# dot to the full dot: further right is nearer to `cat`, further up is nearer to `car`. `fox` has
+# the same row as before. But its dot moves, because the rows of `cat` and `car` changed.
 
 # %% [markdown] lang="zh"
 # ## 5. 邻居相同的词会靠近
-# 在一种编造的语言里，`cat` 和 `dog` 后面是 `eats` 或 `sleeps`，
-# `car` 和 `bus` 后面是 `drives` 或 `stops`。没有一个句子用到 `fox`。
-# `this_word` 和 `next_word` 列出全部八个句子的 id。一个模型学习预测下一个词：
-# 先用 `Embedding` 查出向量，再用 `Linear` 把它变成九个 logits。
+# 在一种编造的语言里，`cat` 和 `dog` 后面是 `eats` 或 `sleeps`，`car` 和 `bus` 后面是 `drives` 或
+# `stops`。没有一个句子用到 `fox`。`this_word` 和 `next_word` 列出全部八个句子的 id。
+# 让一个模型学着预测下一个词：它先用 `Embedding` 查出向量，再用 `Linear` 把它变成九个 logits。
 # 损失是 `cross_entropy`，第 21 课讲它。开始时，九个词的可能性差不多，所以损失接近 ln 9 = 2.197。
 # 最后只有两个词可能，损失接近 ln 2 = 0.693。
 #
@@ -174,7 +174,7 @@ show("torch", F.cosine_similarity(a, others), [0.96, 1, 0, -1])
 # （`before` 是一份副本：`.clone()` 把数复制一份。）
 #
 # 图中是句子开头的四个词，还有 `fox`。每个词从空心点移到实心点：越往右，离 `cat` 越近；越往上，
-# 离 `car` 越近。`fox` 略有移动，因为 `cat` 和 `car` 的行变了。
+# 离 `car` 越近。`fox` 的行没变，它的点却动了，因为 `cat` 和 `car` 的行变了。
 
 # %%
 words = ["cat", "dog", "car", "bus", "eats", "sleeps", "drives", "stops", "fox"]

@@ -62,21 +62,20 @@ show("v", v, [[1, 0], [0, 1], [1, 1]])
 # ## 2. Scores: which query fits which key
 # How well does a query fit a key? Their dot product is the score. It is large if both vectors have
 # large numbers at the same places. `q @ k.T` computes all 9 scores: row i has the query vector of
-# token i, column j has the key vector of token j. In formulas, we write q kᵀ. Check one by hand:
-# `sat` (row 2) with itself is 1·2 + 1·0 + 1·0 + 1·1 = 3. With `the` and `cat` its score is 2, so
-# `sat` fits itself best.
+# token i, column j the key vector of token j. In formulas, we write q kᵀ. By hand, `sat` (row 2)
+# with itself is 1·2 + 1·0 + 1·0 + 1·1 = 3. With `the` and `cat` it is 2, so `sat` fits itself best.
 #
 # Then every score is divided by √d. Here d = 4 is how many numbers a query vector has: it is the
 # last entry of `q.shape`. So we divide by 2. The next section says why.
 
 # %% [markdown] lang="zh"
-# ## 2. 分数：谁的查询与谁的键相合
-# 一个查询与一个键有多合？看它们的点积，这就是分数。两个向量在同样的位置上都有大的数，分数就大。
+# ## 2. 分数：谁的查询与谁的键匹配
+# 一个查询与一个键有多匹配？看它们的点积，这就是分数。两个向量在同样的位置上都有大的数，分数就大。
 # `q @ k.T` 一次算出全部 9 个分数：第 i 行用 token i 的查询向量，第 j 列用 token j 的键向量。
-# 公式里写作 q kᵀ。手算一个：`sat`（第 2 行）与自己的分数是 1·2 + 1·0 + 1·0 + 1·1 = 3。
-# 它与 `the`、`cat` 的分数都是 2，所以 `sat` 与自己最合。
+# 公式里写作 q kᵀ。手算一个：`sat`（第 2 行）与自己的分数是 1·2 + 1·0 + 1·0 + 1·1 = 3。它与 `the`、
+# `cat` 的分数都是 2，所以 `sat` 与自己最匹配。
 #
-# 然后每个分数都除以 √d。这里 d = 4，是查询向量里数的个数，也就是 `q.shape` 的最后一项。
+# 然后每个分数都除以 √d。这里 d = 4，也就是一个查询向量有几个数，是 `q.shape` 的最后一项。
 # 所以要除以 2。为什么要除，下一节讲。
 
 # %%
@@ -90,26 +89,26 @@ show("q kᵀ / √d", scores, [[1, 0, 1], [0, 1.5, 0.5], [1, 1, 1.5]])
 # A score is a sum of d products. Lesson 12: the size of such a sum (the root of the mean square)
 # grows like √d. In a large model d may be 1024, and then the scores have a size of about 32. Next,
 # softmax turns the scores into weights. With scores so far apart, one weight is almost 1, and all
-# others are almost 0. The softmax curve is flat there, as the sigmoid of lesson 6 is for large
-# numbers. So the gradient is almost 0, and the model hardly learns. After the division by √d, the
-# size is about 1 for any d.
+# others are almost 0. If a score then changes a little, the weights hardly change, like the sigmoid
+# of lesson 6 at large numbers. So the gradient is almost 0, and the model hardly learns. After the
+# division by √d, the size is about 1 for any d.
 #
 # We try it with random vectors: 500 query vectors and 64 key vectors, for two d. The output has two
-# lines for each d: the size of the scores before and after the division, then the largest of the 64
-# weights in a row, on average over the rows, before and after. (`.amax(-1)` finds the largest
-# number of each row, and `.mean()` is the average.)
+# lines for each d. The first is the size of the scores before and after the division. For the
+# second, take the largest weight of each row, then the mean of these 500, before and after.
+# (`.amax(-1)` finds the largest number of each row, along the last axis. `.mean()` is the average.)
 
 # %% [markdown] lang="zh"
 # ## 3. 为什么除以 √d
 # 一个分数是 d 个乘积之和。第 12 课讲过，这种和的大小（平方的平均值再开方）按 √d 增长。
-# 大模型里 d 可以是 1024，这时分数的大小约为 32。下一步，softmax 要把分数变成权重。
-# 分数相差这么大，就有一个权重几乎是 1，其余的几乎都是 0。softmax 的曲线在那里是平的，
-# 就像第 6 课的 sigmoid 在数很大的地方那样。于是梯度几乎是 0，模型几乎学不到东西。
-# 除以 √d 之后，不论 d 多大，分数的大小都约为 1。
+# 大模型里 d 可以是 1024，这时分数的大小约为 32。下一步，softmax 要把分数变成权重。分数相差这么大，
+# 就有一个权重几乎是 1，其余的几乎都是 0。这时分数变一点，权重几乎不变，
+# 就像第 6 课的 sigmoid 在数很大的地方那样。于是梯度几乎是 0，模型几乎学不到东西。除以 √d 之后，
+# 不论 d 多大，分数的大小都约为 1。
 #
-# 我们用随机向量来试：500 个查询向量，64 个键向量，取两个 d。每个 d 输出两行：
-# 先是除之前和除之后分数的大小；再是除之前和除之后，一行的 64 个权重中最大的那个，对各行取平均。
-# （`.amax(-1)` 找出每一行中最大的数，`.mean()` 求平均。）
+# 我们用随机向量来试：500 个查询向量，64 个键向量，取两个 d。每个 d 输出两行。
+# 第一行是除之前和除之后分数的大小。第二行：每一行取最大的权重，再对这 500 个数取平均，
+# 也是除之前和除之后。（`.amax(-1)` 沿最后一条轴计算，找出每一行中最大的数；`.mean()` 求平均。）
 
 # %%
 torch.manual_seed(0)
@@ -125,9 +124,9 @@ for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
 # ## 4. The causal mask
 # A model learns to predict the next token. If it could see this token, it would copy it. So a token
 # may look only at itself and at the tokens before it: row i only at the columns 0 to i. This rule
-# is the **causal mask**: only the past may have an effect. `torch.ones(3, 3)` is a table in which
-# each number is 1. `.tril()` keeps the lower left triangle with the diagonal, and sets the rest to
-# 0. `.bool()` turns 1 into True and 0 into False. True means: may look.
+# is the **causal mask**: the future has no effect. `torch.ones(3, 3)` is a table in which each
+# number is 1. `.tril()` keeps the lower left triangle with the diagonal, and sets the rest to 0.
+# `.bool()` turns 1 into True and 0 into False. True means: may look.
 #
 # `scores.where(allowed, -torch.inf)` keeps a score where `allowed` is True, and puts −∞ in all
 # other places. Then softmax (lesson 2) turns each row into weights, because exp(−∞) = 0. Row 1 by
@@ -136,13 +135,14 @@ for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
 # they are computed anew for each text. In the figure, a darker field is a larger weight, and the
 # fields above the diagonal are 0.
 #
-# If we set weights to 0 only after softmax, the sums of the rows are less than 1. How much less
-# depends on the future tokens, which the row must not see. The last line shows these sums.
+# If we set weights to 0 only after softmax, the sums of the rows are less than 1. (`* allowed` does
+# this: True counts as 1, False as 0.) Each sum depends on the future tokens. So the row has seen
+# something of them. The last line shows these sums: `.sum(-1)` adds along the last axis.
 
 # %% [markdown] lang="zh"
 # ## 4. 因果掩码
 # 模型要学的是预测下一个 token。如果它能看到这个 token，照抄就行了。所以每个 token 只许看自己和
-# 前面的 token：第 i 行只许看第 0 列到第 i 列。这条规则就是**因果掩码**：只有过去能起作用。
+# 前面的 token：第 i 行只许看第 0 列到第 i 列。这条规则就是**因果掩码**：未来不起作用。
 # `torch.ones(3, 3)` 是一张全是 1 的表。`.tril()` 保留左下的三角形，连同对角线，其余都变成 0。
 # `.bool()` 把 1 变成 True，把 0 变成 False。True 表示可以看。
 #
@@ -152,8 +152,9 @@ for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
 # 每一行的和都是 1。这些权重不像 `W_q` 那样是参数，而是对每段文本重新计算的。
 # 图中颜色越深，权重越大；对角线上方全是 0。
 #
-# 如果等到 softmax 之后才把权重变成 0，各行的和就小于 1。小多少，取决于未来的 token，
-# 而这一行本来不许看它们。最后一行输出的就是这些和。
+# 如果等到 softmax 之后才把权重变成 0，各行的和就小于 1。（`* allowed` 就这样做：True 当作 1，
+# False 当作 0。）每个和都取决于未来的 token，可见这一行还是看到了它们。最后一行输出这些和：
+# `.sum(-1)` 沿最后一条轴求和。
 
 # %%
 allowed = torch.ones(3, 3).tril().bool()
@@ -235,14 +236,14 @@ show("upside down", upside_down, [[0.7311, 1.0], [1, 1], [0, 0]])
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Write `attend(q, k, v)`: attention with the causal mask. `q`, `k` and `v` have one row for each
-# token. The number of tokens and d may be any, so make the mask in your function. Use torch, but
-# not the function of section 5. The check recognises eight usual mistakes by what they return.
+# token. The number of tokens, `len(q)`, and d may be any, so make the mask in your function. Use
+# torch, but not the function of section 5. The check recognises eight usual mistakes.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
-# 写出 `attend(q, k, v)`：带因果掩码的注意力。`q`、`k`、`v` 中每个 token 占一行。token 的个数和 d
-# 可以是任意的，所以要在你的函数里造掩码。可以用 torch，但不要用第 5 节的函数。
-# 检查程序能从返回值认出八种常见错误。
+# 写出 `attend(q, k, v)`：带因果掩码的注意力。`q`、`k`、`v` 中每个 token 占一行。
+# token 的个数 `len(q)` 和 d 可以是任意的，所以要在你的函数里造掩码。可以用 torch，
+# 但不要用第 5 节的函数。检查程序能认出八种常见错误。
 
 
 # %% tags=["exercise"]
