@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -221,6 +222,29 @@ def test_a_redirect_is_followed(tmp_path):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_https_is_checked_and_never_becomes_http(tmp_path, monkeypatch):
+    pem = tmp_path / "both.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", pem, "-out", tmp_path / "c.pem", "-days", "2", "-subj", "/CN=x",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "c.pem").read_bytes())
+    with server.running(CONTENT) as plain, server.running(CONTENT, certificate=pem) as state:
+        with pytest.raises(ValueError, match="certificate is not valid"):
+            download_file(RemoteFile(state.url, tmp_path / "a.bin"), HASTY)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "c.pem"))
+        state.faults[:] = [server.redirect(plain.url)]
+        with pytest.raises(ValueError, match="must redirect to a safe web address"):
+            download_file(RemoteFile(state.url, tmp_path / "a.bin"), HASTY)
+        assert not plain.asked
+        plain.faults[:] = [server.redirect(state.url)]
+        download_file(RemoteFile(plain.url, tmp_path / "a.bin"), HASTY)
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("ending", [".gz", ".zst", ".parquet"])
 def test_a_file_has_the_kind_of_its_ending(ending, tmp_path):
     with (
@@ -392,7 +416,7 @@ def test_two_processes_cannot_download_the_same_file(tmp_path):
 
 
 def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
-    usage = __import__("shutil").disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with server.running(CONTENT) as state, pytest.raises(OSError, match="No space left"):
         download_file(remote(state, tmp_path), HASTY)
@@ -454,15 +478,19 @@ def test_kills_and_new_starts_give_the_same_bytes(kills, tmp_path):
     """SIGKILL at random moments. Each start continues, and no partial file has the final name."""
     content = random.Random(kills).randbytes(1_000_000 * (kills + 1))
     choose, paths = random.Random(kills), [tmp_path / "a.bin", tmp_path / "b.bin"]
-    with server.running(content, pace=0.005) as state:
+
+    def bytes_there() -> int:
+        return sum(part.stat().st_size for part in tmp_path.glob(".*.part"))
+
+    with server.running(content, pace=0.01) as state:
         words = [sys.executable, "-c", SCRIPT, state.url, *map(str, paths)]
         for _ in range(kills):
-            before = len(state.asked)
+            before = bytes_there()
             process = subprocess.Popen(words)
-            while len(state.asked) == before:
+            while bytes_there() < before + 200_000:
                 assert process.poll() is None
                 time.sleep(0.001)
-            time.sleep(choose.uniform(0.02, 0.05))
+            time.sleep(choose.uniform(0, 0.03))
             assert process.poll() is None
             process.kill()
             process.wait()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
 
@@ -267,13 +269,20 @@ def garbage(answer: Answer) -> None:
 
 
 @contextlib.contextmanager
-def running(content: bytes, *faults: Fault, **options: Any) -> Iterator[Server]:
+def running(
+    content: bytes, *faults: Fault, certificate: Path | None = None, **options: Any
+) -> Iterator[Server]:
+    """Run a server. `certificate` is a PEM file with a certificate and its key, for https."""
     state = Server(content, list(faults), **options)
     handler = type("Handler", (Answer,), {"state": state})
     server = ThreadingTCPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     state.port = server.server_address[1]
-    state.url = f"http://127.0.0.1:{state.port}/file.bin"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    state.url = f"http{'s' if certificate else ''}://127.0.0.1:{state.port}/file.bin"
     thread = threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     try:
