@@ -31,6 +31,7 @@ def download_files(
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(files)):
         waiting.put(number)
+    finished: queue.SimpleQueue[int] = queue.SimpleQueue()
     stop, made = threading.Event(), _make_folders(files)
 
     def work(slot: int) -> None:
@@ -41,19 +42,22 @@ def download_files(
                     results[number] = _with_bar(files[number], slot, patience, stop)
                 except BaseException as error:
                     results[number] = error
+        finished.put(slot)
 
     # A blocked daemon thread does not keep a stopped program alive. The files stay consistent.
-    slots = range(min(connections, len(files)))
-    threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
+    running = min(connections, len(files))
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for slot in range(running):
+            threading.Thread(target=work, args=(slot,), daemon=True).start()
+        while running:  # not `join`: after a signal, Python 3.11 takes a joined thread for ended
+            finished.get()
+            running -= 1
     except (KeyboardInterrupt, Interrupted) as error:
         stop.set()
-        for thread in threads:
-            thread.join(timeout=1)
+        with suppress(queue.Empty):
+            while running:
+                finished.get(timeout=2)
+                running -= 1
         number = error.signum if isinstance(error, Interrupted) else 2
         raise Interrupted(
             number, "the downloads stopped; repeat the command to continue them"
