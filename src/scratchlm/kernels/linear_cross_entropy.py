@@ -27,9 +27,9 @@ def linear_cross_entropy(
 
     This is the fast version of `functional.linear_cross_entropy`. Both results are sums over the
     targets that are not −100. The loss is the cross-entropy + `z_loss` · logsumexp². The nats are
-    only the cross-entropy, for the log, and have no gradient. Under autocast, matrix products use
-    the dtype of autocast. Exponentials and sums use at least fp32. The sum of the chunks' gradients
-    of `weight` also uses at least fp32.
+    the cross-entropy alone. They go to the log and have no gradient. Under autocast, matrix
+    products use the dtype of autocast. Exponentials and sums use at least fp32. The sum of the
+    chunks' gradients of `weight` also uses at least fp32.
 
     chunk: the number of tokens whose logits are in memory at a time. A smaller chunk saves memory
     and costs time: its matrix products are small, and each chunk updates the whole gradient of
