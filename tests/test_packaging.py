@@ -104,7 +104,7 @@ def test_a_wheel_in_a_fresh_environment_has_working_commands(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         "scratchlm/py.typed", "scratchlm/tokenizer/playground/playground.html",
-        "scratchlm/data/downloads.json",
+        "scratchlm/data/download/downloads.json",
     } <= set(names)  # fmt: skip
     assert not [name for name in names if name.startswith(("tests", "configs"))]
     recipes = {f"scratchlm/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from helpers import fault_server as server
-from scratchlm.data.download import Patience, Stopped, download_file
-from scratchlm.data.download_part import RemoteFile
-from scratchlm.data.downloads import download_files
+from scratchlm.data.download.one_file import Patience, Stopped, download_file
+from scratchlm.data.download.part import RemoteFile
+from scratchlm.data.download.several import download_files
 from scratchlm.errors import FileFormatError
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -465,9 +465,9 @@ def test_a_failure_leaves_no_new_folder(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from scratchlm.data.download import Patience
-from scratchlm.data.download_part import RemoteFile
-from scratchlm.data.downloads import download_files
+from scratchlm.data.download.one_file import Patience
+from scratchlm.data.download.part import RemoteFile
+from scratchlm.data.download.several import download_files
 url, *paths = sys.argv[1:]
 download_files([RemoteFile(url, Path(path)) for path in paths], 2, Patience(sync_bytes=50_000))
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scratchlm.data.download_table import TABLE, files_of, find_source, read_table
+from scratchlm.data.download.table import TABLE, files_of, find_source, read_table
 from scratchlm.errors import FileFormatError
 
 GOOD = {

@@ -35,7 +35,7 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from scratchlm.data.download_table import check_address, files_of, find_source, read_table
+    from scratchlm.data.download.table import check_address, files_of, find_source, read_table
 
     table = read_table(args.table)
     if args.name is None:
@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
     files = files_of(source, folders, train_max, args.mirror)
     if not files:
         raise ValueError(f"{source.name} has no other files (--train_max 0); set --train_max 1")
-    from scratchlm.data.downloads import download_files
+    from scratchlm.data.download.several import download_files
 
     print(f"{source.name}: {source.about}; licence: {source.licence}; {source.home}", flush=True)
     for file, outcome in zip(files, download_files(files, args.connections), strict=True):

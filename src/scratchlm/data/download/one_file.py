@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from scratchlm.data.download_part import Part, RemoteFile, hidden, read_record
-from scratchlm.data.download_request import ELSEWHERE, Again, send_request
+from scratchlm.data.download.part import Part, RemoteFile, hidden, read_record
+from scratchlm.data.download.request import ELSEWHERE, Again, send_request
 from scratchlm.errors import FileFormatError
 from scratchlm.files.checksum import sha256_of
 from scratchlm.files.file_kinds import HEAD, kind_of

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from scratchlm.data.download_part import RemoteFile
+from scratchlm.data.download.part import RemoteFile
 from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.files.strict_json import parse_json

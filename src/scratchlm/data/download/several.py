@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scratchlm.data.download import PATIENCE, Outcome, Patience, Stopped, download_file
-from scratchlm.data.download_part import RemoteFile
+from scratchlm.data.download.one_file import PATIENCE, Outcome, Patience, Stopped, download_file
+from scratchlm.data.download.part import RemoteFile
 from scratchlm.errors import Interrupted
 
 

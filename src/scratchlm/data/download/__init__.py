@@ -1,0 +1,1 @@
+"""Download texts, evaluation sets, models and tokenizers by name."""
