@@ -34,7 +34,7 @@ def real_files() -> Path:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     expression = config.getoption("markexpr")
     for item in items:
-        for marker in ("slow", "timing", "real"):
+        for marker in ("slow", "timing", "bench", "real"):
             if marker in item.keywords and marker not in expression:
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: run with -m {marker}"))
         if "gpu" in item.keywords:
