@@ -17,7 +17,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from scratchlm.data.corpus_folder import (
     SPLITS,
     TOKENIZER,
+    WORDING,
     CorpusFolder,
     CorpusInfo,
     Place,
@@ -33,8 +34,8 @@ from scratchlm.data.corpus_folder import (
     corpus_folder,
 )
 from scratchlm.data.documents import Chunk, read_documents, rest_of_document
+from scratchlm.data.resumable import check_unchanged, describe
 from scratchlm.data.sources import find_files
-from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
@@ -78,7 +79,7 @@ def encode_corpus(
     """
     _check(tokenizer, separator, val_fraction, shard_tokens)
     files = find_files(paths)
-    inputs = _described(files)
+    inputs = describe(files)
     settings = {
         "field": field,
         "separator": separator,
@@ -109,7 +110,7 @@ def encode_corpus(
                 stream.abandon()
         if not train.documents + val.documents:
             raise ValueError(f"the files must have a document ({files[0]} …); choose other files")
-        _check_unchanged(files, inputs)
+        check_unchanged(files, inputs, WORDING)
         return folder.finish(train, val)
 
 
@@ -127,24 +128,6 @@ def _check(tokenizer: BPETokenizer, separator: str, val_fraction: float, shard_t
         )
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens must be at least 1 ({shard_tokens}); use e.g. 100000000")
-
-
-def _described(files: list[Path]) -> list[dict[str, Any]]:
-    described = []
-    for path in files:
-        status = path.stat()
-        described.append(
-            {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        )
-    return described
-
-
-def _check_unchanged(files: list[Path], inputs: list[dict[str, Any]]) -> None:
-    if inputs != _described(files):
-        raise FileFormatError(
-            f"a file changed during the encoding ({files[0]} …); encode the files into another "
-            "folder"
-        )
 
 
 def _items(

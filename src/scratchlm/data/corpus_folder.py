@@ -8,31 +8,41 @@
 
 A run finishes a shard and then replaces progress.json. A kill between these two steps leaves a
 complete shard that progress.json does not count. A resumed run removes this shard and writes a new
-one. Both JSON files end with a hash of their other content, because a resumed run relies on that
-content.
+one. Both JSON files end with a hash of their other content.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scratchlm.data.resumable import (
+    Wording,
+    check_inputs,
+    check_settings,
+    locked_folder,
+    read_hashed,
+    reading_hashed,
+    write_hashed,
+)
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
-from scratchlm.files.atomic import sync_directory, write_file
-from scratchlm.files.lock import lock_file
-from scratchlm.files.strict_json import parse_json
+from scratchlm.files.atomic import sync_directory
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import ShardInfo
 
 SPLITS = ("train", "val")
 MANIFEST, PROGRESS, TOKENIZER = "corpus.json", "progress.json", "tokenizer.json"
+WORDING = Wording(
+    "the corpus",
+    "the encoding",
+    "another process is encoding into the folder",
+    "encode the files into another folder",
+)
 
 _SHARD = re.compile(r"(train|val)-\d{5,}\.bin(\.json)?")
 _TEMPORARY = re.compile(
@@ -97,8 +107,7 @@ class CorpusFolder:
         return info
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        whole = content | {"sha256": _hash(content)}
-        write_file(self.path / name, json.dumps(whole, indent=2).encode() + b"\n")
+        write_hashed(self.path / name, content)
 
     def shard_path(self, split: str, number: int) -> Path:
         return self.path / f"{split}-{number:05}.bin"
@@ -136,10 +145,8 @@ class CorpusFolder:
         resume."""
         complete = (self.path / MANIFEST).exists()
         path = self.path / (MANIFEST if complete else PROGRESS)
-        try:
-            content = parse_json(path.read_bytes())
-            if content.pop("sha256") != _hash(content):
-                raise ValueError("the file's sha256 does not match its content")
+        with reading_hashed(path, WORDING):
+            content = read_hashed(path)
             settings, inputs = content["settings"], content["inputs"]
             if complete:
                 infos = {name: SplitInfo(**content[name]) for name in SPLITS}
@@ -147,14 +154,8 @@ class CorpusFolder:
                 places = {name: Place(len(info.shards)) for name, info in infos.items()}
             else:
                 places = {name: Place(**content[name]) for name in SPLITS}
-            self._compare(path, dict(settings), [dict(entry) for entry in inputs])
-        except FileFormatError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FileFormatError(
-                f"the file does not describe a corpus ({path}: {error}); encode the files into "
-                "another folder"
-            ) from None
+            check_settings(path, dict(settings), self.settings, WORDING)
+            check_inputs(path, [dict(entry) for entry in inputs], self.inputs, WORDING)
         self.places = places
         for split in SPLITS:
             self.shard_infos(split)  # check the shards before `sweep` removes files
@@ -162,27 +163,6 @@ class CorpusFolder:
         self._keep_tokenizer()
         if complete:
             (self.path / PROGRESS).unlink(missing_ok=True)
-
-    def _compare(self, path: Path, settings: dict[str, Any], inputs: list[dict[str, Any]]) -> None:
-        for key, value in self.settings.items():
-            if settings.get(key) != value:
-                raise FileFormatError(
-                    f"the corpus was begun with other settings ({path}: {key} was "
-                    f"{settings.get(key)!r} and is now {value!r}); use the same settings, or "
-                    "choose another folder"
-                )
-        if inputs != self.inputs:
-            before = {entry.get("path"): entry for entry in inputs}
-            now = {entry["path"]: entry for entry in self.inputs}
-            names = sorted(
-                str(name) for name in before.keys() | now if before.get(name) != now.get(name)
-            )
-            what = names[0] if names else "their order"
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise FileFormatError(
-                f"the corpus was begun with other files ({path}: {what}{more} changed); "
-                "encode the files into another folder"
-            )
 
     def _keep_tokenizer(self) -> None:
         path = self.path / TOKENIZER
@@ -202,10 +182,6 @@ class CorpusFolder:
                 path.unlink()
 
 
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
 @contextlib.contextmanager
 def corpus_folder(
     path: Path,
@@ -222,26 +198,17 @@ def corpus_folder(
     check_folder(path, resume=resume)
     folder = CorpusFolder(path, tokenizer, settings, inputs)
     new = [path / name for name in (PROGRESS, TOKENIZER) if not (path / name).exists()]
-    made = not path.exists()
-    path.mkdir(exist_ok=True)
-    remedy = "wait until that process ends, or choose another folder"
-    try:
-        with lock_file(path / ".lock", "another process is encoding into the folder", remedy):
-            try:
-                folder.go_on() if resume else folder.begin()
-                yield folder
-            except BaseException:
-                # Keep the files of a resumed run, which may fail before it has read its places.
-                if not resume and not any(folder.shard_paths(split) for split in SPLITS):
-                    folder.sweep()
-                    for file in new:
-                        file.unlink(missing_ok=True)
-                raise
-    except BaseException:
-        if made:
-            with contextlib.suppress(OSError):  # keep a folder that contains finished shards
-                path.rmdir()
-        raise
+    with locked_folder(path, WORDING):
+        try:
+            folder.go_on() if resume else folder.begin()
+            yield folder
+        except BaseException:
+            # Keep the files of a resumed run, which may fail before it has read its places.
+            if not resume and not any(folder.shard_paths(split) for split in SPLITS):
+                folder.sweep()
+                for file in new:
+                    file.unlink(missing_ok=True)
+            raise
 
 
 def shards_of(path: Path, split: str) -> list[Path] | None:
@@ -257,16 +224,8 @@ def shards_of(path: Path, split: str) -> list[Path] | None:
                 "scratchlm-tokenize with --resume"
             )
         return None
-    try:
-        content = parse_json(manifest.read_bytes())
-        if content.pop("sha256") != _hash(content):
-            raise ValueError("the file's sha256 does not match its content")
-        return [path / name for name in SplitInfo(**content[split]).shards]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileFormatError(
-            f"the file does not describe a corpus ({manifest}: {error}); encode the files into "
-            "another folder"
-        ) from None
+    with reading_hashed(manifest, WORDING):
+        return [path / name for name in SplitInfo(**read_hashed(manifest)[split]).shards]
 
 
 def check_folder(path: Path, *, resume: bool) -> None:
