@@ -17,8 +17,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from scratchlm.data import documents
 from scratchlm.data.documents import read_documents, read_texts
+from scratchlm.data.reading import parquet, unpacked
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.pieces.patterns import GPT2
@@ -73,8 +73,9 @@ def write_all(folder: Path, texts: list[str]) -> list[Path]:
 
 @pytest.mark.parametrize("read", [1, 2, 3, 7, 1 << 20])
 def test_every_format_gives_the_documents_as_they_are(tmp_path, monkeypatch, read):
-    for name in ("READ_BYTES", "READ_BYTES_ZST", "ROWS"):
-        monkeypatch.setattr(documents, name, read)
+    for name in ("READ_BYTES", "READ_BYTES_ZST"):
+        monkeypatch.setattr(unpacked, name, read)
+    monkeypatch.setattr(parquet, "ROWS", read)
     for path in write_all(tmp_path, TEXTS):
         assert joined(path) == TEXTS, path
 
@@ -91,7 +92,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 @pytest.mark.parametrize("read", [1, 2, 5, 1 << 20])
 @pytest.mark.parametrize("separator", ["a", "aa", "aba", "\n", "é中", "abab"])
 def test_text_is_split_as_str_split_does(tmp_path, monkeypatch, read, separator):
-    monkeypatch.setattr(documents, "READ_BYTES", read)
+    monkeypatch.setattr(unpacked, "READ_BYTES", read)
     path = tmp_path / "text.txt"
     for text in ("", "a", "aaa", "abababaab\n\né中é中abaabbaaaababab", "é中", "\naba\n"):
         path.write_bytes(text.encode())
@@ -147,7 +148,7 @@ def test_a_document_of_any_length_is_read_in_bounded_memory(tmp_path):
 
 
 def test_texts_to_learn_from_are_cut_between_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "READ_BYTES", 100)
+    monkeypatch.setattr(unpacked, "READ_BYTES", 100)
     path = tmp_path / "a.txt"
     path.write_text("the cat sat. " * 100 + END + "short")
     texts = list(read_texts(path, pattern=GPT2))
@@ -262,7 +263,7 @@ def test_bad_lines(tmp_path, content, message):
 @pytest.mark.parametrize("read", [1, 4, 1 << 20])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_the_offset_of_what_is_not_utf8(tmp_path, monkeypatch, read, name):
-    monkeypatch.setattr(documents, "READ_BYTES", read)
+    monkeypatch.setattr(unpacked, "READ_BYTES", read)
     content = b'{"text": "\xc3\xa9"}\n{"text": "ab\xff"}\n'
     (tmp_path / name).write_bytes(content)
     offset = content.index(b"\xff")

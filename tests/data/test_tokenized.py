@@ -22,8 +22,9 @@ from helpers.refusals import check_refusal
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
-from scratchlm.data.documents import read_as_text, read_documents
+from scratchlm.data.documents import read_documents
 from scratchlm.data.prepare import DataConfig, default_vocab_size, prepare
+from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.vocabulary import suitable_vocab_size
 
 END = "<|endoftext|>"

@@ -11,7 +11,8 @@ from typing import Any
 from scratchlm.cli.command import has_colour
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
-from scratchlm.data.documents import read_as_text, read_documents
+from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.shards import write_shard
 from scratchlm.data.sources import is_plain, num_bytes
 from scratchlm.data.vocabulary import ids_left_over, learn_tokenizer

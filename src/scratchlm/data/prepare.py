@@ -10,7 +10,6 @@ from typing import Any
 
 from scratchlm.data.config import DataConfig
 from scratchlm.data.data_sources import Source, Split, has_held_out, sources_of
-from scratchlm.data.documents import read_as_text
 from scratchlm.data.joined import TokenArray
 from scratchlm.data.mixture import Mixture
 from scratchlm.data.open_sources import (
@@ -21,6 +20,7 @@ from scratchlm.data.open_sources import (
     identity,
     proportions,
 )
+from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.shards import open_shard, read_info
 from scratchlm.data.sources import num_bytes, told_bytes
 from scratchlm.data.tokenized import name_of, tokenized
