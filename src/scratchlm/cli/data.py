@@ -2,6 +2,7 @@
 
 scratchlm-data download                          list what can be downloaded by name
 scratchlm-data download shakespeare              download a text into data/train
+scratchlm-data generate arithmetic --documents 50000 --output sums.jsonl
 
 scratchlm-data STEP --help explains a step.
 """
@@ -15,7 +16,10 @@ from collections.abc import Sequence
 
 from scratchlm.cli.command import Parser, command
 
-STEPS = ("download",)  # each is a module data_STEP, with `add_flags(parser)` and `run(args)`
+STEPS = (
+    "download",
+    "generate",
+)  # each is a module data_STEP, with `add_flags(parser)` and `run(args)`
 
 
 @command(stops_with_its_reader=True)
