@@ -21,7 +21,8 @@ import pytest
 from helpers import forked, tiny
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
-from scratchlm.data.corpora import encode_corpus
+from scratchlm.data.corpora import encode_corpus, encode_files
+from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.documents import read_documents
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
@@ -125,6 +126,19 @@ def test_any_number_of_workers_writes_the_same(tokenizer, source, tmp_path):
     for num in (1, 2, 5):
         encode_corpus(tokenizer, source, tmp_path / str(num), num_workers=num, **SETTINGS)
     assert content(tmp_path / "1") == content(tmp_path / "2") == content(tmp_path / "5")
+
+
+def test_the_first_documents_of_each_file(tokenizer, source, tmp_path):
+    settings = CorpusSettings(max_documents=5)
+    files = [source / "a.txt", source / "b.jsonl"]
+    info = encode_files(tokenizer, files, tmp_path / "out", settings)
+    assert info.train.documents == 10
+    documents = documents_of(source)
+    own = [*documents[:5], *documents[60:65]]
+    assert tokenizer.decode(ids_of(tmp_path / "out", "train")) == "".join(t + END for t in own)
+    assert info.settings["max_documents"] == 5
+    with pytest.raises(FileFormatError, match="max_documents was 5 and is now None"):
+        encode_corpus(tokenizer, files, tmp_path / "out", resume=True)
 
 
 def test_the_split_is_by_document_whatever_the_shards_or_formats(tokenizer, source, tmp_path):

@@ -129,6 +129,23 @@ def test_progress_counts_the_files_bytes(tmp_path, name):
     assert sum(read) == path.stat().st_size
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "objects.json", "a.parquet", "a.jsonl.zst"])
+def test_the_first_documents_of_each_file(tmp_path, name):
+    """An empty document counts, and yields nothing."""
+    texts = ["one", "", "two" * 1000, "three", *TEXTS]
+    path = next(path for path in write_all(tmp_path, texts) if path.name == name)
+    other = path.rename(tmp_path / f"b{name}")
+    write_all(tmp_path, texts)
+    for count in (1, 2, 3, 4, len(texts), 1000):
+        first = [text for text in texts[:count] if text]
+        assert joined([path, other], max_documents=count) == first * 2
+        read = []
+        list(read_documents(path, progress=read.append, max_documents=count))
+        assert sum(read) == path.stat().st_size
+    with pytest.raises(ValueError, match=r"max_documents must be at least 1 \(0\); use"):
+        list(read_documents(path, max_documents=0))
+
+
 def test_a_document_of_any_length_is_read_in_bounded_memory(tmp_path):
     texts = [os.urandom(10_000).hex() for _ in range(1500)]
     (tmp_path / "a.txt").write_text("".join(texts))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -68,14 +69,32 @@ def encode_corpus(
     FileFormatError if a run with `resume` has other settings, another tokenizer or other inputs.
     """
     settings = CorpusSettings(field, separator, val_fraction, seed, shard_tokens)
-    files = find_files(paths)
+    return encode_files(tokenizer, find_files(paths), output, settings, num_workers, resume=resume)
+
+
+def encode_files(
+    tokenizer: BPETokenizer,
+    files: list[Path],
+    output: StrPath,
+    settings: CorpusSettings,
+    num_workers: int | None = None,
+    *,
+    resume: bool = False,
+) -> CorpusInfo:
+    """Encode the documents of `files` as `encode_corpus` does. `settings` decides the content."""
     size = num_bytes(files)
     workers = workers_for(size, num_workers)
 
     def encode(wants: Wants) -> Generator[tuple[str, Ids], None, None]:
-        function = functools.partial(_encode, tokenizer, tokenizer.token_to_id(separator))
+        function = functools.partial(_encode, tokenizer, tokenizer.token_to_id(settings.separator))
         with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
-            chunks = read_documents(files, field, separator, bar.update)
+            chunks = read_documents(
+                files,
+                settings.field,
+                settings.separator,
+                bar.update,
+                max_documents=settings.max_documents,
+            )
             items = _items(chunks, tokenizer.pretokenizer("none"), settings)
             todo = (item for item in items if wants(item.split, item.documents))
             yield from parallel_map(function, todo, workers)

@@ -38,13 +38,17 @@ Ids = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Store what decides about the content of a corpus, besides its tokenizer and its files."""
+    """Store what decides about the content of a corpus, besides its tokenizer and its files.
+
+    `max_documents` limits the number of documents of each file.
+    """
 
     field: str = "text"
     separator: str = END_OF_TEXT
     val_fraction: float = 0.0
     seed: int = 0
     shard_tokens: int = 100_000_000
+    max_documents: int | None = None
 
     def check(self, tokenizer: BPETokenizer) -> None:
         """Raise ValueError for settings that no corpus of this tokenizer can have."""

@@ -45,18 +45,25 @@ def read_documents(
     field: str = "text",
     separator: str = END_OF_TEXT,
     progress: Progress = lambda size: None,
+    *,
+    max_documents: int | None = None,
 ) -> Iterator[Chunk]:
     """Yield the documents of all files in chunks. `find_files` finds the files.
 
-    Document numbers start at 0. Raise ValueError for content that is not text or not UTF-8 (with
-    its offset), for a line, item or row without a string in `field` (with its number), and for a
-    missing optional package. Raise FileFormatError for a damaged Parquet, gz or zst file.
+    Document numbers start at 0. `max_documents` limits the number of documents that the reader
+    takes from each file. This number includes empty documents.
+
+    Raise ValueError for content that is not text or not UTF-8 (with its offset), for a line, item
+    or row without a string in `field` (with its number), and for a missing optional package. Raise
+    FileFormatError for a damaged Parquet, gz or zst file.
     """
     if not separator:
         raise ValueError("the separator must not be empty (''); specify the text between documents")
+    if max_documents is not None and max_documents < 1:
+        raise ValueError(f"max_documents must be at least 1 ({max_documents}); use e.g. 1000")
     document, started = 0, False
     for path in find_files(paths):
-        for text, last in _read(path, field, separator, progress):
+        for text, last in _first(path, field, separator, progress, max_documents):
             started = started or bool(text)
             if started and (text or last):
                 yield Chunk(document, text, last)
@@ -92,6 +99,26 @@ def rest_of_document(first: Chunk, chunks: Iterator[Chunk]) -> Iterator[str]:
     while not first.last:
         first = next(chunks)
         yield first.text
+
+
+def _first(
+    path: Path, field: str, separator: str, progress: Progress, count: int | None
+) -> Iterator[tuple[str, bool]]:
+    """Yield the first `count` documents of a file as `_read` does. Count the rest as read."""
+    size = path.stat().st_size
+
+    def read(part: int) -> None:
+        nonlocal size
+        size -= part
+        progress(part)
+
+    for text, last in _read(path, field, separator, read):
+        yield text, last
+        if last and count is not None:
+            count -= 1
+            if count == 0:
+                progress(size)
+                return
 
 
 def _read(path: Path, field: str, separator: str, progress: Progress) -> Iterator[tuple[str, bool]]:
