@@ -247,6 +247,62 @@ full.load_state_dict(state)
 show("grouped - repeated", (grouped(x) - full(x)).abs().max(), 0, within=1e-6)
 show("Llama 3 8B, numbers kept", [2 * 32 * 8 * 128, 2 * 32 * 32 * 128], [65_536, 262_144])
 
+# %% [markdown] lang="en"
+# ## 6. A window, and a gate
+# A long text has many keys, and each query computes a score for each of them. With `window=2`, a
+# token may attend only to its own key and to the key before it. So `down` keeps the scores of `sat`
+# and `down`. In head 0, these are 0 and 2.8284, and their softmax is 0.0558 and 0.9442. Now one
+# more token costs the same in a long text as in a short one. The second layer sees one token
+# further back than the first, because the first has already mixed each token with the one before.
+# The loop below compares the fast version with ours, for several masks and for fewer queries.
+#
+# A gate lets a part of attention's output pass. A linear layer computes a number from `x`, and the
+# sigmoid of this number (lesson 6) is the part, between 0 and 1. With `headwise`, each head has one
+# gate. With `elementwise`, each number of a head has its own. If the weights are 0, each gate is
+# sigmoid(0) = 0.5, so the output is half of the output above. Below, head 0 gets the weights −100,
+# and its gates close: sigmoid(−100) is almost 0. Then only half of head 1 is left.
+
+# %% [markdown] lang="zh"
+# ## 6. 窗口与门
+# 长文本的键很多，每个查询都要对每个键算一个分数。设了 `window=2`，一个 token 只能看自己的键和
+# 前一个键。所以 `down` 只剩下 `sat` 和 `down` 的分数。在头 0 里，它们是 0 和 2.8284，
+# softmax 是 0.0558 和 0.9442。这样，再加一个 token 的代价，在长文本里和在短文本里一样。
+# 第二层比第一层多看到前面一个 token，因为第一层已经把每个 token 与它前面那个混合起来了。
+# 下面的循环用不同的掩码和更少的查询，比较快速版本和我们的函数。
+#
+# 门只让注意力输出的一部分通过。一个线性层由 `x` 算出一个数，这个数的 sigmoid（第 6 课）就是
+# 通过的比例，在 0 和 1 之间。用 `headwise`，每个头有一个门。用 `elementwise`，头里的每个数
+# 有自己的门。如果权重都是 0，每个门都是 sigmoid(0) = 0.5，输出就是上面的一半。
+# 下面让头 0 的权重为 −100，它的门就关上了：sigmoid(−100) 几乎是 0。于是只剩下头 1 的一半。
+
+# %%
+in_window = scaled_dot_product_attention(q_heads, k_heads, v_heads, window=2)
+show("window 2, down", in_window[:, 3], [[6.8884, 7.8884], [51.1161, 61.1161]])
+show("window 2, the", in_window[:, 0], v_heads[:, 0])
+nothing = torch.zeros(2, 1, dtype=torch.bool)
+for first, window, mask in [
+    (0, 2, None), (0, 1, None), (3, 2, None), (2, 2, None), (1, 3, None), (1, 9, None),
+    (0, 2, ~itself), (2, 2, ~itself[2:]), (1, 3, ~itself[1:]), (2, 2, nothing), (2, 2, ~nothing),
+]:  # fmt: skip
+    given = q_heads[:, first:], k_heads, v_heads, mask
+    ours = scaled_dot_product_attention(*given, window=window)
+    assert torch.allclose(sdpa(*given, window=window), ours, atol=1e-5)
+last = scaled_dot_product_attention(q_heads[:, 3:], k_heads, v_heads, window=2)
+show("last query alone", last[:, 0], in_window[:, 3])
+windowed = MultiHeadAttention(4, 2, window=2)
+windowed.load_state_dict(layer.state_dict())
+mixed = linear(in_window.transpose(0, 1).flatten(1), W_o)
+show("a layer with window 2", windowed(torch.eye(4))[3], mixed[3])
+for gate, width in [("headwise", 1), ("elementwise", 2)]:
+    gated = MultiHeadAttention(4, 2, gate=gate)
+    show(f"{gate}, parameters", size(gated), [64 + 2 * width * 4])
+    gated.load_state_dict(layer.state_dict(), strict=False)  # False: the gate keeps its weights
+    with torch.no_grad():
+        gated.gate.proj.weight.zero_()
+        show("gates half open", gated(torch.eye(4)), out / 2)
+        gated.gate.proj.weight[:width] = -100
+    show("head 0 closed, down", gated(torch.eye(4))[3], [-2.4938, -2.9938, 2.4938, 2.9938])
+
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
 # Write `attend_in_heads(q, k, v, num_heads)`: split `q`, `k` and `v` of shape (seq, d) into heads,
@@ -315,4 +371,6 @@ FAULTS = [  # planted in the library, each must make this lesson fail
     ("scratchlm.model.attention", "(y.transpose(-3, -2).", "(y.transpose(-3, -2).mT."),
     ("scratchlm.model.attention", "k_norm(self.k_proj", "k_norm(self.q_proj"),
     ("scratchlm.model.attention", ".tril(last)", ".tril(0)"),
+    ("scratchlm.model.attention", "last - window + 1", "last - window"),
+    ("scratchlm.model.attention", "y * gate.sigmoid()", "y + gate.sigmoid()"),
 ]

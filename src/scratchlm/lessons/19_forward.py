@@ -32,8 +32,11 @@ from scratchlm.model.transformer import Transformer, TransformerBlock
 #
 # The embedding has 5·4 numbers. Each layer has 4 · 4·4 in attention, 3 · 4·6 in SwiGLU and 2 · 4 in
 # its norms: 144. The last norm has 4. So 20 + 2 · 144 + 4 = 312. The last matrix, `lm_head`, is the
-# embedding itself. This is called **weight tying**. Untied, there are 20 more. GPT-2 has the same
-# plan with LayerNorm, learned positions, `gelu` and biases, and 124,439,808 parameters.
+# embedding itself. This is called **weight tying**. Untied, there are 20 more. Without the
+# embedding and `lm_head`, 292 are left in both: research often counts only these. GPT-2 has the
+# same plan with LayerNorm, learned positions, `gelu` and biases, and 124,439,808 parameters. It has
+# 50,257 tokens. GPUs are faster with multiples of 64, so many programs give the embedding 50,304
+# rows, and no token uses the last 47.
 
 # %% [markdown] lang="zh"
 # ## 1. 312 个参数
@@ -44,8 +47,10 @@ from scratchlm.model.transformer import Transformer, TransformerBlock
 #
 # 嵌入有 5·4 个数。每一层里，注意力有 4 · 4·4 个，SwiGLU 有 3 · 4·6 个，归一化有 2 · 4 个，
 # 共 144 个。最后的归一化有 4 个。所以 20 + 2 · 144 + 4 = 312。最后一个矩阵 `lm_head` 就是嵌入本身，
-# 这叫**权重绑定**。不绑定就多出 20 个。GPT-2 的结构相同，只是用 LayerNorm、可学习的位置、
-# `gelu` 和偏置，有 124,439,808 个参数。
+# 这叫**权重绑定**。不绑定就多出 20 个。不算嵌入和 `lm_head`，两者都剩 292 个：论文里常常只数这些。
+# GPT-2 的结构相同，只是用 LayerNorm、可学习的位置、`gelu` 和偏置，有 124,439,808 个参数。
+# 它有 50,257 个 token。数目是 64 的倍数时，GPU 算得更快，所以许多程序让嵌入有 50,304 行，
+# 最后 47 行没有 token 用到。
 
 # %%
 config = ModelConfig(5, 8, d_model=4, num_layers=2, num_heads=2, d_ff=6, tie_embeddings=True)
@@ -67,6 +72,11 @@ show("all, untied", [model.num_parameters(), untied.num_parameters()], [312, 332
 gpt2 = {"position": "learned", "norm": "layernorm", "ffn": "gelu", "bias": True}
 small = ModelConfig(50_257, 1024, 768, num_layers=12, num_heads=12, tie_embeddings=True, **gpt2)
 show("GPT-2", count_parameters(small).total, 124_439_808)
+show(
+    "without embeddings", [m.num_parameters(embeddings=False) for m in (model, untied)], [292, 292]
+)
+padded = ModelConfig(50_257, 1024, 768, num_layers=12, num_heads=12, vocab_multiple=64)
+show("rows, of 50,257 tokens", padded.padded_vocab_size, 50_304)
 
 # %% [markdown] lang="en"
 # ## 2. The transformer block
