@@ -307,7 +307,9 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # Write your code in place of `raise NotImplementedError`. The file needs no `import`: it may use
 # everything that this lesson imports and defines. Then try your function on two or three sentences
 # of your own: add a line such as `print(recite("my text", "my"))` at the end of the file, and check
-# the file again. The start must be whole words (lesson 5).
+# the file again. The text must have at most 256 tokens: about 400 letters of English, or 100
+# characters of Chinese. The start must end before a space or a sign (lesson 5). In Chinese, take
+# all characters before the first comma.
 
 # %% [markdown] lang="zh" tags=["exercise"]
 # ## 练习
@@ -322,7 +324,8 @@ for line, true_line in zip(text.splitlines(), ZEN.splitlines(), strict=True):
 # 这一课导入和定义的东西都能直接用。
 #
 # 通过之后，用你自己写的两三句话试一试：在文件末尾加一行 `print(recite("my text", "my"))`，
-# 换上你的文本，再检查一次。开头要取完整的词，原因见第 5 课。
+# 换上你的文本，再检查一次。文本最多 256 个 token：英文大约 400 个字母，中文大约 100 个字。
+# 开头要在空格或标点之前结束，原因见第 5 课。如果是中文，就取第一个逗号之前的全部文字。
 
 
 # %% tags=["exercise"]

@@ -93,7 +93,7 @@ show("model.embedding, ' than'", model.embedding(ids)[-1, :3], x[-1, :3])
 # has two parts:
 #
 # - `attn` is **attention**: every vector collects information from the vectors of earlier tokens.
-# - `ffn` computes with every vector separately.
+# - `ffn` computes with every vector separately. Lesson 18 explains the name.
 #
 # Each part adds its result to the vectors. So `x` contains more and more information, but its shape
 # stays the same. `attn_norm`, `ffn_norm` and `model.norm` keep the numbers at a moderate size. The
@@ -107,12 +107,12 @@ show("model.embedding, ' than'", model.embedding(ids)[-1, :3], x[-1, :3])
 # 把信息汇到一起，是**层**的工作。我们的模型有 2 层，每层有两部分：
 #
 # - `attn` 是**注意力**：每个向量从更早的 token 的向量那里收集信息。
-# - `ffn` 对每个向量单独做计算。
+# - `ffn` 对每个向量单独做计算。第 18 课解释这个名字。
 #
-# 每一部分都把结果加到向量上，所以 `x` 的内容越来越丰富，形状却不变。`attn_norm`、
-# `ffn_norm` 和 `model.norm` 让数的大小保持适中。经过最后一层和 `model.norm` 之后的向量，
-# 叫做**隐藏状态**。本库一次调用就能算出来：`model.hidden(ids)`。两张表里对应的数相差都不超过约
-# 0.001 时，`torch.allclose(a, b, atol=1e-3)` 为真。（Python 也把 0.001 写成 `1e-3`：1 / 10³。）
+# 每一部分都把结果加到向量上，所以 `x` 的内容越来越丰富，形状却不变。`attn_norm`、`ffn_norm` 和
+# `model.norm` 让数的大小保持适中。经过最后一层和 `model.norm` 之后的向量，叫做**隐藏状态**。本库一
+# 次调用就能算出来：`model.hidden(ids)`。如果两张表里对应的数最多相差约 0.001，
+# `torch.allclose(a, b, atol=1e-3)` 就为真。（Python 也把 0.001 写成 `1e-3`：1 / 10³。）
 
 # %%
 for layer in model.layers:
@@ -126,8 +126,9 @@ assert torch.allclose(model.hidden(ids), hidden, atol=1e-3)
 # %% [markdown] lang="en"
 # ## 4. From vectors to scores
 # The last step gives every token of the vocabulary a score, for the place after ` than`.
-# `model.lm_head.weight` is another table with one row of 64 numbers for every token. Take the
-# hidden state and the row of a token. Multiply them place by place, and add the 64 products: that
+# `model.lm_head.weight` is another table with one row of 64 numbers for every token. (`lm_head` is
+# the model's last part: `lm` is short for language model.) Take the hidden state and the row of a
+# token. Multiply them place by place, and add the 64 products: that
 # is the score. These scores are called **logits**. They can be negative, and they have no fixed
 # size.
 #
@@ -138,7 +139,8 @@ assert torch.allclose(model.hidden(ids), hidden, atol=1e-3)
 # %% [markdown] lang="zh"
 # ## 4. 从向量到分数
 # 最后一步给词表里的每个 token 打分，针对的是 ` than` 后面的位置。`model.lm_head.weight`
-# 是另一张表，每个 token 也占一行，每行 64 个数。把隐藏状态和某个 token 的那一行逐个数对应相乘，
+# 是另一张表，每个 token 也占一行，每行 64 个数。（`lm_head` 是模型的最后一部分，
+# `lm` 是“语言模型”的英文缩写。）把隐藏状态和某个 token 的那一行逐个数对应相乘，
 # 再把 64 个乘积加起来，就是这个 token 的分数。这样的分数叫做 **logits**。
 # 它们可以是负数，大小也没有限制。
 #

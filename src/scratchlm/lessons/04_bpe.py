@@ -37,7 +37,8 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # every pair: `counts.get(pair, 0)` is its count so far, and 0 for a new pair. `e s` occurs in
 # `widest` (3 times) and in `newest` (6 times), so 9 times. `s t` also occurs 9 times. A rule must
 # decide, so that one text always gives the same tokens: with equal counts, the pair that is later
-# in the alphabet wins. `max` with `key=count_first` compares values such as `(9, (b"s", b"t"))`.
+# in the alphabet wins. (`f"count of {pair}"` is a text in which Python writes the value of `pair`.)
+# `max` with `key=count_first` compares values such as `(9, (b"s", b"t"))`.
 # Python compares the first entries, and the second entries only if the first ones are equal.
 
 # %% [markdown] lang="zh"
@@ -55,6 +56,7 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # `counts.get(pair, 0)` 是到目前为止的次数，新的对是 0。`e s` 出现在 `widest`（3 次）
 # 和 `newest`（6 次）里，一共 9 次。`s t` 也是 9 次。必须有一条规则来决定选哪一对，
 # 同一段文本才总是得到同样的 token：次数相同时，字母表中靠后的那一对优先。
+# （`f"count of {pair}"` 是一段文本，Python 会把 `pair` 的值写进去。）
 # `max` 加上 `key=count_first`，比较的是 `(9, (b"s", b"t"))` 这样的值：先比第一项，相等再比第二项。
 
 
@@ -96,7 +98,7 @@ show("first pair", max(counts, key=count_first), (b"s", b"t"))
 # 所以 `a a a` 变成 `aa a`。然后重新数：`e s` 没有了，`e st` 出现 9 次。
 #
 # 循环共 7 次。每一轮增加一条**合并规则**：哪两个 token 合成一个。规则在列表中的位置
-# （从 0 开始）是它的**合并序号**。合并时，这一对每出现一处，token 就少一个：
+# （从 0 开始）是它的**合并序号**（输出里写作 rank）。合并时，这一对每出现一处，token 就少一个：
 # 79 − 9 − 9 − 7 − 7 − 6 − 6 − 6 = 29。
 
 
@@ -161,8 +163,8 @@ assert learn_merges(binary, 300) == learn_merges_fast(binary, 300)
 #
 # `merge_steps` gives the tokens after each step, and the rank of the rule (`None` at the start).
 # The figure shows all merges of `newest`: each new token is blue. There is a second way: go through
-# all rules once, in order, and apply each rule at all its places. The result is the same, because a
-# rule needs only bytes and the tokens of earlier rules.
+# all rules once, in order, and apply each rule at all its places. The result is the same: a later
+# rule never makes a pair that an earlier rule needs.
 
 # %% [markdown] lang="zh"
 # ## 4. 把规则用到新词上
@@ -172,7 +174,7 @@ assert learn_merges(binary, 300) == learn_merges_fast(binary, 300)
 #
 # `merge_steps` 给出每一步之后的 token，以及所用规则的序号（开始时是 `None`）。
 # 图中是 `newest` 的全部合并，每次的新 token 是蓝色的。还有一种做法：把规则按顺序只走一遍，
-# 每条规则用在所有能用的地方。结果相同，因为一条规则只需要字节和前面的规则产生的 token。
+# 每条规则用在所有能用的地方。结果相同：后面的规则产生的对，前面的规则从来不需要。
 
 # %%
 ranks = {merges[rank]: rank for rank in range(7)}
@@ -208,7 +210,8 @@ with figure("04-newest") as axes:
 #
 # `special_tokens=[]` leaves out the token for the end of a document (lesson 3). `encode` merges
 # ids, not bytes, and it is faster than `merge_steps`. On 512 made-up words and a very long one,
-# both give the same tokens. Lesson 5 compares the ids with those of `tiktoken`, OpenAI's tokenizer.
+# both give the same tokens. (A list with several `for` goes through all combinations: the last
+# `for` is the fastest.) Lesson 5 compares the ids with those of `tiktoken`, OpenAI's tokenizer.
 
 # %% [markdown] lang="zh"
 # ## 5. 给 token 编号
@@ -217,6 +220,7 @@ with figure("04-newest") as axes:
 #
 # `special_tokens=[]` 去掉表示文档结尾的 token（见第 3 课）。`encode` 合并的是编号，不是字节，
 # 比 `merge_steps` 快。对 512 个编造的单词和一个很长的单词，两者得到的 token 都相同。
+# （列表里有几个 `for`，就走遍所有的组合，最后一个 `for` 变得最快。）
 # 第 5 课再与 OpenAI 公司的分词器 `tiktoken` 比较编号。
 
 # %%

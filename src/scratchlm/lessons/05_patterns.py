@@ -26,10 +26,10 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 # %% [markdown] lang="en"
 # ## 1. A pattern cuts the text first
 # Without borders, BPE merges across spaces. The first tokenizer below has none: its pattern
-# `[\s\S]+` fits the whole text (see the list). It learns 30 tokens from `english * 3`, a sentence
-# three times. The longest is half a sentence, which fits this text alone. So a **split pattern**
-# cuts the text into pieces first, and BPE merges only inside a piece. Then the longest token is a
-# word.
+# `[\s\S]+` fits the whole text (the list below explains the signs). It learns 30 tokens from
+# `english * 3`, a sentence three times. The longest is half a sentence, which fits this text alone.
+# So a **split pattern** cuts the text into pieces first, and BPE merges only inside a piece. Then
+# the longest token is a word.
 #
 # A split pattern is a **regular expression**, a formula that describes texts. The formula of GPT-2,
 # a language model of OpenAI, has six parts, and `|` means "or":
@@ -45,14 +45,15 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 #
 # `regex.findall` goes through the text from left to right. At each place it tries the six parts in
 # order, and takes the first that fits. `"|".join` writes `|` between them. (With `r` before a
-# quotation mark, Python keeps every `\`.)
+# quotation mark, Python keeps every `\`.) `find_pieces("gpt2")` returns a function of the library,
+# and `(text)` calls this function.
 
 # %% [markdown] lang="zh"
 # ## 1. 先用模式切开文本
-# 如果没有边界，BPE 也会跨过空格合并。下面第一个分词器没有边界：它的模式 `[\s\S]+` 与整段文本相合
-# （见下面的说明）。`english * 3` 是重复三遍的一句话，从中学到 30 个 token，最长的竟是半句话，
-# 只适合这一段文本。所以先用**切分模式**把文本切成小段，BPE 只在小段内合并。
-# 这样最长的 token 就是一个单词。
+# 如果没有边界，BPE 也会跨过空格合并。下面第一个分词器没有边界：它的模式 `[\s\S]+` 匹配整段文本（这
+# 些符号的含义见下面的列表）。`english * 3` 是重复三遍的一句话，从中学到 30 个 token，最长的竟是半句
+# 话，只适合这一段文本。所以先用**切分模式**把文本切成小段，BPE 只在小段内合并。这样最长的 token 就
+# 是一个单词。
 #
 # 切分模式是一个**正则表达式**，也就是描述文本的公式。OpenAI 的语言模型 GPT-2 用的公式
 # 有六部分，`|` 表示“或”：
@@ -66,8 +67,9 @@ from scratchlm.tokenizer.train import train_bpe_from_texts
 #   最后一个归单词，其余的合成一段。
 # - `\s+`：其余的空白。
 #
-# `regex.findall` 从左到右走过文本，在每个位置依次试公式的六个部分，用第一个相合的。
+# `regex.findall` 从左到右走过文本，在每个位置依次试公式的六个部分，用第一个能匹配的。
 # `"|".join` 在它们之间写上 `|`。（引号前的 `r` 让 Python 把 `\` 当作普通字符。）
+# `find_pieces("gpt2")` 返回本库的一个函数，后面的 `(text)` 再调用这个函数。
 
 # %%
 english = "the model reads 677 words, and the model learns the words of the text. "
@@ -90,17 +92,18 @@ show("emoji", find_pieces("gpt2")("hi 🙂🙂! 我爱AI"), ["hi", " 🙂🙂!",
 # is one token and ` 127` is four. It is hard to learn addition from such tokens. The pattern of
 # GPT-4, a later model of OpenAI, is called `cl100k`. It cuts a number after every 3 digits, from
 # the left. The pattern of Qwen, a model of Alibaba, is called `qwen2`. It makes every digit a
-# piece. The figure has a row for each: ␣ is a space, ⏎ a line end, and each box is a piece. The
-# tokenizer has 256 bytes, 40 merges, and 1 token for the end of a document (section 4).
-# `tokenizer.vocab` gives the bytes of an id.
+# piece. In both, a number takes no space with it, and line ends are a piece of their own. The
+# figure has a row for each: ␣ is a space, ⏎ a line end, and each box is a piece. The tokenizer has
+# 256 bytes, 40 merges, and 1 token for the end of a document (section 4). `tokenizer.vocab` gives
+# the bytes of an id.
 
 # %% [markdown] lang="zh"
 # ## 2. 陷阱：数字
-# GPT-2 的模式让一个数保持完整，于是只有常见的数才成为一个 token：下面 ` 677` 是一个 token，
-# ` 127` 却是四个。从这样的 token 很难学会加法。GPT-4 是 OpenAI 后来的模型，它的模式叫
-# `cl100k`，从左边起每 3 位数字切一刀。Qwen（通义千问）是阿里巴巴的模型，它的模式叫 `qwen2`，
-# 让每一位数字各成一段。图中三行依次是这三种模式：␣ 是空格，⏎ 是换行，每个色块是一段。
-# 这个分词器有 256 个字节、40 次合并，还有 1 个表示文档结束的 token（见第 4 节）。
+# GPT-2 的模式让一个数保持完整，于是只有常见的数才成为一个 token：下面 ` 677` 是一个 token，` 127`
+# 却是四个。用这样的 token 很难学会加法。GPT-4 是 OpenAI 后来的模型，它的模式叫 `cl100k`，从左边起每
+# 3 位数字切一刀。Qwen（通义千问）是阿里巴巴的模型，它的模式叫 `qwen2`，让每一位数字各成一段。在这两
+# 种模式里，数字前的空格不归数字，换行也自成一段。图中三行依次是这三种模式：␣ 是空格，⏎ 是换行，每个
+# 色块是一段。这个分词器有 256 个字节、40 次合并，还有 1 个表示文档结束的 token（见第 4 节）。
 # `tokenizer.vocab` 给出编号对应的字节。
 
 # %%
@@ -132,7 +135,9 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # ## 3. Trap: spaces and cuts
 # The space belongs to the word after it: ` the` is one token, but `the` at the start of a text is
 # two. A prompt that ends in a space is worse. The space becomes a token of its own, and in training
-# the model seldom saw this token before a word. So leave out the last space.
+# the model seldom saw this token before a word. So leave out the last space. Chinese has no spaces:
+# all characters up to the next sign are one piece, and a token may join two words. So a Chinese
+# prompt should end before a sign.
 #
 # A text that comes in chunks has the same trap. If you encode `the te` and `xt` separately, the
 # tokens differ from those of `the text`. `encode_iterable` takes an iterable (a list, or whatever a
@@ -143,7 +148,8 @@ with figure("05-pieces", 7.2, 1.8) as axes:
 # ## 3. 陷阱：空格与切断
 # 空格属于它后面的单词：` the` 是一个 token，而文本开头的 `the` 是两个。
 # 以空格结尾的提示词更糟：这个空格自成一个 token，而训练时它后面很少跟着单词。
-# 所以不要写最后的空格。
+# 所以不要写最后的空格。中文没有空格：下一个标点之前的汉字是一整段，一个 token 可能连着两个词。
+# 所以中文的提示词最好在标点之前结束。
 #
 # 分块到来的文本有同样的陷阱：分别切 `the te` 和 `xt`，得到的 token 与切 `the text` 不同。
 # `encode_iterable` 接收一个可迭代对象（iterable），也就是列表之类循环能走过的东西。
@@ -174,6 +180,7 @@ assert list(tokenizer.encode_iterable(long)) == tokenizer.encode(long)
 #
 # `Pretokenizer` finds the special tokens: its `split` gives plain text, special token, plain text,
 # and so on. If two special tokens begin at the same place, it takes the longer one.
+# (`split = ….split` without brackets gives the function a name, and does not call it.)
 
 # %% [markdown] lang="zh"
 # ## 4. 陷阱：用户文本里的特殊 token
@@ -186,6 +193,7 @@ assert list(tokenizer.encode_iterable(long)) == tokenizer.encode(long)
 #
 # 找特殊 token 的是 `Pretokenizer`：它的 `split` 依次给出普通文本、特殊 token、普通文本……
 # 如果两个特殊 token 从同一处开始，它取较长的那个。
+# （`split = ….split` 后面没有括号：只是给函数起一个名字，并不调用。）
 
 # %%
 end = "<|endoftext|>"

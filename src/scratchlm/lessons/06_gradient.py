@@ -190,8 +190,8 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 # The derivative of silu is the exercise. The code shows the library's `silu` at four numbers, and
 # its slopes there. Near −1.28 the slope is 0: silu has its lowest point there. `.double()` converts
 # numbers to `float64`, and `.half()` to `float16`, numbers with only 3 digits. For `float16`, the
-# library computes in `float32`, and rounds at the end. The last line computes in `float64` and
-# rounds: `torch.equal` is true if all numbers are exactly equal.
+# library computes in `float32`, and rounds only the result. So it is as good as a result that we
+# compute in `float64` and then round: the last line shows that all numbers are exactly equal.
 
 # %% [markdown] lang="zh"
 # ## 4. 乘积法则，与本库的 silu
@@ -203,8 +203,8 @@ show("torch.sigmoid", torch.sigmoid(x), sigmoid(x))
 #
 # silu 的导数留作练习。代码给出本库的 `silu` 在四个数处的值和斜率。在 −1.28 附近斜率是 0：
 # 那里是 silu 的最低点。`.double()` 把数换成 `float64`，`.half()` 换成 `float16`，
-# 后者只有 3 位有效数字。遇到 `float16`，本库用 `float32` 计算，到最后才舍入。
-# 末尾一行用 `float64` 算出再舍入，与它比较：所有的数都完全相等，`torch.equal` 才成立。
+# 后者只有 3 位有效数字。遇到 `float16`，本库用 `float32` 计算，只舍入结果。
+# 所以它和用 `float64` 算出再舍入的结果一样好：最后一行说明，所有的数都完全相等。
 
 # %%
 x = torch.tensor(3.0, requires_grad=True)

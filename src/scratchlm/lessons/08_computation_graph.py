@@ -52,8 +52,8 @@ show("s, p, q, y", [s, p, q, y], [9, 54, 6, 64])
 # products are added: 38. This is the **chain rule**. The method of lesson 6 agrees: 12x + 2 = 38.
 #
 # Here the gradient of a node s is one number, ∂y/∂s. The **backward pass** finds it for all nodes,
-# from the end to the start. It begins with ∂y/∂y = 1. For a node s, take all nodes that use s.
-# Multiply the gradient of each of them by the slope of the edge from s to it. Then add these
+# from the end to the start. It begins with ∂y/∂y = 1. For each node, take all nodes that use it.
+# Multiply the gradient of each of these by the slope of the edge between the two. Then add the
 # products. The code goes through section 1 from the last line to the first. `dp` stands for ∂y/∂p.
 # In the figure, slopes are gray and gradients are red.
 

@@ -4,14 +4,16 @@
 #
 # You know from lesson 8 that the forward pass builds a graph, and that the backward pass goes back
 # through it. The backward pass needs numbers from the forward pass. Here we overwrite such numbers.
-# PyTorch refuses for two reasons. In one case it notices nothing. The optimizer may overwrite.
+# PyTorch refuses for two reasons. There is one case in which it notices nothing. And the optimizer
+# may overwrite.
 
 # %% [markdown] lang="zh"
 # # 9 · 原地操作
 # 问题：PyTorch 为什么有时不许我们改写一个数？
 #
 # 第 8 课讲过，前向传播建立计算图，反向传播沿着图往回走，并且要用到前向传播算出的数。
-# 这一课故意改写这些数。PyTorch 有两种理由拒绝，有一种情况发现不了，也允许优化器改写。
+# 这一课故意改写这些数。PyTorch 有两种理由拒绝，还有一种情况它发现不了。
+# 优化器则可以改写。
 
 # %% [markdown] lang="en"
 # ## 1. A new number, or a new value in the old number
@@ -209,14 +211,16 @@ show("still leaves", [x.is_leaf, y.is_leaf], [True, True])
 # ## 6. The usual accident: a step, then backward
 # `AdamW` is the usual optimizer of this library. `old` is the loss before two steps of `AdamW`.
 # After the steps, `old.backward()` would read the new `w`, but `old` belongs to the old `w`.
-# PyTorch must refuse. The library's `AdamW` has a form that is easy to read, and a faster form that
+# PyTorch must refuse: the error `CHANGED` says that an in-place operation changed a number that
+# backward needs. The library's `AdamW` has a form that is easy to read, and a faster form that
 # does everything in one operation (`fused=True`). PyTorch has its own `AdamW`. All of them must get
 # the same numbers, and increase the version counter. Lesson 23 explains these numbers, and `eps`.
 
 # %% [markdown] lang="zh"
 # ## 6. 常见的事故：先更新，再反向传播
 # `AdamW` 是本库常用的优化器。`old` 是 `AdamW` 更新两步之前的损失。更新之后，`old.backward()`
-# 读到的会是新的 `w`，而 `old` 属于旧的 `w`，所以 PyTorch 必须拒绝。
+# 读到的会是新的 `w`，而 `old` 属于旧的 `w`，所以 PyTorch 必须拒绝：
+# 错误信息 `CHANGED` 说，反向传播要用的一个数被原地操作改写了。
 # 本库的 `AdamW` 有两种实现方式：一种便于阅读，另一种更快，用一个运算做完全部计算（`fused=True`）。
 # PyTorch 也有自己的 `AdamW`。它们必须得到同样的数，也都必须让版本计数器增加。
 # 这些数和 `eps` 的含义，第 23 课再讲。

@@ -67,29 +67,31 @@ show("one pass", a.grad, [5, 10, 15, 20])
 
 # %% [markdown] lang="en"
 # ## 2. A batch in pieces
-# Every batch is a random sample of the text. The mean over many targets depends less on chance. But
-# the graph of a large batch may not fit in memory. So we cut the batch into pieces. Each is a
-# **micro-batch**. We call `.backward()` for each micro-batch, let the gradients add up in `.grad`,
-# and make one step at the end. This is **gradient accumulation**. Each `.backward()` frees its
-# graph, so only one graph is in memory at a time.
+# Every batch is a random sample of the text. Its answers are its targets (`targets`). The mean over
+# many targets depends less on chance. But the graph of a large batch may not fit in memory. So we
+# cut the batch into pieces. Each is a **micro-batch**. We call `.backward()` for each micro-batch,
+# let the gradients add up in `.grad`, and make one step at the end. This is **gradient
+# accumulation**. Each `.backward()` frees its graph, so only one graph is in memory at a time.
 #
 # The model here is one number, w = 1. A target t has the loss (w − t)², and its derivative is
 # 2(w − t). So the target 3 adds −4, and each of three targets 0 adds 2. The mean over all targets
 # is (−4 + 2 + 2 + 2) / 4 = 0.5. With micro-batches, divide each sum by 4, the number of all
-# targets. A usual mistake is the mean of the means: (−4 + 2) / 2 = −1. Here its sign is wrong too,
+# targets. A usual mistake is the mean of the means: the mean of 2, 2 and 2 is 2, and
+# (−4 + 2) / 2 = −1. Here its sign is wrong too,
 # because the 1 target of the first micro-batch counts as much as the 3 others together.
 
 # %% [markdown] lang="zh"
 # ## 2. 分成几块的批量
-# 批量是从文本里随机取的：目标越多，平均值受偶然的影响就越小。但批量大了，计算图可能放不进内存。
-# 所以把批量分成几块，每一块叫一个**微批量**。
-# 对每个微批量调用 `.backward()`，让梯度在 `.grad` 里相加，最后才更新一步。这叫**梯度累积**。
-# 每次 `.backward()` 都会释放自己的计算图，所以内存里同时只有一张图。
+# 批量是从文本里随机取的，每个答案叫一个目标（`targets`）。目标越多，平均值受偶然的影响就越小。但批
+# 量大了，计算图可能放不进内存。所以把批量分成几块，每一块叫一个**微批量**。对每个微批量调用
+# `.backward()`，让梯度在 `.grad` 里相加，最后才更新一步。这叫**梯度累积**。每次 `.backward()` 都会
+# 释放自己的计算图，所以内存里同时只有一张图。
 #
-# 这里的模型只有一个数，w = 1。目标 t 的损失是 (w − t)²，导数是 2(w − t)。所以目标 3 贡献 −4，
-# 三个目标 0 各贡献 2。对所有目标取平均：(−4 + 2 + 2 + 2) / 4 = 0.5。分成微批量时，每个微批量求和，
-# 都除以 4，也就是所有目标的个数。常见的错误是先对每一块取平均，再对这些平均值取平均：
-# (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里 1 个目标所占的比重，和另外 3 个合起来一样大。
+# 这里的模型只有一个数，w = 1。目标 t 的损失是 (w − t)²，导数是 2(w − t)。所以目标 3 贡献 −4，三个目
+# 标 0 各贡献 2。对所有目标取平均：(−4 + 2 + 2 + 2) / 4 = 0.5。分成微批量时，每个微批量求和，都除以
+# 4，也就是所有目标的个数。常见的错误是先对每一块取平均，再对这些平均值取平均：2、2、2 的平均值是
+# 2，而 (−4 + 2) / 2 = −1。连符号都错了，因为第一个微批量里 1 个目标所占的比重，和另外 3 个合起来一
+# 样大。
 
 # %%
 w = torch.tensor(1.0, requires_grad=True)
@@ -119,8 +121,9 @@ show("mean of means", w.grad, -1)
 # step 2 the input is token 1, and the targets are 1, 1, 0. The size of the change, 1/6, comes from
 # a rule of lesson 22.
 #
-# Then a trainer makes the same two steps, each with 2 micro-batches (`accumulate`) of 1 row. Both
-# tables must be equal. The trainer calls `stream.batch(i)` to get micro-batch `i`:
+# The model gives logits for each place of each row, and `cross_entropy` takes the mean over all
+# these places. Then a trainer makes the same two steps, each with 2 micro-batches (`accumulate`) of
+# 1 row. Both tables must be equal. The trainer calls `stream.batch(i)` to get micro-batch `i`:
 # `SimpleNamespace` makes an object that contains this function. Both losses are ln 2 = 0.6931,
 # because all logits of the row are 0 before its step.
 
@@ -134,6 +137,7 @@ show("mean of means", w.grad, -1)
 # 目标中一个是 1，两个是 0，所以表的第 0 行里，0 的 logit 变大。
 # 第 2 步的输入是 token 1，目标是 1、1、0。变化的大小是 1/6，出自第 22 课的一条规则。
 #
+# 模型对每一行的每个位置都给出 logits，`cross_entropy` 对所有这些位置取平均。
 # 再让训练器做同样的两步，每步 2 个微批量（`accumulate`），各 1 行。两张表必须相等。
 # 训练器调用 `stream.batch(i)` 来取微批量 `i`：`SimpleNamespace` 造出一个带有这个函数的对象。
 # 两步的损失都是 ln 2 = 0.6931，因为更新之前，那一行的 logits 全是 0。

@@ -23,7 +23,8 @@
 # You know the first line: lessons 6 and 7 had u², u³ and uv. The rule for aⁿ holds for every n,
 # also for −1 and −0.5. For exp, the difference quotient is exp(a) · (exp(h) − 1) / h. For small h,
 # (exp(h) − 1) / h is close to 1. `log` is the logarithm ln: if y = log(a), a = exp(y). If y moves
-# by a small h, a moves by about exp(y) · h = a · h. So if a moves by h, y moves by h / a.
+# by a small k, a moves by about h = exp(y) · k = a · k. So k = h / a: if a moves by h, y moves by
+# h / a.
 #
 # The engine is a class. A class says what its objects store, and what we can do with them.
 # `Number(2.0)` makes an object of the class `Number`, and Python runs `__init__` for it. In each

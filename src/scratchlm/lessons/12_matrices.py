@@ -104,8 +104,9 @@ with figure("12-product", 4, 3.6) as axes:
 # `prices.T` 是同一张表，只是两条轴对调，shop 在前。有了名字，轴按什么次序排，结果都对。
 #
 # 两条轴名字不同，例如 person 和 shop，就得到所有的搭配。如果 Anna 只去商店 0，
-# Ben 只去商店 1 呢？那么 `prices.T` 的第 0 行属于 Anna，第 1 行属于 Ben。
-# 于是两个张量都有 person 这条轴，名字相同，就让同一行与同一行对应：Anna 付 11，Ben 付 10。
+# Ben 只去商店 1 呢？那么 `prices.T` 的第 0 行只对 Anna 有用，第 1 行只对 Ben 有用。
+# 我们把它的行改称 person，于是两个张量都有 person 这条轴。名字相同，就让同一行与同一行对应：
+# Anna 付 11，Ben 付 10。
 
 # %%
 show("prices @ amounts", (prices @ amounts).shape, [3, 3])
@@ -205,8 +206,9 @@ show("Linear, day 1", layer(days)[1], shopping[1])
 # ## 5. How large are the first numbers?
 # A new bias is 0, and a new `W` is random. "Size" here means: square all numbers, take the mean,
 # then the root. For two random products, (p + q)² = p² + 2pq + q². Here 2pq is 0 on average,
-# because it is as often negative as positive. Only the squares add up. So a sum of n products has
-# √n times the size of one. In a layer, n is `in`. So `Linear` makes numbers of the size 1/√in: then
+# because it is as often negative as positive. Only the squares add up, so the square of a sum of n
+# products is n times as large as the square of one. After the root, the sum has √n times the size
+# of one. In a layer, n is `in`. So `Linear` makes numbers of the size 1/√in: then
 # the output is about as large as the input. `torch.randn(100, 256)` makes 100 random vectors of 256
 # numbers, with the mean 0 and a size near 1. √in · size of `W` is 0.99, not 1, because `Linear`
 # uses no numbers above 3/√in or below −3/√in.
@@ -214,11 +216,11 @@ show("Linear, day 1", layer(days)[1], shopping[1])
 # %% [markdown] lang="zh"
 # ## 5. 最初的数应当多大？
 # 新的偏置是 0，新的 `W` 是随机数。这里的“大小”指平方的平均值再开方。两个随机乘积相加：
-# (p + q)² = p² + 2pq + q²。其中 2pq 有正有负，机会均等，平均是 0，只有平方会累加。
-# 所以 n 个乘积之和的大小，是一个乘积的 √n 倍。在线性层里，n 就是 `in`。
-# 因此 `Linear` 造出的数，大小为 1/√in，这样输出就和输入差不多大。`torch.randn(100, 256)`
-# 造出 100 个随机向量，每个有 256 个数，平均值是 0，大小接近 1。√in 与 `W` 的大小的乘积是 0.99，
-# 不是 1，因为 `Linear` 不用大于 3/√in 或小于 −3/√in 的随机数。
+# (p + q)² = p² + 2pq + q²。其中 2pq 有正有负，机会均等，平均是 0，只有平方会累加，
+# 所以 n 个乘积之和的平方，是一个乘积的平方的 n 倍。开方以后，和的大小是一个乘积的 √n 倍。
+# 在线性层里，n 就是 `in`。因此 `Linear` 造出的数，大小为 1/√in，这样输出就和输入差不多大。
+# `torch.randn(100, 256)` 造出 100 个随机向量，每个有 256 个数，平均值是 0，大小接近 1。
+# √in 与 `W` 的大小的乘积是 0.99，不是 1，因为 `Linear` 不用大于 3/√in 或小于 −3/√in 的随机数。
 
 # %%
 torch.manual_seed(0)

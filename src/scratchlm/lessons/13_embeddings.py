@@ -154,7 +154,7 @@ show("torch", F.cosine_similarity(a, others), [0.96, 1, 0, -1])
 # below 0. The row of `fox` has not changed at all. (`before` is a copy: `.clone()` copies the
 # numbers.)
 #
-# The picture shows the four words that begin a sentence, and `fox`. Each word goes from the hollow
+# The picture shows the four words that begin a sentence, and `fox`. Each word goes from the empty
 # dot to the full dot: further right is nearer to `cat`, further up is nearer to `car`. `fox` has
 # the same row as before. But its dot moves, because the rows of `cat` and `car` changed.
 
@@ -194,7 +194,7 @@ for _ in range(60):
     losses.append(loss.item())
     gradients.append(embed.weight.grad)
 after = embed.weight.detach()
-show("first and last loss", [losses[0], losses[-1]], [2.197, 0.693], within=[0.05, 0.02])
+show("first and last loss", [losses[0], losses[-1]], [2.197, 0.693], within=0.05)
 show("cat, dog: first gradients", cosine(gradients[0][0], gradients[0][1]), 1, within=0.01)
 pairs = [(0, 1), (2, 3), (0, 2)]  # cat-dog, car-bus, cat-car
 show("pairs before", [cosine(before[i], before[j]) for i, j in pairs], [0, 0, 0], within=0.15)

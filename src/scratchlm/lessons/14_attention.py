@@ -38,9 +38,9 @@ from scratchlm.lessons.show import figure, show
 # ## 1. 每个 token 有三个向量
 # 设想一屋子的人：每个人都有一个问题；每个人都带一个标签，写着自己懂什么；
 # 每个人还有一份可以交给别人的内容。在注意力里，每个 token 有三个向量：
-# - **查询向量**：这个 token 要找什么；
-# - **键向量**：别人在这个 token 这里能找到什么；
-# - **值向量**：别人从这个 token 得到什么。
+# - **查询向量**（query）：这个 token 要找什么；
+# - **键向量**（key）：别人在这个 token 这里能找到什么；
+# - **值向量**（value）：别人从这个 token 得到什么。
 #
 # 三者都来自这个 token 的向量 `x`。三个线性层（第 12 课），权重是 `W_q`、`W_k` 和 `W_v`，
 # 把 `x` 变成 `q`、`k` 和 `v`。权重由训练来确定。这里的权重是我们编的，好让数都很小。
@@ -136,8 +136,9 @@ for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
 # fields above the diagonal are 0.
 #
 # If we set weights to 0 only after softmax, the sums of the rows are less than 1. (`* allowed` does
-# this: True counts as 1, False as 0.) Each sum depends on the future tokens. So the row has seen
-# something of them. The last line shows these sums: `.sum(-1)` adds along the last axis.
+# this: True counts as 1, False as 0.) And softmax has divided each row by a sum over all tokens,
+# also the future ones. So the row depends on tokens that it must not see. The last line shows these
+# sums: `.sum(-1)` adds along the last axis.
 
 # %% [markdown] lang="zh"
 # ## 4. 因果掩码
@@ -153,8 +154,8 @@ for width, size, weight in [(64, 8, 0.79), (1024, 32, 0.95)]:
 # 图中颜色越深，权重越大；对角线上方全是 0。
 #
 # 如果等到 softmax 之后才把权重变成 0，各行的和就小于 1。（`* allowed` 就这样做：True 当作 1，
-# False 当作 0。）每个和都取决于未来的 token，可见这一行还是看到了它们。最后一行输出这些和：
-# `.sum(-1)` 沿最后一条轴求和。
+# False 当作 0。）而且 softmax 把每一行都除以全部 token 的和，未来的 token 也在内。
+# 所以这一行取决于它不该看到的 token。最后一行输出各行的和：`.sum(-1)` 沿最后一条轴求和。
 
 # %%
 allowed = torch.ones(3, 3).tril().bool()
@@ -209,20 +210,22 @@ show("torch", theirs, out)
 # Replace the key and the value of `sat` by anything. The rows of `the` and `cat` must stay the
 # same, in every digit, because they must not see `sat`. Only the row of `sat` may change.
 #
-# Why is this test so important? `~allowed` is the mask with True and False exchanged. It is a usual
-# mistake, and it runs without an error. But now each token sees only the future. `the` gets
-# 0.2689 · (0, 1) + 0.7311 · (1, 1) = (0.7311, 1), from `cat` and `sat`. `cat` gets the value of
-# `sat`, (1, 1). `sat` sees no token at all, and the library returns zeros for such a row.
+# Why is this test so important? `~allowed` is the mask with True and False exchanged. The library's
+# function takes a mask after `v`. This exchange is a usual mistake, and it runs without an error.
+# But now each token sees only the future. The scores of `the` for `cat` and `sat`, 0 and 1, become
+# the weights 0.2689 and 0.7311. So `the` gets 0.2689 · (0, 1) + 0.7311 · (1, 1) = (0.7311, 1).
+# `cat` gets the value of `sat`, (1, 1). `sat` sees no token at all, and the library returns zeros
+# for such a row.
 
 # %% [markdown] lang="zh"
 # ## 6. 最重要的检验：改动未来
 # 把 `sat` 的键和值换成任何东西，`the` 和 `cat` 的两行必须不变，每个数都与原来完全相等，
 # 因为它们不许看 `sat`。只有 `sat` 那一行可以变。
 #
-# 这个检验为什么这么重要？`~allowed` 是把 True 和 False 对调的掩码。这是常见的错误，
-# 运行时不报任何错。可是现在每个 token 只看得到未来。`the` 从 `cat` 和 `sat` 得到
-# 0.2689 · (0, 1) + 0.7311 · (1, 1) = (0.7311, 1)。`cat` 得到 `sat` 的值 (1, 1)。
-# `sat` 什么也看不到，对这样的行，本库返回零。
+# 这个检验为什么这么重要？`~allowed` 是把 True 和 False 对调的掩码。本库的函数在 `v` 之后接收掩码。
+# 这样对调是常见的错误，运行时不报任何错。可是现在每个 token 只看得到未来。`the` 对 `cat` 和 `sat`
+# 的分数 0 和 1，变成权重 0.2689 和 0.7311。所以 `the` 得到 0.2689 · (0, 1) + 0.7311 · (1, 1) =
+# (0.7311, 1)。`cat` 得到 `sat` 的值 (1, 1)。`sat` 什么也看不到，对这样的行，本库返回零。
 
 # %%
 k2, v2 = k.clone(), v.clone()

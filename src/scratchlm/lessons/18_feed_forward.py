@@ -102,8 +102,8 @@ with figure("18-curves") as axes:
 
 # %% [markdown] lang="en"
 # ## 3. The feed-forward network
-# A **feed-forward network** makes a token's vector wider, bends it and makes it narrow again:
-# W_down activation(W_up x). Here it goes from 2 numbers to 3 and back. For the token (1, 2):
+# A **feed-forward network** (`ffn`) makes a token's vector wider, bends it and makes it narrow
+# again: W_down activation(W_up x). Here it goes from 2 numbers to 3 and back. For the token (1, 2):
 #
 # ```
 # W_up x                 3   −1    4
@@ -117,7 +117,7 @@ with figure("18-curves") as axes:
 
 # %% [markdown] lang="zh"
 # ## 3. 前馈网络
-# **前馈网络**先把 token 的向量变宽，弄弯，再变窄：W_down activation(W_up x)。
+# **前馈网络**（`ffn`）先把 token 的向量变宽，弄弯，再变窄：W_down activation(W_up x)。
 # 这里从 2 个数到 3 个数，再回来。对 token (1, 2)：
 #
 # ```
