@@ -24,6 +24,7 @@ from scratchlm.data import corpora
 from scratchlm.data.corpora import encode_corpus, encode_files
 from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.files.lock import lock_file
@@ -347,7 +348,7 @@ def begun(tokenizer, source, tmp_path, monkeypatch) -> Path:
         ({"val_fraction": 0.3}, "val_fraction was 0.2 and is now 0.3"),
         ({"shard_tokens": 2000}, "shard_tokens was 1000 and is now 2000"),
         ({"seed": 1}, "seed was 0 and is now 1"),
-        ({"field": "body"}, "field was 'text' and is now 'body'"),
+        ({"reading": Reading("body")}, "field was 'text' and is now 'body'"),
     ],
 )
 def test_resuming_with_other_settings(tokenizer, source, begun, change, names):
@@ -476,7 +477,7 @@ def test_settings_that_cannot_be(tokenizer, source, tmp_path):
     with pytest.raises(
         ValueError, match=r"must be a special .*\('<s>', but .* has <\|endoftext\|>\);"
     ):
-        encode_corpus(tokenizer, source, tmp_path / "out", separator="<s>")
+        encode_corpus(tokenizer, source, tmp_path / "out", reading=Reading(separator="<s>"))
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"must be a folder, not a file \(.*file\); choose"):
         encode_corpus(tokenizer, source, tmp_path / "file")

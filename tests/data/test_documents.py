@@ -19,6 +19,7 @@ import zstandard
 
 from scratchlm.data.documents import read_documents, read_texts
 from scratchlm.data.reading import parquet, unpacked
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.pieces.patterns import GPT2
@@ -27,10 +28,12 @@ END = "<|endoftext|>"
 TEXTS = ["one\n", "\ntwo é 中文 😀", " ", END[:5], "line 1\nline 2\r\n", "\u2028 \x00 end"]
 
 
-def joined(path: str | Path | list[Path], **options: str) -> list[str]:
+def joined(
+    path: str | Path | list[Path], max_documents: int | None = None, **reading: str
+) -> list[str]:
     """Join the chunks of each document, and check their numbers and `last`."""
     found = []
-    chunks = list(read_documents(path, **options))
+    chunks = list(read_documents(path, Reading(**reading), max_documents=max_documents))
     for number, group in groupby(chunks, lambda chunk: chunk.document):
         parts = list(group)
         assert number == len(found)
@@ -284,7 +287,8 @@ def test_the_offset_of_what_is_not_utf8(tmp_path, monkeypatch, read, name):
     content = b'{"text": "\xc3\xa9"}\n{"text": "ab\xff"}\n'
     (tmp_path / name).write_bytes(content)
     offset = content.index(b"\xff")
-    message = rf"is not UTF-8 \(.*{name}: byte 0xff at offset {offset}\); convert"
+    line = ":2" if name == "a.jsonl" else ""
+    message = rf"is not UTF-8 \(.*{name}{line}: byte 0xff at offset {offset}\); convert"
     with pytest.raises(ValueError, match=message):
         list(read_documents(tmp_path / name))
     (tmp_path / name).write_bytes(content[:11])
@@ -376,13 +380,11 @@ def test_bad_parquet(tmp_path):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), path)
     with pytest.raises(ValueError, match=r"no column 'body' \(.*a\.parquet has text, n\); ch"):
-        list(read_documents(path, field="body"))
-    with pytest.raises(
-        ValueError, match=r"column 'text' must .* strings \(.*row 1: NoneType\); ch"
-    ):
+        list(read_documents(path, Reading("body")))
+    with pytest.raises(ValueError, match=r"'text' must .* string \(.*row 1: NoneType\); choose"):
         list(read_documents(path))
-    with pytest.raises(ValueError, match=r"column 'n' must .* strings \(.*row 0: int\); choose"):
-        list(read_documents(path, field="n"))
+    with pytest.raises(ValueError, match=r"field 'n' must .* string \(.*row 0: int\); choose"):
+        list(read_documents(path, Reading("n")))
     content = path.read_bytes()
     for bad in (b"", b"PAR1", content[:-20], content[:40] + bytes(60) + content[100:]):
         path.write_bytes(bad)
@@ -390,7 +392,7 @@ def test_bad_parquet(tmp_path):
             list(read_documents(path))
     array = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
     pyarrow.parquet.write_table(pyarrow.table({"text": array}), path)
-    with pytest.raises(ValueError, match=r"is not UTF-8 \(.*a.parquet: row 0 or later\); save"):
+    with pytest.raises(ValueError, match=r"is not UTF-8 \(.*a.parquet, row 1\); save"):
         list(read_documents(path))
 
 
@@ -406,4 +408,4 @@ def test_an_extra_that_is_missing_is_named(tmp_path, monkeypatch, name, package)
 
 def test_an_empty_separator(tmp_path):
     with pytest.raises(ValueError, match=r"separator must not be empty \(''\); specify"):
-        list(read_documents(tmp_path, separator=""))
+        list(read_documents(tmp_path, Reading(separator="")))

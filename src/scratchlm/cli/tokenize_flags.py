@@ -17,9 +17,14 @@ TRAINING = (
     "max_token_length",
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
-READING = ("field", "separator")
+READING = ("field", "separator", "join")  # the fields of `Reading`
 ONE_FILE = (".bin", ".h5", ".hdf5")  # endings of a file of ids
 USES = ("encode", "show", "html")  # what a command can do with a tokenizer
+
+_MANY: dict[str, Any] = {"nargs": "+", "action": "extend"}
+_ONE: dict[str, Any] = {"action": Once}
+_UTF8: dict[str, Any] = {"action": Once, "type": text}
+_NUMBER: dict[str, Any] = {"action": Once, "type": int, "metavar": "N"}
 
 
 def parse(argv: Sequence[str] | None, description: str) -> Namespace:
@@ -43,59 +48,71 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
 def _parser(description: str) -> Parser:
     summary, _, examples = description.partition("\n\n")
     parser = Parser("scratchlm-tokenize", summary, examples)
-    many: dict[str, Any] = {"nargs": "+", "action": "extend"}
-    one: dict[str, Any] = {"action": Once}
-    utf8: dict[str, Any] = {"action": Once, "type": text}
-    number: dict[str, Any] = {"action": Once, "type": int, "metavar": "N"}
+    _add_training(parser)
+    _add_encoding(parser)
+    _add_looking(parser)
+    return parser
 
+
+def _add_training(parser: Parser) -> None:
     group = parser.add_argument_group("train a tokenizer")
     flag = group.add_argument
-    flag("--corpus", **many, metavar="PATH", help="files, folders or globs of text to learn from")
-    flag("--vocab_size", **number, help="number of ids: 256 bytes, merges, special tokens")
-    flag("--output_tokenizer", **one, metavar="FILE", help="default: tokenizer.json")
-    flag("--special_tokens", **many, type=text, metavar="TEXT", help="default: <|endoftext|>")
-    flag("--pattern", **utf8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
+    flag("--corpus", **_MANY, metavar="PATH", help="files, folders or globs of text to learn from")
+    flag("--vocab_size", **_NUMBER, help="number of ids: 256 bytes, merges, special tokens")
+    flag("--output_tokenizer", **_ONE, metavar="FILE", help="default: tokenizer.json")
+    flag("--special_tokens", **_MANY, type=text, metavar="TEXT", help="default: <|endoftext|>")
+    flag("--pattern", **_UTF8, metavar="NAME", help="gpt2 (default), cl100k, o200k, llama3, qwen2,"
          " starcoder, tekken, or a regular expression that cuts text into pieces")  # fmt: skip
-    flag("--min_frequency", **number,
+    flag("--min_frequency", **_NUMBER,
          help="merge no pair that occurs fewer than N times (default: 0)")  # fmt: skip
-    flag("--max_token_length", **number,
+    flag("--max_token_length", **_NUMBER,
          help="learn no token longer than N bytes (default: any length)")  # fmt: skip
 
+
+def _add_encoding(parser: Parser) -> None:
     group = parser.add_argument_group("encode")
     flag = group.add_argument
-    flag("--tokenizer_path", **one, metavar="FILE", help="use this tokenizer instead of a new one")
-    flag("--encode", **many, metavar="PATH", help="one file of text, or many documents: .json, "
+    flag("--tokenizer_path", **_ONE, metavar="FILE", help="use this tokenizer instead of a new one")
+    flag("--encode", **_MANY, metavar="PATH", help="one file of text, or many documents: .json, "
          ".jsonl, .parquet, .gz, .zst, several files, folders, globs")  # fmt: skip
-    flag("--output", **one, metavar="PATH", help="FILE.bin or FILE.h5 for one file (default: .bin "
+    flag("--output", **_ONE, metavar="PATH", help="FILE.bin or FILE.h5 for one file (default: .bin "
          "beside that file), where special tokens become their ids; or a folder, for shards of "
          "many documents")  # fmt: skip
-    flag("--val_fraction", **one, type=float, metavar="X",
+    flag("--val_fraction", **_ONE, type=float, metavar="X",
          help="fraction of documents to hold out (default: 0)")  # fmt: skip
-    flag("--seed", **number, help="choose which documents to hold out (default: 0)")
-    flag("--shard_tokens", **number, help="number of ids in a shard (default: 100,000,000)")
+    flag("--seed", **_NUMBER, help="choose which documents to hold out (default: 0)")
+    flag("--shard_tokens", **_NUMBER, help="number of ids in a shard (default: 100,000,000)")
     flag("--resume", action="store_true", default=None, help="continue an incomplete folder")
 
     group = parser.add_argument_group("train and encode")
     flag = group.add_argument
-    flag("--field", **utf8, metavar="NAME", help="key of the text in .json, .jsonl and .parquet "
-         "(default: text)")  # fmt: skip
-    flag("--separator", **utf8, metavar="TEXT", help="special token between the documents of a "
+    flag(
+        "--field",
+        **_UTF8,
+        metavar="NAME",
+        help="key of the text in .json, .jsonl and .parquet "
+        """(default: text); meta.body is a key in an object, and '["a.b"]' a key with a dot""",
+    )
+    flag("--join", **_UTF8, metavar="TEXT", help="accept a list of strings as a text, and join the "
+         r"strings with TEXT, such as '\n\n'")  # fmt: skip
+    flag("--separator", **_UTF8, metavar="TEXT", help="special token between the documents of a "
          "text, and after each document in the shards (default: <|endoftext|>)")  # fmt: skip
-    flag("--num_workers", **number, help="processes (default: one per core); any number gives the "
+    flag("--num_workers", **_NUMBER, help="processes (default: one per core); any number gives the "
          "same result")  # fmt: skip
 
+
+def _add_looking(parser: Parser) -> None:
     group = parser.add_argument_group("look at a tokenizer")
     flag = group.add_argument
-    flag("--show", **utf8, metavar="TEXT", help="print a text's tokens, ids and counts; special "
+    flag("--show", **_UTF8, metavar="TEXT", help="print a text's tokens, ids and counts; special "
          "tokens become their ids; with NO_COLOR=1, bars separate the tokens")  # fmt: skip
-    flag("--html", **one, metavar="FILE", help="write a page that shows the tokens, bytes and "
+    flag("--html", **_ONE, metavar="FILE", help="write a page that shows the tokens, bytes and "
          "merges of a typed text; the page needs no network")  # fmt: skip
-    flag("--inspect", **one, metavar="FILE", help="print what a tokenizer.json learned")
-    flag("--sample", **one, metavar="FILE",
+    flag("--inspect", **_ONE, metavar="FILE", help="print what a tokenizer.json learned")
+    flag("--sample", **_ONE, metavar="FILE",
          help="with --inspect: print how much the tokenizer compresses this text")  # fmt: skip
-    flag("--word", **utf8, metavar="TEXT",
+    flag("--word", **_UTF8, metavar="TEXT",
          help="with --inspect: print how the tokenizer merges this word")  # fmt: skip
-    return parser
 
 
 def _given(args: Namespace, flags: Sequence[str]) -> list[str]:
@@ -106,7 +123,7 @@ def _only_inspected(args: Namespace) -> None:
     others = [*TRAINING, *FOLDER, "separator", *USES, "corpus", "tokenizer_path", "output",
               "num_workers"]  # fmt: skip
     if args.sample is None:
-        others.append("field")
+        others += ["field", "join"]
     for flag in _given(args, others):
         raise ValueError(
             f"--inspect only prints a report (--{flag}); use --{flag} in another command"

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.cli.command import has_colour
+from scratchlm.cli.tokenize_flags import READING
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.shards import write_shard
 from scratchlm.data.sources import is_plain, num_bytes
@@ -46,8 +48,10 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
         browser_pattern(settings["pattern"])
     specials = settings.pop("special_tokens")
     separator = END_OF_TEXT if END_OF_TEXT in specials else specials[0]
-    settings |= {"field": "text", "separator": separator} | _given(args, "field", "separator")
-    tokenizer = learn_tokenizer(args.corpus_files, special_tokens=specials, **settings)
+    reading = Reading(**{"separator": separator} | _given(args, *READING))
+    tokenizer = learn_tokenizer(
+        args.corpus_files, special_tokens=specials, reading=reading, **settings
+    )
     old = path.read_bytes() if path.is_file() else None
     tokenizer.save(path)
     print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
@@ -78,14 +82,15 @@ def encode_file(tokenizer: BPETokenizer, path: Path, args: Namespace) -> None:
 def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
     """Encode many documents to a folder of shards."""
     start, output = time.perf_counter(), Path(args.output)
-    settings = _given(
-        args, "field", "separator", "val_fraction", "seed", "shard_tokens", "resume", "num_workers"
-    )
-    shown = f": {_shown(settings)}" if settings else ""
+    reading = _given(args, *READING)
+    settings = _given(args, "val_fraction", "seed", "shard_tokens", "resume", "num_workers")
+    shown = f": {_shown(reading | settings)}" if reading | settings else ""
     print(f"encoding {_counted(args.encode_files, 'file')} into {output}{shown}")
     _tell_what_is_read_as_text(args)
     try:
-        info = encode_corpus(tokenizer, args.encode_files, output, **settings)
+        info = encode_corpus(
+            tokenizer, args.encode_files, output, reading=Reading(**reading), **settings
+        )
     except (KeyboardInterrupt, Interrupted) as stop:
         if not (output / PROGRESS).exists():  # no shard is finished, so there is nothing to resume
             raise
@@ -120,7 +125,8 @@ def _sample(args: Namespace) -> str:
     """Return the text of a file, or of all its documents."""
     if is_plain(Path(args.sample)):
         return "".join(read_text(args.sample))
-    return "".join(chunk.text for chunk in read_documents(args.sample, args.field or "text"))
+    reading = Reading(**_given(args, "field", "join"))
+    return "".join(chunk.text for chunk in read_documents(args.sample, reading))
 
 
 def show(tokenizer: BPETokenizer, args: Namespace) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scratchlm.data.reading.settings import Reading
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 
@@ -14,8 +15,8 @@ class DataConfig:
 
     `train` and `val` each specify a file, folder or glob of token files (.bin, .npy, .h5), or of
     text, JSON, JSON lines or Parquet. They may also specify a mixture of these, each with its
-    weight: `books/:0.7,code.h5:0.3`. `field` is the JSON or Parquet field that contains the text of
-    a document. `separator` is the special token between documents. `tokenizer` is the path of a
+    weight: `books/:0.7,code.h5:0.3`. `field`, `separator` and `join` are the fields of `Reading`;
+    `separator` is also the special token between documents. `tokenizer` is the path of a
     tokenizer.json. Without this path, a run uses the tokenizer of its initial or resumed weights.
     If the weights have no tokenizer, the sidecar of a token file specifies the tokenizer. For a
     text, the run then trains a new tokenizer. `verify` hashes whole token files at the start;
@@ -31,4 +32,9 @@ class DataConfig:
     dtype: Literal["uint16", "uint32"] | None = None
     field: str = "text"
     separator: str = END_OF_TEXT
+    join: str | None = None
     fit_context: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.field, self.separator, self.join)

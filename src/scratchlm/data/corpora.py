@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ from tqdm import tqdm
 from scratchlm.data.corpus_folder import SPLITS, CorpusInfo
 from scratchlm.data.corpus_writer import CorpusSettings, Ids, Wants, write_corpus
 from scratchlm.data.documents import Chunk, read_documents, rest_of_document
+from scratchlm.data.reading.rejects import Rejects
+from scratchlm.data.reading.settings import DEFAULT, Reading
 from scratchlm.data.sources import find_files, num_bytes
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.pieces.pretokenize import Pretokenizer
-from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 from scratchlm.tokenizer.workers import parallel_map, workers_for
 
 ITEM_CHARACTERS = 1 << 20  # of text in an item
@@ -48,8 +50,8 @@ def encode_corpus(
     paths: StrPath | Sequence[StrPath],
     output: StrPath,
     *,
-    field: str = "text",
-    separator: str = END_OF_TEXT,
+    reading: Reading = DEFAULT,
+    rejects: Rejects | None = None,
     val_fraction: float = 0.0,
     seed: int = 0,
     shard_tokens: int = 100_000_000,
@@ -68,8 +70,11 @@ def encode_corpus(
     corpus, if `resume` finds no corpus, and for input that `read_documents` refuses. Raise
     FileFormatError if a run with `resume` has other settings, another tokenizer or other inputs.
     """
-    settings = CorpusSettings(field, separator, val_fraction, seed, shard_tokens)
-    return encode_files(tokenizer, find_files(paths), output, settings, num_workers, resume=resume)
+    settings = CorpusSettings(
+        **asdict(reading), val_fraction=val_fraction, seed=seed, shard_tokens=shard_tokens
+    )
+    files = find_files(paths)
+    return encode_files(tokenizer, files, output, settings, num_workers, rejects, resume=resume)
 
 
 def encode_files(
@@ -78,6 +83,7 @@ def encode_files(
     output: StrPath,
     settings: CorpusSettings,
     num_workers: int | None = None,
+    rejects: Rejects | None = None,
     *,
     resume: bool = False,
 ) -> CorpusInfo:
@@ -90,8 +96,8 @@ def encode_files(
         with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
             chunks = read_documents(
                 files,
-                settings.field,
-                settings.separator,
+                settings.reading,
+                rejects,
                 bar.update,
                 max_documents=settings.max_documents,
             )

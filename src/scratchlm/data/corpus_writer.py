@@ -27,6 +27,7 @@ from scratchlm.data.corpus_folder import (
     SplitInfo,
     corpus_folder,
 )
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.resumable import check_unchanged, describe
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -40,15 +41,21 @@ Ids = npt.NDArray[np.integer]
 class CorpusSettings:
     """Store what decides about the content of a corpus, besides its tokenizer and its files.
 
-    `max_documents` limits the number of documents of each file.
+    `field`, `separator` and `join` are the fields of `Reading`. `max_documents` limits the number
+    of documents of each file.
     """
 
     field: str = "text"
     separator: str = END_OF_TEXT
+    join: str | None = None
     val_fraction: float = 0.0
     seed: int = 0
     shard_tokens: int = 100_000_000
     max_documents: int | None = None
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.field, self.separator, self.join)
 
     def check(self, tokenizer: BPETokenizer) -> None:
         """Raise ValueError for settings that no corpus of this tokenizer can have."""

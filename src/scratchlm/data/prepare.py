@@ -200,7 +200,7 @@ def _first_described(sources: Sequence[Source]) -> tuple[Path, ShardInfo] | None
 
 
 def _check_reading_is_unset(config: DataConfig) -> None:
-    for name, default in (("field", "text"), ("separator", END_OF_TEXT)):
+    for name, default in (("field", "text"), ("separator", END_OF_TEXT), ("join", None)):
         value = getattr(config, name)
         if value != default:
             raise ValueError(
@@ -295,8 +295,7 @@ def _tokenizer(
     path = folder / f"tokenizer-{name_of(whole, config, str(vocab_size))}.json"
     if path.is_file():
         return BPETokenizer.load(path), path
-    reading = {"field": config.field, "separator": config.separator}
-    tokenizer = learn_tokenizer(files, vocab_size, [config.separator], **reading)
+    tokenizer = learn_tokenizer(files, vocab_size, [config.separator], reading=config.reading)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path)
     say(f"trained a tokenizer of {len(tokenizer):,} ids on {config.train}: {path}")

@@ -68,8 +68,7 @@ def _documents(
         tokenizer,
         source.files,
         output,
-        field=config.field,
-        separator=config.separator,
+        reading=config.reading,
         shard_tokens=_ONE_SHARD,
     ).train
     say(_told(source.name, f"{info.documents:,} documents, ", info.tokens, info.text_bytes, shard))
@@ -89,4 +88,6 @@ def name_of(source: Source, config: DataConfig, maker: str) -> str:
         made_from += f"\n{file.resolve()} {status.st_size} {status.st_mtime_ns}"
     if source.kind == "documents":
         made_from += f"\n{config.field} {config.separator}"
+        if config.join is not None:
+            made_from += f" {config.join}"
     return hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:12]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.data.documents import read_texts
+from scratchlm.data.reading.rejects import Rejects
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.sources import is_plain
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.pieces.patterns import GPT2
@@ -54,8 +56,8 @@ def learn_tokenizer(
     vocab_size: int,
     special_tokens: Sequence[str],
     *,
-    field: str,
-    separator: str,
+    reading: Reading,
+    rejects: Rejects | None = None,
     pattern: str = GPT2,
     **settings: Any,
 ) -> BPETokenizer:
@@ -65,5 +67,5 @@ def learn_tokenizer(
     """
     if all(map(is_plain, files)):
         return train_bpe(files, vocab_size, special_tokens, pattern=pattern, **settings)
-    texts = read_texts(files, field, separator, pattern=pattern, special_tokens=special_tokens)
+    texts = read_texts(files, reading, rejects, pattern=pattern, special_tokens=special_tokens)
     return train_bpe_from_texts(texts, vocab_size, special_tokens, pattern=pattern, **settings)

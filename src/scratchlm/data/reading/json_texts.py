@@ -1,57 +1,110 @@
-"""Read the texts of JSON lines and of JSON lists."""
+"""Read the records of JSON lines and of JSON lists."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scratchlm.data.reading.fields import check_characters, text_in
+from scratchlm.data.reading.record import Record
+from scratchlm.data.reading.rejects import Rejects
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.sources import format_of
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK, not_utf8
 
+_MARK = BYTE_ORDER_MARK.encode()
+_SPACE = re.compile(r"[ \t\n\r]*")
 
-def json_lines(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]:
-    offset, started = 0, False
+
+def json_lines(
+    path: Path, chunks: Iterable[bytes], reading: Reading, rejects: Rejects
+) -> Iterator[Record]:
+    """Yield the record of each line. Skip blank lines, because many files end with one."""
+    end, started = 0, False
     for number, line in enumerate(_lines(chunks), 1):
+        start, end = end, end + len(line) + 1
+        if not (line.removeprefix(_MARK) if number == 1 else line).strip():
+            continue
+        rejects.records += 1
         try:
-            text = line.decode()
-            text = text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
-            # Skip blank lines: many files end with one. Other programs write NaN in keys that we do
-            # not read, so this is not `strict_json`.
-            value = json.loads(text) if text.strip() else None
-        except UnicodeDecodeError as error:
-            raise not_utf8(path, error, offset) from None
-        except (ValueError, RecursionError) as error:
-            reason = str(error) or type(error).__name__
-            remedy = "correct or remove the line"
-            if not started and format_of(path).kind == "json":
-                remedy = "write a list of objects or strings, or an object or string on each line"
-            raise ValueError(
-                f"each line must be JSON ({path}:{number}: {reason}); {remedy}"
-            ) from None
-        offset += len(line) + 1
-        if text.strip():
-            started = True
-            yield _string_in(value, field, "a line", f"{path}:{number}", escaped="\\u" in text)
+            value = _parsed(path, number, line, start, started)
+            text = _text_of(value, reading, "a line", f"{path}:{number}", escaped=rb"\u" in line)
+        except ValueError as error:
+            rejects.add(error, path, number, line)
+            continue
+        started = True
+        yield Record(text, path, number, len(line), value)
 
 
-def json_list(path: Path, chunks: Iterable[bytes], field: str) -> Iterator[str]:
+def _parsed(path: Path, number: int, line: bytes, start: int, started: bool) -> Any:
+    """Return the value of a line that begins at byte `start` of the file."""
+    try:
+        text = line.decode()
+        # Other programs write NaN in keys that we do not read, so this is not `strict_json`.
+        return json.loads(text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
+    except UnicodeDecodeError as error:
+        raise not_utf8(f"{path}:{number}", error, start) from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        remedy = "correct or remove the line"
+        if not started and format_of(path).kind == "json":
+            remedy = "write a list of objects or strings, or an object or string on each line"
+        raise ValueError(f"each line must be JSON ({path}:{number}: {reason}); {remedy}") from None
+
+
+def json_list(
+    path: Path, chunks: Iterable[bytes], reading: Reading, rejects: Rejects
+) -> Iterator[Record]:
+    """Yield the record of each item of a list. Memory contains the whole text of the file."""
     data = b"".join(chunks)
     try:
         text = data.decode().removeprefix(BYTE_ORDER_MARK)
-        values = json.loads(text)
     except UnicodeDecodeError as error:
         raise not_utf8(path, error, 0) from None
+    escaped = rb"\u" in data
+    del data
+    for number, (start, end, value) in enumerate(_items(path, text)):
+        rejects.records += 1
+        place = f"{path}, item {number}"
+        try:
+            found = _text_of(value, reading, "an item", place, escaped=escaped)
+        except ValueError as error:
+            rejects.add(error, path, number, text[start:end].encode())
+            continue
+        yield Record(found, path, number, len(text[start:end].encode()), value)
+
+
+def _items(path: Path, text: str) -> Iterator[tuple[int, int, Any]]:
+    """Yield (start, end, value) for each item of a JSON list, which begins with `[`."""
+    decoder = json.JSONDecoder()
+    try:
+        end = _after_space(text, text.index("[") + 1)
+        is_more = text[end : end + 1] != "]"
+        while is_more:
+            value, after = decoder.raw_decode(text, end)
+            yield end, after, value
+            end = _after_space(text, after)
+            if is_more := text[end : end + 1] == ",":
+                end = _after_space(text, end + 1)
+        if text[end : end + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, end)
+        end = _after_space(text, end + 1)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(
             f"the file must be a JSON list ({path}: {reason}); correct the file"
         ) from None
-    del data
-    escaped = "\\u" in text
-    for number, value in enumerate(values):
-        yield _string_in(value, field, "an item", f"{path}, item {number}", escaped=escaped)
+
+
+def _after_space(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -66,29 +119,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(parts)
 
 
-def _string_in(value: Any, field: str, what: str, place: str, *, escaped: bool) -> str:
-    if not isinstance(value, dict | str):
-        kind = type(value).__name__
-        raise ValueError(
-            f'{what} must be an object or a string ({place}: {kind}); write {{"{field}": "text"}}'
-        )
-    if isinstance(value, dict) and field not in value:
-        has = ", ".join(map(repr, list(value)[:8])) or "none"
-        raise ValueError(
-            f"there is no field {field!r} ({place} has {has}); choose a field with --field"
-        )
-    text = value[field] if isinstance(value, dict) else value
-    if not isinstance(text, str):
-        kind = type(text).__name__
-        raise ValueError(
-            f"field {field!r} must be a string ({place}: {kind}); choose another field with --field"
-        )
-    if escaped:  # JSON can contain half of a surrogate pair, which is not a character
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the text has a lone surrogate ({place}: U+{ord(text[error.start]):04X} at "
-                f"character {error.start}); replace the surrogate, for example with U+FFFD"
-            ) from None
+def _text_of(value: Any, reading: Reading, what: str, place: str, *, escaped: bool) -> str:
+    text = text_in(value, reading, what, place)
+    if escaped:
+        check_characters(text, place)
     return text

@@ -1,48 +1,120 @@
-"""Read the texts in a column of a Parquet file."""
+"""Read the rows of a Parquet file."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from scratchlm.data.extra import extra
+from scratchlm.data.reading.fields import text_in
+from scratchlm.data.reading.record import Record
+from scratchlm.data.reading.rejects import Rejects
+from scratchlm.data.reading.settings import Reading
 from scratchlm.data.reading.unpacked import READ_BYTES, Progress
 from scratchlm.errors import FileFormatError
 
 ROWS = 64  # rows in memory at a time
 
 
-def parquet_rows(path: Path, field: str, progress: Progress) -> Iterator[str]:
+def parquet_rows(
+    path: Path, reading: Reading, rejects: Rejects, progress: Progress, *, whole: bool
+) -> Iterator[Record]:
+    """Yield the record of each row. With `whole`, `value` has all columns, else only the text's."""
+    row = 0
+    for batch in _batches(path, reading, progress, whole=whole):
+        for value in _values(batch, reading):
+            place = f"{path}, row {row}"
+            rejects.records += 1
+            try:
+                if isinstance(value, bytes):
+                    raise ValueError(f"the text is not UTF-8 ({place}); save the column as UTF-8")
+                text = text_in(value, reading, "a row", place)
+            except ValueError as error:
+                is_raw = isinstance(value, bytes)
+                data = value if is_raw else json.dumps(value, default=str).encode()
+                rejects.add(error, path, row, data)
+            else:
+                yield Record(text, path, row, len(text.encode()), value)
+            row += 1
+
+
+def _batches(path: Path, reading: Reading, progress: Progress, *, whole: bool) -> Iterator[Any]:
     parquet = extra("pyarrow.parquet", path)
     arrow = extra("pyarrow", path)
     size, row = path.stat().st_size, 0
     try:
         # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
         with parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
-            columns, rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
-            if field not in columns:
-                names = ", ".join(columns[:8])
-                raise ValueError(
-                    f"there is no column {field!r} ({path} has {names}); choose a column with "
-                    "--field"
-                )
-            for batch in file.iter_batches(ROWS, columns=[field], use_threads=False):
-                for text in batch.column(0).to_pylist():
-                    if not isinstance(text, str):
-                        raise ValueError(
-                            f"column {field!r} must contain only strings ({path}, row {row}: "
-                            f"{type(text).__name__}); choose another column with --field"
-                        )
-                    row += 1
-                    yield text
+            rows = max(file.metadata.num_rows, 1)
+            _check_field(path, file.schema_arrow, reading, arrow)
+            as_json = _with_json_types(path, file.schema_arrow, arrow) if whole else None
+            columns = None if whole else [".".join(reading.keys)]
+            for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+                yield batch.cast(as_json) if as_json else batch.select(reading.keys[:1])
+                row += len(batch)
                 progress(size * row // rows - size * (row - len(batch)) // rows)
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"a text is not UTF-8 ({path}: row {row} or later); save the column as UTF-8"
-        ) from None
     except (arrow.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise FileFormatError(
             f"the Parquet file is damaged ({path}: {error}); copy the file again from the source"
         ) from None
+
+
+def _check_field(path: Path, schema: Any, reading: Reading, arrow: Any) -> None:
+    """Raise ValueError if the schema has no field for the text."""
+    types, within = {name: schema.field(name).type for name in schema.names}, ""
+    for key in reading.keys:
+        if key not in types:
+            has = ", ".join(list(types)[:8]) or "nothing"
+            raise ValueError(
+                f"there is no column {reading.field!r} ({path}{within} has {has}); choose a column "
+                "with --field"
+            )
+        kind = types[key]
+        children = range(kind.num_fields) if arrow.types.is_struct(kind) else []
+        types = {kind.field(i).name: kind.field(i).type for i in children}
+        within = f": {key!r}"
+
+
+def _with_json_types(path: Path, schema: Any, arrow: Any) -> Any:
+    """Return a schema whose values JSON can store: dates, times and decimals become strings."""
+    types, fields = arrow.types, []
+    for field in schema:
+        kind = field.type
+        if types.is_temporal(kind) or types.is_decimal(kind):
+            field = field.with_type(arrow.string())
+        elif not _is_json(kind, types):
+            raise ValueError(
+                f"column {field.name!r} must have values that JSON can store ({path}: {kind}); "
+                "remove the column"
+            )
+        fields.append(field)
+    return arrow.schema(fields)
+
+
+def _is_json(kind: Any, types: Any) -> bool:
+    if types.is_nested(kind):
+        return all(_is_json(kind.field(i).type, types) for i in range(kind.num_fields))
+    if types.is_dictionary(kind):
+        return _is_json(kind.value_type, types)
+    return any(
+        check(kind)
+        for check in (types.is_null, types.is_boolean, types.is_integer, types.is_floating,
+                      types.is_string, types.is_large_string, types.is_string_view)
+    )  # fmt: skip
+
+
+def _values(batch: Any, reading: Reading) -> list[dict[str, Any] | bytes]:
+    """Return the rows of a batch. Return only the text's bytes for a row that is not UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        if len(batch) > 1:
+            return [_values(batch.slice(row, 1), reading)[0] for row in range(len(batch))]
+        found = batch.column(reading.keys[0])[0]
+        for key in reading.keys[1:]:
+            found = found[key]
+        return [found.as_buffer().to_pybytes() if hasattr(found, "as_buffer") else b""]

@@ -1,0 +1,87 @@
+"""Find the text in a record, and put another text in its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scratchlm.data.reading.settings import Reading
+
+
+def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
+    """Return the text of a record. A string is the text itself.
+
+    `what` and `place` say in a message what the record is, and where. Raise ValueError if the
+    record has no text.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise ValueError(
+            f"{what} must be an object or a string ({place}: {kind}); write "
+            f'{{"{reading.keys[0]}": "text"}}'
+        )
+    found, above = value, ""
+    for key in reading.keys:
+        if not isinstance(found, dict):
+            kind = type(found).__name__
+            raise ValueError(
+                f"field {above!r} must be an object ({place}: {kind}); choose another field with "
+                "--field"
+            )
+        if key not in found:
+            raise _no_field(reading, list(found), key, f"{place}: {above!r}" if above else place)
+        found, above = found[key], f"{above}.{key}" if above else key
+    return found if isinstance(found, str) else _joined(found, reading, place)
+
+
+def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueError:
+    told = ", ".join(map(repr, has[:8])) or "none"
+    remedy = "choose a field with --field"
+    if reading.field in has:
+        remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
+    what = f"{reading.field!r}, because {key!r} is missing" if "." in reading.field else repr(key)
+    return ValueError(f"there is no field {what} ({place} has {told}); {remedy}")
+
+
+def _joined(found: Any, reading: Reading, place: str) -> str:
+    kind, remedy = type(found).__name__, "choose another field with --field"
+    if not isinstance(found, list):
+        raise ValueError(f"field {reading.field!r} must be a string ({place}: {kind}); {remedy}")
+    if reading.glue is None:
+        raise ValueError(
+            f"field {reading.field!r} must be a string ({place}: {kind}); join the strings of a "
+            r"list with --join '\n\n', or " + remedy
+        )
+    for number, part in enumerate(found):
+        if not isinstance(part, str):
+            raise ValueError(
+                f"field {reading.field!r} must be a string or a list of strings ({place}: item "
+                f"{number} is {type(part).__name__}); {remedy}"
+            )
+    return reading.glue.join(found)
+
+
+def with_text(value: Any, text: str, reading: Reading) -> Any:
+    """Return the record `value` with another text. The function does not change `value`.
+
+    The record of a plain text becomes an object.
+    """
+    return _replaced(value, text, reading.keys) if isinstance(value, dict) else text
+
+
+def _replaced(value: dict[str, Any], text: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    first, *rest = keys
+    return value | {first: _replaced(value[first], text, tuple(rest)) if rest else text}
+
+
+def check_characters(text: str, place: str) -> None:
+    """Raise ValueError if the text has half of a surrogate pair, which is not a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text has a lone surrogate ({place}: U+{ord(text[error.start]):04X} at "
+            f"character {error.start}); replace the surrogate, for example with U+FFFD"
+        ) from None
