@@ -12,7 +12,7 @@ later items. See `corpus_writer`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,9 @@ ITEM_CHARACTERS = 1 << 20  # of text in an item
 _DOCUMENT = 100  # extra characters that each document counts, to bound items of tiny documents
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """About 1 MB of documents of one split. Documents may begin before it, and end after it."""
+
     split: str
     texts: list[tuple[str, bool]]  # (text, whether the document ends with this text)
 
@@ -92,7 +94,9 @@ def encode_files(
     workers = workers_for(size, num_workers)
 
     def encode(wants: Wants) -> Generator[tuple[str, Ids], None, None]:
-        function = functools.partial(_encode, tokenizer, tokenizer.token_to_id(settings.separator))
+        function = functools.partial(
+            encode_item, tokenizer, tokenizer.token_to_id(settings.separator)
+        )
         with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
             chunks = read_documents(
                 files,
@@ -101,16 +105,17 @@ def encode_files(
                 bar.update,
                 max_documents=settings.max_documents,
             )
-            items = _items(chunks, tokenizer.pretokenizer("none"), settings)
+            items = items_of(chunks, tokenizer.pretokenizer("none"), settings)
             todo = (item for item in items if wants(item.split, item.documents))
             yield from parallel_map(function, todo, workers)
 
     return write_corpus(tokenizer, files, output, settings, encode, resume=resume)
 
 
-def _items(
+def items_of(
     chunks: Iterator[Chunk], pretokenizer: Pretokenizer, settings: CorpusSettings
-) -> Iterator[_Item]:
+) -> Iterator[Item]:
+    """Group documents into items."""
     texts: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
     sizes = dict.fromkeys(SPLITS, 0)
     for chunk in chunks:
@@ -119,11 +124,11 @@ def _items(
             texts[split].append((text, last))
             sizes[split] += len(text) + _DOCUMENT
             if sizes[split] >= ITEM_CHARACTERS:
-                yield _Item(split, texts[split])
+                yield Item(split, texts[split])
                 texts[split], sizes[split] = [], 0
     for split in SPLITS:
         if texts[split]:
-            yield _Item(split, texts[split])
+            yield Item(split, texts[split])
 
 
 def _parts(
@@ -144,19 +149,15 @@ def _parts(
     yield block, True
 
 
-def _encode(tokenizer: BPETokenizer, separator: int, item: _Item) -> tuple[str, Ids]:
-    return item.split, encode_texts(tokenizer, separator, item.texts)
-
-
-def encode_texts(tokenizer: BPETokenizer, separator: int, texts: Iterable[tuple[str, bool]]) -> Ids:
-    """Return the ids of (text, last) parts of documents, with the separator's id after a last part.
+def encode_item(tokenizer: BPETokenizer, separator: int, item: Item) -> tuple[str, Ids]:
+    """Return the split and the ids of an item, with the separator's id after each document.
 
     Special tokens in the texts are plain text.
     """
     parts: list[Ids] = []
     end = np.array([separator], tokenizer.dtype)
-    for text, last in texts:
+    for text, last in item.texts:
         parts.append(tokenizer.encode_array(text, allowed_special="none", strict=True))
         if last:
             parts.append(end)
-    return np.concatenate(parts)
+    return item.split, np.concatenate(parts)

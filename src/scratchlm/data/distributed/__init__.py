@@ -1,0 +1,1 @@
+"""Prepare data on many machines, with datatrove's executors."""

@@ -1,0 +1,145 @@
+"""The steps of a datatrove pipeline: read documents, encode them to parts, merge the parts.
+
+    read = ReadDocuments("data/*.jsonl.zst")
+    encode = EncodeDocuments("data/*.jsonl.zst", "tokenizer.json", "parts")
+    LocalPipelineExecutor([read, encode], tasks=30, workers=8, logging_dir="logs").run()
+    merge = MergeParts("data/*.jsonl.zst", "tokenizer.json", "parts", "shards")
+    LocalPipelineExecutor([merge], logging_dir="logs-merge").run()
+
+Task number r of n processes the input files r, r + n, r + 2n, … A part belongs to one input file,
+so the result does not depend on n. A task that died runs again and writes its parts again.
+
+All steps take the same `paths` and the same `settings`: those of the whole corpus.
+
+This module needs the extra `distributed`. See docs/scaling.md for Slurm and Ray.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scratchlm.data.corpus_folder import MANIFEST, PROGRESS
+from scratchlm.data.corpus_writer import CorpusSettings
+from scratchlm.data.distributed.merging import merge_parts
+from scratchlm.data.distributed.parts import paths_of, write_part
+from scratchlm.data.documents import read_documents
+from scratchlm.data.sources import find_files
+from scratchlm.files.paths import StrPath
+from scratchlm.tokenizer.bpe import BPETokenizer
+
+try:
+    from datatrove.data import Document
+    from datatrove.pipeline.base import PipelineStep
+except ImportError as error:
+    raise ImportError(
+        "many machines need a package that is not installed (datatrove); run pip install "
+        "'scratchlm[distributed]'"
+    ) from error
+
+FILE = "scratchlm_file"  # the key of a document's metadata: the number of its input file
+
+
+class ReadDocuments(PipelineStep):
+    """Yield the documents of this task's files, as `read_documents` reads them.
+
+    The list of files is made once, where the pipeline is built. A document of several gigabytes
+    must fit into memory, because datatrove passes whole documents.
+    """
+
+    name, type = "scratchlm", "📖 - READER"
+
+    def __init__(
+        self,
+        paths: StrPath | Sequence[StrPath],
+        settings: CorpusSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.files, self.settings = find_files(paths), settings or CorpusSettings()
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for number in range(rank, len(self.files), world_size):
+            chunks = read_documents(
+                self.files[number],
+                self.settings.reading,
+                max_documents=self.settings.max_documents,
+            )
+            for document, group in itertools.groupby(chunks, key=lambda chunk: chunk.document):
+                text = "".join(chunk.text for chunk in group)
+                self.stat_update("documents")
+                yield Document(text, f"{number:05}/{document}", metadata={FILE: number})
+
+
+class EncodeDocuments(PipelineStep):
+    """Write a part for each of this task's files: the ids of the documents of the file.
+
+    Steps between `ReadDocuments` and this one may change and drop documents. They must keep the
+    order of the documents and their metadata.
+    """
+
+    name, type = "scratchlm", "🔢 - TOKENIZER"
+
+    def __init__(
+        self,
+        paths: StrPath | Sequence[StrPath],
+        tokenizer_path: StrPath,
+        parts: StrPath,
+        settings: CorpusSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.files, self.settings = find_files(paths), settings or CorpusSettings()
+        self.tokenizer_path, self.parts = Path(tokenizer_path), Path(parts)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        self._tokenizer = BPETokenizer.load(self.tokenizer_path)
+        written = set()
+        for number, documents in itertools.groupby(data, key=lambda each: each.metadata[FILE]):
+            if number in written:
+                paths_of(self.parts, number)[1].unlink()  # the part is not complete
+                raise ValueError(
+                    f"the documents of a file must follow each other ({self.files[number]}); use "
+                    "no step that changes their order"
+                )
+            self._write(number, (document.text for document in documents))
+            written.add(number)
+        for number in range(rank, len(self.files), world_size):
+            if number not in written:  # no document is left of this file
+                self._write(number, ())
+
+    def _write(self, number: int, texts: Iterable[str]) -> None:
+        file = self.files[number]
+        part = write_part(self._tokenizer, texts, file, number, self.parts, self.settings)
+        self.stat_update("tokens", value=part.tokens, unit="file")
+
+
+class MergeParts(PipelineStep):
+    """Merge the parts into the corpus that `scratchlm-tokenize --output FOLDER` writes.
+
+    Run it as one task, after all tasks of `EncodeDocuments`. It continues a killed merge.
+    """
+
+    name, type = "scratchlm", "🔢 - MERGE"
+
+    def __init__(
+        self,
+        paths: StrPath | Sequence[StrPath],
+        tokenizer_path: StrPath,
+        parts: StrPath,
+        output: StrPath,
+        settings: CorpusSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.files, self.settings = find_files(paths), settings or CorpusSettings()
+        self.tokenizer_path, self.parts = Path(tokenizer_path), Path(parts)
+        self.output = Path(output)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        if rank:
+            return
+        tokenizer, output = BPETokenizer.load(self.tokenizer_path), self.output
+        begun = any((output / name).exists() for name in (PROGRESS, MANIFEST))
+        info = merge_parts(tokenizer, self.files, self.parts, output, self.settings, resume=begun)
+        for split in (info.train, info.val):
+            self.stat_update("tokens", value=split.tokens, unit="split")
