@@ -21,6 +21,12 @@ REASONS = {
     frozenset(places): reason
     for reason, *places in [
         (TWINS, "functional scaled_dot_product_attention", "model/attention sdpa"),
+        (
+            "the protocol and both functions take the same parameters",
+            "functional scaled_dot_product_attention",
+            "model/attention sdpa",
+            "model/attention __call__",
+        ),
         (TWINS, *(f"optim/adamw adamw_update{twin}" for twin in ("", "_foreach", "_fused"))),
         (TWINS, "optim/muon muon_update", "optim/muon muon_update_stacked"),
         (
@@ -32,6 +38,11 @@ REASONS = {
             "the model passes its arguments to each attention layer",
             "model/attention forward",
             "model/transformer forward",
+        ),
+        (
+            "one computes the logits of what the other computes",
+            "model/transformer forward",
+            "model/transformer hidden",
         ),
         (
             "one returns the numbers that the other prints",

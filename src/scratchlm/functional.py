@@ -233,6 +233,7 @@ def scaled_dot_product_attention(
     *,
     causal: bool = False,
     window: int | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
@@ -242,35 +243,35 @@ def scaled_dot_product_attention(
     causal: query i may attend to keys j ≤ i + key − query. The last query is at the last key, as
     with a cache of past keys.
     window: query i may attend only to the last `window` of these keys (arXiv 2310.06825).
-    A query attends to a key only if `mask`, `causal` and `window` allow the key. A query that may
-    attend to no key gets zeros.
+    first: whole numbers (..., query), with the leading axes of q but without heads. Query i may
+    attend only to the keys j ≥ first[i]. If a row contains several documents, this is the first
+    token of the query's own document.
+    A query attends to a key only if `mask`, `causal`, `window` and `first` allow the key. A query
+    that may attend to no key gets zeros.
 
     `k` and `v` may have fewer heads (axis −3) than `q`. Then a group of neighbouring heads of `q`
     uses the same head of `k` and `v`.  arXiv 2305.13245
 
-    Raise ValueError if `mask` is not boolean, or if the numbers of heads do not fit together.
+    Raise ValueError if `mask` is not boolean, or if the numbers of heads or the axes of `first` do
+    not fit.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
+    if first is not None:
+        check_first(first, q)
     wide_q, wide_k, wide_v = _wide(q), _wide(k), _wide(v)
     if q.ndim > 2 and q.shape[-3] != k.shape[-3]:
-        group, rest = divmod(q.shape[-3], k.shape[-3])
-        if rest:
-            raise ValueError(
-                f"the number of heads of q ({q.shape[-3]}) must be a multiple of the number of "
-                f"heads of k ({k.shape[-3]}); change one of these numbers"
-            )
-        spread = "... kv_head key d -> ... (kv_head group) key d"
-        wide_k = einx.id(spread, wide_k, group=group)
-        wide_v = einx.id(spread, wide_v, group=group)
-
-    query, key = q.shape[-2], k.shape[-2]
+        wide_k, wide_v = (_for_each_head(x, q.shape[-3]) for x in (wide_k, wide_v))
     scores = einx.dot("... query [d_head], ... key [d_head] -> ... query key", wide_q, wide_k)
     scores = scores / math.sqrt(q.shape[-1])
     allowed = torch.ones((), dtype=torch.bool, device=q.device) if mask is None else mask
+    query, key = q.shape[-2], k.shape[-2]
+    keys = torch.arange(key, device=q.device)
+    if first is not None:
+        own = first if q.ndim == 2 else first.unsqueeze(-2)  # the same for all heads
+        allowed = allowed & einx.less_equal("... query, key -> ... query key", own, keys)
     if causal or window is not None:
         last = torch.arange(query, device=q.device) + key - query
-        keys = torch.arange(key, device=q.device)
         allowed = allowed & einx.less_equal("key, query -> query key", keys, last)
         if window is not None:
             allowed = allowed & einx.greater("key, query -> query key", keys, last - window)
@@ -278,3 +279,25 @@ def scaled_dot_product_attention(
     # makes this row 0.
     weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)
+
+
+def _for_each_head(x: Tensor, heads: int) -> Tensor:
+    """x (..., kv_head, key, d) -> (..., head, key, d): each head of keys once for each of its
+    query heads."""
+    group, rest = divmod(heads, x.shape[-3])
+    if rest:
+        raise ValueError(
+            f"the number of heads of q ({heads}) must be a multiple of the number of heads of k "
+            f"({x.shape[-3]}); change one of these numbers"
+        )
+    return einx.id("... kv_head key d -> ... (kv_head group) key d", x, group=group)
+
+
+def check_first(first: Tensor, q: Tensor) -> None:
+    """Raise ValueError if `first` is not (..., query), with the leading axes of q but no heads."""
+    expected = (*q.shape[:-3], q.shape[-2])
+    if first.is_floating_point() or first.shape != expected:
+        raise ValueError(
+            f"first must contain a whole number for each query ({first.dtype}, shape "
+            f"{tuple(first.shape)}, not {expected}); use the axes of q without heads and d_head"
+        )

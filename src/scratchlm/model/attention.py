@@ -10,17 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.config import takes_synonyms
+from scratchlm.functional import check_first
 from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
 from scratchlm.model.layers import Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
+from scratchlm.model.segments import by_documents, keys_from, positions_from
 
 
 class Attend(Protocol):
     """An implementation of attention: the contract of `functional.scaled_dot_product_attention`."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        first: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -32,6 +41,7 @@ def sdpa(
     *,
     causal: bool = False,
     window: int | None = None,
+    first: Tensor | None = None,
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
@@ -43,7 +53,12 @@ def sdpa(
     With `window`, a query attends to the last `window` keys, including the query's own key.
     `window` implies `causal` (sliding windows, arXiv 2310.06825).
 
-    Raise ValueError if `mask` is not boolean, or if `window` is below 1.
+    With `first` (..., query), query i attends to the keys from first[i] on: the keys of its own
+    document. On a CPU, causal attention without `mask` then computes document by document. Other
+    devices use a mask.
+
+    Raise ValueError if `mask` is not boolean, if `window` is below 1, or if `first` does not have
+    the axes of q without heads and d_head.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
@@ -51,6 +66,13 @@ def sdpa(
         raise ValueError(f"window must be at least 1 ({window}); use 1 for the query's own key")
 
     query, key = q.shape[-2], k.shape[-2]
+    if first is not None:
+        check_first(first, q)
+        if mask is None and (causal or window is not None) and q.device.type == "cpu":
+            attended = by_documents(partial(sdpa, causal=True, window=window), q, k, v, first)
+            if attended is not None:
+                return attended
+        mask = keys_from(first, q, key) if mask is None else mask & keys_from(first, q, key)
     if window is not None:
         causal = True
         if (reach := window + query - 1) < key:  # some keys come before every window
@@ -168,13 +190,15 @@ class MultiHeadAttention(nn.Module):
         cache: LayerCache | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """x (..., seq, d_model) -> (..., seq, d_model).
 
         positions: (seq,), or (..., seq) with x's leading axes. The default positions start at 0,
-        or at the length of the cache.
+        or at the length of the cache. With `first`, they start at 0 at the key `first`.
         mask: boolean, broadcasts to (..., head, seq, key), True where a query may attend. The
         causal mask applies too. With a cache, the keys of x follow the cached keys.
+        first: (..., seq), the first key that each query may attend to.
         """
         # (..., seq, head · d_head) -> (..., seq, head, d_head) -> (..., head, seq, d_head)
         q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.d_head))).transpose(-3, -2)
@@ -182,12 +206,14 @@ class MultiHeadAttention(nn.Module):
         v = self.v_proj(x).unflatten(-1, (-1, self.d_head)).transpose(-3, -2)
         if positions is None:
             start = 0 if cache is None else cache.length
-            positions = torch.arange(start, start + x.shape[-2], device=x.device)
+            positions = positions_from(start, x.shape[-2], first, x.device)
         positions = positions.unsqueeze(-2)  # (..., 1, seq): one set for all heads
         q, k = self.rope.turn(q, k, positions)
         if cache is not None:
             k, v = cache.update(k, v)  # in the cache's dtype, which may be wider
-        attended = self.attend(q.to(k.dtype), k, v, mask, causal=self.causal).to(x.dtype)
+        # Without documents, `attend` may be a function that accepts no `first`.
+        own = {} if first is None else {"first": first}
+        attended = self.attend(q.to(k.dtype), k, v, mask, causal=self.causal, **own).to(x.dtype)
         y = self.gate(attended, x)
         # (..., head, seq, d_head) -> (..., seq, head, d_head) -> (..., seq, head · d_head)
         return self.o_proj(y.transpose(-3, -2).flatten(-2))

@@ -28,6 +28,7 @@ from scratchlm.model.layers import (
 )
 from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
+from scratchlm.model.segments import positions_from
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
 
@@ -75,9 +76,12 @@ class TransformerBlock(nn.Module):
         cache: LayerCache | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """x (..., seq, d_model) -> (..., seq, d_model). `MultiHeadAttention` explains the rest."""
-        attended = self.attn(self.attn_norm(x), cache=cache, positions=positions, mask=mask)
+        attended = self.attn(
+            self.attn_norm(x), cache=cache, positions=positions, mask=mask, first=first
+        )
         x = x + self.dropout(attended)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
@@ -167,6 +171,7 @@ class Transformer(nn.Module):
         cache: KVCache | ConstantShapes | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """ids (..., seq) -> logits (..., seq, vocab) for the token that follows each id.
 
@@ -176,6 +181,9 @@ class Transformer(nn.Module):
         positions: (seq,) or (..., seq). The default positions start at 0, or at the cache's length.
         mask: boolean, (seq, key) or (..., 1 or head, seq, key), True where a query may attend. The
         causal mask applies too. With a cache, the keys of `ids` follow the cached keys.
+        first: whole numbers (..., seq), the first key that each token may attend to. The default
+        positions then count from this key. So a row may contain several documents, and the
+        logits of each document are the same as for the document alone.
 
         Raise ValueError if the tokens do not fit in `context_length` or in the cache.
         """
@@ -188,7 +196,8 @@ class Transformer(nn.Module):
         if not isinstance(ids, Tensor):
             ids = as_ids(ids, self.embedding.weight.device)
         try:
-            return self.logits(self.hidden(ids, cache=cache, positions=positions, mask=mask))
+            hidden = self.hidden(ids, cache=cache, positions=positions, mask=mask, first=first)
+            return self.logits(hidden)
         except IndexError:
             if ids.min() >= 0 and ids.max() < self.config.padded_vocab_size:
                 raise  # the ids are valid, so the error has another cause
@@ -208,16 +217,17 @@ class Transformer(nn.Module):
         cache: KVCache | ConstantShapes | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """ids (..., seq) -> (..., seq, d_model): `forward` up to `norm`, without `lm_head`."""
         start = 0 if cache is None else cache.length
         self._check(ids, start, mask)
         if positions is None:
-            positions = torch.arange(start, start + ids.shape[-1], device=ids.device)
+            positions = positions_from(start, ids.shape[-1], first, ids.device)
         x = self.dropout(self.position_embedding(self.embedding(ids), positions))
         caches = [None] * len(self.layers) if cache is None else cache.layers
         for layer, layer_cache in zip(self.layers, caches, strict=True):
-            x = layer(x, cache=layer_cache, positions=positions, mask=mask)
+            x = layer(x, cache=layer_cache, positions=positions, mask=mask, first=first)
         if cache is not None:
             cache.advance(ids.shape[-1])
         return self.norm(x)

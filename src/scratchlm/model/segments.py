@@ -1,0 +1,63 @@
+"""Attention inside each document of a row: the fast form of `first`.
+
+`first` contains, for each query, the first key that the query may attend to. If a row contains
+several documents, they divide the row into segments: all queries of a segment may attend from its
+beginning on. So causal attention to each segment alone gives the same result as a mask over the
+whole row. For documents that are much shorter than the row, almost all of the mask is False, and
+the segments need a fraction of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def positions_from(start: int, seq: int, first: Tensor | None, device: torch.device) -> Tensor:
+    """Return the positions start…start + seq − 1: (seq,). With `first` (..., seq), each document
+    counts from 0: (..., seq)."""
+    positions = torch.arange(start, start + seq, device=device)
+    return positions if first is None else positions - first
+
+
+def keys_from(first: Tensor, q: Tensor, key: int) -> Tensor:
+    """Return the mask of `first` for queries `q` and `key` keys: True from the first key on."""
+    own = torch.arange(key, device=q.device) >= first.unsqueeze(-1)  # (..., query, key)
+    return own if q.ndim == 2 else own.unsqueeze(-3)  # the same for all heads
+
+
+# This function stays outside of compiled graphs. The lengths of documents differ in each batch, and
+# torch would compile a new graph for each of them.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def by_documents(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
+    first: Tensor,
+) -> Tensor | None:  # fmt: skip
+    """q, k, v (..., head, seq, d) -> (..., head, seq, d_v): `attend` to each segment alone.
+
+    Return None if q and k have different lengths or no axis of heads, or if `first` does not divide
+    the rows into segments.
+    """
+    lengths = segment_lengths(first) if q.ndim > 2 and q.shape[-2] == k.shape[-2] else None
+    if lengths is None:
+        return None
+    # (..., head, seq, d) -> (1, head, ... · seq, d). `split` is one node of the graph: its backward
+    # joins the gradients once, but slices would add up a whole gradient for each segment.
+    parts = (x.movedim(-3, 0).flatten(1, -2)[None].split(lengths, 2) for x in (q, k, v))
+    y = torch.cat([attend(*segment) for segment in zip(*parts, strict=True)], 2)[0]
+    return y.unflatten(1, (*q.shape[:-3], q.shape[-2])).movedim(0, -3)
+
+
+def segment_lengths(first: Tensor) -> list[int] | None:
+    """first (..., seq) -> the length of each segment, row by row.
+
+    Return None if `first` does not divide the rows into segments, as for a sliding window.
+    """
+    places = torch.arange(first.shape[-1], device=first.device)
+    begins = first == places
+    if not torch.equal(torch.where(begins, places, 0).cummax(-1).values, first.long()):
+        return None
+    starts = begins.flatten().nonzero().flatten()
+    return starts.diff(append=starts.new_tensor([first.numel()])).tolist()
