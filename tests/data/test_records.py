@@ -335,3 +335,27 @@ def test_rejects_that_cannot_be(tmp_path):
         Rejects(max_bad=-1)
     with pytest.raises(ValueError, match=r"need a file \(max_bad 3\); add --rejects FILE\.jsonl"):
         Rejects(max_bad=3)
+
+
+def test_records_without_a_field_are_whole_objects(tmp_path):
+    """Evaluation sets and dialogues have no single text."""
+    values = [{"ctx": "a", "endings": ["b", "c"], "label": n} for n in range(100)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    (tmp_path / "b.json").write_text(json.dumps([*values, "bare"]))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "c.parquet")
+    records = list(read_records(tmp_path, Reading(field=None)))
+    assert [record.value for record in records] == [*values, *values, "bare", *values]
+    assert [record.text for record in records] == [*[""] * 200, "bare", *[""] * 100]
+    (tmp_path / "d.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="must be an object or a string"):
+        list(read_records(tmp_path / "d.jsonl", Reading(field=None)))
+
+
+def test_a_row_that_is_not_utf8_has_no_value_without_a_field(tmp_path):
+    column = pyarrow.array([b"good", b"\xff", b"more"]).cast(pyarrow.binary())
+    table = pyarrow.table({"a": pyarrow.Array.from_buffers(pyarrow.string(), 3, column.buffers())})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with Rejects(tmp_path / "bad.jsonl", max_bad=1) as rejects:
+        records = list(read_records(tmp_path / "a.parquet", Reading(field=None), rejects))
+    assert [record.value for record in records] == [{"a": "good"}, {"a": "more"}]
+    assert rejects.count == 1

@@ -9,7 +9,8 @@ from scratchlm.data.reading.settings import Reading
 
 
 def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
-    """Return the text of a record. A string is the text itself.
+    """Return the text of a record. A string is the text itself. An object has no text if
+    `reading.field` is None.
 
     `what` and `place` say in a message what the record is, and where. Raise ValueError if the
     record has no text.
@@ -17,11 +18,12 @@ def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
-        kind = type(value).__name__
+        kind, key = type(value).__name__, (*reading.keys, "text")[0]
         raise ValueError(
-            f"{what} must be an object or a string ({place}: {kind}); write "
-            f'{{"{reading.keys[0]}": "text"}}'
+            f'{what} must be an object or a string ({place}: {kind}); write {{"{key}": "text"}}'
         )
+    if not reading.keys:
+        return ""
     found, above = value, ""
     for key in reading.keys:
         if not isinstance(found, dict):
@@ -41,7 +43,9 @@ def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueEr
     remedy = "choose a field with --field"
     if reading.field in has:
         remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
-    what = f"{reading.field!r}, because {key!r} is missing" if "." in reading.field else repr(key)
+    what = (
+        f"{reading.field!r}, because {key!r} is missing" if "." in str(reading.field) else repr(key)
+    )
     return ValueError(f"there is no field {what} ({place} has {told}); {remedy}")
 
 

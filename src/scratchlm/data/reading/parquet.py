@@ -114,7 +114,8 @@ def _values(batch: Any, reading: Reading) -> list[dict[str, Any] | bytes]:
     except UnicodeDecodeError:
         if len(batch) > 1:
             return [_values(batch.slice(row, 1), reading)[0] for row in range(len(batch))]
-        found = batch.column(reading.keys[0])[0]
-        for key in reading.keys[1:]:
+        first, *inside = reading.keys or batch.schema.names[:1]
+        found = batch.column(first)[0]
+        for key in inside:
             found = found[key]
         return [found.as_buffer().to_pybytes() if hasattr(found, "as_buffer") else b""]

@@ -14,13 +14,14 @@ class Reading:
     """Specify how to read records.
 
     `field` is the key of the text in an object or a table. A dot separates the keys of nested
-    objects: `meta.body`. A JSON list of keys can contain a dot in a key: `["a.b"]`. `separator` is
+    objects: `meta.body`. A JSON list of keys can contain a dot in a key: `["a.b"]`. None means that
+    an object needs no text: its text is empty, and the caller uses the whole object. `separator` is
     the text between the documents of a plain text. A text may be a list of strings only if `join`
     is set: `join` is the text between these strings. A shell passes newlines as `\\n`, so `join`
     may contain `\\n` and `\\t` as two characters.
     """
 
-    field: str = "text"
+    field: str | None = "text"
     separator: str = END_OF_TEXT
     join: str | None = None
 
@@ -34,6 +35,8 @@ class Reading:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Return the keys that lead to the text. Raise ValueError if `field` is malformed."""
+        if self.field is None:
+            return ()
         if not self.field.startswith("["):
             keys = self.field.split(".")
             if all(keys):
