@@ -24,8 +24,8 @@ ORDER = (
 # The same for the files and folders of the tokenizer.
 TOKENIZER = (
     ("special_tokens", "workers", "pieces"), "merge_table", "parts", "learning", "encoding",
-    "formats", "token_files", "bpe", ("train", "start_and_end_ids", "chat_template", "inspection"),
-    "playground",
+    "formats", "token_files", "bpe",
+    ("named", "train", "start_and_end_ids", "chat_template", "inspection"), "playground",
 )  # fmt: skip
 
 
