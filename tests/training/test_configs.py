@@ -11,6 +11,7 @@ from helpers import tiny
 from scratchlm import config as configuration
 from scratchlm.cli.train import main as train
 from scratchlm.costs.model_costs import count_parameters
+from scratchlm.data.config import DataConfig
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.training.trainer_config import TrainerConfig
@@ -41,7 +42,8 @@ def test_every_member_of_the_family_has_one() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_section_is_read(path: Path) -> None:
     tree = configuration.read_toml(path)
-    assert set(tree) == {"model", "optim", "train"}
+    assert set(tree) - {"data"} == {"model", "optim", "train"}
+    configuration.build(DataConfig, {"train": "a.txt"} | tree.get("data", {}), "data.")
     configuration.build(OptimConfig, tree["optim"], "optim.")
     configuration.build(TrainerConfig, tree["train"], "train.")
     assert path.read_text(encoding="utf-8").startswith("# ")
@@ -50,11 +52,11 @@ def test_every_section_is_read(path: Path) -> None:
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_a_small_one_takes_twenty_steps(path: Path, tmp_path: Path) -> None:
     corpus = tiny.corpus(tmp_path, num_words=6000)
-    arguments = ["--config", str(path), "--train_data", str(corpus), "--vocab_size", "300",
-                 "--max_seq_len", "48", "--iterations", "20", "--batch_size", "2", "--accumulate",
-                 "1", "--optim.warmup_steps", "2", "--device", "cpu", "--save_every", "0",
-                 "--eval_every", "0", "--eval_batches", "2", "--out",
-                 str(tmp_path / "run")]  # fmt: skip
+    arguments = ["--config", str(path), "--train_data", str(corpus), "--val_data", "none",
+                 "--vocab_size", "300", "--max_seq_len", "48", "--iterations", "20",
+                 "--batch_size", "2", "--accumulate", "1", "--optim.warmup_steps", "2",
+                 "--device", "cpu", "--save_every", "0", "--eval_every", "0",
+                 "--eval_batches", "2", "--out", str(tmp_path / "run")]  # fmt: skip
     assert train(arguments) == 0
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == list(range(1, 21))

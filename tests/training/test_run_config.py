@@ -258,11 +258,25 @@ def test_another_context_is_no_resume(flags):
             assert trainer.step == own
 
 
+def test_the_data_of_a_recipe_must_exist(tmp_path, flags, monkeypatch):
+    """A flag replaces only its own key, so the recipe's validation data stays."""
+    monkeypatch.chdir(tmp_path)
+    recipe_file = tmp_path / "mine.toml"
+    recipe_file.write_text('[data]\ntrain = "here.bin"\nval = "there.bin"\n', encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"mine\.toml must exist \(.*here\.bin\); "):
+        run_config.resolve(recipe_file, {}, say=lambda line: None)
+    with pytest.raises(FileNotFoundError, match=r"\(.*there\.bin\); set .*, or .* --val_data none"):
+        run_config.resolve(recipe_file, flags, say=lambda line: None)
+    config, _ = run_config.resolve(recipe_file, flags | {"data.val": "none"}, say=lambda line: None)
+    assert config.data.val is None
+    assert config.data.train == flags["data.train"]
+
+
 def test_data_that_has_moved_is_asked_for(tmp_path, flags):
     finished(flags)
     moved = Path(flags["data.train"]).rename(tmp_path / "moved.npy")
     more = {"train.iterations": "3"}
-    with pytest.raises(FileNotFoundError, match=r"\(.*ids.npy\); set the new path with --train"):
+    with pytest.raises(FileNotFoundError, match=r"\(.*ids.npy\); set another path with --train_"):
         run_config.resolve(None, more, flags["train.out"])
     config, checkpoint = run_config.resolve(
         None, more | {"data.train": str(moved)}, flags["train.out"]

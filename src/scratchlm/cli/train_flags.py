@@ -30,7 +30,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "data.val": (
         "validation data of the same kinds (the held-out documents in a folder of "
-        "scratchlm-tokenize, or the last tenth of the training data)",
+        "scratchlm-tokenize, or the last tenth of the training data; none unsets a recipe's data)",
         "val_data",
     ),
     "data.tokenizer": (

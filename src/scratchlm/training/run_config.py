@@ -82,7 +82,10 @@ def resolve(
     _keep_the_last("optim", {"decay_fraction", "decay_steps"}, tree, layers)
     own = _is_its_own(out, run)
     if checkpoint is not None:
-        _check_still_there(tree["data"], flags)
+        _check_exists(tree["data"], flags, "the run's data must still exist")
+    elif file is not None:
+        none = ", or hold out the last tenth of the training data with --val_data none"
+        _check_exists(from_file.get("data", {}), flags, f"the data of {file} must exist", none)
     _fit_to_data(tree, layers[1:], say)
     _say_kept(from_file, file, recipe, whose, flags, say)
     saved = Path(out) / "config.toml"
@@ -147,17 +150,21 @@ def _set_vocab_size(tree: Tree, say: Callable[[str], None]) -> None:
 
 
 def _with_absolute_paths(layer: Tree) -> Tree:
-    """Make the paths of the data absolute, so that a run resumes from any directory."""
-    data = {
+    """Make the paths of the data absolute, so that a run resumes from any directory. `none` unsets
+    the validation data."""
+    data: Tree = {
         key: with_paths(path, os.path.abspath) if key != "tokenizer" else os.path.abspath(path)
         for key, path in layer.get("data", {}).items()
         if key in ("train", "val", "tokenizer") and path and isinstance(path, str)
     }
+    if layer.get("data", {}).get("val") == "none":
+        data["val"] = None
     return configuration.merge(layer, {"data": data})
 
 
-def _check_still_there(data: Layer, flags: Layer) -> None:
-    """Check that a resumed run's data still exists at its old path."""
+def _check_exists(data: Layer, flags: Layer, rule: str, none: str = "") -> None:
+    """Check that the data exists, unless a flag sets its path. `rule` and `none` are parts of the
+    message."""
     for name in ("train", "val"):
         text = data.get(name)
         if not isinstance(text, str) or f"data.{name}" in flags:
@@ -165,8 +172,8 @@ def _check_still_there(data: Layer, flags: Layer) -> None:
         for path, _ in parts_of(text):
             if not is_there(path):
                 raise FileNotFoundError(
-                    f"the run's data must still exist ({path}); set the new path with "
-                    f"--{name}_data FILE"
+                    f"{rule} ({path}); set another path with --{name}_data FILE"
+                    f"{none if name == 'val' else ''}"
                 )
 
 
