@@ -61,15 +61,29 @@ def test_training_and_validation_files_go_to_their_folders(capsys):
         assert said[1:] == [
             "saved: data/train/00.bin (5 bytes; the server's length checked)",
             "saved: data/val/val.bin (5 bytes; the server's length checked)",
+            "tokenize: scratchlm-data tokenize",
         ]
         words = ["--train_max", "2", "--train_dir", "t", "--val-dir=v", "--connections", "1"]
         assert data([*WORDS, "pile", *words]) == 0
         assert Path("t/01.bin").read_bytes() == b"second"
         assert Path("v/val.bin").exists()
-        capsys.readouterr()
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            "tokenize: scratchlm-data tokenize --train_dir t --val_dir v --out_train_file "
+            "t/train.h5 --out_val_file v/val.h5"
+        )
         assert data([*WORDS, "pile"]) == 0
         said = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in said[1:]] == ["already there"] * 2
+        assert [line.split(":")[0] for line in said[1:-1]] == ["already there"] * 2
+
+
+def test_a_text_without_validation_files(capsys):
+    with server.running(b"", files={"/a.txt": b"text"}) as state:
+        file = {"url": f"http://127.0.0.1:{state.port}/a.txt", "part": "train"}
+        about = {"about": "a test", "licence": "MIT", "home": "here"}
+        Path("table.json").write_text(json.dumps({"a": about | {"files": [file]}}), "utf-8")
+        assert data([*WORDS, "a", "--train_dir", "my texts"]) == 0
+        next_command = capsys.readouterr().out.splitlines()[-1]
+        assert next_command == "train: scratchlm-train --train_data 'my texts' --config tiny"
 
 
 def test_a_mirror_is_asked_instead(capsys):

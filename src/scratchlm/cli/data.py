@@ -19,6 +19,7 @@ from scratchlm.cli.command import Parser, command
 STEPS = (
     "download",
     "generate",
+    "tokenize",
 )  # each is a module data_STEP, with `add_flags(parser)` and `run(args)`
 
 

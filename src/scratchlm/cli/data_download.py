@@ -11,6 +11,7 @@ Repeat a command that stopped: it continues each download.
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 
 from scratchlm.cli.command import Once, Parser
@@ -61,6 +62,22 @@ def run(args: Namespace) -> None:
         confirmed = {"length": "the server's length", "size": "size"}
         checked = confirmed.get(outcome.confirmed_by, outcome.confirmed_by)
         print(f"{what}: {file.path} ({outcome.size:,} bytes; {checked} checked)")
+    if source.folder is None:
+        print(_next(folders, any(entry.part == "val" for entry in source.entries)))
+
+
+def _next(folders: dict[str, str], has_val: bool) -> str:
+    """Return a line with the command that uses a text. Leave out its default folders."""
+    if not has_val:
+        return f"train: scratchlm-train --train_data {shlex.quote(folders['train'])} --config tiny"
+    words = ["scratchlm-data", "tokenize"]
+    for part in ("train", "val"):
+        if folders[part] != f"data/{part}":
+            words += [f"--{part}_dir", folders[part]]
+    if len(words) > 2:
+        words += ["--out_train_file", f"{folders['train']}/train.h5"]
+        words += ["--out_val_file", f"{folders['val']}/val.h5"]
+    return f"tokenize: {shlex.join(words)}"
 
 
 def _folders(args: Namespace, folder: str | None) -> dict[str, str]:

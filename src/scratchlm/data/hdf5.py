@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,8 @@ def _info(fields: Mapping[str, Any], path: Path) -> ShardInfo | None:
     return info_of({"tokenizer": None, "mtime_ns": path.stat().st_mtime_ns} | plain, path)
 
 
-def write_hdf5(ids: Path, info: ShardInfo, path: Path) -> None:
-    """Write the ids of the `.bin` file `ids`, which `info` describes, to an HDF5 file.
+def write_hdf5(parts: Sequence[Path], info: ShardInfo, path: Path) -> None:
+    """Write the ids of `.bin` files to an HDF5 file. `info` describes the joined ids.
 
     h5py writes the description and reserves the space. Then this function copies the ids to that
     space, so a full disk gives the usual error. The same ids give the same bytes.
@@ -108,7 +108,7 @@ def write_hdf5(ids: Path, info: ShardInfo, path: Path) -> None:
     h5py = extra("h5py", path)
     fields = {key: value for key, value in asdict(info).items() if value is not None}
     del fields["mtime_ns"]
-    with replacing_file(path) as target, ids.open("rb") as source:
+    with replacing_file(path) as target:
         with naming(path), h5py.File(target.name, "w", libver="v110") as file:
             shape, dtype = (info.count,), DTYPES[info.dtype]
             dataset = file.create_dataset(DATASET, shape, dtype, track_times=False)
@@ -120,7 +120,9 @@ def write_hdf5(ids: Path, info: ShardInfo, path: Path) -> None:
             dataset[-1:] = 0  # the first write reserves the space
             offset = dataset.id.get_offset()
         target.seek(offset)
-        shutil.copyfileobj(source, target, 1 << 20)
+        for part in parts:
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,7 @@ from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.token_files import (
     DTYPES,
     ShardInfo,
+    path_from,
     read_sidecar,
     writing_ids,
 )
@@ -141,8 +142,25 @@ def write_shard(
                 raise ValueError(f"the text must not be empty ({src}); choose another text")
         assert writer.info is not None
         if binary != dst:
-            write_hdf5(binary, writer.info, dst)
+            write_hdf5([binary], writer.info, dst)
         return writer.info
+
+
+def join_shards(paths: Sequence[Path], dst: Path, tokenizer_path: StrPath) -> ShardInfo:
+    """Join `.bin` files of one tokenizer, in their order, into one HDF5 file."""
+    infos = [info for path in paths if (info := open_shard(path).info)]
+    assert len(infos) == len(paths) > 0
+    joined = dataclasses.replace(
+        infos[0],
+        count=sum(info.count for info in infos),
+        text_bytes=sum(info.text_bytes for info in infos),
+        max_id=max(info.max_id for info in infos),
+        size=sum(info.size for info in infos),
+        tokenizer=path_from(dst, tokenizer_path),
+        sha256=sha256_of(*paths),
+    )
+    write_hdf5(paths, joined, dst)
+    return joined
 
 
 @contextlib.contextmanager

@@ -6,7 +6,10 @@ import hashlib
 from pathlib import Path
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 in hexadecimal: of a file's bytes, or of several files' joined bytes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

@@ -92,17 +92,21 @@ def writing_ids(
     """
     if ending_of(path) not in ("", ".bin"):
         raise ValueError(f"a file of ids must end with .bin ({path}); use the name {path.stem}.bin")
-    if tokenizer_path is not None:
-        with contextlib.suppress(ValueError):  # Windows has no relative path to another drive
-            tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
-        tokenizer_path = Path(tokenizer_path).as_posix()
-    writer = IdWriter(path, Maker.of(parts, tokenizer_path))
+    relative = None if tokenizer_path is None else path_from(path, tokenizer_path)
+    writer = IdWriter(path, Maker.of(parts, relative))
     try:
         yield writer
         writer.close()
     except BaseException:
         writer.abandon()
         raise
+
+
+def path_from(path: Path, tokenizer_path: StrPath) -> str:
+    """Return the tokenizer's path relative to the folder of the token file `path`."""
+    with contextlib.suppress(ValueError):  # Windows has no relative path to another drive
+        tokenizer_path = os.path.relpath(tokenizer_path, path.parent)
+    return Path(tokenizer_path).as_posix()
 
 
 @dataclasses.dataclass(frozen=True)
