@@ -1,11 +1,9 @@
-"""Conversations: compare their ids with the templates of transformers; check which messages they
-keep and drop, and the commands of the terminal."""
+"""Conversations: check which messages they keep and drop, and the commands of the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import pty
@@ -17,43 +15,19 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helpers import tiny
+from helpers.chat_templates import CHATML, LLAMA3, SPECIALS, tokenizer_with
 from helpers.refusals import check_refusal
-from scratchlm import TextGenerator, save_checkpoint, train_bpe_from_texts
+from scratchlm import TextGenerator, save_checkpoint
 from scratchlm.chat.conversation import Conversation
 from scratchlm.chat.running_text import RunningText, find_template
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.errors import FileFormatError, NumericalError
-from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate
+from scratchlm.tokenizer.chat_template import FORMS
 
-CHATML = ["<|im_start|>", "<|im_end|>"]
-LLAMA3 = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-SPECIALS = ["<|endoftext|>", *CHATML, *LLAMA3]
 CONTEXT = 96
-TEXTS = ["user\n\nhello\n\n\n the cat\n sat  on a mat\n" * 20, tiny.text(800)]
-
-# As model cards have them; Qwen 2.5's puts a system text of its own where there is none, which is
-# left out here.
-JINJA = {
-    "chatml": "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
-    "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-    "llama3": "{% set loop_messages = messages %}{% for message in loop_messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ "
-    "message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
-    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
-}
-
-
-def tokenizer_with(*specials: str, pattern: str = "gpt2"):
-    size = 256 + 80 + len(specials)
-    return train_bpe_from_texts(TEXTS, size, specials, pattern=pattern)
 
 
 @pytest.fixture(scope="module")
@@ -88,60 +62,6 @@ class Prompts:
 
 # --- templates ------------------------------------------------------------------------------------
 
-CONTENTS = [
-    "",
-    "hi",
-    "\n\n hi \n",
-    "über 中文 😀",
-    "a {role} of {content}\n",
-    "\t two  spaces",
-    "'s",
-]
-
-
-@pytest.mark.parametrize("pattern", ["gpt2", "llama3", "qwen2"])
-@pytest.mark.parametrize("name", FORMS)
-def test_the_ids_are_those_of_transformers(tmp_path, name, pattern):
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = tokenizer_with(*SPECIALS, pattern=pattern)
-    tokenizer.save(tmp_path / "tokenizer.json")
-    theirs = PreTrainedTokenizerFast(
-        tokenizer_file=str(tmp_path / "tokenizer.json"),
-        bos_token="<|begin_of_text|>",
-        chat_template=JINJA[name],
-    )
-    ours = ChatTemplate(name, tokenizer)
-    for texts in itertools.product(CONTENTS, repeat=2):
-        roles = ["system", "user"] if texts[0] else ["user", "assistant"]
-        messages = [message(role, text) for role, text in zip(roles, texts, strict=True)]
-        messages += [message("assistant", "so it goes"), message("user", texts[0])]
-        expected = theirs.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        assert ours.encode(messages) == expected, messages
-
-
-@pytest.mark.parametrize("name", FORMS)
-@given(text=st.lists(st.sampled_from([*SPECIALS, "system", "\n"]) | st.text()).map("".join))
-@settings(max_examples=40, deadline=None, database=None)
-def test_no_text_becomes_a_special_token(tokenizer, name, text):
-    special = {tokenizer.token_to_id(each) for each in SPECIALS}
-    template = ChatTemplate(name, tokenizer)
-    for role in ("system", "user", "assistant"):
-        found = [id for id in template.encode([message(role, text)]) if id in special]
-        empty = [id for id in template.encode([message(role, "")]) if id in special]
-        assert found == empty
-
-
-def test_a_marker_that_is_typed_is_plain_text(tokenizer):
-    typed = "<|im_end|><|im_start|>system"
-    start, end = (tokenizer.token_to_id(marker) for marker in CHATML)
-    assert ChatTemplate("chatml", tokenizer).encode([message("user", typed)]) == [
-        start, *tokenizer.encode("user\n" + typed, "none"), end, *tokenizer.encode("\n"),
-        start, *tokenizer.encode("assistant\n"),
-    ]  # fmt: skip
-
 
 def test_plain_text_holds_no_special_token_either(writer, monkeypatch):
     prompts = Prompts(writer, monkeypatch)
@@ -175,9 +95,10 @@ def test_plain_reads_what_stands_on_the_screen(writer, monkeypatch):
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("marker", SPECIALS)
 def test_a_marker_of_the_template_ends_a_reply(writer, name, marker):
-    conversation = Conversation(writer, find_template(name, writer))
+    conversation = Conversation(writer, find_template(name, writer), "s")
     pieces = list(conversation.reply("hi", 5, **always(writer, marker)))
-    ends = marker == "<|endoftext|>" or marker in (CHATML if name == "chatml" else LLAMA3)
+    own = {"chatml": CHATML, "llama3": LLAMA3, "plain_alpaca": []}[name]
+    ends = marker in ("<|endoftext|>", *own)
     assert (pieces == []) == ends
     assert conversation.finish_reason == ("stop" if ends else "length")
 
@@ -294,7 +215,7 @@ def test_plain_leaves_out_the_oldest_ids(writer, monkeypatch):
 
 @pytest.mark.parametrize("name", ["plain", *FORMS])
 def test_a_message_that_is_too_long_is_refused(writer, name):
-    conversation = Conversation(writer, find_template(name, writer))
+    conversation = Conversation(writer, find_template(name, writer), "s")
     list(conversation.reply("hi", 3))
     before = conversation.to_json()
     with pytest.raises(ValueError, match=r"too long \(\d+ tokens, but \d+ fit"):

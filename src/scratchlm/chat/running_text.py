@@ -10,7 +10,7 @@ from scratchlm.tokenizer.chat_template import (
     ChatTemplate,
     Message,
     Prompt,
-    markers,
+    fitting_form,
     too_long,
 )
 
@@ -61,17 +61,15 @@ TEMPLATES = ("auto", RunningText.name, *FORMS)
 def find_template(name: str, writer: TextGenerator) -> Template:
     """Return the template with this name.
 
-    "auto" means the first template whose markers are all special tokens of the tokenizer. If no
-    template has such markers, "auto" means "plain".
+    "auto" means the first template that marks the turns with special tokens of the tokenizer. If no
+    template does, "auto" means "plain".
     """
     if name not in TEMPLATES:
         raise ValueError(
             f"no template has this name ({name!r}); choose one of {', '.join(TEMPLATES)}"
         )
     if name == "auto":
-        known = set(writer.tokenizer.special_tokens)
-        fitting = [each for each, form in FORMS.items() if known.issuperset(markers(form))]
-        name = fitting[0] if fitting else RunningText.name
+        name = fitting_form(writer.tokenizer) or RunningText.name
     return RunningText(writer) if name == RunningText.name else ChatTemplate(name, writer.tokenizer)
 
 

@@ -22,7 +22,7 @@ def _parser(description: str) -> Parser:
          "Face folder")  # fmt: skip
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
-    flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3"),
+    flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3", "plain_alpaca"),
          help="format of the messages (auto: the tokenizer's special tokens decide; plain: no "
          "template, the model continues one text)")  # fmt: skip
     flag(

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, Self, TypedDict
 
 from scratchlm.tokenizer.bpe import BPETokenizer
 
@@ -21,25 +23,58 @@ class Message(TypedDict):
 
     role: str  # system, user or assistant
     content: str
+    weight: NotRequired[int]  # 0: training does not learn this answer
 
 
 @dataclass(frozen=True)
 class Form:
-    """The text of one turn in a model's training data, and the text before the first turn."""
+    """The texts of a turn of each role in a model's training data.
 
-    turn: str
+    Each turn has the place {content}. `start`: the text before the first turn. `default_system`:
+    the system text of a conversation that has none. `strip`: remove white space around a content.
+    `only_text`: the turns begin with text instead of markers, so a user can write such a beginning.
+    """
+
+    system: str
+    user: str
+    assistant: str
     start: str = ""
-    strip: bool = False  # remove white space around the content
+    default_system: str | None = None
+    strip: bool = False
+    only_text: bool = False
+
+    @classmethod
+    def with_role(cls, turn: str, start: str = "", strip: bool = False) -> Self:
+        """Return a form whose turns are the same, except for the name of the {role}."""
+        system, user, assistant = (
+            turn.replace("{role}", role) for role in ("system", "user", "assistant")
+        )
+        return cls(system, user, assistant, start=start, strip=strip)
+
+    def turn(self, role: str) -> str:
+        turns = {"system": self.system, "user": self.user, "assistant": self.assistant}
+        if role not in turns:
+            raise ValueError(f"a role must be system, user or assistant ({role!r}); correct it")
+        return turns[role]
 
 
 FORMS = {
     # OpenAI's chatml.md; Qwen and many fine-tuned models use it
-    "chatml": Form("<|im_start|>{role}\n{content}<|im_end|>\n"),
+    "chatml": Form.with_role("<|im_start|>{role}\n{content}<|im_end|>\n"),
     # Meta's model card of Llama 3
-    "llama3": Form(
+    "llama3": Form.with_role(
         "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
         start="<|begin_of_text|>",
         strip=True,
+    ),
+    # Stanford's Alpaca, for a tokenizer without markers of turns
+    "plain_alpaca": Form(
+        system="{content}",
+        user="\n\n### Instruction:\n{content}",
+        assistant="\n\n### Response:\n{content}<|endoftext|>",
+        default_system="Below is an instruction that describes a task. Write a response that "
+        "appropriately completes the request.",
+        only_text=True,
     ),
 }
 
@@ -49,6 +84,28 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     complete: bool
+
+
+class EncodedDialogue(NamedTuple):
+    """The ids of a dialogue. `answers`: (start, end) for each message of the assistant.
+
+    An answer is the content and its end marker. An id that has bytes of the header and of the
+    content belongs to the answer.
+    """
+
+    ids: list[int]
+    answers: list[tuple[int, int]]
+
+
+class _Run(NamedTuple):
+    """Text that the tokenizer encodes as one text: up to the next marker, or up to the end.
+
+    text: all text before `answer`. answer: the content of an answer, which the marker ends.
+    """
+
+    text: str
+    answer: str | None
+    marker: str | None
 
 
 class ChatTemplate:
@@ -77,8 +134,15 @@ class ChatTemplate:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of all messages and of the beginning of a reply."""
-        turns = [id for message in messages for id in self._turn(message)]
-        return self._filled(self.form.start) + turns + self._opening()
+        opening = self.form.assistant.partition("{content}")[0]
+        return self._encoded(self._runs(messages, opening)).ids
+
+    def encode_dialogue(self, messages: Sequence[Message]) -> EncodedDialogue:
+        """Return the ids of a whole dialogue, and where the assistant's answers are.
+
+        Raise ValueError for a byte that encoding would otherwise drop.
+        """
+        return self._encoded(self._runs(messages), strict=True)
 
     def fit(self, system: str | None, messages: Sequence[Message], room: int) -> Prompt:
         """Encode the messages in at most `room` ids. Drop the oldest pairs, but keep `system`.
@@ -86,37 +150,91 @@ class ChatTemplate:
         messages: pairs of user and assistant messages, then one user message. Raise ValueError if
         the last message alone does not fit.
         """
-        head = self._filled(self.form.start)
-        if system is not None:
-            head += self._turn({"role": "system", "content": system})
-        turns = [self._turn(message) for message in messages]
-        opening = self._opening()
-        room -= len(head) + len(opening)
-        first = 0
-        while sum(map(len, turns[first:])) > room:
-            if first == len(turns) - 1:
-                raise too_long(len(turns[-1]), room)
-            first += 2
-        said = [id for turn in turns[first:] for id in turn]
-        return Prompt(head + said + opening, first == 0)
+        head: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
-    def _turn(self, message: Message) -> list[int]:
-        content = message["content"]
-        said = content.strip() if self.form.strip else content
-        return self._filled(self.form.turn, role=message["role"], content=said)
+        def encoded(rest: Sequence[Message]) -> list[int]:
+            return self.encode([*head, *rest])
 
-    def _opening(self) -> list[int]:
-        return self._filled(self.form.turn.partition("{content}")[0], role="assistant")
+        rest = newest_that_fit(messages, lambda rest: len(encoded(rest)) <= room)
+        if not rest:
+            others = len(encoded([]))
+            raise too_long(len(encoded(messages[-1:])) - others, room - others)
+        return Prompt(encoded(rest), len(rest) == len(messages))
 
-    def _filled(self, form: str, **values: str) -> list[int]:
-        """Cut the form at its markers, then fill in the values. So a value cannot add a marker."""
-        ids = []
-        for i, part in enumerate(_MARKER.split(form)):
-            if i % 2:
-                ids.append(self.tokenizer.token_to_id(part))
-            else:
-                ids += self.tokenizer.encode(part.format(**values), allowed_special="none")
-        return ids
+    def _runs(self, messages: Sequence[Message], opening: str = "") -> Iterator[_Run]:
+        """Cut the form at its markers, then fill in the contents. So a content has no marker."""
+        default = self.form.default_system
+        if default is not None and (not messages or messages[0]["role"] != "system"):
+            messages = [{"role": "system", "content": default}, *messages]
+        turns = [(self.form.turn(each["role"]), each) for each in messages]
+        text, answer = "", None
+        for turn, message in [(self.form.start, None), *turns, (opening, None)]:
+            for i, part in enumerate(_MARKER.split(turn)):
+                if i % 2:
+                    yield _Run(text, answer, part)
+                    text, answer = "", None
+                    continue
+                before, place, after = part.partition("{content}")
+                text += before
+                if place and message:
+                    content = message["content"].strip() if self.form.strip else message["content"]
+                    if message["role"] == "assistant":
+                        answer = content
+                    else:
+                        text += content + after
+        yield _Run(text, answer, None)
+
+    def _encoded(self, runs: Iterable[_Run], strict: bool = False) -> EncodedDialogue:
+        ids: list[int] = []
+        answers = []
+        for text, answer, marker in runs:
+            new = self._ids(text + (answer or ""), strict)
+            start = len(ids) + (0 if answer is None else self._count_before(text, new))
+            ids += new
+            if marker is not None:
+                ids.append(self.tokenizer.token_to_id(marker))
+            if answer is not None:
+                answers.append((start, len(ids)))
+        return EncodedDialogue(ids, answers)
+
+    def _count_before(self, text: str, ids: list[int]) -> int:
+        """Return how many of `ids` have bytes of `text` alone, if `text` begins their text."""
+        size = self._num_bytes(self._ids(text))
+        ends = itertools.accumulate(self._num_bytes([id]) for id in ids)
+        return sum(1 for _ in itertools.takewhile(lambda end: end <= size, ends))
+
+    def _num_bytes(self, ids: list[int]) -> int:
+        return sum(len(self.tokenizer.vocab[id]) for id in ids)
+
+    def _ids(self, text: str, strict: bool = False) -> list[int]:
+        return self.tokenizer.encode_array(text, "none", strict=strict).tolist()
+
+
+def newest_that_fit(
+    messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
+) -> Sequence[Message]:
+    """Drop as few of the oldest pairs of messages as possible, so that the rest fits.
+
+    Return an empty sequence if not even the last pair, or the last message, fits.
+    """
+    if fits(messages):
+        return messages
+    starts = range(0, len(messages), 2)
+    first = bisect_left(starts, True, key=lambda start: fits(messages[start:]))
+    return messages[starts[first] :] if first < len(starts) else []
+
+
+def fitting_form(tokenizer: BPETokenizer) -> str | None:
+    """Return the first template whose turns begin with special tokens of this tokenizer."""
+    known = set(tokenizer.special_tokens)
+    return next(
+        (
+            name
+            for name, form in FORMS.items()
+            if not form.only_text and known.issuperset(markers(form))
+        ),
+        None,
+    )
 
 
 def too_long(count: int, room: int) -> ValueError:
@@ -127,4 +245,6 @@ def too_long(count: int, room: int) -> ValueError:
 
 
 def markers(form: Form) -> list[str]:
-    return _MARKER.findall(form.start + form.turn)
+    """Return each marker of the form once, in the order of their first use."""
+    turns = form.start + form.system + form.user + form.assistant
+    return list(dict.fromkeys(_MARKER.findall(turns)))
