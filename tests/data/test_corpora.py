@@ -24,6 +24,7 @@ from scratchlm.data import corpora
 from scratchlm.data.corpora import encode_corpus, encode_files
 from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
@@ -180,6 +181,50 @@ def test_wide_ids(source, tmp_path):
     assert tokenizer.decode(ids_of(tmp_path / "out", "train")[:2000]).startswith(
         documents_of(source)[0]
     )
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_every_record_is_a_document_or_counted_as_dropped(tokenizer, tmp_path, num_workers):
+    lines = [json.dumps({"text": tiny.text(20, seed=i)}) for i in range(40)]
+    lines[3], lines[20], lines[30] = '{"text": ""}', '{"text": 1}', "{"
+    lines[39] = f'{{"text": "é{END}"}}'
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with Rejects(tmp_path / "r.jsonl", max_bad=2) as rejects:
+        info = encode_corpus(
+            tokenizer,
+            tmp_path / "a.jsonl",
+            tmp_path / "out",
+            rejects=rejects,
+            num_workers=num_workers,
+            **SETTINGS,
+        )
+    text_bytes = sum(len(tiny.text(20, seed=i).encode()) for i in range(39))
+    text_bytes -= sum(len(tiny.text(20, seed=i).encode()) for i in (3, 20, 30))
+    assert info.reading == {
+        "records": 40, "empty": 1, "rejected": 2,
+        "text_bytes": text_bytes + len(f"é{END}".encode()), "rejected_bytes": 12,
+    }  # fmt: skip
+    assert info.train.documents + info.val.documents == 37
+    rejected = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in rejected] == [21, 31]
+    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["reading"] == info.reading
+    with Rejects(tmp_path / "r.jsonl", max_bad=2) as rejects:
+        again = encode_corpus(
+            tokenizer, tmp_path / "a.jsonl", tmp_path / "out", rejects=rejects, resume=True,
+            **SETTINGS,
+        )  # fmt: skip
+    assert again == info
+    assert (tmp_path / "r.jsonl").read_text().splitlines() == rejected, "nothing was read"
+
+
+def test_a_record_that_disappears_is_an_error(tokenizer, source, tmp_path, monkeypatch):
+    def without_one(*arguments: object, **options: object) -> object:
+        return (chunk for chunk in read_documents(*arguments, **options) if chunk.document != 5)
+
+    monkeypatch.setattr(corpora, "read_documents", without_one)
+    with pytest.raises(AssertionError, match="a record disappeared"):
+        encode_corpus(tokenizer, source, tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out" / "corpus.json").exists()
 
 
 # --- killed and resumed ---------------------------------------------------------------------------

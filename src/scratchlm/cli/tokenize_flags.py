@@ -18,6 +18,7 @@ TRAINING = (
 )  # fmt: skip
 FOLDER = ("val_fraction", "seed", "shard_tokens", "resume")
 READING = ("field", "separator", "join")  # the fields of `Reading`
+REJECTS = ("max_bad", "rejects")
 ONE_FILE = (".bin", ".h5", ".hdf5")  # endings of a file of ids
 USES = ("encode", "show", "html")  # what a command can do with a tokenizer
 
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str] | None, description: str) -> Namespace:
     _check_together(args)
     _find(args)
     _check_encoding(args)
+    _check_rejects(args)
     _check_outputs(args)
     return args
 
@@ -97,6 +99,9 @@ def _add_encoding(parser: Parser) -> None:
          r"strings with TEXT, such as '\n\n'")  # fmt: skip
     flag("--separator", **_UTF8, metavar="TEXT", help="special token between the documents of a "
          "text, and after each document in the shards (default: <|endoftext|>)")  # fmt: skip
+    flag("--max_bad", **_NUMBER, help="continue after up to N bad records (default: 0)")
+    flag("--rejects", **_ONE, metavar="FILE.jsonl", help="with --max_bad: write the bad records "
+         "to this file")  # fmt: skip
     flag("--num_workers", **_NUMBER, help="processes (default: one per core); any number gives the "
          "same result")  # fmt: skip
 
@@ -120,8 +125,8 @@ def _given(args: Namespace, flags: Sequence[str]) -> list[str]:
 
 
 def _only_inspected(args: Namespace) -> None:
-    others = [*TRAINING, *FOLDER, "separator", *USES, "corpus", "tokenizer_path", "output",
-              "num_workers"]  # fmt: skip
+    others = [*TRAINING, *FOLDER, *REJECTS, *USES, "separator", "corpus", "tokenizer_path",
+              "output", "num_workers"]  # fmt: skip
     if args.sample is None:
         others += ["field", "join"]
     for flag in _given(args, others):
@@ -152,7 +157,12 @@ def _check_together(args: Namespace) -> None:
                 raise ValueError(
                     f"--{flag} ({getattr(args, flag)}) is only for {what}; add --{needed}"
                 )
-    for flag, least in (("num_workers", 1), ("min_frequency", 0), ("max_token_length", 1)):
+    for flag, least in (
+        ("num_workers", 1),
+        ("min_frequency", 0),
+        ("max_token_length", 1),
+        ("max_bad", 0),
+    ):
         value = getattr(args, flag)
         if value is not None and value < least:
             raise ValueError(
@@ -198,7 +208,7 @@ def _check_encoding(args: Namespace) -> None:
                 f"{args.encode[0]}); set --output DIR, without .bin, or remove --{flag}"
             )
     if not args.to_folder and not args.as_documents:
-        for flag in _given(args, READING):
+        for flag in _given(args, (*READING, *REJECTS)):
             raise ValueError(
                 f"--{flag} ({getattr(args, flag)}) is only for many documents; remove --{flag}, "
                 "because a text file is one text, which its special tokens split"
@@ -215,6 +225,27 @@ def _check_encoding(args: Namespace) -> None:
         )
 
 
+def _check_rejects(args: Namespace) -> None:
+    if bool(args.max_bad) != (args.rejects is not None):
+        missing = "max_bad N" if not args.max_bad else "rejects FILE.jsonl"
+        raise ValueError(
+            f"bad records need a number and a file (--max_bad {args.max_bad}, --rejects "
+            f"{args.rejects}); add --{missing}"
+        )
+    if args.rejects is None:
+        return
+    if ending_of(Path(args.rejects)) != ".jsonl":
+        raise ValueError(
+            f"bad records must go to a .jsonl file ({args.rejects}); set --rejects "
+            f"{Path(args.rejects).with_suffix('.jsonl')}"
+        )
+    if args.as_documents and args.to_folder and args.corpus_files != args.encode_files:
+        raise ValueError(
+            f"a file of bad records must belong to one set of inputs (--rejects {args.rejects}, "
+            "but --corpus and --encode differ); use two commands"
+        )
+
+
 def _check_outputs(args: Namespace) -> None:
     taken = {path.resolve() for path in (*args.corpus_files, *args.encode_files)}
     if args.tokenizer_path:
@@ -223,6 +254,7 @@ def _check_outputs(args: Namespace) -> None:
         ("output_tokenizer", "tokenizer.json"),
         ("output", None),
         ("html", None),
+        ("rejects", None),
     ):
         name = getattr(args, flag)
         if name is None and args.corpus:

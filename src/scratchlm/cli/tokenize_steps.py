@@ -13,6 +13,7 @@ from scratchlm.cli.tokenize_flags import READING
 from scratchlm.data.corpora import encode_corpus
 from scratchlm.data.corpus_folder import PROGRESS
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.shards import write_shard
@@ -49,11 +50,17 @@ def train(args: Namespace) -> tuple[BPETokenizer, Path]:
     specials = settings.pop("special_tokens")
     separator = END_OF_TEXT if END_OF_TEXT in specials else specials[0]
     reading = Reading(**{"separator": separator} | _given(args, *READING))
-    tokenizer = learn_tokenizer(
-        args.corpus_files, special_tokens=specials, reading=reading, **settings
-    )
+    with Rejects(args.rejects, args.max_bad or 0) as rejects:
+        tokenizer = learn_tokenizer(
+            args.corpus_files,
+            special_tokens=specials,
+            reading=reading,
+            rejects=rejects,
+            **settings,
+        )
     old = path.read_bytes() if path.is_file() else None
     tokenizer.save(path)
+    _tell_what_is_left_out(rejects.account(), args)
     print(f"trained {len(tokenizer):,} ids in {time.perf_counter() - start:.1f} s: {path}")
     if old not in (None, path.read_bytes()):
         print(f"{path} replaced another file; encode your texts a second time, with this tokenizer")
@@ -88,9 +95,15 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
     print(f"encoding {_counted(args.encode_files, 'file')} into {output}{shown}")
     _tell_what_is_read_as_text(args)
     try:
-        info = encode_corpus(
-            tokenizer, args.encode_files, output, reading=Reading(**reading), **settings
-        )
+        with Rejects(args.rejects, args.max_bad or 0) as rejects:
+            info = encode_corpus(
+                tokenizer,
+                args.encode_files,
+                output,
+                reading=Reading(**reading),
+                rejects=rejects,
+                **settings,
+            )
     except (KeyboardInterrupt, Interrupted) as stop:
         if not (output / PROGRESS).exists():  # no shard is finished, so there is nothing to resume
             raise
@@ -99,6 +112,7 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
             f"stopped; the finished shards are in {output}; "
             "to continue, repeat the command with --resume",
         ) from None
+    _tell_what_is_left_out(info.reading, args)
     for name, split in (("train", info.train), ("val", info.val)):
         if name == "train" or args.val_fraction:
             print(
@@ -107,6 +121,17 @@ def encode_documents(tokenizer: BPETokenizer, args: Namespace) -> None:
                 f"each) in {_counted(split.shards, 'shard')}"
             )
     print(f"encoded in {time.perf_counter() - start:.1f} s: {output}")
+
+
+def _tell_what_is_left_out(reading: dict[str, int], args: Namespace) -> None:
+    """Print what became of the records if the reader dropped any."""
+    empty, rejected = reading.get("empty", 0), reading.get("rejected", 0)
+    if empty or rejected:
+        told = f"{empty:,} empty, {rejected:,} rejected"
+        if rejected:
+            told += f" ({reading['rejected_bytes']:,} bytes, in {args.rejects})"
+        documents = reading["records"] - empty - rejected
+        print(f"{reading['records']:,} records: {documents:,} documents, {told}")
 
 
 def _tell_what_is_read_as_text(args: Namespace) -> None:

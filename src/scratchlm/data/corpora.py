@@ -91,6 +91,7 @@ def encode_files(
 ) -> CorpusInfo:
     """Encode the documents of `files` as `encode_corpus` does. `settings` decides the content."""
     size = num_bytes(files)
+    account = rejects or Rejects()
     workers = workers_for(size, num_workers)
 
     def encode(wants: Wants) -> Generator[tuple[str, Ids], None, None]:
@@ -101,7 +102,7 @@ def encode_files(
             chunks = read_documents(
                 files,
                 settings.reading,
-                rejects,
+                account,
                 bar.update,
                 max_documents=settings.max_documents,
             )
@@ -109,7 +110,7 @@ def encode_files(
             todo = (item for item in items if wants(item.split, item.documents))
             yield from parallel_map(function, todo, workers)
 
-    return write_corpus(tokenizer, files, output, settings, encode, resume=resume)
+    return write_corpus(tokenizer, files, output, settings, encode, account, resume=resume)
 
 
 def items_of(

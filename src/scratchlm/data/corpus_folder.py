@@ -62,12 +62,17 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """Store the content of corpus.json. `inputs` has the path, size and mtime_ns of each input."""
+    """Store the content of corpus.json.
+
+    `inputs` has the path, size and mtime_ns of each input. `reading` says what became of the
+    records: `records` is the sum of the splits' documents, `empty` and `rejected`.
+    """
 
     train: SplitInfo
     val: SplitInfo
     settings: dict[str, Any]
     inputs: list[dict[str, Any]]
+    reading: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class CorpusFolder:
         places = {name: asdict(place) for name, place in self.places.items()}
         self._write(PROGRESS, {"settings": self.settings, "inputs": self.inputs} | places)
 
-    def finish(self, train: SplitInfo, val: SplitInfo) -> CorpusInfo:
-        info = CorpusInfo(train, val, self.settings, self.inputs)
+    def finish(self, train: SplitInfo, val: SplitInfo, reading: dict[str, int]) -> CorpusInfo:
+        info = CorpusInfo(train, val, self.settings, self.inputs, reading)
         self._write(MANIFEST, asdict(info))
         (self.path / PROGRESS).unlink()
         sync_directory(self.path)
@@ -150,7 +155,10 @@ class CorpusFolder:
             settings, inputs = content["settings"], content["inputs"]
             if complete:
                 infos = {name: SplitInfo(**content[name]) for name in SPLITS}
-                self.finished = CorpusInfo(**infos, settings=settings, inputs=inputs)
+                reading = content.get("reading", {})
+                self.finished = CorpusInfo(
+                    **infos, settings=settings, inputs=inputs, reading=reading
+                )
                 places = {name: Place(len(info.shards)) for name, info in infos.items()}
             else:
                 places = {name: Place(**content[name]) for name in SPLITS}

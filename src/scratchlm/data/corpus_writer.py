@@ -27,6 +27,7 @@ from scratchlm.data.corpus_folder import (
     SplitInfo,
     corpus_folder,
 )
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.resumable import check_unchanged, describe
 from scratchlm.files.paths import StrPath
@@ -97,6 +98,7 @@ def write_corpus(
     output: StrPath,
     settings: CorpusSettings,
     encode: Encode,
+    account: Rejects | None = None,
     *,
     resume: bool,
 ) -> CorpusInfo:
@@ -105,7 +107,8 @@ def write_corpus(
     `encode(wants)` must yield (split, ids) for each item, in order. For each item of a split, in
     order, it must call `wants(split, number of documents)`. If the result is false, the item is
     already in a shard, and `encode` must leave it out. If the corpus is finished, a run with
-    `resume` only checks the corpus.
+    `resume` only checks the corpus. `account` counts what `encode` reads: each record and each byte
+    of text must be in the corpus, or be counted as dropped.
 
     Raise FileFormatError if a file changed meanwhile. Raise ValueError if there is no document.
     """
@@ -127,7 +130,12 @@ def write_corpus(
         if not train.documents + val.documents:
             raise ValueError(f"the files must have a document ({files[0]} …); choose other files")
         check_unchanged(files, inputs, WORDING)
-        return folder.finish(train, val)
+        reading = {} if account is None else account.account()
+        if reading:
+            documents = reading["records"] - reading["empty"] - reading["rejected"]
+            assert documents == train.documents + val.documents, "a record disappeared"
+            assert reading["text_bytes"] == train.text_bytes + val.text_bytes, "a text changed"
+        return folder.finish(train, val, reading)
 
 
 class SplitStream:

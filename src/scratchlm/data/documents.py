@@ -59,6 +59,7 @@ def read_documents(
         is_text = format_of(path).kind == "text"
         for text, last in _first(path, reading, rejects, progress, max_documents):
             started = started or bool(text)
+            rejects.text_bytes += len(text.encode())
             if started and (text or last):
                 yield Chunk(document, text, last)
             if last and started:

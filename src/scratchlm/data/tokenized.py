@@ -64,14 +64,12 @@ def _documents(
     if output.exists():  # a killed run left the folder, or the folder is damaged
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    info = encode_corpus(
-        tokenizer,
-        source.files,
-        output,
-        reading=config.reading,
-        shard_tokens=_ONE_SHARD,
-    ).train
-    say(_told(source.name, f"{info.documents:,} documents, ", info.tokens, info.text_bytes, shard))
+    corpus = encode_corpus(
+        tokenizer, source.files, output, reading=config.reading, shard_tokens=_ONE_SHARD
+    )
+    info, empty = corpus.train, corpus.reading["empty"]
+    documents = f"{info.documents:,} documents, " + f"{empty:,} empty ones dropped, " * (empty > 0)
+    say(_told(source.name, documents, info.tokens, info.text_bytes, shard))
     return shard
 
 

@@ -18,7 +18,7 @@ class Rejects:
 
     As a context manager, it writes the bad records to the file `path`, in order, one JSON object a
     line: `path`, `line`, `reason`, and `bytes` in base64. The file gets its name only if the block
-    ends without an error.
+    ends without an error. A block that reads no record does not change the file.
     """
 
     def __init__(self, path: StrPath | None = None, max_bad: int = 0) -> None:
@@ -30,14 +30,13 @@ class Rejects:
             )
         self.path, self.max_bad = None if path is None else Path(path), max_bad
         self.records = 0  # all records that were read
-        self.empty = 0  # records with an empty text, if the reader drops such records
+        self.empty = 0  # records with an empty text, which `read_documents` drops
+        self.text_bytes = 0  # of the texts that `read_documents` yields
         self.count = self.num_bytes = 0  # rejected records, and their bytes
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Rejects:
-        if self.path is not None:
-            self._file = self._stack.enter_context(replacing_file(self.path))
         return self
 
     def __exit__(
@@ -46,7 +45,15 @@ class Rejects:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None and self.path is not None and self.records:
+            self._opened()  # an empty file says that no record is bad
         self._stack.__exit__(kind, error, traceback)
+
+    def _opened(self) -> IO[bytes]:
+        assert self.path is not None
+        if self._file is None:
+            self._file = self._stack.enter_context(replacing_file(self.path))
+        return self._file
 
     def add(self, error: ValueError, path: Path, line: int, data: bytes) -> None:
         """Keep a bad record aside. Raise `error` if there are more than `max_bad` bad records."""
@@ -54,7 +61,6 @@ class Rejects:
             if self.max_bad:
                 error.add_note(f"this is bad record {self.count + 1} (max_bad {self.max_bad})")
             raise error
-        assert self._file is not None, "a file for rejects is open only inside a `with` block"
         self.count += 1
         self.num_bytes += len(data)
         reject = {
@@ -63,4 +69,14 @@ class Rejects:
             "reason": str(error),
             "bytes": base64.b64encode(data).decode(),
         }
-        self._file.write(json.dumps(reject).encode() + b"\n")
+        self._opened().write(json.dumps(reject).encode() + b"\n")
+
+    def account(self) -> dict[str, int]:
+        """Return what became of the records that `read_documents` read."""
+        return {
+            "records": self.records,
+            "empty": self.empty,
+            "rejected": self.count,
+            "text_bytes": self.text_bytes,
+            "rejected_bytes": self.num_bytes,
+        }
