@@ -2,6 +2,7 @@
 
 scratchlm-data download                          list what can be downloaded by name
 scratchlm-data download shakespeare              download a text into data/train
+scratchlm-data inspect data/train                show formats, fields, scripts and samples
 scratchlm-data generate arithmetic --documents 50000 --output sums.jsonl
 
 scratchlm-data STEP --help explains a step.
@@ -19,6 +20,7 @@ from scratchlm.cli.command import Parser, command
 STEPS = (
     "download",
     "generate",
+    "inspect",
     "tokenize",
 )  # each is a module data_STEP, with `add_flags(parser)` and `run(args)`
 

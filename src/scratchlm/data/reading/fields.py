@@ -43,9 +43,7 @@ def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueEr
     remedy = "choose a field with --field"
     if reading.field in has:
         remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
-    what = (
-        f"{reading.field!r}, because {key!r} is missing" if "." in str(reading.field) else repr(key)
-    )
+    what = f"{reading.field!r}, because {key!r} is missing" if reading.keys[1:] else repr(key)
     return ValueError(f"there is no field {what} ({place} has {told}); {remedy}")
 
 

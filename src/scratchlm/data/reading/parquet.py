@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +34,9 @@ def parquet_rows(
                     raise ValueError(f"the text is not UTF-8 ({place}); save the column as UTF-8")
                 text = text_in(value, reading, "a row", place)
             except ValueError as error:
-                is_raw = isinstance(value, bytes)
-                data = value if is_raw else json.dumps(value, default=str).encode()
-                rejects.add(error, path, row, data)
+                if not isinstance(value, bytes):
+                    value = json.dumps(value, default=str).encode()
+                rejects.add(error, path, row, value)
             else:
                 yield Record(text, path, row, len(text.encode()), value)
             row += 1
@@ -44,17 +46,25 @@ def _batches(path: Path, reading: Reading, progress: Progress, *, whole: bool) -
     parquet = extra("pyarrow.parquet", path)
     arrow = extra("pyarrow", path)
     size, row = path.stat().st_size, 0
+    # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
+    open_file = functools.partial(parquet.ParquetFile, buffer_size=READ_BYTES, pre_buffer=False)
+    with _damage(path), open_file(path) as file:
+        rows = max(file.metadata.num_rows, 1)
+        _check_field(path, file.schema_arrow, reading)
+        as_json = _with_json_types(path, file.schema_arrow, arrow) if whole else None
+        columns = None if whole else [".".join(reading.keys)]
+        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+            yield batch.cast(as_json) if as_json else batch.select(reading.keys[:1])
+            row += len(batch)
+            progress(size * row // rows - size * (row - len(batch)) // rows)
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Raise FileFormatError instead of the errors of pyarrow for a damaged file."""
+    arrow = extra("pyarrow", path)
     try:
-        # With a buffer, pyarrow reads a column page by page instead of a whole row group at once.
-        with parquet.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
-            rows = max(file.metadata.num_rows, 1)
-            _check_field(path, file.schema_arrow, reading, arrow)
-            as_json = _with_json_types(path, file.schema_arrow, arrow) if whole else None
-            columns = None if whole else [".".join(reading.keys)]
-            for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
-                yield batch.cast(as_json) if as_json else batch.select(reading.keys[:1])
-                row += len(batch)
-                progress(size * row // rows - size * (row - len(batch)) // rows)
+        yield
     except (arrow.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -63,7 +73,24 @@ def _batches(path: Path, reading: Reading, progress: Progress, *, whole: bool) -
         ) from None
 
 
-def _check_field(path: Path, schema: Any, reading: Reading, arrow: Any) -> None:
+def column_types(path: Path) -> tuple[dict[tuple[str, ...], str], int]:
+    """Return the type of each column, by its keys, and the number of rows. A structure is several
+    columns."""
+    parquet = extra("pyarrow.parquet", path)
+    with _damage(path), parquet.ParquetFile(path) as file:
+        types: dict[tuple[str, ...], str] = {}
+        todo: list[tuple[tuple[str, ...], Any]]
+        todo = [((field.name,), field.type) for field in file.schema_arrow]
+        while todo:
+            keys, kind = todo.pop(0)
+            if children := _children(kind):
+                todo[:0] = [((*keys, child.name), child.type) for child in children]
+            else:
+                types[keys] = str(kind)
+        return types, file.metadata.num_rows
+
+
+def _check_field(path: Path, schema: Any, reading: Reading) -> None:
     """Raise ValueError if the schema has no field for the text."""
     types, within = {name: schema.field(name).type for name in schema.names}, ""
     for key in reading.keys:
@@ -73,10 +100,14 @@ def _check_field(path: Path, schema: Any, reading: Reading, arrow: Any) -> None:
                 f"there is no column {reading.field!r} ({path}{within} has {has}); choose a column "
                 "with --field"
             )
-        kind = types[key]
-        children = range(kind.num_fields) if arrow.types.is_struct(kind) else []
-        types = {kind.field(i).name: kind.field(i).type for i in children}
+        types = {child.name: child.type for child in _children(types[key])}
         within = f": {key!r}"
+
+
+def _children(kind: Any) -> list[Any]:
+    """Return the fields of a structure, or nothing."""
+    is_structure = type(kind).__name__ == "StructType"
+    return [kind.field(i) for i in range(kind.num_fields)] if is_structure else []
 
 
 def _with_json_types(path: Path, schema: Any, arrow: Any) -> Any:

@@ -65,3 +65,10 @@ class Reading:
 
 
 DEFAULT = Reading()
+
+
+def field_of(keys: tuple[str, ...]) -> str:
+    """Return the `field` with these keys."""
+    field = ".".join(keys)
+    is_plain = all(key and "." not in key for key in keys) and not field.startswith("[")
+    return field if is_plain else json.dumps(keys, ensure_ascii=False)

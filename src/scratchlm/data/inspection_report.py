@@ -1,0 +1,60 @@
+"""Describe an inspection as lines for a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from scratchlm.data.inspection import Inspection
+
+_MOST = 40  # fields or special tokens in a report
+
+
+def as_json(found: Inspection) -> str:
+    """Return the inspection as one JSON object."""
+    samples = [{"place": place, "text": text} for place, text in found.samples]
+    return json.dumps(vars(found) | {"samples": samples}, ensure_ascii=False, indent=2)
+
+
+def report(found: Inspection, field: str) -> str:
+    """Return the inspection as lines. `field` is the field that was read as text."""
+    return "\n".join((*_records(found, field), *_texts(found)))
+
+
+def _records(found: Inspection, field: str) -> Iterator[str]:
+    for name, files in found.files.items():
+        yield f"{name}: {files:,} file{'s' * (files != 1)}, {found.file_bytes[name]:,} bytes"
+    yield (
+        f"{found.records:,} records: {found.documents:,} documents, {found.empty:,} empty, "
+        f"{found.without_text:,} without a text in {field!r}, {found.bad:,} bad"
+    )
+    yield from (f"  {reason}" for reason in (*found.why_without, *found.why_bad))
+    if found.fields:
+        yield "fields, for --field:"
+    width = min(max(map(len, found.fields), default=0), 40)
+    for name, types in list(found.fields.items())[:_MOST]:
+        told = ", ".join(f"{kind} {count:,}" for kind, count in types.most_common())
+        yield f"  {name:<{width}}  {told}"
+    if len(found.fields) > _MOST:
+        more = " or more" * found.more_fields
+        yield f"  {len(found.fields) - _MOST:,}{more} other fields, which --json prints"
+
+
+def _texts(found: Inspection) -> Iterator[str]:
+    if found.documents:
+        yield (
+            f"text: {found.text_bytes:,} bytes, {found.text_bytes // found.documents:,} in a "
+            f"document, {found.longest:,} in the longest"
+        )
+    letters = found.scripts.total()
+    if letters:
+        shares = (
+            f"{name} {100 * count / letters:.3g}%" for name, count in found.scripts.most_common()
+        )
+        yield f"scripts of letters: {', '.join(shares)}"
+    if found.special_tokens:
+        yield "special tokens in the texts, which stay text:"
+    for special, count in found.special_tokens.most_common(_MOST):
+        yield f"  {special}  {count:,} in {found.documents_with[special]:,} documents"
+    for place, text in found.samples:
+        yield f"sample {place}: {json.dumps(text, ensure_ascii=False)}"
