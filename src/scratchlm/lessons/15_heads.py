@@ -248,13 +248,17 @@ show("grouped - repeated", (grouped(x) - full(x)).abs().max(), 0, within=1e-6)
 show("Llama 3 8B, numbers kept", [2 * 32 * 8 * 128, 2 * 32 * 32 * 128], [65_536, 262_144])
 
 # %% [markdown] lang="en"
-# ## 6. A window, and a gate
+# ## 6. A window, several texts, and a gate
 # A long text has many keys, and each query computes a score for each of them. With `window=2`, a
 # token may attend only to its own key and to the key before it. So `down` keeps the scores of `sat`
 # and `down`. In head 0, these are 0 and 2.8284, and their softmax is 0.0558 and 0.9442. Now one
 # more token costs the same in a long text as in a short one. The second layer sees one token
 # further back than the first, because the first has already mixed each token with the one before.
 # The loop below compares the fast version with ours, for several masks and for fewer queries.
+#
+# A row may also contain several texts. `first` has the first key that each query may attend to.
+# With 0 0 2 2, `the cat` and `sat down` are two texts: `sat` sees only itself, so it gets its own
+# value. The fast version computes each text alone, without the scores between them.
 #
 # A gate lets a part of attention's output pass. A linear layer computes a number from `x`, and the
 # sigmoid of this number (lesson 6) is the part, between 0 and 1. With `headwise`, each head has one
@@ -263,12 +267,16 @@ show("Llama 3 8B, numbers kept", [2 * 32 * 8 * 128, 2 * 32 * 32 * 128], [65_536,
 # and its gates close: sigmoid(−100) is almost 0. Then only half of head 1 is left.
 
 # %% [markdown] lang="zh"
-# ## 6. 窗口与门
+# ## 6. 窗口、几段文本、门
 # 长文本的键很多，每个查询都要对每个键算一个分数。设了 `window=2`，一个 token 只能看自己的键和
 # 前一个键。所以 `down` 只剩下 `sat` 和 `down` 的分数。在头 0 里，它们是 0 和 2.8284，
 # softmax 是 0.0558 和 0.9442。这样，再加一个 token 的代价，在长文本里和在短文本里一样。
 # 第二层比第一层多看到前面一个 token，因为第一层已经把每个 token 与它前面那个混合起来了。
 # 下面的循环用不同的掩码和更少的查询，比较快速版本和我们的函数。
+#
+# 一行里也可以放几段文本。`first` 写明每个查询可以看的第一个键。如果是 0 0 2 2，
+# `the cat` 和 `sat down` 就是两段文本：`sat` 只看得到自己，所以得到自己的值。
+# 快速版本单独计算每段文本，不算两段之间的分数。
 #
 # 门只让注意力输出的一部分通过。一个线性层由 `x` 算出一个数，这个数的 sigmoid（第 6 课）就是
 # 通过的比例，在 0 和 1 之间。用 `headwise`，每个头有一个门。用 `elementwise`，头里的每个数
@@ -289,6 +297,22 @@ for first, window, mask in [
     assert torch.allclose(sdpa(*given, window=window), ours, atol=1e-5)
 last = scaled_dot_product_attention(q_heads[:, 3:], k_heads, v_heads, window=2)
 show("last query alone", last[:, 0], in_window[:, 3])
+two_texts = torch.tensor([0, 0, 2, 2])
+apart = scaled_dot_product_attention(q_heads, k_heads, v_heads, causal=True, first=two_texts)
+show("two texts, sat", apart[:, 2], v_heads[:, 2])
+show("two texts, cat", apart[:, 1], heads[:, 1])
+for first, mask, causal, window in [
+    ([0, 0, 2, 2], None, True, None), ([0, 1, 1, 3], None, False, 2), ([0, 0, 1, 2], None, True, 3),
+    ([0, 0, 2, 2], ~itself, True, None), ([1, 2, 1, 0], None, False, None), ([2, 2], None, True, 2),
+]:  # fmt: skip
+    first = torch.tensor(first)
+    given = q_heads[:, -len(first) :], k_heads, v_heads, mask
+    ours, fast = [
+        attend(*given, causal=causal, window=window, first=first)
+        for attend in (scaled_dot_product_attention, sdpa)
+    ]
+    assert torch.allclose(fast, ours, atol=1e-5)
+assert torch.allclose(layer(torch.eye(4), first=two_texts)[2:], layer(torch.eye(4)[2:]), atol=1e-5)
 windowed = MultiHeadAttention(4, 2, window=2)
 windowed.load_state_dict(layer.state_dict())
 mixed = linear(in_window.transpose(0, 1).flatten(1), W_o)

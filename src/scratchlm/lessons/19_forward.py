@@ -187,7 +187,8 @@ with figure("19-stream", 7, 2.8) as axes:
 # with the token's own row of `lm_head`, which is its row of the embedding. `the` has 2 0 0 0, so
 # its logit is 2 · 0.8046 = 1.6092, or 1.6093 without rounding. After `sat`, the untrained model
 # expects `sat` again. `Transformer` takes the same steps with faster layers. The first two tokens
-# alone get the same logits, because no token sees a later one. Texts of a batch do not mix.
+# alone get the same logits, because no token sees a later one. Texts of a batch do not mix, and
+# neither do two texts in one row, if `first` says where each begins (lesson 15).
 
 # %% [markdown] lang="zh"
 # ## 5. logits，与本库的模型
@@ -196,6 +197,7 @@ with figure("19-stream", 7, 2.8) as axes:
 # 所以它的 logit 是 2 · 0.8046 = 1.6092，不舍入则是 1.6093。
 # 在 `sat` 之后，没有训练过的模型认为下一个还是 `sat`。`Transformer` 用更快的层做同样的几步。
 # 只给前两个 token，logits 不变，因为谁也看不到后面的 token。一个批量里的各段文本互不影响。
+# 一行里的两段文本也互不影响，只要 `first` 写明每段从哪里开始（第 15 课）。
 
 # %%
 hidden = f.rms_norm(y_1, w["norm"])
@@ -208,6 +210,8 @@ assert torch.allclose(model.hidden(torch.tensor(ids)), hidden, atol=1e-5)
 show("Transformer", model(ids), logits)
 show("first two tokens", model(ids[:2]), logits[:2])
 show("second text of a batch", model([[2, 0, 1], ids])[1], logits)
+in_one_row = model([2, 0, *ids], first=torch.tensor([0, 0, 2, 2, 2]))
+show("second text of a row", in_one_row[2:], logits)
 
 # %% [markdown] lang="en" tags=["exercise"]
 # ## Exercise
