@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scratchlm import functional
-from scratchlm.functional import cross_entropy, log_softmax, scaled_dot_product_attention, softmax
+from helpers.twins import loud
+from scratchlm import BPETokenizer, ModelConfig, Transformer, functional, to_hf
+from scratchlm.functional import (
+    cross_entropy,
+    dpo_loss,
+    log_softmax,
+    scaled_dot_product_attention,
+    sequence_log_probs,
+    softmax,
+)
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -252,3 +261,97 @@ softmax(logits)
 assert "einx" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_log_probability_of_a_sequence() -> None:
+    logits = torch.randn(2, 3, 5, 7, requires_grad=True)
+    targets = torch.randint(7, (2, 3, 5))
+    targets[:, :, :2] = -100
+    targets[1, 2] = -100
+    chosen = logits.log_softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    expected = (chosen * (targets != -100)).sum(-1)
+    ours = sequence_log_probs(logits, targets)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    assert ours[1, 2] == 0
+    assert_same_gradients(ours, expected, logits)
+    assert sequence_log_probs(logits.bfloat16(), targets).dtype == torch.float32
+
+
+def test_dpo_loss_by_hand() -> None:
+    """The rewards are 0.5 · (−3 + 4) and 0.5 · (−5 + 2), so the margin is 2."""
+    numbers = [torch.tensor([x]) for x in (-3.0, -5.0, -4.0, -2.0)]
+    losses = dpo_loss(*numbers, beta=0.5)
+    torch.testing.assert_close(
+        losses, torch.tensor([math.log(1 + math.exp(-2))]), rtol=1e-6, atol=0
+    )
+    same = torch.tensor([-7.0, 2.0])
+    unchanged = dpo_loss(same, same + 1, same, same + 1)
+    torch.testing.assert_close(unchanged, torch.full((2,), math.log(2)), rtol=1e-6, atol=0)
+
+
+def test_dpo_loss_and_gradients_equal_the_papers_formulas() -> None:
+    """Equation 7, and the gradient: −beta σ(r_l − r_w) (∇ log π(y_w) − ∇ log π(y_l))."""
+    model, reference = 40 * torch.randn(2, 500, dtype=torch.float64), torch.randn(2, 500)
+    chosen, rejected = (each.clone().requires_grad_() for each in model)
+    losses = dpo_loss(chosen, rejected, *reference, beta=0.3)
+    rewards = 0.3 * (model - reference)
+    margin = rewards[0] - rewards[1]
+    torch.testing.assert_close(losses, -torch.sigmoid(margin).log(), rtol=1e-9, atol=1e-9)
+    losses.sum().backward()
+    torch.testing.assert_close(chosen.grad, -0.3 * torch.sigmoid(-margin), rtol=1e-9, atol=1e-12)
+    assert torch.equal(rejected.grad, -chosen.grad)
+
+
+def test_dpo_loss_of_extreme_answers_is_finite() -> None:
+    chosen = torch.tensor([-1e4, 0.0], requires_grad=True)
+    losses = dpo_loss(chosen, chosen.detach().flip(0), torch.zeros(2), torch.zeros(2), beta=1.0)
+    assert losses.tolist() == [1e4, 0.0]
+    losses.sum().backward()
+    assert chosen.grad.tolist() == [-1.0, 0.0]
+
+
+def test_dpo_loss_refuses_other_shapes_and_betas() -> None:
+    two, one = torch.zeros(2), torch.zeros(1)
+    with pytest.raises(ValueError, match=r"must have one shape .*\(2,\), \(1,\)"):
+        dpo_loss(two, two, two, one)
+    with pytest.raises(ValueError, match=r"beta must be above 0 \(0\); use e\.g\. 0\.1"):
+        dpo_loss(two, two, two, two, beta=0)
+
+
+@pytest.mark.bench
+def test_dpo_loss_equals_that_of_trl(tmp_path: Path) -> None:
+    """The trainer of trl tokenizes and batches pairs. We compute its loss from our own models."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
+    ours = [loud(Transformer(ModelConfig(257, 64, 32, 2, 4))) for _ in range(2)]
+    for model, name in zip(ours, ("policy", "reference"), strict=True):
+        to_hf(model, tmp_path / name, tokenizer)
+    pairs = [("1 + 1 = ", "2", "three"), ("the sky is ", "blue today", "green"), ("a", "b", "cd")]
+    trainer = trl.DPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "policy"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "reference"),
+        trl.DPOConfig(
+            str(tmp_path / "out"), per_device_train_batch_size=3, report_to=[], use_cpu=True,
+            bf16=False, beta=0.1, gradient_checkpointing=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(
+            [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in pairs]
+        ),
+        processing_class=AutoTokenizer.from_pretrained(tmp_path / "policy"),
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = trainer.compute_loss(trainer.model, batch)
+
+    ids, answer = batch["input_ids"], batch["completion_mask"].bool()
+    targets = ids[:, 1:].masked_fill(~answer[:, 1:], -100)
+    policy, reference = (sequence_log_probs(m(ids[:, :-1]), targets).chunk(2) for m in ours)
+    losses = dpo_loss(*policy, *reference, beta=0.1)
+    assert losses.std() > 0.1
+    torch.testing.assert_close(losses.mean(), expected, rtol=1e-6, atol=1e-6)
+    losses.mean().backward()
+    expected.backward()
+    theirs = trainer.model.get_input_embeddings().weight.grad
+    torch.testing.assert_close(ours[0].embedding.weight.grad, theirs, rtol=1e-4, atol=1e-5)

@@ -116,6 +116,50 @@ def _target_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return losses.where(counted, 0), log_sum.where(counted, 0)
 
 
+def sequence_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits (..., seq, vocab), integer targets (..., seq) -> (...) log-probabilities, in nats.
+
+    log π(y) = Σ over the targets t ≠ −100 of log_softmax(logits)_t
+
+    The targets of a prompt are −100, so the sum is the log-probability of the answer after the
+    prompt. The result is at least fp32. It is 0 for a sequence without a target.
+    """
+    losses, _ = _target_losses(logits, targets)
+    return -losses.sum(-1)
+
+
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float = 0.1,
+) -> Tensor:
+    """Four log-probabilities (pair,) -> losses (pair,).  DPO, arXiv 2305.18290, equation 7
+
+    −log σ(beta · ((log π(y_w) − log π_ref(y_w)) − (log π(y_l) − log π_ref(y_l))))
+
+    y_w is the chosen answer of a pair, and y_l is the rejected answer. `chosen` and `rejected` are
+    the answers' `sequence_log_probs` of the model π in training. The other two are those of the
+    frozen reference model π_ref. beta · (log π(y) − log π_ref(y)) is the reward that the model
+    gives to an answer. A larger `beta` keeps the model closer to the reference. The loss of an
+    unchanged model is log 2.
+
+    Raise ValueError if the shapes differ, or if `beta` is not above 0.
+    """
+    shapes = [tuple(x.shape) for x in (chosen, rejected, reference_chosen, reference_rejected)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"the four log-probabilities must have one shape ({shapes}); pass one number for each "
+            "pair of answers"
+        )
+    if not beta > 0:
+        raise ValueError(f"beta must be above 0 ({beta}); use e.g. 0.1")
+    margin = (_wide(chosen) - reference_chosen) - (_wide(rejected) - reference_rejected)
+    # −log σ(z) = log(e⁰ + e⁻ᶻ). A direct 1/(1 + e⁻ᶻ) would overflow for a large −z.
+    return torch.logaddexp(torch.zeros_like(margin), -beta * margin)
+
+
 def silu(x: Tensor) -> Tensor:
     """x (...) -> (...):  x · σ(x) = x / (1 + exp(−x)).  arXiv 1702.03118, "swish" in 1710.05941."""
     wide = _wide(x)
