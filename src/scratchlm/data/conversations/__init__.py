@@ -1,0 +1,1 @@
+"""Read conversations, and decide which of their tokens a model learns."""

@@ -1,0 +1,73 @@
+"""Read dialogues from JSON, JSON lines and Parquet, in any of the forms of `forms`.
+
+>>> for dialogue in read_dialogues("dialogues.jsonl"):
+...     dialogue.messages  # [{"role": "user", "content": …}, {"role": "assistant", …}]
+...     dialogue.place  # dialogues.jsonl:1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scratchlm.data.conversations.checks import check_messages
+from scratchlm.data.conversations.forms import KEYS, recognised, to_messages
+from scratchlm.data.reading.record import Record, place
+from scratchlm.data.reading.records import read_records
+from scratchlm.data.reading.rejects import Rejects
+from scratchlm.data.reading.settings import Reading
+from scratchlm.data.reading.unpacked import Progress
+from scratchlm.files.paths import StrPath
+from scratchlm.tokenizer.chat_template import Message
+
+
+class Dialogue(NamedTuple):
+    """The messages of a dialogue, and its place in a file for error messages."""
+
+    messages: list[Message]
+    place: str
+
+
+def read_dialogues(
+    paths: StrPath | Sequence[StrPath],
+    form: str = "auto",
+    system: str | None = None,
+    rejects: Rejects | None = None,
+    progress: Progress = lambda size: None,
+) -> Iterator[Dialogue]:
+    """Yield the dialogues of all files in order.
+
+    form: a name in `forms`. "auto" recognises the form of each file from its first record. system:
+    the system text of each dialogue that has none.
+
+    Raise ValueError for a record that is not a dialogue and that `rejects` does not accept. Raise
+    the errors of `read_records` too.
+    """
+    if form != "auto" and form not in KEYS:
+        known = ", ".join(["auto", *KEYS])
+        raise ValueError(f"the format must be one of {known} ({form!r}); choose one of them")
+    rejects = rejects or Rejects()
+    forms: dict[Path, str] = {}
+    for record in read_records(paths, Reading(field=None), rejects, progress):
+        try:
+            messages = _messages(record, form, forms)
+        except ValueError as error:
+            data = json.dumps(record.value).encode()
+            rejects.add(error, record.path, record.line, data)
+            continue
+        if system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        yield Dialogue(messages, place(record))
+
+
+def _messages(record: Record, form: str, forms: dict[Path, str]) -> list[Message]:
+    """Return the messages. `forms` stores the form of each file whose form is known."""
+    where = place(record)
+    if form == "auto":
+        form = forms.get(record.path) or recognised(record.value, where)
+    messages = to_messages(record.value, form, where)
+    check_messages(messages, where)
+    forms[record.path] = form
+    return messages

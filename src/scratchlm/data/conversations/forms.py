@@ -1,0 +1,154 @@
+"""Convert the forms of published sets of dialogues to messages.
+
+messages           {"messages": [{"role": "user", "content": …}, …]}, as OpenAI has them. The
+                   key "weight" of an answer is 0 or 1: training does not learn an answer of 0
+sharegpt           {"conversations": [{"from": "human", "value": …}, {"from": "gpt", …}]}.
+                   "role" and "content" are allowed too, and a "system" beside the list
+alpaca             {"instruction": …, "input": …, "output": …}. "input" may be empty or absent.
+                   "system" and "history" (pairs of an instruction and an output) are allowed
+prompt_completion  {"prompt": …, "completion": …}: two strings, or two lists of messages. The
+                   answers in the prompt get the weight 0
+ultrachat          {"data": [the user's text, the assistant's text, …]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from scratchlm.data.conversations.checks import ROLES, list_of, object_of, text_of
+from scratchlm.tokenizer.chat_template import Message
+
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+
+
+def recognised(value: Any, place: str) -> str:
+    """Return the name of the form of a record. Raise ValueError if not exactly one form fits."""
+    record = object_of(value, "a record", place)
+    fitting = [name for name, keys in KEYS.items() if record.keys() >= set(keys)]
+    if len(fitting) == 1:
+        return fitting[0]
+    has = ", ".join(map(repr, list(record)[:8])) or "none"
+    if fitting:
+        raise ValueError(
+            f"a record must have one form of a dialogue ({place} has {has}: {' and '.join(fitting)}"
+            "); specify the form with --format"
+        )
+    raise ValueError(
+        f"a record must have the keys of a dialogue ({place} has {has}); write "
+        '{"messages": [{"role": "user", "content": "text"}, …]}'
+    )
+
+
+def to_messages(value: Any, form: str, place: str) -> list[Message]:
+    """Return the messages of a record, whose form is a name in `KEYS`.
+
+    Raise ValueError if the record lacks a key of the form, or if a value has the wrong type.
+    """
+    record = object_of(value, "a record", place)
+    missing = [key for key in KEYS[form] if key not in record]
+    if missing:
+        has = ", ".join(map(repr, list(record)[:8])) or "none"
+        raise ValueError(
+            f"a record of the form {form} must have the key {missing[0]!r} ({place} has {has}); "
+            "put records of another form into another file"
+        )
+    return _CONVERT[form](record, place)
+
+
+def _messages(record: dict[str, Any], place: str) -> list[Message]:
+    return _list(record["messages"], place)
+
+
+def _sharegpt(record: dict[str, Any], place: str) -> list[Message]:
+    messages: list[Message] = []
+    for number, turn in enumerate(list_of(record["conversations"], "conversations", place)):
+        where = f"{place}: message {number}"
+        turn = object_of(turn, "a message", where)
+        keys = ("from", "value") if "from" in turn else ("role", "content")
+        role = turn.get(keys[0])
+        role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
+        messages.append(_message(turn, role, keys[1], where))
+    return _system(record, place) + messages
+
+
+def _alpaca(record: dict[str, Any], place: str) -> list[Message]:
+    messages = _system(record, place)
+    for number, pair in enumerate(list_of(record.get("history", []), "history", place)):
+        where = f"{place}: history {number}"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(
+                f"history must have pairs ({where}); write lists of an instruction and an output"
+            )
+        messages += _exchange(*(text_of(each, "history", where) for each in pair))
+    asked = text_of(record["instruction"], "instruction", place)
+    if more := text_of(record.get("input", ""), "input", place):
+        asked = f"{asked}\n\n{more}"
+    return messages + _exchange(asked, text_of(record["output"], "output", place))
+
+
+def _prompt_completion(record: dict[str, Any], place: str) -> list[Message]:
+    prompt, completion = record["prompt"], record["completion"]
+    if isinstance(prompt, str):
+        answer = text_of(completion, "completion", place)
+        return _exchange(text_of(prompt, "prompt", place), answer)
+    before = _list(prompt, place)
+    for message in before:
+        if message["role"] == "assistant":
+            message["weight"] = 0
+    return before + _list(completion, place, len(before))
+
+
+def _ultrachat(record: dict[str, Any], place: str) -> list[Message]:
+    texts = [text_of(each, "a message", place) for each in list_of(record["data"], "data", place)]
+    return [{"role": ROLES[1 + i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def _list(value: Any, place: str, start: int = 0) -> list[Message]:
+    messages = []
+    for number, turn in enumerate(list_of(value, "messages", place), start):
+        where = f"{place}: message {number}"
+        turn = object_of(turn, "a message", where)
+        messages.append(_message(turn, turn.get("role"), "content", where))
+    return messages
+
+
+def _message(turn: dict[str, Any], role: Any, content: str, where: str) -> Message:
+    if role not in ROLES:
+        raise ValueError(
+            f"a role must be system, user or assistant ({where}: {role!r:.40}); correct the role, "
+            "or remove the dialogue"
+        )
+    message: Message = {"role": role, "content": text_of(turn.get(content), content, where)}
+    if "weight" in turn:
+        weight = turn["weight"]
+        if type(weight) not in (int, float) or weight not in (0, 1):
+            raise ValueError(f"a weight must be 0 or 1 ({where}: {weight!r:.40}); write 0 or 1")
+        message["weight"] = int(weight)
+    return message
+
+
+def _system(record: dict[str, Any], place: str) -> list[Message]:
+    text = text_of(record.get("system", ""), "system", place)
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _exchange(asked: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+# The keys that each form needs, and its function.
+KEYS = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "alpaca": ("instruction", "output"),
+    "prompt_completion": ("prompt", "completion"),
+    "ultrachat": ("data",),
+}
+_CONVERT: dict[str, Callable[[dict[str, Any], str], list[Message]]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "prompt_completion": _prompt_completion,
+    "ultrachat": _ultrachat,
+}

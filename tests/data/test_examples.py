@@ -1,0 +1,130 @@
+"""Examples of a set of dialogues: which dialogues are kept, and what the counts say."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from helpers.chat_templates import SPECIALS, dialogue, tokenizer_with
+from scratchlm import BPETokenizer
+from scratchlm.data.conversations.dialogues import Dialogue
+from scratchlm.data.conversations.examples import Counts, Learning, examples_of
+from scratchlm.data.conversations.masks import example_of, learned, truncated
+from scratchlm.tokenizer.chat_template import ChatTemplate
+
+
+@pytest.fixture(scope="module")
+def template():
+    return ChatTemplate("chatml", tokenizer_with(*SPECIALS))
+
+
+@pytest.fixture(scope="module")
+def dialogues():
+    chance = random.Random(0)
+    read = [Dialogue(dialogue(chance), f"a.jsonl:{line}") for line in range(1, 41)]
+    for each in read[::7]:
+        for message in each.messages:
+            if message["role"] == "assistant":
+                message["weight"] = 0
+    return read
+
+
+def made(dialogues, template, row_length, **learning):
+    counts = Counts()
+    settings = Learning(**learning)
+    return list(examples_of(dialogues, template, row_length, settings, counts)), counts
+
+
+def check_sums(examples, counts):
+    assert counts.read == counts.kept + counts.too_long + counts.without_targets
+    assert counts.kept == len(examples)
+    assert counts.predictions == sum(each.num_predictions for each in examples)
+    assert counts.targets == sum(each.num_targets for each in examples)
+
+
+def test_dialogues_that_fit_are_whole_and_in_order(template, dialogues):
+    examples, counts = made(dialogues, template, 10_000)
+    wholes = [example_of(each.messages, template) for each in dialogues]
+    kept = [whole.ids.tolist() for whole in wholes if whole.num_targets]
+    assert [each.ids.tolist() for each in examples] == kept
+    check_sums(examples, counts)
+    assert counts.without_targets == 6
+    assert not (counts.too_long)
+    assert not (counts.shortened)
+    assert not (counts.cut_answers)
+    assert not (counts.masked_answers)
+
+
+def test_a_dialogue_one_token_too_long_is_dropped_cut_or_an_error(template):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the cat"}]
+    longest = example_of(messages, template).num_predictions
+    one = [Dialogue(messages, "a.jsonl:7")]
+    for too_long in ("drop", "truncate", "error"):
+        assert made(one, template, longest, too_long=too_long)[1].kept == 1
+    examples, counts = made(one, template, longest - 1)
+    assert (examples, counts.too_long) == ([], 1)
+    (example,), counts = made(one, template, longest - 1, too_long="truncate")
+    assert (counts.cut_answers, counts.shortened) == (1, 0)
+    assert template.tokenizer.token_to_id("<|im_end|>") not in example.ids[-2:]
+    wanted = rf"at most {longest} tokens \(a.jsonl:7: {longest + 1}\); shorten"
+    with pytest.raises(ValueError, match=wanted):
+        made(one, template, longest - 1, too_long="error")
+
+
+@pytest.mark.parametrize("row_length", [8, 40, 100, 200])
+@pytest.mark.parametrize("too_long", ["drop", "truncate"])
+def test_every_dialogue_is_counted_once(template, dialogues, row_length, too_long):
+    examples, counts = made(dialogues, template, row_length, too_long=too_long)
+    assert counts.read == 40
+    check_sums(examples, counts)
+    assert all(each.num_targets and each.num_predictions <= row_length for each in examples)
+    if too_long == "truncate":
+        wholes = [each.messages for each in dialogues if learned(each.messages, "assistant")[0]]
+        every = [(each, truncated(each, template, row_length)) for each in wholes]
+        every = [(each, fitted) for each, fitted in every if fitted.example.num_targets]
+        lost = [len(each) - len(fitted.messages) for each, fitted in every]
+        assert (counts.kept, counts.lost_messages) == (len(every), sum(lost))
+        assert counts.shortened == sum(number > 0 for number in lost)
+        assert counts.cut_answers == sum(fitted.is_cut for _, fitted in every)
+
+
+def test_masked_answers_are_counted(template, dialogues):
+    _, counts = made(dialogues, template, 10_000, train_on="last")
+    kept = [each.messages for each in dialogues if any(learned(each.messages, "last"))]
+    answers = sum(message["role"] == "assistant" for each in kept for message in each)
+    assert counts.masked_answers == answers - len(kept)
+
+
+def test_few_targets_are_dropped(template, dialogues):
+    wholes = [example_of(each.messages, template) for each in dialogues]
+    _, counts = made(dialogues, template, 10_000, min_target_tokens=20)
+    assert counts.without_targets == sum(each.num_targets < 20 for each in wholes)
+    _, cut = made(dialogues, template, 60, min_target_tokens=20, too_long="truncate")
+    assert cut.without_targets == counts.without_targets
+    assert cut.too_long
+
+
+def test_the_counts_are_told_in_numbers(template, dialogues):
+    _, counts = made(dialogues, template, 100, too_long="truncate")
+    text = "\n".join(counts.lines())
+    for number in vars(counts).values():
+        assert f"{number:,}" in text
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_refused(tmp_path):
+    """A byte that has no token would disappear."""
+    vocab = {id: bytes([id]) for id in range(128)}
+    template = ChatTemplate("plain_alpaca", BPETokenizer(vocab, [], ["<|endoftext|>"]))
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "é"}]
+    with pytest.raises(ValueError, match=r"^a\.jsonl:7: .*\n?") as caught:
+        made([Dialogue(messages, "a.jsonl:7")], template, 1000)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("train_on", "user"), ("too_long", "cut"), ("min_target_tokens", 0)]
+)
+def test_wrong_settings_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*\({value}\); "):
+        Learning(**{name: value})
