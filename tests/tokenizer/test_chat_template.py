@@ -17,7 +17,14 @@ from helpers.chat_templates import (
     in_transformers,
     tokenizer_with,
 )
-from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate, fitting_form, newest_that_fit
+from scratchlm import BPETokenizer
+from scratchlm.tokenizer.chat_template import (
+    FORMS,
+    ChatTemplate,
+    fitting_form,
+    newest_that_fit,
+    with_markers,
+)
 
 CONTENTS = [
     "",
@@ -148,6 +155,19 @@ def test_the_special_tokens_choose_the_template(specials, name):
 def test_a_tokenizer_without_the_markers_is_refused(name):
     with pytest.raises(ValueError, match=rf"the chat template {name} needs a special token"):
         ChatTemplate(name, tokenizer_with("<|other|>"))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_new_markers_get_the_next_ids(name):
+    """Ids of texts do not change, and a tokenizer that has the markers stays the same."""
+    before = tokenizer_with("<|other|>", *(SPECIALS if name == "llama3" else []))
+    after = with_markers(before, name)
+    assert dict(list(after.vocab.items())[: len(before)]) == before.vocab
+    assert after.encode("the cat<|other|>") == before.encode("the cat<|other|>")
+    assert len(after) == len(before) + {"chatml": 2, "llama3": 0, "plain_alpaca": 1}[name]
+    assert ChatTemplate(name, after).end_ids
+    assert BPETokenizer.from_json(after.to_json()).hash == after.hash
+    assert with_markers(after, name).hash == after.hash
 
 
 def test_a_role_that_the_template_does_not_have_is_refused(tokenizer):

@@ -10,7 +10,7 @@ import itertools
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, NotRequired, Self, TypedDict
 
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -235,6 +235,16 @@ def fitting_form(tokenizer: BPETokenizer) -> str | None:
         ),
         None,
     )
+
+
+def with_markers(tokenizer: BPETokenizer, name: str) -> BPETokenizer:
+    """Return the tokenizer with the markers of this template as special tokens.
+
+    New markers get the next ids: `len(tokenizer)` and the ids after it. Other ids do not change.
+    """
+    parts = tokenizer.parts
+    specials = dict.fromkeys([*parts.special_tokens, *markers(FORMS[name])])
+    return BPETokenizer.from_parts(replace(parts, special_tokens=list(specials)))
 
 
 def too_long(count: int, room: int) -> ValueError:

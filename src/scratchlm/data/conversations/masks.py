@@ -50,11 +50,10 @@ def learned(messages: Sequence[Message], train_on: TrainOn) -> list[bool]:
     ]
 
 
-def example_of(
+def marked(
     messages: Sequence[Message], template: ChatTemplate, train_on: TrainOn = "assistant"
 ) -> Example:
-    """Return the example of a dialogue. It ends with its last target, because later ids change no
-    prediction of a target.
+    """Return all ids of a dialogue, with their targets.
 
     train_on: "assistant" learns every answer, "last" only the last answer, and "all" every token.
     None of them learns an answer with the weight 0.
@@ -64,8 +63,17 @@ def example_of(
     is_target[:1] = False
     for (start, end), is_learned in zip(answers, learned(messages, train_on), strict=True):
         is_target[start:end] = is_learned
+    return Example(np.array(ids, dtype=np.int64), is_target)
+
+
+def example_of(
+    messages: Sequence[Message], template: ChatTemplate, train_on: TrainOn = "assistant"
+) -> Example:
+    """Return the example of a dialogue: its marked ids up to the last target. Later ids change no
+    prediction of a target."""
+    ids, is_target = marked(messages, template, train_on)
     last = int(np.flatnonzero(is_target)[-1]) if is_target.any() else 0
-    return Example(np.array(ids[: last + 1], dtype=np.int64), is_target[: last + 1])
+    return Example(ids[: last + 1], is_target[: last + 1])
 
 
 class Fitted(NamedTuple):
