@@ -20,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from peak_memory import growth_of, peak_of
 
 ROUNDS = 3
 THREADS = 2
@@ -201,19 +202,9 @@ def measure_memory(data: Path) -> None:
     }  # fmt: skip
     print("| 1 GB of books, 2 processes | peak memory | time |\n|---|---|---|")
     for task, arguments in tasks.items():
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, arguments), "--num_workers", str(THREADS)],
-            stdout=subprocess.DEVNULL,
-        )
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, _proportional_memory(process.pid))
-            time.sleep(0.1)
-        assert process.returncode == 0
-        print(
-            f"| {task} | {peak / 1e6:,.0f} MB | {time.perf_counter() - start:.0f} s |", flush=True
-        )
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        peak, seconds = peak_of([*command, "--num_workers", str(THREADS)])
+        print(f"| {task} | {peak / 1e6:,.0f} MB | {seconds:.0f} s |", flush=True)
     print(f"| `encode_iterable`, its growth | {_growth_of_encode_iterable(data):,.0f} MB | |")
 
 
@@ -227,39 +218,13 @@ def _growth_of_encode_iterable(data: Path) -> float:
     """Return the MB by which a process grows while it reads the books' ids one by one."""
     tokenizer = _gpt2(data)
     tokenizer.encode("once, for the tables. " * 1000)
-    before = _proportional_memory(os.getpid())
-    peak, running = before, True
 
-    def watch() -> None:
-        nonlocal peak
-        while running:
-            peak = max(peak, _proportional_memory(os.getpid()))
-            time.sleep(0.1)
+    def read() -> None:
+        with (data / "books_train.txt").open(encoding="utf-8") as file:
+            for _ in tokenizer.encode_iterable(file):
+                pass
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    with (data / "books_train.txt").open(encoding="utf-8") as file:
-        for _ in tokenizer.encode_iterable(file):
-            pass
-    running = False
-    watcher.join()
-    return (peak - before) / 1e6
-
-
-def _proportional_memory(pid: int) -> int:
-    """Return the bytes of a process and its children. They share the bytes of a common page."""
-    total = 0
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(
-                map(_proportional_memory, map(int, (task / "children").read_text().split()))
-            )
-    except (OSError, ProcessLookupError):  # the process has ended meanwhile
-        pass
-    return total
+    return growth_of(read, os.getpid()) / 1e6
 
 
 def unpack(source: Path, target: Path) -> None:
