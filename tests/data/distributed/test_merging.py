@@ -19,6 +19,7 @@ from scratchlm.data.distributed import parts as parts_module
 from scratchlm.data.distributed.merging import merge_parts
 from scratchlm.data.distributed.parts import write_part
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.errors import FileFormatError
 
 END = "<|endoftext|>"
@@ -55,8 +56,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(tokenizer: BPETokenizer, source: list[Path], folder: Path, order: list[int]) -> None:
     for number in order:
-        texts = [chunk.text for chunk in read_documents(source[number])]
-        write_part(tokenizer, texts, source[number], number, folder, CorpusSettings())
+        account = Rejects()
+        texts = (chunk.text for chunk in read_documents(source[number], rejects=account))
+        write_part(tokenizer, texts, account, source[number], number, folder, CorpusSettings())
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -130,13 +132,20 @@ def test_a_part_that_is_written_again_replaces_the_first(
     tokenizer: BPETokenizer, source: list[Path], tmp_path: Path
 ) -> None:
     """Its description is missing meanwhile, so that a killed second writing does not count."""
-    first = write_part(tokenizer, ["one", "two"], source[0], 0, tmp_path, CorpusSettings())
+    first = write_part(
+        tokenizer, ["one", "two"], Rejects(), source[0], 0, tmp_path, CorpusSettings()
+    )
     assert (first.documents, (tmp_path / "00000.bin").exists()) == (2, True)
 
     def texts():
         yield "three"
         assert not (tmp_path / "00000.json").exists()
 
-    assert write_part(tokenizer, texts(), source[0], 0, tmp_path, CorpusSettings()).documents == 1
-    write_part(tokenizer, [""], source[0], 0, tmp_path, CorpusSettings())
+    assert (
+        write_part(
+            tokenizer, texts(), Rejects(), source[0], 0, tmp_path, CorpusSettings()
+        ).documents
+        == 1
+    )
+    write_part(tokenizer, [""], Rejects(), source[0], 0, tmp_path, CorpusSettings())
     assert {path.name for path in tmp_path.iterdir()} == {"00000.json"}

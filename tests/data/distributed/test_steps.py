@@ -30,11 +30,10 @@ from scratchlm.data.distributed.steps import EncodeDocuments, MergeParts, ReadDo
 
 if __name__ == "__main__":  # the workers import this script
     tasks, workers = map(int, sys.argv[1:3])
-    source = "source/*.jsonl"
-    encode = [ReadDocuments(source), EncodeDocuments(source, "tokenizer.json", "parts")]
+    read = ReadDocuments("source/*.jsonl", CorpusSettings(val_fraction=0.1, shard_tokens=20_000))
+    encode = [read, EncodeDocuments(read, "tokenizer.json", "parts")]
     LocalPipelineExecutor(encode, tasks=tasks, workers=workers, logging_dir="logs/encode").run()
-    settings = CorpusSettings(val_fraction=0.1, shard_tokens=20_000)
-    merge = [MergeParts(source, "tokenizer.json", "parts", "many", settings)]
+    merge = [MergeParts(read, "tokenizer.json", "parts", "many")]
     LocalPipelineExecutor(merge, logging_dir="logs/merge").run()
 """
 

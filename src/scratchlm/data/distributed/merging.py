@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from scratchlm.data.corpus_folder import SPLITS, CorpusInfo
 from scratchlm.data.corpus_writer import CorpusSettings, Ids, Wants, write_corpus
-from scratchlm.data.distributed.parts import WORDING, blocks_of, paths_of, read_part
+from scratchlm.data.distributed.parts import WORDING, Part, blocks_of, paths_of, read_part
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.resumable import describe
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
@@ -34,7 +35,8 @@ def merge_parts(
 ) -> CorpusInfo:
     """Merge the parts of the files `paths` into the corpus that `encode_corpus` writes.
 
-    With `resume`, continue a killed merge. Raise FileFormatError for a part that is missing or
+    If steps changed or dropped documents, corpus.json does not say what became of the records. With
+    `resume`, continue a killed merge. Raise FileFormatError for a part that is missing or
     damaged, or that has another tokenizer, separator or input file.
     """
     files, folder = find_files(paths), Path(parts)
@@ -58,7 +60,19 @@ def merge_parts(
                     f"{document - before} documents, not {part.documents}); {WORDING.restart}"
                 )
 
-    return write_corpus(tokenizer, files, output, settings, encode, resume=resume)
+    account = _summed(found) if all(part.is_as_read for part in found) else None
+    return write_corpus(tokenizer, files, output, settings, encode, account, resume=resume)
+
+
+def _summed(parts: list[Part]) -> Rejects:
+    total = Rejects()
+    for reading in (part.reading for part in parts):
+        total.records += reading["records"]
+        total.empty += reading["empty"]
+        total.text_bytes += reading["text_bytes"]
+        total.count += reading["rejected"]
+        total.num_bytes += reading["rejected_bytes"]
+    return total
 
 
 def _splits(

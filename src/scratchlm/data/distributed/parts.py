@@ -20,6 +20,7 @@ from scratchlm.data import resumable
 from scratchlm.data.corpora import encode_item, items_of
 from scratchlm.data.corpus_writer import CorpusSettings, Ids
 from scratchlm.data.documents import Chunk
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.shards import open_shard
 from scratchlm.errors import FileFormatError
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -33,17 +34,30 @@ WORDING = resumable.Wording(
 
 @dataclass(frozen=True)
 class Part:
-    """Store the content of parts/NUMBER.json: what the part was made from, and its counts."""
+    """Store the content of parts/NUMBER.json: what the part was made from, and its counts.
+
+    `reading` is the account of the reader, in the form of `Rejects.account`.
+    """
 
     input: dict[str, Any]
     settings: dict[str, Any]
+    reading: dict[str, int]
     documents: int
     tokens: int
+    text_bytes: int
+
+    @property
+    def is_as_read(self) -> bool:
+        """Return whether no step between the reader and the encoder changed a document."""
+        read = self.reading
+        kept = read["records"] - read["empty"] - read["rejected"]
+        return (kept, read["text_bytes"]) == (self.documents, self.text_bytes)
 
 
 def write_part(
     tokenizer: BPETokenizer,
     texts: Iterable[str],
+    account: Rejects,
     file: Path,
     number: int,
     folder: Path,
@@ -51,7 +65,8 @@ def write_part(
 ) -> Part:
     """Encode the documents `texts` of input file number `number` into the folder of parts.
 
-    A killed call leaves no description, so a second call writes the part again.
+    When all texts are read, `account` must contain what the reader counted in this file. A killed
+    call leaves no description, so a second call writes the part again.
     """
     settings.check(tokenizer)
     [described] = resumable.describe([file])
@@ -61,15 +76,23 @@ def write_part(
         old.unlink(missing_ok=True)
     chunks = (Chunk(i, text, True) for i, text in enumerate(filter(None, texts)))
     items = items_of(chunks, tokenizer.pretokenizer("none"), replace(settings, val_fraction=0.0))
-    documents = tokens = 0
+    documents = tokens = text_bytes = 0
     if first := next(items, None):
         end = tokenizer.token_to_id(settings.separator)
         with writing_ids(tokenizer.parts, path) as writer:
             for item in (first, *items):
                 writer.write(encode_item(tokenizer, end, item)[1])
                 documents += item.documents
-            tokens = writer.count
-    part = Part(described, _settings(tokenizer, settings), documents, tokens)
+        assert writer.info is not None
+        tokens, text_bytes = writer.count, writer.info.text_bytes
+    part = Part(
+        described,
+        _settings(tokenizer, settings),
+        account.account(),
+        documents,
+        tokens,
+        text_bytes,
+    )
     resumable.write_hashed(description, asdict(part))
     return part
 

@@ -1,15 +1,13 @@
 """The steps of a datatrove pipeline: read documents, encode them to parts, merge the parts.
 
     read = ReadDocuments("data/*.jsonl.zst")
-    encode = EncodeDocuments("data/*.jsonl.zst", "tokenizer.json", "parts")
-    LocalPipelineExecutor([read, encode], tasks=30, workers=8, logging_dir="logs").run()
-    merge = MergeParts("data/*.jsonl.zst", "tokenizer.json", "parts", "shards")
-    LocalPipelineExecutor([merge], logging_dir="logs-merge").run()
+    encode = EncodeDocuments(read, "tokenizer.json", "parts")
+    LocalPipelineExecutor([read, encode], tasks=30, workers=8, logging_dir="logs/encode").run()
+    merge = MergeParts(read, "tokenizer.json", "parts", "shards")
+    LocalPipelineExecutor([merge], logging_dir="logs/merge").run()
 
 Task number r of n processes the input files r, r + n, r + 2n, … A part belongs to one input file,
 so the result does not depend on n. A task that died runs again and writes its parts again.
-
-All steps take the same `paths` and the same `settings`: those of the whole corpus.
 
 This module needs the extra `distributed`. See docs/scaling.md for Slurm and Ray.
 """
@@ -26,6 +24,7 @@ from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.distributed.merging import merge_parts
 from scratchlm.data.distributed.parts import paths_of, write_part
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.sources import find_files
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -45,8 +44,9 @@ FILE = "scratchlm_file"  # the key of a document's metadata: the number of its i
 class ReadDocuments(PipelineStep):
     """Yield the documents of this task's files, as `read_documents` reads them.
 
-    The list of files is made once, where the pipeline is built. A document of several gigabytes
-    must fit into memory, because datatrove passes whole documents.
+    `settings` are the settings of the whole corpus. The list of files is made once, where the
+    pipeline is built. A document of several gigabytes must fit into memory, because datatrove
+    passes whole documents.
     """
 
     name, type = "scratchlm", "📖 - READER"
@@ -58,12 +58,15 @@ class ReadDocuments(PipelineStep):
     ) -> None:
         super().__init__()
         self.files, self.settings = find_files(paths), settings or CorpusSettings()
+        self.accounts: dict[int, Rejects] = {}  # what it read of each file of this task
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        for number in range(rank, len(self.files), world_size):
+        self.accounts = {number: Rejects() for number in range(rank, len(self.files), world_size)}
+        for number, account in self.accounts.items():
             chunks = read_documents(
                 self.files[number],
                 self.settings.reading,
+                account,
                 max_documents=self.settings.max_documents,
             )
             for document, group in itertools.groupby(chunks, key=lambda chunk: chunk.document):
@@ -75,21 +78,15 @@ class ReadDocuments(PipelineStep):
 class EncodeDocuments(PipelineStep):
     """Write a part for each of this task's files: the ids of the documents of the file.
 
-    Steps between `ReadDocuments` and this one may change and drop documents. They must keep the
-    order of the documents and their metadata.
+    `read` must be the first step of the same pipeline. Steps between the two may change and drop
+    documents. They must keep the order of the documents and their metadata.
     """
 
     name, type = "scratchlm", "🔢 - TOKENIZER"
 
-    def __init__(
-        self,
-        paths: StrPath | Sequence[StrPath],
-        tokenizer_path: StrPath,
-        parts: StrPath,
-        settings: CorpusSettings | None = None,
-    ) -> None:
+    def __init__(self, read: ReadDocuments, tokenizer_path: StrPath, parts: StrPath) -> None:
         super().__init__()
-        self.files, self.settings = find_files(paths), settings or CorpusSettings()
+        self.read = read  # a copy of the pipeline keeps this reference
         self.tokenizer_path, self.parts = Path(tokenizer_path), Path(parts)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
@@ -99,18 +96,24 @@ class EncodeDocuments(PipelineStep):
             if number in written:
                 paths_of(self.parts, number)[1].unlink()  # the part is not complete
                 raise ValueError(
-                    f"the documents of a file must follow each other ({self.files[number]}); use "
-                    "no step that changes their order"
+                    "the documents of a file must follow each other "
+                    f"({self.read.files[number]}); use no step that changes their order"
                 )
             self._write(number, (document.text for document in documents))
             written.add(number)
-        for number in range(rank, len(self.files), world_size):
-            if number not in written:  # no document is left of this file
-                self._write(number, ())
+        for number in self.read.accounts.keys() - written:  # no document is left of these files
+            self._write(number, ())
 
     def _write(self, number: int, texts: Iterable[str]) -> None:
-        file = self.files[number]
-        part = write_part(self._tokenizer, texts, file, number, self.parts, self.settings)
+        part = write_part(
+            self._tokenizer,
+            texts,
+            self.read.accounts[number],
+            self.read.files[number],
+            number,
+            self.parts,
+            self.read.settings,
+        )
         self.stat_update("tokens", value=part.tokens, unit="file")
 
 
@@ -123,15 +126,10 @@ class MergeParts(PipelineStep):
     name, type = "scratchlm", "🔢 - MERGE"
 
     def __init__(
-        self,
-        paths: StrPath | Sequence[StrPath],
-        tokenizer_path: StrPath,
-        parts: StrPath,
-        output: StrPath,
-        settings: CorpusSettings | None = None,
+        self, read: ReadDocuments, tokenizer_path: StrPath, parts: StrPath, output: StrPath
     ) -> None:
         super().__init__()
-        self.files, self.settings = find_files(paths), settings or CorpusSettings()
+        self.files, self.settings = read.files, read.settings
         self.tokenizer_path, self.parts = Path(tokenizer_path), Path(parts)
         self.output = Path(output)
 
