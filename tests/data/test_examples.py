@@ -36,6 +36,11 @@ def made(dialogues, template, row_length, **learning):
     return list(examples_of(dialogues, template, row_length, settings, counts)), counts
 
 
+SHORT = Dialogue(
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "a.jsonl:1"
+)
+
+
 def check_sums(examples, counts):
     assert counts.read == counts.kept + counts.too_long + counts.without_targets
     assert counts.kept == len(examples)
@@ -62,8 +67,8 @@ def test_a_dialogue_one_token_too_long_is_dropped_cut_or_an_error(template):
     one = [Dialogue(messages, "a.jsonl:7")]
     for too_long in ("drop", "truncate", "error"):
         assert made(one, template, longest, too_long=too_long)[1].kept == 1
-    examples, counts = made(one, template, longest - 1)
-    assert (examples, counts.too_long) == ([], 1)
+    examples, counts = made([SHORT, *one], template, longest - 1)
+    assert (len(examples), counts.too_long) == (1, 1)
     (example,), counts = made(one, template, longest - 1, too_long="truncate")
     assert (counts.cut_answers, counts.shortened) == (1, 0)
     assert template.tokenizer.token_to_id("<|im_end|>") not in example.ids[-2:]
@@ -72,11 +77,12 @@ def test_a_dialogue_one_token_too_long_is_dropped_cut_or_an_error(template):
         made(one, template, longest - 1, too_long="error")
 
 
-@pytest.mark.parametrize("row_length", [8, 40, 100, 200])
+@pytest.mark.parametrize("row_length", [24, 40, 100, 200])
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
 def test_every_dialogue_is_counted_once(template, dialogues, row_length, too_long):
+    dialogues = [*dialogues, SHORT]  # one that fits into each row
     examples, counts = made(dialogues, template, row_length, too_long=too_long)
-    assert counts.read == 40
+    assert counts.read == len(dialogues)
     check_sums(examples, counts)
     assert all(each.num_targets and each.num_predictions <= row_length for each in examples)
     if too_long == "truncate":
@@ -87,6 +93,16 @@ def test_every_dialogue_is_counted_once(template, dialogues, row_length, too_lon
         assert (counts.kept, counts.lost_messages) == (len(every), sum(lost))
         assert counts.shortened == sum(number > 0 for number in lost)
         assert counts.cut_answers == sum(fitted.is_cut for _, fitted in every)
+
+
+def test_a_set_in_which_nothing_remains_is_refused(template):
+    """Rows without a target would have a loss of nothing."""
+    answer = {"role": "assistant", "content": "b", "weight": 0}
+    masked = Dialogue([SHORT.messages[0], answer], "a.jsonl:2")
+    with pytest.raises(ValueError, match=r"\(2 dialogues: 1 too long, 1 with too few targets\); "):
+        made([SHORT, masked], template, 4)
+    with pytest.raises(ValueError, match=r"\(0 dialogues: "):
+        made([], template, 4)
 
 
 def test_masked_answers_are_counted(template, dialogues):

@@ -22,7 +22,9 @@ from scratchlm.tokenizer.chat_template import (
     FORMS,
     ChatTemplate,
     fitting_form,
+    markers,
     newest_that_fit,
+    template_for_training,
     with_markers,
 )
 
@@ -168,6 +170,21 @@ def test_new_markers_get_the_next_ids(name):
     assert ChatTemplate(name, after).end_ids
     assert BPETokenizer.from_json(after.to_json()).hash == after.hash
     assert with_markers(after, name).hash == after.hash
+
+
+@pytest.mark.parametrize(
+    ("specials", "name", "expected"),
+    [(LLAMA3, "auto", "llama3"), (SPECIALS, "auto", "chatml"), (["<|other|>"], "auto", "chatml"),
+     (CHATML, "llama3", "llama3"), (CHATML, "plain_alpaca", "plain_alpaca")],
+)  # fmt: skip
+def test_a_template_for_training_has_its_markers(specials, name, expected):
+    tokenizer = tokenizer_with(*specials)
+    template = template_for_training(name, tokenizer)
+    assert template.name == expected
+    new = set(template.tokenizer.special_tokens) - set(specials)
+    assert new == set(markers(template.form)) - set(specials)
+    with pytest.raises(ValueError, match=r"no template has this name \('plain'\); choose one of"):
+        template_for_training("plain", tokenizer)
 
 
 def test_a_role_that_the_template_does_not_have_is_refused(tokenizer):

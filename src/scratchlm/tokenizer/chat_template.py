@@ -247,6 +247,19 @@ def with_markers(tokenizer: BPETokenizer, name: str) -> BPETokenizer:
     return BPETokenizer.from_parts(replace(parts, special_tokens=list(specials)))
 
 
+def template_for_training(name: str, tokenizer: BPETokenizer) -> ChatTemplate:
+    """Return the template with this name, and with a tokenizer that has its markers.
+
+    "auto" means `fitting_form`, or "chatml" if no form fits. `with_markers` adds missing markers.
+    """
+    if name not in ("auto", *FORMS):
+        known = ", ".join(["auto", *FORMS])
+        raise ValueError(f"no template has this name ({name!r}); choose one of {known}")
+    if name == "auto":
+        name = fitting_form(tokenizer) or "chatml"
+    return ChatTemplate(name, with_markers(tokenizer, name))
+
+
 def too_long(count: int, room: int) -> ValueError:
     return ValueError(
         f"the message is too long ({count} tokens, but {max(room, 0)} fit beside the system text "

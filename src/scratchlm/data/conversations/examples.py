@@ -98,7 +98,8 @@ def examples_of(
     """Yield an example for each dialogue that is not dropped, in order. Add to `counts`.
 
     An example has 1 to `row_length` predictions. Raise ValueError for a text that the tokenizer
-    cannot encode, and for a dialogue that is too long if `learning.too_long` is "error".
+    cannot encode, for a dialogue that is too long if `learning.too_long` is "error", and if no
+    dialogue remains.
     """
     for messages, place in dialogues:
         counts.read += 1
@@ -125,3 +126,9 @@ def examples_of(
                 continue
         counts.keep(messages, fitted, learned(fitted.messages, learning.train_on))
         yield fitted.example
+    if not counts.kept:
+        raise ValueError(
+            f"at least one dialogue must have a target in a row of {row_length} tokens "
+            f"({counts.read:,} dialogues: {counts.too_long:,} too long, {counts.without_targets:,} "
+            "with too few targets); use longer rows, or other dialogues"
+        )
