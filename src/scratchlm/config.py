@@ -31,15 +31,23 @@ Thing = TypeVar("Thing", bound=Callable[..., Any])
 Tree = dict[str, Any]
 
 
-def read_toml(path: str | os.PathLike[str]) -> Tree:
-    """Return the sections of a TOML file. Raise ValueError, with the line, if it is not TOML."""
+def read_toml(path: str | os.PathLike[str], lists: Collection[str] = ()) -> Tree:
+    """Return the sections of a TOML file. Raise ValueError, with the line, if it is not TOML.
+
+    `lists`: the names of sections that are lists of tables, such as `[[step]]`.
+    """
     try:
         # utf-8-sig drops the byte order mark that some editors write.
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"a config must be TOML ({path}: {error}); correct the file") from None
     for name, value in tree.items():
-        if not isinstance(value, dict):
+        if name in lists:
+            if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+                raise ValueError(
+                    f"{name} must be a list of tables ({path}: {value!r:.60}); write [[{name}]]"
+                )
+        elif not isinstance(value, dict):
             raise ValueError(
                 f"{name} must be a section ({path}: {value!r}); if it is a key, write it below its "
                 "section, such as [optim]"
@@ -143,6 +151,8 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         return value
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and arguments[-1] is Ellipsis:  # any number of values
+            arguments = (arguments[0],) * len(parts)
         if not isinstance(parts, list | tuple) or len(parts) != len(arguments):
             raise ValueError(
                 f"{name} must have {len(arguments)} values ({value}); separate them with commas"
