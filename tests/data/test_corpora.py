@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from helpers import forked, tiny
+from helpers.stopped import Stopped, stop_before
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
 from scratchlm.data.corpora import encode_corpus, encode_files
@@ -282,27 +283,6 @@ def test_killed_three_times_and_resumed_is_as_never_killed(tokenizer, source, tm
 @pytest.mark.slow
 def test_killed_twenty_times_and_resumed_is_as_never_killed(tokenizer, source, tmp_path):
     assert kill_and_resume(tokenizer, source, tmp_path, 20) >= 10
-
-
-class Stopped(BaseException):
-    pass
-
-
-def stop_before(monkeypatch: pytest.MonkeyPatch, target: str, name: str, count: int) -> None:
-    """The `count`-th call of `Path.replace` or `.unlink` to that name stops the run as a kill
-    does: nothing runs after it but what could not harm."""
-    original = getattr(Path, target)
-    calls = 0
-
-    def stopped(self: Path, *rest: object, **options: object) -> object:
-        nonlocal calls
-        at = Path(str(rest[0])).name if rest else self.name
-        calls += at.endswith(name)
-        if at.endswith(name) and calls == count:
-            raise Stopped
-        return original(self, *rest, **options)
-
-    monkeypatch.setattr(Path, target, stopped)
 
 
 @pytest.mark.parametrize(

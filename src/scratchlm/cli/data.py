@@ -3,6 +3,7 @@
 scratchlm-data download                          list what can be downloaded by name
 scratchlm-data download shakespeare              download a text into data/train
 scratchlm-data inspect data/train                show formats, fields, scripts and samples
+scratchlm-data clean web --config clean.toml --output cleaned
 scratchlm-data generate arithmetic --documents 50000 --output sums.jsonl
 
 scratchlm-data STEP --help explains a step.
@@ -19,6 +20,7 @@ from scratchlm.cli.command import Parser, command
 
 STEPS = (
     "download",
+    "clean",
     "generate",
     "inspect",
     "tokenize",

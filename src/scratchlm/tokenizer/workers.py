@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -40,7 +40,7 @@ def workers_for(size: int, num_workers: int | None) -> int:
 
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `map(function, items)` in order, from worker processes, with few items in flight.
 
     Linux forks the workers. Forked workers import nothing, neither torch nor the caller's script,

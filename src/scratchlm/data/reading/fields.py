@@ -66,10 +66,7 @@ def _joined(found: Any, reading: Reading, place: str) -> str:
 
 
 def with_text(value: Any, text: str, reading: Reading) -> Any:
-    """Return the record `value` with another text. The function does not change `value`.
-
-    The record of a plain text becomes an object.
-    """
+    """Return the record `value` with another text. The function does not change `value`."""
     return _replaced(value, text, reading.keys) if isinstance(value, dict) else text
 
 
