@@ -276,7 +276,7 @@ BAD = [
     ("[[step]]\nkind = 'sample'\nrate = 2", "sample.rate must be between 0 and 1 (2.0)"),
     ("[[step]]\nkind = 'ratio'\nwhat = 'vowels'", "choose one of: alpha, digit, symbol, space"),
     ("[[step]]\nkind = 'ratio'\nwhat = 'alpha'\nmin = 0.9\nmax = 0.1", "ratio.min must be at most"),
-    ("[[step]]\nkind = 'script'\nscripts = ['klingon']", "script.scripts must list scripts ('klingon'); choose from: latin"),
+    ("[[step]]\nkind = 'script'\nscripts = ['klingon']", "scripts ('klingon'); choose from: latin"),
     ("[[step]]\nkind = 'script'\nscripts = []", "script.scripts must list scripts ('')"),
     ("[[step]]\nkind = 'repetition'\ntop_ngram = [0.1]", "repetition.top_ngram must have 3"),
     (
