@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ SCRIPTS = (
     "Sinhala", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan", "Mongolian", "Georgian", "Armenian",
     "Ethiopic",
 )  # fmt: skip
+_CHARACTERS = 1 << 20  # in an array of code points
 
 
 @functools.cache
@@ -32,12 +34,20 @@ def _numbers() -> npt.NDArray[np.uint8]:
     return numbers
 
 
+def code_points(text: str) -> Iterator[npt.NDArray[np.unsignedinteger]]:
+    """Yield the code points of a text without lone surrogates, in arrays of bounded size."""
+    for start in range(0, len(text), _CHARACTERS):
+        part = text[start : start + _CHARACTERS]
+        if part.isascii():
+            yield np.frombuffer(part.encode("ascii"), np.uint8)
+        else:
+            yield np.frombuffer(part.encode("utf-32-le"), "<u4")
+
+
 def count_scripts(text: str) -> dict[str, int]:
     """Return the number of letters of each script in the text, such as {"latin": 10, "han": 3}."""
-    if text.isascii():
-        codes: npt.NDArray[np.unsignedinteger] = np.frombuffer(text.encode(), np.uint8)
-    else:
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    counts = np.bincount(_numbers()[codes], minlength=len(SCRIPTS) + 2)[1:]
+    counts = np.zeros(len(SCRIPTS) + 2, np.int64)
+    for codes in code_points(text):
+        counts += np.bincount(_numbers()[codes], minlength=len(counts))
     names = (*map(str.lower, SCRIPTS), "other")
-    return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+    return {name: int(count) for name, count in zip(names, counts[1:], strict=True) if count}

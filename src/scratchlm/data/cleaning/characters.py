@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from scratchlm.data.scripts import code_points
+
 
 @functools.cache
 def _all_characters() -> str:
@@ -28,13 +30,6 @@ def table(pattern: str) -> npt.NDArray[np.bool_]:
     return found
 
 
-def code_points(text: str) -> npt.NDArray[np.unsignedinteger]:
-    """Return the code points of a text without lone surrogates."""
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
-
-
-def count(codes: npt.NDArray[np.unsignedinteger], pattern: str) -> int:
-    """Return how many of the code points are in the class."""
-    return int(np.count_nonzero(table(pattern)[codes]))
+def count(text: str, pattern: str) -> int:
+    """Return how many characters of the text are in the class."""
+    return sum(int(np.count_nonzero(table(pattern)[codes])) for codes in code_points(text))

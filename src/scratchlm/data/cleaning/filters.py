@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from scratchlm.data.cleaning.characters import code_points, count
+from scratchlm.data.cleaning.characters import count
 from scratchlm.data.cleaning.step import Filter, check_share
 from scratchlm.data.scripts import SCRIPTS, count_scripts
 
@@ -61,7 +61,7 @@ class Ratio(Filter):
             )
 
     def reason(self, text: str) -> str | None:
-        share = count(code_points(text), _CLASSES[self.what]) / max(len(text), 1)
+        share = count(text, _CLASSES[self.what]) / max(len(text), 1)
         if share < self.min:
             return f"too little {self.what}"
         return f"too much {self.what}" if share > self.max else None
