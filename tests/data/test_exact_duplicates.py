@@ -60,7 +60,7 @@ def test_no_signatures_have_no_copies(tmp_path):
     assert equal_documents([tmp_path / "empty"], tmp_path).tolist() == []
 
 
-@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+@pytest.mark.parametrize("size", [5, 90, 5000])
 @pytest.mark.parametrize("merge_size", [50, 10_000])
 @pytest.mark.parametrize("width", [1, 2])
 def test_pairs_connect_equal_keys_for_any_blocks(tmp_path, size, merge_size, width):

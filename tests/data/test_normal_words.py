@@ -49,7 +49,7 @@ def test_the_normal_form_is_that_of_datatrove_for_english(shared_data):
 
 
 def test_equal_words_and_only_those_have_equal_hashes():
-    texts = random_texts(3000, seed=0)
+    texts = random_texts(2000, seed=0)
     hashes, counts = word_hashes(texts)
     words = [normal_words(text) for text in texts]
     assert counts.tolist() == list(map(len, words))
@@ -62,7 +62,7 @@ def test_equal_words_and_only_those_have_equal_hashes():
 def test_every_character_has_the_same_form_in_the_table():
     """Each character stands between two letters, so that its form decides the words."""
     characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    characters = [*characters[:0x3400], *characters[0x3400::37]]
+    characters = [*characters[:0x3400], *characters[0x3400::97]]
     texts = [f"a{character}b" for character in characters]
     words = list(map(normal_words, texts))
     hashes, counts = word_hashes(texts)
@@ -101,7 +101,7 @@ def test_many_empty_texts():
 
 @pytest.mark.parametrize("n", [1, 2, 5, 13])
 def test_ngram_hashes_are_those_of_the_definition(n):
-    texts = random_texts(1500, seed=3)
+    texts = random_texts(700, seed=3)
     hashes, counts = ngram_hashes(texts, n, whole=False)
     parts = np.split(hashes, np.cumsum(counts)[:-1])
     known: dict[tuple[str, ...], int] = {}
@@ -112,7 +112,7 @@ def test_ngram_hashes_are_those_of_the_definition(n):
         assert len(part) == len(ngrams)
         for ngram, number in zip(ngrams, part.tolist(), strict=True):
             assert known.setdefault(ngram, number) == number
-    assert len(set(known.values())) == len(known) > 100
+    assert len(set(known.values())) == len(known) > 40
 
 
 def test_a_short_text_counts_as_a_whole_on_request():

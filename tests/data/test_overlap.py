@@ -14,7 +14,7 @@ def test_finds_what_sets_of_ngrams_find():
     rng = random.Random(0)
     words = ["a", "b", "c", "d"]
     values = [" ".join(rng.choices(words, k=rng.randrange(20))) for _ in range(60)]
-    texts = [" ".join(rng.choices(words, k=rng.randrange(40))) for _ in range(2000)]
+    texts = [" ".join(rng.choices(words, k=rng.randrange(40))) for _ in range(800)]
     for n in (1, 5, 8):
         known = {ngram for value in values for ngram in ngrams_of(value, n)}
         hashes, short = evaluation_ngrams(values, n)
@@ -22,7 +22,7 @@ def test_finds_what_sets_of_ngrams_find():
         assert short == sum(not ngrams_of(value, n) for value in values)
         found = overlaps(texts, n, hashes).tolist()
         assert found == [bool(ngrams_of(text, n) & known) for text in texts]
-    assert 50 < sum(found) < 1950
+    assert 20 < sum(found) < 780
 
 
 def test_case_punctuation_and_numbers_do_not_hide_a_copy():

@@ -4,6 +4,7 @@ scratchlm-data download                          list what can be downloaded by 
 scratchlm-data download shakespeare              download a text into data/train
 scratchlm-data inspect data/train                show formats, fields, scripts and samples
 scratchlm-data clean web --config clean.toml --output cleaned
+scratchlm-data dedup web --output unique         drop documents similar to an earlier one
 scratchlm-data generate arithmetic --documents 50000 --output sums.jsonl
 
 scratchlm-data STEP --help explains a step.
@@ -21,6 +22,7 @@ from scratchlm.cli.command import Parser, command
 STEPS = (
     "download",
     "clean",
+    "dedup",
     "generate",
     "inspect",
     "tokenize",

@@ -66,7 +66,7 @@ def run(args: Namespace) -> None:
 
 
 def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
-    """Run the steps on the documents. Print, save and draw the account."""
+    """Print what the steps do. Run them on the documents. Print, save and draw the account."""
     from scratchlm.data.cleaning.pipeline import clean
     from scratchlm.data.cleaning.work_folder import PROGRESS, unfinished
     from scratchlm.data.reading.settings import Reading
@@ -80,6 +80,8 @@ def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
             raise FileNotFoundError(2, "no such folder", str(Path(path).parent))
     given = {"field": args.field, "separator": args.separator, "join": args.join}
     reading = Reading(**{name: value for name, value in given.items() if value is not None})
+    for line in filter(None, (step.about() for step in steps)):
+        print(line, flush=True)
     try:
         account = clean(
             args.paths, args.output, steps, reading=reading, rejects=args.rejects,

@@ -19,13 +19,14 @@ from scratchlm.data.cleaning.filters import Length, Ratio, Sample, Script
 from scratchlm.data.cleaning.fineweb import FineWebQuality
 from scratchlm.data.cleaning.gopher import GopherQuality, Repetition
 from scratchlm.data.cleaning.step import Step
+from scratchlm.data.deduplication.steps import DropOverlap, Exact, MinHash
 from scratchlm.files.paths import StrPath
 
 KINDS: dict[str, type[Step]] = {
     step.kind: step
     for step in (
         StripReturns, Nfc, AddSuffix, Separator, Length, Ratio, Repetition, GopherQuality,
-        FineWebQuality, Script, Sample,
+        FineWebQuality, Script, Sample, Exact, MinHash, DropOverlap,
     )
 }  # fmt: skip
 

@@ -26,6 +26,10 @@ class Step:
     def prepare(self) -> None:
         """Load what the step needs, once, before the worker processes start."""
 
+    def about(self) -> str:
+        """Return a line that a command prints before the run, or nothing."""
+        return ""
+
 
 class Edit(Step):
     """A step that changes a text. It never drops a document."""

@@ -38,6 +38,7 @@ def ngram_hashes(texts: Sequence[str], n: int, *, whole: bool) -> tuple[Hashes, 
     padded[places] = words
     sums = np.zeros(len(padded) - n + 1, np.uint64)
     for position in range(n):
-        sums = sums * _STEP + padded[position : position + len(sums)]
+        sums *= _STEP
+        sums += padded[position : position + len(sums)]
     ranks = np.arange(len(words)) - (np.cumsum(counts) - counts)[owners]
     return mixed(sums[places[ranks < windows[owners]]]), windows

@@ -134,7 +134,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _hash_words(pieces: list[str]) -> tuple[Hashes, Counts]:
     """Return the hashes of the words of some pieces, and the number of words of each piece."""
-    joined = "\n".join([*pieces, ""]).encode("utf-32-le")
+    joined = "\n".join([*pieces, ""]).encode("utf-32-le", "surrogatepass")
     codes = _table()[np.frombuffer(joined, "<u4")]
     codes[np.cumsum([len(piece) + 1 for piece in pieces]) - 1] = _END
     codes = codes[codes != _DROPPED]
