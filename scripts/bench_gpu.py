@@ -85,13 +85,12 @@ class PeerLoop:
         self.dtype = resolve_dtype("auto", device)
 
     def train_step(self) -> None:
-        inputs, targets = self.batches.batch(self.step)
+        batch = self.batches.batch(self.step)
         if self.device.type == "cuda":
-            inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        inputs = inputs.to(self.device, non_blocking=True)
-        targets = targets.to(self.device, non_blocking=True)
+            batch = batch.each(Tensor.pin_memory)
+        batch = batch.each(lambda tensor: tensor.to(self.device, non_blocking=True))
         with autocast(self.device, self.dtype):
-            loss = self.loss(inputs, targets)
+            loss = self.loss(batch.inputs, batch.targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

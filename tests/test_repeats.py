@@ -39,6 +39,13 @@ REASONS = {
             "model/attention forward",
             "model/transformer forward",
         ),
+        *(
+            ("training and validation take the same arguments", f"{one}Batches", f"{other}Batches")
+            for one, other in (
+                ("data/batches Train", "data/batches Eval"),
+                ("data/mixture Mixed", "data/mixture MixedEval"),
+            )
+        ),
         (
             "one computes the logits of what the other computes",
             "model/transformer forward",

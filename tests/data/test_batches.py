@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.pairs import pair, same
 from scratchlm.data.batches import EvalBatches, TrainBatches, get_batch
 
 TOKENS = np.arange(1000, 2003, dtype=np.uint16)  # its values tell where a window came from
@@ -80,7 +81,7 @@ def epoch_starts(batches: TrainBatches, epoch: int) -> list[int]:
     n, size = batches.windows_per_epoch, batches.batch_size
     starts = []
     for step in range(epoch * n // size, -(-(epoch + 1) * n // size)):
-        inputs, targets = batches.batch(step)
+        inputs, targets = pair(batches.batch(step))
         check(inputs, targets, (size, batches.context_length))
         for row in range(size):
             if epoch * n <= step * size + row < (epoch + 1) * n:
@@ -105,7 +106,7 @@ def test_every_window_exactly_once_an_epoch(batch_size: int) -> None:
 def test_offsets_reach_every_token() -> None:
     """100 tokens are 5 windows of 16, shifted by 0 to 19: targets 1 to 99."""
     batches = TrainBatches(TOKENS[:100], 5, 16, seed=0)
-    seen = {int(t) for epoch in range(200) for t in batches.batch(epoch)[1].flatten()}
+    seen = {int(t) for epoch in range(200) for t in batches.batch(epoch).targets.flatten()}
     assert seen == set(range(1001, 1100))
 
 
@@ -126,9 +127,9 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
         used.batch(step)
     for step in (0, 7, 8, 54, 90, 10**6):
         fresh = TrainBatches(TOKENS, 8, 16, seed=3).batch(step)
-        assert all(torch.equal(a, b) for a, b in zip(used.batch(step), fresh, strict=True))
+        assert same(used.batch(step), fresh)
     other = TrainBatches(TOKENS, 8, 16, seed=4).batch(0)
-    assert not torch.equal(used.batch(0)[0], other[0])
+    assert not torch.equal(used.batch(0).inputs, other.inputs)
 
 
 def test_a_long_run_remembers_few_epochs() -> None:
@@ -147,7 +148,7 @@ def test_short_corpora(length: int) -> None:
     batches = TrainBatches(TOKENS[:length], 5, 16, seed=0)
     assert batches.windows_per_epoch == max(1, (length - 16) // 16)
     for step in range(10):
-        check(*batches.batch(step), (5, 16))
+        check(*pair(batches.batch(step)), (5, 16))
 
 
 def test_train_batches_refuse() -> None:
@@ -160,7 +161,7 @@ def test_train_batches_refuse() -> None:
 
 
 def test_eval_covers_the_whole_set_once() -> None:
-    batches = list(EvalBatches(TOKENS, 8, 16, max_batches=0))
+    batches = [pair(batch) for batch in EvalBatches(TOKENS, 8, 16, max_batches=0)]
     assert len(batches) == 8  # 1002 targets are 63 windows
     assert {tuple(inputs.shape) for inputs, _ in batches} == {(8, 16)}
     targets = torch.cat([targets.flatten() for _, targets in batches])
@@ -173,7 +174,7 @@ def test_eval_covers_the_whole_set_once() -> None:
 
 def test_eval_takes_evenly_spaced_windows() -> None:
     batches = EvalBatches(TOKENS, 4, 16, max_batches=3)
-    first = list(batches)
+    first = [pair(batch) for batch in batches]
     assert len(first) == len(batches) == 3
     for inputs, targets in first:
         check(inputs, targets, (4, 16))  # nothing padded
@@ -183,12 +184,13 @@ def test_eval_takes_evenly_spaced_windows() -> None:
     assert gaps.min() >= 16  # no overlap
     assert gaps.max() - gaps.min() <= 16
     assert starts[-1] > 1003 * 0.85
-    for (a, _), (b, _) in zip(first, batches, strict=True):
-        assert torch.equal(a, b)
+    for (a, _), b in zip(first, batches, strict=True):
+        assert torch.equal(a, b.inputs)
 
 
 def test_eval_of_a_set_shorter_than_a_window() -> None:
-    ((inputs, targets),) = EvalBatches(TOKENS[:4], 8, 6, max_batches=0)
+    (batch,) = EvalBatches(TOKENS[:4], 8, 6, max_batches=0)
+    inputs, targets = pair(batch)
     assert inputs.tolist() == [[1000, 1001, 1002, 0, 0, 0]]
     assert targets.tolist() == [[1001, 1002, 1003, -100, -100, -100]]
     with pytest.raises(ValueError, match=r"must have at least 2 tokens \(1\)"):
@@ -203,4 +205,4 @@ def test_eval_with_more_batches_than_there_are_is_the_whole_set(limit: int) -> N
     some = list(EvalBatches(TOKENS, 8, 16, max_batches=limit))
     assert len(some) == min(limit, 8)
     if limit >= 8:
-        assert all(torch.equal(a[1], b[1]) for a, b in zip(some, whole, strict=True))
+        assert all(same(a, b) for a, b in zip(some, whole, strict=True))

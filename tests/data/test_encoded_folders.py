@@ -17,6 +17,7 @@ import tiktoken
 import zstandard
 
 from helpers import tiny
+from helpers.pairs import pair
 from helpers.tokenizer_texts import texts
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
@@ -155,7 +156,7 @@ def test_the_windows_of_train_llm_from_scratch_are_among_ours(pile, tokenizer, t
     assert len(windows) > 50
     for ids in (tokens, open_shard("theirs.h5").tokens):
         ours = set()
-        for inputs, targets in EvalBatches(ids, 8, length):
+        for inputs, targets in map(pair, EvalBatches(ids, 8, length)):
             ours |= {
                 (*row, target[-1])
                 for row, target in zip(inputs.tolist(), targets.tolist(), strict=True)

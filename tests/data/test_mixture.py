@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from helpers import exact_runs, forked, tiny
+from helpers.pairs import pair, same
 from scratchlm.cli.tokenize import main as tokenize
 from scratchlm.cli.train import main as train
 from scratchlm.data.batches import TrainBatches
@@ -42,7 +43,7 @@ def window(tokens: np.ndarray, length: int, seed: int, source: int, number: int)
 def test_each_row_is_the_next_window_of_its_source() -> None:
     batches, counts, t = MixedBatches(MIXTURE, 7, 16, seed=3), [0, 0, 0], 0
     for step in range(60):
-        inputs, targets = batches.batch(step)
+        inputs, targets = pair(batches.batch(step))
         assert inputs.dtype == targets.dtype == torch.int64
         assert inputs.is_contiguous()
         for row in range(7):
@@ -60,14 +61,16 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     used, rng = MixedBatches(MIXTURE, 6, 16, seed=1), random.Random(0)
     for step in [rng.randrange(10**5) for _ in range(50)]:
         fresh = MixedBatches(MIXTURE, 6, 16, seed=1).batch(step)
-        assert all(torch.equal(a, b) for a, b in zip(used.batch(step), fresh, strict=True))
-    assert not torch.equal(used.batch(0)[0], MixedBatches(MIXTURE, 6, 16, seed=2).batch(0)[0])
+        assert same(used.batch(step), fresh)
+    other = MixedBatches(MIXTURE, 6, 16, seed=2).batch(0)
+    assert not torch.equal(used.batch(0).inputs, other.inputs)
     with pytest.raises(ValueError, match="step must be at least 0"):
         used.batch(-1)
 
 
 def test_equal_sources_have_different_orders() -> None:
-    inputs, _ = MixedBatches(Mixture(("a", "b"), (A, A), (1, 1)), 64, 16, seed=0).batch(0)
+    batches = MixedBatches(Mixture(("a", "b"), (A, A), (1, 1)), 64, 16, seed=0)
+    inputs = batches.batch(0).inputs
     sources = Turns([1, 1]).of(np.arange(64))[0]
     first, second = (inputs[torch.from_numpy(sources == i)][:, 0].tolist() for i in (0, 1))
     assert first != second
@@ -75,8 +78,8 @@ def test_equal_sources_have_different_orders() -> None:
 
 def test_one_source_is_no_mixture() -> None:
     for step in range(5):
-        one, plain = train_batches(A, 4, 16, 0).batch(step), TrainBatches(A, 4, 16, 0).batch(step)
-        assert torch.equal(one[0], plain[0])
+        one, plain = train_batches(A, 4, 16, 0), TrainBatches(A, 4, 16, 0)
+        assert same(one.batch(step), plain.batch(step))
 
 
 def test_what_a_run_reads_is_told() -> None:
@@ -89,7 +92,7 @@ def test_what_a_run_reads_is_told() -> None:
 @pytest.mark.parametrize("max_batches", [0, 1, 2, 100])
 def test_validation_keeps_the_proportions_and_repeats_nothing(max_batches: int) -> None:
     batches = MixedEvalBatches(MIXTURE, 5, 16, max_batches)
-    rows = torch.cat([inputs[(targets != -100).all(1)] for inputs, targets in batches])
+    rows = torch.cat([each.inputs[(each.targets != -100).all(1)] for each in batches])
     starts = rows[:, 0].tolist()
     assert len(starts) == len(set(starts)) == batches.num_windows
     counts = [sum(first <= start < last for start in starts)
@@ -101,8 +104,8 @@ def test_validation_keeps_the_proportions_and_repeats_nothing(max_batches: int) 
     most = next(n for n in range(1, 99) if Turns([5, 3, 2]).counts(n + 1)[1] > 8)
     assert len(starts) == min(most, 5 * max_batches or most)
     assert len(batches) == len(list(batches))
-    again = torch.cat([inputs for inputs, _ in batches])
-    assert torch.equal(again, torch.cat([inputs for inputs, _ in batches]))
+    again = torch.cat([each.inputs for each in batches])
+    assert torch.equal(again, torch.cat([each.inputs for each in batches]))
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -146,8 +149,7 @@ def test_the_same_batches_from_any_files(tmp_path: Path, ending: str, pieces: in
         assert sum("400 of 4,000 tokens are held out" in line for line in said) == 1
         batches, expected = train_batches(data.train, 8, 16, 0), TrainBatches(oracle, 8, 16, 0)
         for step in (0, 1, 27, 28, 1000):
-            for mine, theirs in zip(batches.batch(step), expected.batch(step), strict=True):
-                assert torch.equal(mine, theirs)
+            assert same(batches.batch(step), expected.batch(step))
         assert data.val[:].tolist() == held_out.tolist()
         assert data.data_id["training tokens"] == 3600
 

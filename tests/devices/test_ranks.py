@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from helpers import forked
+from scratchlm.devices.batch import Batch
 from scratchlm.devices.ranks import ALONE, Ranks, Share, data_parallel, joined, reducing, shared
 
 
@@ -24,9 +25,10 @@ def test_the_ranks_take_every_row_of_a_step_once(size, micro_batches):
     for rank in range(size):
         share = Share.of(Ranks(rank, size), micro_batches, batch_size)
         for index in share.indices(first, micro_batches):
-            mine, same = share.rows((rows, rows))
-            assert torch.equal(mine, same)
-            seen += [(index, row) for row in mine.tolist()]
+            mine = share.rows(Batch(rows, rows, rows))
+            assert torch.equal(mine.inputs, mine.targets)
+            assert torch.equal(mine.inputs, mine.first)
+            seen += [(index, row) for row in mine.inputs.tolist()]
         assert len(seen) == (rank + 1) * batch_size * micro_batches // size, "as much as any other"
     every = itertools.product(range(first, first + micro_batches), range(batch_size))
     assert sorted(seen) == sorted(every)
@@ -42,10 +44,11 @@ def test_a_step_that_cannot_be_shared_is_refused():
 @pytest.mark.parametrize("number", range(7))
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_batches_are_shared_and_made_up_to_as_many_for_each(number, size):
-    batches = [(torch.full((2,), i), torch.full((2,), i)) for i in range(number)]
+    batches = [Batch(*(torch.full((2,), i) for _ in range(3))) for i in range(number)]
     each = [list(shared(batches, Ranks(rank, size))) for rank in range(size)]
     assert {len(mine) for mine in each} == {-(-number // size)}
-    counted = [int(t[0]) for mine in each for _, t in mine if t[0] != -100]
+    counted = [int(b.targets[0]) for mine in each for b in mine if b.targets[0] != -100]
+    assert all(torch.equal(b.inputs, b.first) for mine in each for b in mine)
     assert sorted(counted) == list(range(number))
 
 

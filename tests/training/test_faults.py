@@ -191,9 +191,9 @@ def test_a_nan_stops_the_run_before_it_is_learned(straight, monkeypatch, capsys)
 
     real, calls = Objective.forward, []
 
-    def poisoned(self, inputs, targets):
+    def poisoned(self, *batch):
         calls.append(1)
-        loss, nats, routers = real(self, inputs, targets)
+        loss, nats, routers = real(self, *batch)
         return (loss, nats * float("nan") if len(calls) == 25 else nats, routers)
 
     monkeypatch.setattr(Objective, "forward", poisoned)

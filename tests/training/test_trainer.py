@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from helpers import tiny
+from helpers.pairs import pair
 from helpers.small_runs import TOKENS, log_of, trainer
 from scratchlm import AdamW, functional, load_model
 from scratchlm.checkpoint import run_folder
@@ -20,6 +21,7 @@ from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.report import describe
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.data.batches import TrainBatches
+from scratchlm.devices.batch import Batch
 from scratchlm.errors import FileFormatError, Interrupted, NumericalError
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
@@ -45,7 +47,7 @@ def test_accumulated_equals_one_batch():
 
         def batch(self, step):
             rows = slice(step * self.size, (step + 1) * self.size)
-            return inputs[rows], targets[rows]
+            return Batch(inputs[rows], targets[rows])
 
     whole = trainer(dropout=0.0, batches=Sliced(8), batch_size=8)
     parts = trainer(dropout=0.0, batches=Sliced(2), batch_size=2, accumulate=4)
@@ -58,7 +60,7 @@ def test_accumulated_equals_one_batch():
 
 def test_the_loss_is_that_of_the_definition():
     run = trainer(dropout=0.0)
-    inputs, targets = run.micro_batches.batches.batch(0)
+    inputs, targets = pair(run.micro_batches.batches.batch(0))
     expected = functional.cross_entropy(run.model(inputs), targets).item()
     assert run.train_step()["loss"] == pytest.approx(expected, rel=1e-6)
     assert run.step == 1
@@ -67,9 +69,9 @@ def test_the_loss_is_that_of_the_definition():
 def test_one_batch_is_overfitted():
     class Same:
         def batch(self, step):
-            return inputs, targets
+            return batch
 
-    inputs, targets = TrainBatches(TOKENS, 4, 32, 0).batch(0)
+    batch = TrainBatches(TOKENS, 4, 32, 0).batch(0)
     run = trainer(dropout=0.0, batches=Same(), iterations=120)
     run.schedule = lambda step: 1.0
     for _ in range(120):
@@ -326,7 +328,7 @@ def test_validation_is_weighted_by_targets_and_changes_nothing():
     state = torch.get_rng_state()
     losses, counts = [], []
     run.model.eval()
-    for inputs, targets in run.val_batches:
+    for inputs, targets in map(pair, run.val_batches):
         losses.append(functional.cross_entropy(run.model(inputs), targets).item())
         counts.append((targets != -100).sum().item())
     expected = np.average(losses, weights=counts)
@@ -378,7 +380,7 @@ def test_gradients_left_from_before_do_not_count():
 def test_a_step_or_validation_without_targets_is_an_error():
     class Masked:
         def batch(self, step):
-            return torch.zeros(2, 8, dtype=torch.long), torch.full((2, 8), -100)
+            return Batch(torch.zeros(2, 8, dtype=torch.long), torch.full((2, 8), -100))
 
     with pytest.raises(ValueError, match="all are -100 at step 1"):
         trainer(batches=Masked()).train_step()

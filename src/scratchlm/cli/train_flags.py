@@ -41,6 +41,14 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "data.field": ("key of the text in JSON and Parquet documents, such as meta.body", "field"),
     "data.join": (r"text between the strings of a list, such as '\n\n' (no lists)", "join"),
     "data.separator": ("special token between documents", "separator"),
+    "data.documents": (
+        "separate: each token attends only to its own document, with positions from 0",
+        "documents",
+    ),
+    "data.rows": (
+        "aligned: rows begin at the start of a document, and padding fills them",
+        "rows",
+    ),
     "data.fit_context": ("shrink the context to fit a short text; true if no context is set",),
     "data.dtype": ("dtype of the ids in a .bin without a sidecar (the vocabulary decides)",),
     "model.vocab_size": (

@@ -23,6 +23,10 @@ class DataConfig:
     without `verify`, a run trusts a token file whose size and time did not change. `dtype` is the
     type of the ids in a .bin without a sidecar. `fit_context` shortens the model's context if the
     text is short.
+
+    A row of a batch may contain several documents. With `documents = "separate"`, each token
+    attends only to its own document, whose positions start at 0. With `rows = "aligned"`, the rows
+    of training begin at the start of a document.
     """
 
     train: str
@@ -34,7 +38,14 @@ class DataConfig:
     separator: str = END_OF_TEXT
     join: str | None = None
     fit_context: bool = False
+    documents: Literal["ignore", "separate"] = "ignore"
+    rows: Literal["stream", "aligned"] = "stream"
 
     @property
     def reading(self) -> Reading:
         return Reading(self.field, self.separator, self.join)
+
+    @property
+    def finds_documents(self) -> bool:
+        """Whether a run needs to know where documents end."""
+        return self.documents == "separate" or self.rows == "aligned"

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from scratchlm.data.batches import EvalBatches, Tokens, TrainBatches, inputs_and_targets, padded
+from scratchlm.data.batches import (
+    EvalBatches,
+    Tokens,
+    TrainBatches,
+    batch_of,
+    numbers_in,
+    padded,
+)
+from scratchlm.data.rows import Documents
 from scratchlm.data.turns import Turns
-from scratchlm.devices.ranks import Batch
+from scratchlm.devices.batch import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +37,35 @@ class MixedBatches:
     has as many windows as the epochs of all sources together.
     """
 
-    def __init__(self, mixture: Mixture, batch_size: int, context_length: int, seed: int) -> None:
-        self.turns = Turns(mixture.weights)
+    def __init__(
+        self,
+        mixture: Mixture,
+        batch_size: int,
+        context_length: int,
+        seed: int,
+        documents: Documents | None = None,
+    ) -> None:
+        self.turns, self.documents = Turns(mixture.weights), documents
         self.sources = [
-            TrainBatches(tokens, batch_size, context_length, seed, number)
+            TrainBatches(tokens, batch_size, context_length, seed, number, documents)
             for number, tokens in enumerate(mixture.sources)
         ]
         self.names, self.batch_size, self.context_length = mixture.names, batch_size, context_length
         self.windows_per_epoch = sum(source.windows_per_epoch for source in self.sources)
 
     def batch(self, step: int) -> Batch:
-        """Return inputs, targets: (batch, seq) int64 on the CPU."""
-        if step < 0:
-            raise ValueError(f"step must be at least 0 ({step}); count steps from 0")
-        of, numbers = self.turns.of(step * self.batch_size + np.arange(self.batch_size))
-        windows = torch.empty((self.batch_size, self.context_length + 1), dtype=torch.int64)
+        """Return the batch, on the CPU."""
+        of, numbers = self.turns.of(numbers_in(step, self.batch_size))
+        windows = np.empty((self.batch_size, self.context_length + 1), dtype=np.int64)
         for number in np.unique(of):
             rows = np.flatnonzero(of == number)
-            windows[torch.from_numpy(rows)] = self.sources[number].windows(numbers[rows])
-        return inputs_and_targets(windows)
+            windows[rows] = self.sources[number].windows(numbers[rows])
+        return batch_of(windows, self.documents)
+
+    def told_of_rows(self) -> Iterator[str]:
+        """Yield the line of each source about its documents."""
+        for name, source in zip(self.names, self.sources, strict=True):
+            yield from (f"{name}: {line}" for line in source.told_of_rows())
 
     def counts(self, steps: int) -> list[int]:
         """Return how many windows of the first `steps` batches come from each source."""
@@ -74,12 +91,17 @@ class MixedEvalBatches:
     """
 
     def __init__(
-        self, mixture: Mixture, batch_size: int, context_length: int, max_batches: int = 0
+        self,
+        mixture: Mixture,
+        batch_size: int,
+        context_length: int,
+        max_batches: int = 0,
+        documents: Documents | None = None,
     ) -> None:
         for tokens in mixture.sources:
             EvalBatches(tokens, batch_size, context_length, max_batches)  # checks its arguments
         self.names, self.sources = mixture.names, mixture.sources
-        self.context_length = context_length
+        self.context_length, self.documents = context_length, documents
         self.turns = Turns(mixture.weights)
         self._whole = [(len(tokens) - 1) // context_length for tokens in mixture.sources]
         if min(self._whole) == 0:
@@ -116,22 +138,30 @@ class MixedEvalBatches:
             for source, number in zip(*map(np.ndarray.tolist, self.turns.of(windows)), strict=True):
                 start = number * self._whole[source] // counts[source] * length
                 rows.append(np.asarray(self.sources[source][start : start + length + 1]))
-            yield padded(rows, self.batch_size, length)
+            yield padded(rows, self.batch_size, length, self.documents)
 
 
 def train_batches(
-    data: Tokens | Mixture, batch_size: int, context_length: int, seed: int
+    data: Tokens | Mixture,
+    batch_size: int,
+    context_length: int,
+    seed: int,
+    documents: Documents | None = None,
 ) -> TrainBatches | MixedBatches:
     """Return the training batches of one source or of a mixture."""
     if isinstance(data, Mixture):
-        return MixedBatches(data, batch_size, context_length, seed)
-    return TrainBatches(data, batch_size, context_length, seed)
+        return MixedBatches(data, batch_size, context_length, seed, documents)
+    return TrainBatches(data, batch_size, context_length, seed, documents=documents)
 
 
 def eval_batches(
-    data: Tokens | Mixture, batch_size: int, context_length: int, max_batches: int
+    data: Tokens | Mixture,
+    batch_size: int,
+    context_length: int,
+    max_batches: int,
+    documents: Documents | None = None,
 ) -> EvalBatches | MixedEvalBatches:
     """Return the validation batches of one source or of a mixture."""
     if isinstance(data, Mixture):
-        return MixedEvalBatches(data, batch_size, context_length, max_batches)
-    return EvalBatches(data, batch_size, context_length, max_batches)
+        return MixedEvalBatches(data, batch_size, context_length, max_batches, documents)
+    return EvalBatches(data, batch_size, context_length, max_batches, documents)

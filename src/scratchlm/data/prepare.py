@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.data.config import DataConfig
+from scratchlm.data.corpus_writer import check_separator
 from scratchlm.data.data_sources import Source, Split, has_held_out, sources_of
 from scratchlm.data.joined import TokenArray
 from scratchlm.data.mixture import Mixture
@@ -21,6 +22,7 @@ from scratchlm.data.open_sources import (
     proportions,
 )
 from scratchlm.data.reading.text_warnings import read_as_text
+from scratchlm.data.rows import Documents
 from scratchlm.data.shards import open_shard, read_info
 from scratchlm.data.sources import num_bytes, told_bytes
 from scratchlm.data.tokenized import name_of, tokenized
@@ -40,7 +42,8 @@ class PreparedData:
     """Store the ids of a run: `train` and `val` are each one array, or a mixture of arrays.
 
     `context_length` is the requested length. With `fit_context`, it may be shorter to fit the data.
-    `data_id` identifies the training ids and `val_id` the validation ids.
+    `data_id` identifies the training ids and `val_id` the validation ids. `documents` says how
+    batches treat documents, or is None if they ignore documents.
     """
 
     train: TokenArray | Mixture
@@ -49,6 +52,7 @@ class PreparedData:
     context_length: int
     data_id: dict[str, Any]
     val_id: dict[str, Any]
+    documents: Documents | None = None
 
 
 def prepare(
@@ -75,6 +79,7 @@ def prepare(
             f"the tokenizer has more ids than the model ({len(tokenizer)} > vocab_size "
             f"{vocab_size}); use --vocab_size {len(tokenizer)}"
         )
+    documents = _documents(config, tokenizer)
 
     def opened(name: Split) -> list[OpenSource]:
         makers = tokenizer, tokenizer_path
@@ -100,9 +105,30 @@ def prepare(
         "training tokens": sum(map(len, train_ids)),
         "tokenizer": None if tokenizer is None else tokenizer.hash,
     } | proportions(train)
+    if documents is not None:
+        data_id |= {"documents": config.documents, "rows": config.rows}
+        data_id |= {"separator": documents.separator}
     val_id = {"data": identity(val), "tokens": sum(map(len, val_ids))} | proportions(val)
     return PreparedData(
-        as_data(train, train_ids), as_data(val, val_ids), tokenizer, context_length, data_id, val_id
+        as_data(train, train_ids), as_data(val, val_ids), tokenizer, context_length, data_id,
+        val_id, documents,
+    )  # fmt: skip
+
+
+def _documents(config: DataConfig, tokenizer: BPETokenizer | None) -> Documents | None:
+    """Return how batches treat documents. The tokenizer determines the id of the separator."""
+    if not config.finds_documents:
+        return None
+    if tokenizer is None:
+        raise ValueError(
+            f"the id of the separator must be known (data.separator {config.separator!r}, and the "
+            f"tokenizer of {config.train} is unknown); set --tokenizer_path FILE"
+        )
+    check_separator(tokenizer, config.separator)
+    return Documents(
+        tokenizer.token_to_id(config.separator),
+        separate=config.documents == "separate",
+        aligned=config.rows == "aligned",
     )
 
 
@@ -202,7 +228,7 @@ def _first_described(sources: Sequence[Source]) -> tuple[Path, ShardInfo] | None
 def _check_reading_is_unset(config: DataConfig) -> None:
     for name, default in (("field", "text"), ("separator", END_OF_TEXT), ("join", None)):
         value = getattr(config, name)
-        if value != default:
+        if value != default and not (name == "separator" and config.finds_documents):
             raise ValueError(
                 f"data.{name} ({value}) is only for many documents ({config.train}); remove "
                 f"data.{name}, because one text file is one text"

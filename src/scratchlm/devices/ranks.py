@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from inspect import signature
 from math import gcd
@@ -19,10 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from scratchlm.devices.batch import Batch
 from scratchlm.errors import Interrupted, OtherRankError, WorkerError
 from scratchlm.functional import IGNORED
-
-Batch = tuple[Tensor, Tensor]  # inputs, targets: (batch, seq)
 
 _PATIENCE = timedelta(days=30)  # the ranks notice a dead rank at once, also with this long timeout
 
@@ -158,10 +157,10 @@ class Share:
         return range(first + self.group, first + micro_batches, self.groups)
 
     def rows(self, batch: Batch) -> Batch:
-        """Return this rank's rows of a micro-batch: inputs, targets (batch, seq)."""
-        each = len(batch[0]) // self.parts
-        mine = slice(self.part * each, (self.part + 1) * each)
-        return batch[0][mine], batch[1][mine]
+        """Return this rank's rows of a micro-batch."""
+        number = len(batch.inputs) // self.parts
+        mine = slice(self.part * number, (self.part + 1) * number)
+        return batch.each(lambda tensor: tensor[mine])
 
 
 def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
@@ -169,11 +168,11 @@ def shared(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
     compute with a sharded model at the same time. A rank without a batch in the last round gets the
     first batch, with all targets ignored."""
     number, uncounted = 0, None
-    for inputs, targets in batches:
+    for batch in batches:
         if uncounted is None:
-            uncounted = (inputs, torch.full_like(targets, IGNORED))
+            uncounted = replace(batch, targets=torch.full_like(batch.targets, IGNORED))
         if number % ranks.size == ranks.rank:
-            yield inputs, targets
+            yield batch
         number += 1
     if uncounted is not None and 0 < number % ranks.size <= ranks.rank:
         yield uncounted

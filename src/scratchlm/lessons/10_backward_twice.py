@@ -41,6 +41,7 @@ from types import SimpleNamespace
 
 import torch
 
+from scratchlm.devices.batch import Batch
 from scratchlm.functional import cross_entropy, silu
 from scratchlm.lessons.show import error_of, figure, show
 from scratchlm.optim.sgd import SGD
@@ -124,8 +125,8 @@ show("mean of means", w.grad, -1)
 # The model gives logits for each place of each row, and `cross_entropy` takes the mean over all
 # these places. Then a trainer makes the same two steps, each with 2 micro-batches (`accumulate`) of
 # 1 row. Both tables must be equal. The trainer calls `stream.batch(i)` to get micro-batch `i`:
-# `SimpleNamespace` makes an object that contains this function. Both losses are ln 2 = 0.6931,
-# because all logits of the row are 0 before its step.
+# `SimpleNamespace` makes an object that contains this function, and `Batch` contains the inputs and
+# the targets. Both losses are ln 2 = 0.6931, because all logits of the row are 0 before its step.
 
 # %% [markdown] lang="zh"
 # ## 3. 本库的训练器
@@ -139,7 +140,8 @@ show("mean of means", w.grad, -1)
 #
 # 模型对每一行的每个位置都给出 logits，`cross_entropy` 对所有这些位置取平均。
 # 再让训练器做同样的两步，每步 2 个微批量（`accumulate`），各 1 行。两张表必须相等。
-# 训练器调用 `stream.batch(i)` 来取微批量 `i`：`SimpleNamespace` 造出一个带有这个函数的对象。
+# 训练器调用 `stream.batch(i)` 来取微批量 `i`：`SimpleNamespace` 造出一个带有这个函数的对象，
+# `Batch` 存放输入和目标。
 # 两步的损失都是 ln 2 = 0.6931，因为更新之前，那一行的 logits 全是 0。
 
 # %%
@@ -161,7 +163,7 @@ for start, end in [(0, 2), (2, 4)]:
     optimizer.step()
 show("table", model.weight, [[0.1667, -0.1667], [-0.1667, 0.1667]])
 
-stream = SimpleNamespace(batch=lambda i: (inputs[i : i + 1], targets[i : i + 1]))
+stream = SimpleNamespace(batch=lambda i: Batch(inputs[i : i + 1], targets[i : i + 1]))
 other, optimizer = new_table()
 trainer = Trainer(other, optimizer, stream, TrainerConfig(iterations=2, batch_size=1, accumulate=2))
 losses = [trainer.train_step()["loss"], trainer.train_step()["loss"]]
@@ -329,7 +331,7 @@ FAULTS = [  # planted in the library, each must make this lesson fail
     (
         "scratchlm.training.trainer",
         "mean = total / num_targets + ",
-        "mean = total / (targets != -100).sum() / len(micro) + ",
+        "mean = total / (batch.targets != -100).sum() / len(micro) + ",
     ),
     (
         "scratchlm.training.micro_batches",

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 def positions_from(start: int, seq: int, first: Tensor | None, device: torch.device) -> Tensor:
     """Return the positions start…start + seq − 1: (seq,). With `first` (..., seq), each document
@@ -28,18 +30,20 @@ def keys_from(first: Tensor, q: Tensor, key: int) -> Tensor:
     return own if q.ndim == 2 else own.unsqueeze(-3)  # the same for all heads
 
 
-# This function stays outside of compiled graphs. The lengths of documents differ in each batch, and
-# torch would compile a new graph for each of them.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def by_documents(
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
-    first: Tensor,
-) -> Tensor | None:  # fmt: skip
+def by_documents(attend: Attend, q: Tensor, k: Tensor, v: Tensor, first: Tensor) -> Tensor | None:
     """q, k, v (..., head, seq, d) -> (..., head, seq, d_v): `attend` to each segment alone.
 
     Return None if q and k have different lengths or no axis of heads, or if `first` does not divide
     the rows into segments.
     """
+    # The lengths of documents differ in each batch, so each batch would need a new compiled graph.
+    # As a decorator, `disable` would import the compiler (2 s).
+    compiling = torch.compiler.is_compiling()
+    run = torch.compiler.disable(_by_documents) if compiling else _by_documents
+    return run(attend, q, k, v, first)
+
+
+def _by_documents(attend: Attend, q: Tensor, k: Tensor, v: Tensor, first: Tensor) -> Tensor | None:
     lengths = segment_lengths(first) if q.ndim > 2 and q.shape[-2] == k.shape[-2] else None
     if lengths is None:
         return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from scratchlm.devices.ranks import Batch, Ranks, Share
+from torch import Tensor
+
+from scratchlm.devices.batch import Batch
+from scratchlm.devices.ranks import Ranks, Share
 from scratchlm.functional import IGNORED
 from scratchlm.training.trainer_config import TrainerConfig
 
 
 class Batches(Protocol):
-    """A pure function: micro-step -> inputs, targets (batch, seq). The loss ignores target -100."""
+    """A pure function: micro-step -> batch."""
 
     def batch(self, step: int) -> Batch: ...
 
@@ -43,13 +46,13 @@ class MicroBatches:
         share = Share.of(self.ranks, number, self.config.batch_size)
         indices = share.indices(self.config.first_micro_batch(step), number)
         micro = [share.rows(self.batches.batch(index)) for index in indices]
-        num_targets = sum(int((targets != IGNORED).sum()) for _, targets in micro)
+        num_targets = sum(int((each.targets != IGNORED).sum()) for each in micro)
         if num_targets == 0 and self.ranks.size == 1:
             raise ValueError(
                 f"each step needs a target (all are -100 at step {step + 1}); mask fewer targets"
             )
         if self.pinned:
-            micro = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in micro]
+            micro = [batch.each(Tensor.pin_memory) for batch in micro]
         return StepBatches(micro, num_targets, number * share.parts)
 
     def cursor(self, steps: int) -> dict[str, int]:

@@ -11,27 +11,35 @@ from scratchlm.model.transformer import Transformer
 
 
 class Objective(nn.Module):
-    """inputs, targets (batch, seq) -> loss, nats, routers' loss: three 0-dim tensors.
+    """inputs, targets, first (batch, seq) -> loss, nats, routers' loss: three 0-dim tensors.
 
     loss = Σ over targets other than -100 of (cross-entropy + z_loss · logsumexp(logits)²)
 
     The loss is a sum, so micro-batches and ranks add up to one large batch. `nats` is the
     cross-entropy alone, without a gradient, for the log. The routers' loss is a mean over the
     layers, and 0 without experts. A `Transformer` uses a kernel that fuses the head with the loss:
-    only a chunk of the logits exists at once. Any other module returns logits (batch, seq, vocab).
+    only a chunk of the logits exists at once. Any other module returns logits (batch, seq, vocab),
+    and cannot separate documents: `first` must be None. `Batch` explains the arguments.
     """
 
     def __init__(self, model: nn.Module, z_loss: float = 0.0) -> None:
         super().__init__()
         self.model, self.z_loss = model, z_loss
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, targets: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if isinstance(self.model, Transformer):
-            hidden = self.model.hidden(inputs)
+            hidden = self.model.hidden(inputs, first=first)
             head = self.model.lm_head.weight[: self.model.config.vocab_size]
             loss, nats = linear_cross_entropy(hidden, head, targets, z_loss=self.z_loss)
             routers = self.model.auxiliary_loss()
             return loss, nats, nats.new_zeros(()) if routers is None else routers
+        if first is not None:
+            raise ValueError(
+                f"only a Transformer can separate documents ({type(self.model).__name__}); remove "
+                "`first` from the batches"
+            )
         logits, targets = self.model(inputs).float().flatten(0, 1), targets.flatten()
         nats = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         squares = logits.logsumexp(-1)[targets != IGNORED].square().sum()

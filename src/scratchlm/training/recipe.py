@@ -17,7 +17,12 @@ from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import flops_per_token
 from scratchlm.data.batches import TrainBatches
-from scratchlm.data.mixture import MixedBatches, MixedEvalBatches, eval_batches, train_batches
+from scratchlm.data.mixture import (
+    MixedBatches,
+    MixedEvalBatches,
+    eval_batches,
+    train_batches,
+)
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (
@@ -129,8 +134,11 @@ def _planned(
     out = Path(config.train.out)
     with agreed(ranks):
         batches = train_batches(
-            data.train, config.train.batch_size, config.model.context_length, config.train.seed
-        )
+            data.train, config.train.batch_size, config.model.context_length, config.train.seed,
+            data.documents,
+        )  # fmt: skip
+        for line in batches.told_of_rows():
+            say(line)
         _tell_repetition(config.train, batches, say)
         steps = given_steps(config.train, batches)
         config, reason = resolve_auto(config, steps, device, ranks)
@@ -175,7 +183,9 @@ def _assembled(
         build_optimizer(config.optim, model),
         batches,
         counted(train),
-        val_batches=eval_batches(data.val, train.batch_size, length, train.eval_batches),
+        val_batches=eval_batches(
+            data.val, train.batch_size, length, train.eval_batches, data.documents
+        ),
         objective=objective,
         dtype=resolve_dtype(config.runtime.dtype, device),
         ranks=ranks,

@@ -28,7 +28,10 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 
 _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
           "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
-          "seed": "--train.seed {}", "context_length": "--model.context_length {}"}  # fmt: skip
+          "seed": "--train.seed {}", "context_length": "--model.context_length {}",
+          "documents": "--data.documents {}", "rows": "--data.rows {}"}  # fmt: skip
+# Runs that ignore documents do not store these values.
+_IGNORED_DOCUMENTS = {"documents": "ignore", "rows": "stream"}
 
 
 def environment(
@@ -107,8 +110,8 @@ def check(
             f"the checkpoint's log line is not valid ({path}); resume from an earlier checkpoint"
         )
     _check_rng(payload["rng"], path)
-    here = {**data_id, **cursor(payload["step"])}
-    there = {**payload["data_id"], **payload["cursor"]}
+    here = {**_IGNORED_DOCUMENTS, **data_id, **cursor(payload["step"])}
+    there = {**_IGNORED_DOCUMENTS, **payload["data_id"], **payload["cursor"]}
     for key in here | there:
         if here.get(key) != there.get(key):
             own = _FLAGS.get(key, "").format(there.get(key)) or "its own data"

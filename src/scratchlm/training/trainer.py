@@ -27,8 +27,9 @@ from scratchlm.checkpoint.run_folder import CheckpointFolder
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.config import takes_synonyms
 from scratchlm.data.prefetch import loaded_ahead
+from scratchlm.devices.batch import Batch
 from scratchlm.devices.compilation import compiling
-from scratchlm.devices.ranks import ALONE, Batch, Ranks, as_lost_rank, reducing
+from scratchlm.devices.ranks import ALONE, Ranks, as_lost_rank, reducing
 from scratchlm.devices.runtime import autocast, deferred_signals
 from scratchlm.errors import Interrupted, NumericalError
 from scratchlm.files.lock import locked
@@ -277,11 +278,11 @@ class Trainer:
         micro, own_targets, num_forward = batches or self.micro_batches.of(self.step)
         num_targets = self.ranks.total(own_targets, self.device)
         loss = torch.zeros((), device=self.device)
-        for i, (inputs, targets) in enumerate(micro):
+        for i, batch in enumerate(micro):
             # We divide the sum over all micro-batches and ranks by the number of all targets. The
             # result equals one large batch, even if micro-batches hold unequal numbers of targets.
             with self.compiling(), reducing(self.objective, now=i == len(micro) - 1):
-                total, nats, routers = self._losses(inputs, targets)
+                total, nats, routers = self._losses(batch)
                 mean = total / num_targets + routers / num_forward
                 self.scaler.scale(mean * self.ranks.size).backward()  # DDP, FSDP: mean over ranks
             loss += nats / num_targets
@@ -290,7 +291,7 @@ class Trainer:
         grad_norm = scale_gradients(self.params, self.config.max_grad_norm)
         step = self.step + 1
         lr = self._set_lr(step)
-        self.tokens += sum(inputs.numel() for inputs, _ in micro) * self.ranks.size
+        self.tokens += sum(batch.inputs.numel() for batch in micro) * self.ranks.size
         record = {"step": step, "tokens": self.tokens, "loss": loss, "lr": lr,
                   "grad_norm": grad_norm}  # fmt: skip
         if _due(step, self.look_every):
@@ -308,17 +309,16 @@ class Trainer:
         self.step = step
         return record
 
-    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """inputs, targets (batch, seq) -> loss, nats, routers' loss of `Objective`."""
-        inputs = inputs.to(self.device, non_blocking=True)
-        targets = targets.to(self.device, non_blocking=True)
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, nats and routers' loss of `Objective`."""
+        batch = batch.each(lambda tensor: tensor.to(self.device, non_blocking=True))
         with autocast(self.device, self.dtype):
-            return self.objective(inputs, targets)
+            return self.objective(batch.inputs, batch.targets, batch.first)
 
-    def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """inputs, targets (batch, seq) -> the sum of the cross-entropy over all targets, 0-dim."""
+    def nats(self, batch: Batch) -> Tensor:
+        """Return the sum of the cross-entropy over all targets: ()."""
         with self.compiling():
-            return self._losses(inputs, targets)[1]
+            return self._losses(batch)[1]
 
     def _set_lr(self, step: int) -> float:
         factor = self.schedule(step)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scratchlm.devices.ranks import Batch, Ranks, shared
+from scratchlm.devices.batch import Batch
+from scratchlm.devices.ranks import Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
 
@@ -28,21 +29,21 @@ def check_finite(record: Mapping[str, Any], *keys: str) -> None:
 
 @torch.no_grad()
 def mean_loss(
-    nats_of: Callable[[Tensor, Tensor], Tensor],
+    nats_of: Callable[[Batch], Tensor],
     batches: Iterable[Batch],
     ranks: Ranks,
     bytes_of: Tensor | None = None,
 ) -> dict[str, float]:
     """Return `val_loss` in nats per target, and `val_bits_per_byte` with `bytes_of`.
 
-    nats_of: inputs, targets (batch, seq) -> the sum over the targets. bytes_of: (vocab,) bytes of
+    nats_of: batch -> the sum over the targets. bytes_of: (vocab,) bytes of
     each id's text. Every target has the same weight, in any batch. The GPU is synchronized once.
     """
     sums: list[Tensor] = []
     count, text_bytes = 0, 0
-    for inputs, targets in shared(batches, ranks):
-        sums.append(nats_of(inputs, targets))
-        counted = targets[targets != IGNORED]
+    for batch in shared(batches, ranks):
+        sums.append(nats_of(batch))
+        counted = batch.targets[batch.targets != IGNORED]
         count += counted.numel()
         if bytes_of is not None:
             text_bytes += int(bytes_of[counted].sum())
