@@ -4,8 +4,11 @@ workers, any items and any kills."""
 from __future__ import annotations
 
 import json
+import pickle
 import random
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +190,27 @@ def test_a_kill_during_the_merge_leaves_nothing_that_counts(source, tmp_path, mo
     assert written
     clean(paths, tmp_path / "out", [MinHash()], resume=True)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on a file's size")
+def test_a_full_disk_during_the_merge_stops_and_resumes(source, tmp_path):
+    """The signatures fit into the limit on a file's size, but the sorted run does not."""
+    import resource
+
+    paths, output = str(source / "*.jsonl"), tmp_path / "out"
+    clean(paths, tmp_path / "whole", [MinHash()])
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.RLIM_INFINITY))
+        clean(paths, output, [MinHash()], num_workers=1)
+
+    assert forked.wait(forked.start(limited, file=tmp_path / "error")) == 1
+    kind, (name, told, _) = pickle.loads((tmp_path / "error").read_bytes())
+    assert (kind, name) == ("error", "OSError")
+    assert re.search(r"File too large: '.*run-00000'", told)
+    assert not output.exists()
+    clean(paths, output, [MinHash()], resume=True)
+    assert content(output) == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
