@@ -66,25 +66,26 @@ def check_messages(messages: Sequence[Message], place: str) -> None:
         where = f"{place}: message {first + number}"
         if role == "system":
             raise ValueError(
-                f"only the first message may be a system text ({where}); move the text there"
+                f"only the first message may be a system text ({where}); move the text to the "
+                "start of the dialogue"
             )
         if role != expected:
             raise ValueError(
                 f"the user and the assistant must alternate, and the user must begin ({where} is "
-                f"of the {role}); join messages of the same role, or remove the dialogue"
+                f"from the {role}); join messages of the same role, or remove the dialogue"
             )
         if not message["content"].strip():
             raise ValueError(
-                f"a message must have text ({where} of the {role}: {message['content']!r}); remove "
-                "the dialogue"
+                f"a message must have text ({where} from the {role}: {message['content']!r}); "
+                "remove the dialogue"
             )
         if role != "assistant" and "weight" in message:
             raise ValueError(
-                f"only an assistant's message may have a weight ({where} is of the {role}); remove "
-                "the weight"
+                f"only an assistant's message may have a weight ({where} is from the {role}); "
+                "remove the weight"
             )
     if said[-1]["role"] != "assistant":
         raise ValueError(
-            f"the last message must be of the assistant ({place}: {said[-1]['role']}); remove the "
-            "last message"
+            f"the last message must be from the assistant ({place}: {said[-1]['role']}); remove "
+            "the last message"
         )

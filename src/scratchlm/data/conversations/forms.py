@@ -1,7 +1,7 @@
 """Convert the forms of published sets of dialogues to messages.
 
-messages           {"messages": [{"role": "user", "content": …}, …]}, as OpenAI has them. The
-                   key "weight" of an answer is 0 or 1: training does not learn an answer of 0
+messages           {"messages": [{"role": "user", "content": …}, …]}, as OpenAI has them. An
+                   answer may have a "weight" of 0 or 1. A model does not learn an answer of 0
 sharegpt           {"conversations": [{"from": "human", "value": …}, {"from": "gpt", …}]}.
                    "role" and "content" are allowed too, and a "system" beside the list
 alpaca             {"instruction": …, "input": …, "output": …}. "input" may be empty or absent.

@@ -1,0 +1,126 @@
+"""Batches of dialogues. A row has several whole dialogues, and each attends only to itself.
+
+`Batch.first` has the place where each input's dialogue begins, so positions count from 0 in each
+dialogue. The room that remains at the end of a row is a segment of its own, without targets. Each
+dialogue has a target, so each row has a target too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from scratchlm.data.batches import numbers_in
+from scratchlm.data.conversations.masks import Example
+from scratchlm.data.packing import Numbers, Packing, pack
+from scratchlm.devices.batch import Batch
+from scratchlm.functional import IGNORED
+
+
+class Examples:
+    """Store examples in two arrays: the ids in `dtype`, and one byte for each mark.
+
+    lengths: (examples,) the number of predictions of each example.
+    """
+
+    def __init__(self, examples: Iterable[Example], dtype: npt.DTypeLike = np.int64) -> None:
+        ids, marks, sizes = bytearray(), bytearray(), [0]
+        for example in examples:
+            ids += example.ids.astype(dtype).tobytes()
+            marks += example.is_target.tobytes()
+            sizes.append(len(example.ids))
+        self._ids, self._marks = np.frombuffer(ids, dtype), np.frombuffer(marks, np.bool_)
+        self._ends = np.cumsum(sizes)
+        self.lengths = np.array(sizes[1:], dtype=np.int64) - 1
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> Example:
+        place = slice(self._ends[number], self._ends[number + 1])
+        return Example(self._ids[place].astype(np.int64), self._marks[place])
+
+
+class DialogueBatches:
+    """Compute batch `step` of a training run from (seed, step) alone.
+
+    An epoch visits each row once, and `pack` makes its rows from (seed, epoch). Every epoch has the
+    same number of rows. A batch may contain rows of two epochs.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, context_length: int, seed: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 ({batch_size}); pass e.g. 8")
+        self.examples, self.batch_size = examples, batch_size
+        self.context_length, self.seed = context_length, seed
+        self._epochs: dict[int, Packing] = {}
+        self.windows_per_epoch = len(self._epoch(0))
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch, on the CPU."""
+        numbers = numbers_in(step, self.batch_size)
+        epochs, places = np.divmod(numbers, self.windows_per_epoch)
+        rows = zip(epochs.tolist(), places.tolist(), strict=True)
+        numbers_of = [self._epoch(epoch)[place] for epoch, place in rows]
+        return batch_of(self.examples, numbers_of, self.batch_size, self.context_length)
+
+    def told_of_rows(self) -> Iterator[str]:
+        """Yield a line about the rows and their padding."""
+        wasted, rows = self._epoch(0).wasted, self.windows_per_epoch
+        places = rows * self.context_length
+        yield (
+            f"{len(self.examples):,} dialogues fill {rows:,} rows of {self.context_length:,} "
+            f"tokens; padding is {wasted:,} of {places:,} places ({wasted / places:.2%})"
+        )
+
+    def _epoch(self, epoch: int) -> Packing:
+        if epoch not in self._epochs:
+            while len(self._epochs) >= 2:  # a batch may cross into the next epoch: keep two
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = pack(self.examples.lengths, self.context_length, self.seed, epoch)
+        return self._epochs[epoch]
+
+
+class DialogueEvalBatches:
+    """Yield the same rows at each iteration. `max_batches` limits their number; 0 uses all.
+
+    All batches have the same shape. The last batch may have rows of padding.
+    """
+
+    def __init__(
+        self, examples: Examples, batch_size: int, context_length: int, max_batches: int = 0
+    ) -> None:
+        self.examples, self.context_length = examples, context_length
+        self._rows = list(pack(examples.lengths, context_length))
+        if max_batches:
+            self._rows = self._rows[: max_batches * batch_size]
+        self.batch_size = min(batch_size, len(self._rows))
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self._rows), self.batch_size):
+            rows = self._rows[first : first + self.batch_size]
+            yield batch_of(self.examples, rows, self.batch_size, self.context_length)
+
+
+def batch_of(
+    examples: Examples, rows: list[Numbers], batch_size: int, context_length: int
+) -> Batch:
+    """rows: the numbers of the examples in each row -> batch. Missing rows are padding."""
+    inputs = np.zeros((batch_size, context_length), dtype=np.int64)
+    targets = np.full_like(inputs, IGNORED)
+    first = np.zeros(inputs.shape, dtype=np.int32)
+    for row, numbers in enumerate(rows):
+        start = 0
+        for number in numbers.tolist():
+            end = start + int(examples.lengths[number])
+            inputs[row, start:end], targets[row, start:end] = examples[number].inputs_and_targets()
+            first[row, start:end] = start
+            start = end
+        first[row, start:] = start
+    return Batch(*map(torch.from_numpy, (inputs, targets, first)))
