@@ -74,11 +74,23 @@ def test_the_flags_of_minhash(folder, capsys):
         (["--against", "missing.jsonl"], "no such file or directory (missing.jsonl); check"),
         (["--against", "eval.jsonl"],
          "an evaluation set must have an example with at least 13 words (eval.jsonl); choose"),
+        (["--against", "bad.jsonl"], "each line must be JSON (bad.jsonl:1: Expecting"),
+        (["--against", "list.jsonl"], "a line must be an object or a string (list.jsonl:1: list)"),
+        (["--against", "bad.jsonl.zst"], "the zst file is damaged (bad.jsonl.zst: "),
+        (["--against", "*.parquet"], "no file matches the pattern (*.parquet); check"),
+        (["--minhash_bands", "x"], "argument --minhash_bands: invalid int value: 'x'; scratchlm"),
+        (["--minhash_seed=-1"], "minhash.seed must be from 0 to 2**63 - 1 (-1); use e.g. 1"),
+        (["--minhash_rows", "8", "--minhash_rows", "9"],
+         "two values for one option (--minhash_rows 8, --minhash_rows 9); keep one"),
         (["--against", "in.jsonl", "--against_ngram", "0"],
          "drop_overlap.ngram must be at least 1 (0); use e.g. 13"),
     ],
 )  # fmt: skip
 def test_refused(folder, capsys, words, message):
-    assert main(["dedup", "in.jsonl", "--output", "out", *words]) == 2
+    (folder / "bad.jsonl").write_text('{"question": "two"\n')
+    (folder / "list.jsonl").write_text("[1, 2]\n")
+    (folder / "bad.jsonl.zst").write_bytes(b"no frame")
+    code = 3 if words[-1].endswith(".zst") else 2
+    assert main(["dedup", "in.jsonl", "--output", "out", *words]) == code
     assert capsys.readouterr().err.startswith(f"scratchlm: error: {message}")
     assert not (folder / "out").exists()
