@@ -9,8 +9,8 @@ It keeps a newline next to a separator, so the documents, joined with the separa
 It drops empty documents. `reading.records` explains what it reads and what it refuses.
 
 A plain text may be one document of many gigabytes, so the reader yields documents in chunks. Memory
-contains at most a line of JSON, a few rows of Parquet, or a MiB of text. Only a JSON list must fit
-into memory as a whole.
+contains at most the bytes of a line of JSON, a few rows of Parquet, or a MiB of text. Only a JSON
+list must fit into memory as a whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scratchlm.data.reading.plain_text import documents
+from scratchlm.data.reading.record import pieces
 from scratchlm.data.reading.records import records_of
 from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import DEFAULT, Reading
@@ -94,9 +95,10 @@ def _read(
 ) -> Iterator[tuple[str, bool]]:
     """Yield (text, whether the document ends with this text)."""
     if format_of(path).kind == "text":
-        return documents(path, reading.separator, progress)
-    records = records_of(path, reading, rejects, progress, whole=False)
-    return ((record.text, True) for record in records)
+        yield from documents(path, reading.separator, progress)
+        return
+    for record in records_of(path, reading, rejects, progress, whole=False):
+        yield from pieces(record)
 
 
 def read_texts(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scratchlm.data.reading.parquet import column_types
 from scratchlm.data.reading.plain_text import documents
-from scratchlm.data.reading.record import place
+from scratchlm.data.reading.record import pieces, place
 from scratchlm.data.reading.records import records_of
 from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading, field_of
@@ -33,7 +33,10 @@ _LONGEST = 44  # characters of a special token
 _FIELDS = 200  # different fields that are counted
 _SHOWN = 300  # characters of a sample
 _REASONS = 3  # reasons of bad records that are kept
-_TYPES = {str: "string", int: "number", float: "number", bool: "boolean", list: "list"}
+_TYPES = (
+    (str, "string"), (bool, "boolean"), (int, "number"), (float, "number"), (list, "list"),
+    (dict, "object"),
+)  # fmt: skip
 
 
 @dataclass
@@ -110,10 +113,10 @@ def _read_records(
     for record in records_of(path, reading, _Noted(found), progress, whole=False):
         if format_of(path).kind != "parquet":
             _count_fields(record.value, found)
-        if record.text:
-            texts.add(record.text, place(record), last=True)
-        else:
-            found.empty += 1
+        before = found.documents
+        for text, last in pieces(record):
+            texts.add(text, place(record), last=last)
+        found.empty += found.documents == before
 
 
 class _Noted(Rejects):
@@ -144,7 +147,14 @@ def _count_fields(value: Any, found: Inspection) -> None:
         if name not in found.fields and len(found.fields) == _FIELDS:
             found.more_fields = True
         else:
-            found.fields[name][_TYPES.get(type(leaf), "null" if leaf is None else "object")] += 1
+            found.fields[name][_type_of(leaf)] += 1
+
+
+def _type_of(value: Any) -> str:
+    for kind, name in _TYPES:
+        if isinstance(value, kind):
+            return name
+    return "null"
 
 
 def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

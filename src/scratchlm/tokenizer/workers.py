@@ -55,6 +55,7 @@ def parallel_map(
     pool = ProcessPoolExecutor(num_workers, context, _start_worker, (function,))
     in_flight: deque[Future[Result]] = deque()
     try:
+        pool.submit(_nothing)  # fork before the first item, which the workers would keep in memory
         for item in items:
             in_flight.append(pool.submit(_work, item))
             if len(in_flight) > 2 * num_workers:
@@ -86,6 +87,10 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _work(item: Any) -> Any:

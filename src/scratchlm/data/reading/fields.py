@@ -15,15 +15,21 @@ def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
     `what` and `place` say in a message what the record is, and where. Raise ValueError if the
     record has no text.
     """
+    return value if isinstance(value, str) else "".join(strings_in(value, reading, what, place))
+
+
+def strings_in(value: Any, reading: Reading, what: str, place: str) -> list[str]:
+    """Return the strings that make the text of a record: one, or those of a list and the text
+    between them. Raise the errors of `text_in`."""
     if isinstance(value, str):
-        return value
+        return [value]
     if not isinstance(value, dict):
         kind, key = type(value).__name__, (*reading.keys, "text")[0]
         raise ValueError(
             f'{what} must be an object or a string ({place}: {kind}); write {{"{key}": "text"}}'
         )
     if not reading.keys:
-        return ""
+        return []
     found, above = value, ""
     for key in reading.keys:
         if not isinstance(found, dict):
@@ -35,7 +41,7 @@ def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
         if key not in found:
             raise _no_field(reading, list(found), key, f"{place}: {above!r}" if above else place)
         found, above = found[key], f"{above}.{key}" if above else key
-    return found if isinstance(found, str) else _joined(found, reading, place)
+    return [found] if isinstance(found, str) else _joined(found, reading, place)
 
 
 def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueError:
@@ -47,7 +53,7 @@ def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueEr
     return ValueError(f"there is no field {what} ({place} has {told}); {remedy}")
 
 
-def _joined(found: Any, reading: Reading, place: str) -> str:
+def _joined(found: Any, reading: Reading, place: str) -> list[str]:
     kind, remedy = type(found).__name__, "choose another field with --field"
     if not isinstance(found, list):
         raise ValueError(f"field {reading.field!r} must be a string ({place}: {kind}); {remedy}")
@@ -62,7 +68,7 @@ def _joined(found: Any, reading: Reading, place: str) -> str:
                 f"field {reading.field!r} must be a string or a list of strings ({place}: item "
                 f"{number} is {type(part).__name__}); {remedy}"
             )
-    return reading.glue.join(found)
+    return [string for part in found for string in (reading.glue, part)][1:]
 
 
 def with_text(value: Any, text: str, reading: Reading) -> Any:

@@ -25,7 +25,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scratchlm.data.reading.json_texts import json_lines, json_list
+from scratchlm.data.reading.json_lines import json_lines
+from scratchlm.data.reading.json_lists import json_list
 from scratchlm.data.reading.parquet import parquet_rows
 from scratchlm.data.reading.plain_text import documents
 from scratchlm.data.reading.record import Record
@@ -71,7 +72,11 @@ def read_records(
 def records_of(
     path: Path, reading: Reading, rejects: Rejects, progress: Progress, *, whole: bool
 ) -> Iterator[Record]:
-    """Yield the records of a file of JSON or Parquet. Without `whole`, `value` may be None."""
+    """Yield the records of a file of JSON or Parquet.
+
+    Without `whole`, a record may have only a part of `value`, and the text of a long line is in
+    `more`.
+    """
     kind, packed = format_of(path)
     if kind == "parquet":
         check_kind(path, "a Parquet file")
@@ -84,4 +89,4 @@ def records_of(
         chunks = itertools.chain([first], chunks)
         if without_mark(first).startswith(b"["):
             return json_list(path, chunks, reading, rejects)
-    return json_lines(path, chunks, reading, rejects)
+    return json_lines(path, chunks, reading, rejects, whole=whole)
