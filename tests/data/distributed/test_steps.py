@@ -17,6 +17,8 @@ import pytest
 
 from helpers import tiny
 from scratchlm import BPETokenizer
+from scratchlm.data.cleaning.kinds import read_steps
+from scratchlm.data.cleaning.pipeline import clean
 from scratchlm.data.corpora import encode_corpus
 
 pytestmark = pytest.mark.bench
@@ -26,12 +28,15 @@ SCRIPT = """
 import sys
 from datatrove.executor import LocalPipelineExecutor
 from scratchlm.data.corpus_writer import CorpusSettings
-from scratchlm.data.distributed.steps import EncodeDocuments, MergeParts, ReadDocuments
+from scratchlm.data.distributed.steps import (
+    CleanDocuments, EncodeDocuments, MergeParts, ReadDocuments,
+)
 
 if __name__ == "__main__":  # the workers import this script
     tasks, workers = map(int, sys.argv[1:3])
     read = ReadDocuments("source/*.jsonl", CorpusSettings(val_fraction=0.1, shard_tokens=20_000))
-    encode = [read, EncodeDocuments(read, "tokenizer.json", "parts")]
+    encode = [read, *map(CleanDocuments, sys.argv[3:]),
+              EncodeDocuments(read, "tokenizer.json", "parts")]
     LocalPipelineExecutor(encode, tasks=tasks, workers=workers, logging_dir="logs/encode").run()
     merge = [MergeParts(read, "tokenizer.json", "parts", "many")]
     LocalPipelineExecutor(merge, logging_dir="logs/merge").run()
@@ -56,8 +61,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(folder: Path, tasks: int, workers: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "run.py", str(tasks), str(workers)]
+def start(folder: Path, tasks: int, workers: int, *configs: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "run.py", str(tasks), str(workers), *configs]
     output = (folder / "output.txt").open("wb")
     return subprocess.Popen(
         command, cwd=folder, stdout=output, stderr=output, start_new_session=True
@@ -79,6 +84,46 @@ def test_any_number_of_tasks_writes_the_bytes_of_one_process(
 ) -> None:
     assert start(folder, tasks, workers).wait() == 0, (folder / "output.txt").read_text()
     assert content(folder / "many") == content(folder / "one")
+
+
+CONFIG = """
+[[step]]
+kind = "strip_returns"
+[[step]]
+kind = "length"
+min_chars = 1675
+[[step]]
+kind = "sample"
+rate = 0.5
+[[step]]
+kind = "add_suffix"
+text = "\\n"
+"""
+
+
+def test_cleaning_on_the_way_is_cleaning_before(folder: Path) -> None:
+    (folder / "clean.toml").write_text(CONFIG, encoding="utf-8")
+    account = clean("source/*.jsonl", "cleaned", read_steps("clean.toml"))
+    tokenizer = BPETokenizer.load(folder / "tokenizer.json")
+    encode_corpus(tokenizer, "cleaned", "two", **SETTINGS)
+    assert start(folder, 4, 2, "clean.toml").wait() == 0, (folder / "output.txt").read_text()
+    shards = [
+        {name: data for name, data in content(folder / corpus).items() if name.endswith(".bin")}
+        for corpus in ("many", "two")
+    ]
+    assert shards[0] == shards[1]
+    assert 0 < account.kept.documents < FILES * 60 / 2
+    stats = json.loads((folder / "logs" / "encode" / "stats.json").read_text())[1]["stats"]
+    dropped = sum(count for name, count in stats.items() if name.startswith("dropped by"))
+    assert dropped == FILES * 60 - account.kept.documents
+
+
+def test_a_step_that_compares_documents_is_refused(folder: Path) -> None:
+    (folder / "clean.toml").write_text('[[step]]\nkind = "exact"\n', encoding="utf-8")
+    assert start(folder, 1, 1, "clean.toml").wait() == 1
+    assert "no step may compare documents (clean.toml: 1 exact)" in (
+        folder / "output.txt"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_killed_worker_is_run_again(folder: Path) -> None:

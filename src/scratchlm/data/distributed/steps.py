@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scratchlm.data.cleaning.kinds import names_of, read_steps
+from scratchlm.data.cleaning.step import Comparison, Edit, Filter
 from scratchlm.data.corpus_folder import MANIFEST, PROGRESS
 from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.distributed.merging import merge_parts
@@ -73,6 +75,50 @@ class ReadDocuments(PipelineStep):
                 text = "".join(chunk.text for chunk in group)
                 self.stat_update("documents")
                 yield Document(text, f"{number:05}/{document}", metadata={FILE: number})
+
+
+class CleanDocuments(PipelineStep):
+    """Edit and drop documents by the steps of a config, as `scratchlm-data clean` does.
+
+    Its statistics count the dropped documents by step and reason. Steps that compare documents with
+    each other need all documents at once, so it refuses them.
+    """
+
+    name, type = "scratchlm", "🔻 - FILTER"
+
+    def __init__(self, config: StrPath) -> None:
+        super().__init__()
+        steps = read_steps(config)
+        self.steps = list(zip(names_of(steps), steps, strict=True))
+        for name, step in self.steps:
+            if isinstance(step, Comparison):
+                raise ValueError(
+                    f"a task sees only its own documents, so no step may compare documents "
+                    f"({config}: {name}); compare them before, or with datatrove's MinHash"
+                )
+
+    def run(
+        self, data: Iterable[Document], rank: int = 0, world_size: int = 1
+    ) -> Iterator[Document]:
+        for _, step in self.steps:
+            step.prepare()
+        for document in data:
+            dropped_by = self._clean(document)
+            if dropped_by is None:
+                yield document
+            else:
+                self.stat_update(f"dropped by {dropped_by}")
+
+    def _clean(self, document: Document) -> str | None:
+        """Edit the document. Return None, or the step and the reason that drop it."""
+        for name, step in self.steps:
+            if not document.text:
+                break
+            if isinstance(step, Edit):
+                document.text = step.edit(document.text)
+            elif isinstance(step, Filter) and (reason := step.reason(document.text)):
+                return f"{name}: {reason}"
+        return None if document.text else "empty text"
 
 
 class EncodeDocuments(PipelineStep):
