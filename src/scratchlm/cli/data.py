@@ -6,6 +6,8 @@ scratchlm-data inspect data/train                show formats, fields, scripts a
 scratchlm-data clean web --config clean.toml --output cleaned
 scratchlm-data dedup web --output unique         drop documents similar to an earlier one
 scratchlm-data generate arithmetic --documents 50000 --output sums.jsonl
+scratchlm-data tokenize                          encode the Pile's documents to two files of ids
+scratchlm-data show --train_data sums.jsonl      show a batch with its documents and targets
 
 scratchlm-data STEP --help explains a step.
 """
@@ -25,6 +27,7 @@ STEPS = (
     "dedup",
     "generate",
     "inspect",
+    "show",
     "tokenize",
 )  # each is a module data_STEP, with `add_flags(parser)` and `run(args)`
 

@@ -153,6 +153,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "runtime.threads": ("torch threads on a CPU; 0: torch chooses",),
 }
+KEYS = {key.name: key for key in keys(TrainConfig)}
 METAVARS = {
     "data.train": "PATH", "data.val": "PATH", "data.tokenizer": "FILE",
     "train.out": "DIR", "train.init_from": "PATH", "runtime.device": "DEVICE",
@@ -194,19 +195,24 @@ def _parser(description: str) -> Parser:
     parser.add_argument("--dry_run", action="store_true",
                         help="print the costs, and the GPUs with enough memory; train "
                         "nothing")  # fmt: skip
-    known = {key.name: key for key in keys(TrainConfig)}
-    sections = {name.rpartition(".")[0] for name in known if name.count(".") > 1}
+    sections = {name.rpartition(".")[0] for name in FLAGS if name.count(".") > 1}
     for section, title in GROUPS.items():
-        flag = parser.add_argument_group(title).add_argument
-        for name, key in known.items():
+        group = parser.add_argument_group(title)
+        for name in KEYS:
             if name.startswith(section + "."):
-                text, *names = FLAGS[name]
-                flag(*(f"--{each}" for each in [*names, name]), dest=name, action=Once,
-                     help=text.replace("%", "%%") + _default(key), **_form(key))  # fmt: skip
+                add_key(group, name)
         for name in sections:
             if name.startswith(section + "."):  # `none` removes a section of the file
-                flag(f"--{name}", action=Once, help=argparse.SUPPRESS)
+                group.add_argument(f"--{name}", action=Once, help=argparse.SUPPRESS)
     return parser
+
+
+def add_key(group: argparse._ActionsContainer, name: str) -> None:
+    """Add the flags of a configuration key."""
+    text, *names = FLAGS[name]
+    key = KEYS[name]
+    group.add_argument(*(f"--{each}" for each in [*names, name]), dest=name, action=Once,
+                       help=text.replace("%", "%%") + _default(key), **_form(key))  # fmt: skip
 
 
 def _default(key: Key) -> str:

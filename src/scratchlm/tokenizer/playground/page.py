@@ -32,7 +32,8 @@ from scratchlm.tokenizer.inspection import printable
 from scratchlm.tokenizer.pieces.patterns import PATTERNS
 from scratchlm.tokenizer.playground.browser_pattern import browser_pattern
 
-_BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones, for `painted`
+BACKGROUNDS = (153, 157, 223, 218, 183)  # light ones, for `painted`
+BLACK, GREY = "30", "38;5;244"
 _PLACE = "{{tokenizer}}"
 
 
@@ -45,7 +46,7 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     ids = tokenizer.encode(text)
     tokens = [visible(tokenizer.vocab[id]) for id in ids]
     if colour:
-        line = "".join(map(painted, tokens, itertools.cycle(_BACKGROUNDS)))
+        line = "".join(map(painted, tokens, itertools.cycle(BACKGROUNDS)))
     else:
         line = "|".join(tokens)
     size = len(text.encode())
@@ -54,9 +55,9 @@ def show(tokenizer: BPETokenizer, text: str, *, colour: bool = False) -> str:
     return f"{line}\nids  {' '.join(map(str, ids)) or 'none'}\n{counts}{ratio}"
 
 
-def painted(text: str, background: int) -> str:
-    """Colour the text black, on one of a terminal's 256 colours."""
-    return f"\x1b[30;48;5;{background}m{text}\x1b[0m"
+def painted(text: str, background: int, foreground: str = BLACK) -> str:
+    """Colour the text, on one of a terminal's 256 colours."""
+    return f"\x1b[{foreground};48;5;{background}m{text}\x1b[0m"
 
 
 def visible(token: bytes) -> str:

@@ -1,0 +1,114 @@
+"""scratchlm-data show: print the text of a batch, with its documents and targets.
+
+scratchlm-data show --train_data data/train/pile_train.h5 --batch_size 8 --context_length 128
+scratchlm-data show --train_data corpus.txt --data.documents separate --step 100
+scratchlm-data show --config runs/2026-01-31-120000/config.toml --step 100
+
+It prints what scratchlm-train reads with the same flags, or what a run read.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scratchlm.cli.command import Once, Parser, has_colour
+from scratchlm.cli.recipes import find_config
+from scratchlm.cli.train_flags import add_key
+
+if TYPE_CHECKING:
+    from scratchlm.data.prepare import PreparedData
+    from scratchlm.training.train_config import TrainConfig
+
+FLAGS = (
+    "data.train", "data.val", "data.tokenizer", "data.field", "data.separator", "data.documents",
+    "data.rows", "model.vocab_size", "model.context_length", "train.batch_size",
+    "train.accumulate", "train.seed",
+)  # fmt: skip
+
+
+# {whether standard output has colours: an explanation}
+LEGEND = {
+    False: "a line is a document; the loss predicts all tokens outside ⟨⟩",
+    True: "a colour is a document; the loss predicts all tokens that are not grey",
+}
+
+
+def add_flags(parser: Parser) -> None:
+    parser.add_argument("--config", action=Once, metavar="NAME|FILE",
+                        help="a recipe's name, or a TOML file, such as a run's")  # fmt: skip
+    for name in FLAGS:
+        add_key(parser, name)
+    parser.add_argument("--step", type=int, default=1, action=Once, metavar="N",
+                        help="the step of a run, counted from 1 (1)")  # fmt: skip
+    parser.add_argument("--print_rows", type=int, default=4, action=Once, metavar="N",
+                        help="the largest number of rows to print (4)")  # fmt: skip
+
+
+def run(args: Namespace) -> None:
+    for flag in ("step", "print_rows"):
+        if getattr(args, flag) < 1:
+            raise ValueError(f"{flag} must be at least 1 ({getattr(args, flag)}); use 1")
+    flags = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
+    if not (args.config or "data.train" in flags):
+        raise ValueError("the data is missing (no --train_data, no --config); set one of them")
+    file = find_config(args.config) if args.config else None
+    from scratchlm.training.run_config import resolve
+
+    with tempfile.TemporaryDirectory() as folder:
+        # A run's own folder stays as it is: a text is tokenized a second time, with the same ids.
+        run_folder = Path(folder) / "run"
+        config, _ = resolve(file, flags | {"train.out": str(run_folder)}, say=_say)
+        data = _prepared(config, run_folder)
+        print(LEGEND[has_colour()])
+        for lines in islice(_rows(config, data, args.step - 1), args.print_rows):
+            print("\n".join(lines))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _prepared(config: TrainConfig, folder: Path) -> PreparedData:
+    """Return the data of the configuration, with the tokenizer that `scratchlm-train` uses."""
+    from scratchlm.checkpoint.models import read_own_tokenizer
+    from scratchlm.data.prepare import prepare
+
+    weights = config.train.init_from
+    own = None if weights is None else read_own_tokenizer(weights)
+    folder.mkdir()
+    if own is not None:
+        own.save(folder / "tokenizer.json")  # `prepare` needs the file for a text
+    model = config.model
+    return prepare(config.data, model.vocab_size, model.context_length, folder / "data", _say, own)
+
+
+def _rows(config: TrainConfig, data: PreparedData, step: int) -> Iterator[list[str]]:
+    """Yield the lines of each row of a step, counted from 0."""
+    import numpy as np
+
+    from scratchlm.data.batch_text import batch_text
+    from scratchlm.data.mixture import MixedBatches, train_batches
+
+    size, tokenizer = config.train.batch_size, data.tokenizer
+    vocab = None if tokenizer is None else tokenizer.vocab
+    separator = None
+    if tokenizer and config.data.separator in tokenizer.special_tokens:
+        separator = tokenizer.token_to_id(config.data.separator)
+    batches = train_batches(
+        data.train, size, data.context_length, config.train.seed, data.documents
+    )
+    first = config.train.first_micro_batch(step)
+    for index in range(first, first + config.train.micro_batches(step)):
+        names = [""] * size
+        if isinstance(batches, MixedBatches):
+            sources, _ = batches.turns.of(index * size + np.arange(size))
+            names = [f" of {batches.names[source]}" for source in sources]
+        shown = batch_text(batches.batch(index), vocab, separator, colour=has_colour())
+        for row, (name, lines) in enumerate(zip(names, shown, strict=True), (index - first) * size):
+            yield [f"row {row}{name}: {lines[0]}", *lines[1:]]

@@ -1,0 +1,108 @@
+"""Show a batch as text: its rows, the documents in each row, and the targets of the loss.
+
+    row 0: 2 documents, 12 inputs, 11 targets
+       1  ⟨The⟩ cat sat.<|endoftext|>
+       2  ⟨A⟩ dog ran away
+
+A line is one document, or a part of one. ⟨⟩ contains the tokens that the loss does not predict: the
+first token of a row, because no token comes before it; and, with separate documents, the first
+token of each document. With colours, each document has its own background, and these tokens are
+grey instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from scratchlm.devices.batch import Batch
+from scratchlm.functional import IGNORED
+from scratchlm.tokenizer.playground.page import BACKGROUNDS, BLACK, GREY, painted, visible
+
+
+class _Token(NamedTuple):
+    id: int
+    is_target: bool
+    begins: bool  # whether a document begins here
+
+
+def batch_text(
+    batch: Batch,
+    vocab: Mapping[int, bytes] | None,
+    separator: int | None,
+    *,
+    colour: bool = False,
+) -> Iterator[list[str]]:
+    """Yield the lines of each row: first its counts, then a line for each document.
+
+    vocab: the bytes of each id; None shows the ids. A document begins where `batch.first` says so.
+    Without `first`, a document begins after each separator.
+    """
+    for row, (inputs, targets) in enumerate(
+        zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True)
+    ):
+        first = None if batch.first is None else batch.first[row].tolist()
+        size = _size(inputs, targets)
+        tokens = _tokens(inputs[:size], targets[:size], first, separator)
+        documents = list(_documents(tokens))
+        counts = [
+            _counted(len(documents), "document"),
+            _counted(size, "input"),
+            _counted(sum(token.is_target for token in tokens), "target"),
+        ]
+        counts += [f"{len(inputs) - size:,} places of padding"] * (size < len(inputs))
+        lines = [", ".join(counts)]
+        backgrounds = itertools.cycle(BACKGROUNDS)
+        for number, document in enumerate(documents, 1):
+            text = _shown(document, vocab, next(backgrounds) if colour else None)
+            lines.append(f"{number:>4}  {text}")
+        yield lines
+
+
+def _size(inputs: list[int], targets: list[int]) -> int:
+    """Return the number of inputs that are not padding: input 0 with target -100 at the end."""
+    size = len(inputs)
+    while size and inputs[size - 1] == 0 and targets[size - 1] == IGNORED:
+        size -= 1
+    return size
+
+
+def _tokens(
+    inputs: list[int], targets: list[int], first: list[int] | None, separator: int | None
+) -> list[_Token]:
+    """Return the inputs, and the last target. The other targets are inputs too."""
+    tokens = []
+    for place, id in enumerate(inputs):
+        begins = inputs[place - 1] == separator if first is None else first[place] == place
+        is_target = place > 0 and targets[place - 1] != IGNORED
+        tokens.append(_Token(id, is_target, place == 0 or begins))
+    if targets and targets[-1] != IGNORED:
+        tokens.append(_Token(targets[-1], True, inputs[-1] == separator))
+    return tokens
+
+
+def _documents(tokens: list[_Token]) -> Iterator[list[_Token]]:
+    starts = [place for place, token in enumerate(tokens) if token.begins]
+    for start, end in itertools.pairwise([*starts, len(tokens)]):
+        yield tokens[start:end]
+
+
+def _shown(
+    document: list[_Token], vocab: Mapping[int, bytes] | None, background: int | None
+) -> str:
+    shown = ""
+    for is_target, group in itertools.groupby(document, lambda token: token.is_target):
+        if vocab is None:
+            text = "".join(f" {token.id}" for token in group)
+        else:
+            text = visible(b"".join(vocab.get(token.id, b"<%d>" % token.id) for token in group))
+        if background is not None:
+            shown += painted(text, background, BLACK if is_target else GREY)
+        else:
+            shown += text if is_target else f"⟨{text}⟩"
+    return shown
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"
