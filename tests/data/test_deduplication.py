@@ -113,12 +113,12 @@ def test_each_step_drops_what_is_planted(source, tmp_path):
 
 def test_the_survivors_do_not_depend_on_workers_and_items(source, tmp_path, monkeypatch):
     outputs = []
-    for size, num_workers in [(10_000, 1), (10_000, 4), (900, 2), (1_000_000, 1)]:
+    for size, num_workers in [(10_000, 1), (10_000, 3), (2000, 1)]:
         monkeypatch.setattr(pipeline, "ITEM_BYTES", size)
         outputs.append(tmp_path / f"{size}-{num_workers}")
         clean(str(source / "*.jsonl"), outputs[-1], steps_of(source), num_workers=num_workers)
     assert content(outputs[0]) == content(outputs[1])
-    assert kept(outputs[0]) == kept(outputs[2]) == kept(outputs[3])
+    assert kept(outputs[0]) == kept(outputs[2])
 
 
 def test_the_first_document_stays_in_the_order_of_the_files(source, tmp_path):
@@ -213,38 +213,31 @@ def test_a_full_disk_during_the_merge_stops_and_resumes(source, tmp_path):
     assert content(output) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "example",
-    [
+def test_all_forms_of_evaluation_sets_are_read(tmp_path):
+    halves = QUESTION.split()[:8], QUESTION.split()[8:]
+    examples = [
         {"ind": 4, "activity_label": "x", "ctx": QUESTION, "endings": ["a", "b"], "label": 1},
         {"question": QUESTION, "answer": "2 * 7 = 14\n#### 14"},
         {"messages": [{"role": "user", "content": QUESTION}]},
         {"conversations": [{"from": "human", "value": QUESTION}]},
         {"query": QUESTION, "choices": ["14", "7"], "gold": 0},
-        {"prompt": " ".join(QUESTION.split()[:8]), "completion": " ".join(QUESTION.split()[8:])},
-        {"text": "Some words before. " + QUESTION + " And after."},
+        {"prompt": " ".join(halves[0]), "completion": " ".join(halves[1])},
+        {"text": f"Some words before. {QUESTION} And after."},
         QUESTION,
-    ],
-)
-def test_all_forms_of_evaluation_sets_are_read(example, tmp_path):
-    texts = ["clean", f"A page that quotes: {QUESTION.lower()} Nobody knows."]
-    lines = "".join(json.dumps(text) + "\n" for text in texts)
-    (tmp_path / "in.jsonl").write_text(lines)
-    values = [example, example]
-    (tmp_path / "e.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
-    (tmp_path / "e.json").write_text(json.dumps(values))
-    (tmp_path / "e.jsonl.zst").write_bytes(zstandard.compress((tmp_path / "e.jsonl").read_bytes()))
-    names = ["e.jsonl", "e.json", "e.jsonl.zst"]
-    if isinstance(example, dict):
-        table = pyarrow.Table.from_pylist(values)
-        pyarrow.parquet.write_table(table, tmp_path / "e.parquet")
-        names.append("e.parquet")
-    for name in names:
-        step = DropOverlap(str(tmp_path / name))
-        account = clean(tmp_path / "in.jsonl", tmp_path / f"out-{name}", [step])
-        assert kept(tmp_path / f"out-{name}") == [{"text": "clean"}]
-        assert account.steps[1].reasons["overlap"].documents == 1
-        assert "; 0 examples have fewer words" in step.about()
+    ]
+    copy = f"A page that quotes: {QUESTION.lower()} Nobody knows."
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(example) + "\n")
+        step = DropOverlap(str(path))
+        assert (step.reason(copy), step.reason("Another page. " * 9)) == ("overlap", None)
+        assert step.about().endswith("; 0 examples have fewer words")
+    lines = (tmp_path / "0.jsonl").read_bytes()
+    (tmp_path / "e.json").write_bytes(b"[" + lines + b"]")
+    (tmp_path / "e.jsonl.zst").write_bytes(zstandard.compress(lines))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(examples[:1]), tmp_path / "e.parquet")
+    for name in ("e.json", "e.jsonl.zst", "e.parquet"):
+        assert DropOverlap(str(tmp_path / name)).reason(copy) == "overlap"
 
 
 def test_the_manifest_describes_the_evaluation_set(source, tmp_path):
