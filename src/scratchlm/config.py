@@ -308,6 +308,8 @@ SETTINGS = (
     ("stop", "stop_strings"),
     ("tokens", "dataset"),
     ("paths", "input_path"),
+    ("alpha", "lora_alpha"),
+    ("targets", "target_modules"),
     ("causal", "is_causal"),
     ("mask", "attn_mask"),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from scratchlm import config as configuration
 from scratchlm.cli.generate import main as generate
 from scratchlm.cli.train import main as train
 from scratchlm.costs import model_costs
-from scratchlm.model.config import MoEConfig
+from scratchlm.devices.batch import Batch
+from scratchlm.model.config import LoRAConfig, MoEConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.training.objective import Objective
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
 
+EVERYWHERE = LoRAConfig(8, targets=("all-linear",))
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -59,10 +62,31 @@ def test_parameters_by_part_and_those_that_a_token_meets() -> None:
     assert counts.active == counts.total - experts // 2
 
 
+def test_only_adapters_take_gradients_and_moments() -> None:
+    base = ModelConfig(100, 8, 16, 2, 4, d_ff=32)
+    config = dataclasses.replace(base, lora=LoRAConfig(3))
+    counts, total = model_costs.count_parameters(config), model_costs.count_parameters(base).total
+    assert counts.trainable == 2 * 2 * 3 * (16 + 16)
+    assert counts.total == total + counts.trainable
+    memory = model_costs.training_memory(config, 1)
+    assert memory.weights == 4 * counts.total
+    assert memory.gradients == 4 * counts.trainable
+    assert memory.optimizer == 8 * counts.trainable
+    frozen = model_costs.training_memory(base, 1).activations - memory.activations
+    assert frozen == 4 * 100 * 16  # the gradient of the head
+
+
 def test_flops_by_hand() -> None:
     config = ModelConfig(100, 8, 16, 2, 4, d_ff=32, tie_embeddings=True)
     matrices = 2 * (4 * 16 * 16 + 3 * 16 * 32) + 16 * 100
-    assert model_costs.flops_per_token(config) == 2 * matrices + 2 * 4 * 4 * 4 * 4
+    forward = model_costs.flops_per_token(config)
+    assert forward == 2 * matrices + 2 * 4 * 4 * 4 * 4
+    assert model_costs.training_flops_per_token(config) == 3 * forward
+    tuned = dataclasses.replace(config, lora=LoRAConfig(3))
+    adapters = 2 * 2 * 3 * (16 + 16)
+    assert model_costs.flops_per_token(tuned) == forward + 2 * adapters
+    training = 3 * (forward + 2 * adapters) - 2 * matrices
+    assert model_costs.training_flops_per_token(tuned) == training
 
 
 def test_the_cache_is_as_large_as_it_is_said_to_be() -> None:
@@ -76,8 +100,8 @@ class OneBatch:
     def __init__(self, ids: torch.Tensor) -> None:
         self.ids = ids
 
-    def batch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.ids, self.ids
+    def batch(self, index: int) -> Batch:
+        return Batch(self.ids, self.ids)
 
 
 def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) -> int:
@@ -120,9 +144,10 @@ def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) 
         (ModelConfig(2048, 32, 256, 4, 4), 4, "sgd", 2),
         (ModelConfig(5000, 128, 64, 2, 4, vocab_multiple=64), 4, "adamw", 1),
         (from_file("pile-13m"), 4, "adamw", 1),  # most of it logits
+        (ModelConfig(2048, 64, 256, 4, 4, lora=EVERYWHERE), 4, "adamw", 1),
     ],
     ids=["llama", "gpt2", "gated", "moe", "weights", "accumulated", "muon", "sgd", "padded",
-         "pile-13m"],
+         "pile-13m", "adapters"],
 )  # fmt: skip
 def test_memory_is_within_15_percent_of_what_a_step_takes(
     config: ModelConfig, batch: int, optimizer: Any, accumulate: int

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from helpers.variants import SMALL, VARIANTS, small
 from scratchlm import ModelConfig, Transformer, TransformerBlock, functional
-from scratchlm.model.config import FeedForward, Norm, Position, ResidualInit
+from scratchlm.model.config import FeedForward, LoRAConfig, Norm, Position, ResidualInit
 from scratchlm.model.layers import LayerNorm
 from scratchlm.model.rope import RotaryEmbedding
 
@@ -390,7 +390,9 @@ def test_overfits_one_batch(variant: dict[str, Any]) -> None:
     assert loss.item() < 0.05
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if "moe" not in v])
+@pytest.mark.parametrize(
+    "variant", [*(v for v in VARIANTS if "moe" not in v), {"lora": LoRAConfig()}]
+)
 def test_dense_variants_compile_whole(variant: dict[str, Any]) -> None:
     torch._dynamo.reset()  # each variant recompiles the same code, and dynamo limits recompilations
     model, ids = small(**variant), random_ids()

@@ -20,6 +20,7 @@ from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
+from scratchlm.model.lora import is_adapter
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -128,6 +129,9 @@ def model_from(payload: Payload, path: StrPath) -> Transformer:
         dtype = weights["embedding.weight"].dtype if "embedding.weight" in weights else None
         if dtype in _WEIGHT_DTYPES:
             model = model.to(dtype)
+        for name, parameter in model.named_parameters():
+            if is_adapter(name) and name in weights:  # an adapter may have a wider dtype
+                parameter.data = parameter.data.to(weights[name].dtype)
     except (OverflowError, RuntimeError, TypeError):  # no tensor can have these sizes
         raise FileFormatError(
             f"the checkpoint's model config has impossible sizes ({path}); "

@@ -119,6 +119,12 @@ TRAIN = _guesses(
     "work_dir": "--out",
     # sections, which have no value of their own
     "moe": "--model.moe.num_experts and --model.moe.num_active",
+    "lora": "--lora_r",
+    # peft and trl
+    "use_peft": "--lora_r",
+    "lora_rank": "--lora_r",
+    "target_modules": "--lora_targets",
+    "lora_target_modules": "--lora_targets",
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
     "max_tokens": "--iterations; each reads --batch_size times --context_length tokens",

@@ -96,6 +96,17 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "model.moe.balance_weight": ("weight of the loss that keeps experts equally busy",),
     "model.moe.z_weight": ("weight of the loss that keeps the router's logits small",),
     "model.moe.jitter": ("noise on the router's input in training",),
+    "model.lora.r": (
+        "rank of the adapters of LoRA, which is off unless a lora flag is set; with LoRA, all "
+        "other weights are frozen",
+        "lora_r",
+    ),
+    "model.lora.alpha": ("multiply the output of adapters by alpha / r", "lora_alpha"),
+    "model.lora.dropout": ("dropout of the input of adapters", "lora_dropout"),
+    "model.lora.targets": (
+        "ends of the names of the layers with adapters, or all-linear",
+        "lora_targets",
+    ),
     "optim.optimizer": ("the update rule", "optimizer"),
     "optim.lr": ("peak learning rate", "lr"),
     "optim.adamw_lr": ("muon: the rate of all weights except the blocks' matrices (lr / 10)",),
@@ -219,6 +230,8 @@ def _default(key: Key) -> str:
     value = DEFAULT_MODEL.get(key.name.removeprefix("model."), key.default)
     if value is None or value is MISSING:
         return ""
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     shown = {str: value or '""', bool: str(value).lower()}.get(type(value), str(value))
     return f" ({shown!r})" if shown == "\n" else f" ({shown})"
 
@@ -230,7 +243,8 @@ def _form(key: Key) -> dict[str, Any]:
     if get_origin(key.type) is Literal:
         return {"metavar": "|".join(map(str, get_args(key.type)))}
     if get_origin(key.type) is tuple:
-        return {"metavar": ",".join("X" for _ in get_args(key.type))}
+        kind, *rest = get_args(key.type)
+        return {"metavar": "NAME,…" if kind is str else ",".join("X" for _ in [kind, *rest])}
     kinds: dict[Any, str] = {int: "N", float: "X"}
     return {"metavar": METAVARS.get(key.name) or kinds.get(key.type, "TEXT")}
 

@@ -36,6 +36,7 @@ from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
 from scratchlm.files.tensor_file import mmap_tensors, write_tensors
 from scratchlm.model.config import ModelConfig
+from scratchlm.model.lora import merged_state
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -199,8 +200,8 @@ def to_hf(
     """Write a folder that `transformers` can load. After an error or a kill, no folder remains.
 
     `end_ids` end a text; the default is <|endoftext|> if the tokenizer has it. `start_ids` come
-    before a text. A model inside torch.compile or DDP is written as the plain model. Rows that pad
-    the vocabulary are not written.
+    before a text. A model inside torch.compile or DDP is written as the plain model. Adapters are
+    merged into the written weights. Rows that pad the vocabulary are not written.
 
     Raise ValueError if no Hugging Face architecture fits the model, or if the folder is not empty.
     """
@@ -210,12 +211,15 @@ def to_hf(
             f"to_hf needs a Transformer ({type(inner).__name__}); load one with load_model"
         )
     path, config = Path(folder), inner.config
+    state = plain_state(model)
+    if config.lora is not None:
+        state = merged_state(state, config.lora)
     check_folder_name(path, "a Hugging Face model must be a folder")
     hub = config_to_hub(config)
     if is_taken(path):
         raise ValueError(f"the path already exists ({path}); choose another folder")
     check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
-    ours = plain_values.checked(plain_state(model), "model")
+    ours = plain_values.checked(state, "model")
     for name in ("embedding.weight", "lm_head.weight"):
         ours[name] = ours[name][: config.vocab_size]
     hub["dtype"] = str(ours["embedding.weight"].dtype).removeprefix("torch.")

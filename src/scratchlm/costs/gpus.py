@@ -1,6 +1,6 @@
 """The table of GPUs, and the fraction of a GPU's peak FLOP/s that training reaches (MFU).
 
-a_token = 3 * flops_per_token(config)  # backward costs two forward passes
+a_token = training_flops_per_token(config)
 mfu(5_000.0, a_token, peak_flops("NVIDIA A100-SXM4-40GB", "bfloat16"))
 """
 
@@ -103,7 +103,7 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None) ->
     """Return the model FLOPs utilization, 0 to 1: tokens/s · FLOPs per token / peak FLOP/s.
 
     The result is None if `peak` is None. For training, `flops_per_token` is
-    3 · `model_costs.flops_per_token(config)`: 6 FLOPs for each weight in a matrix product, and
+    `model_costs.training_flops_per_token(config)`: 6 FLOPs for each weight in a matrix product, and
     12 · d_head for each head, layer and attended key (causal: half of the context). Recomputed
     activations do not count. `peak` is the sum over all devices that compute these tokens.
     arXiv 2204.02311, appendix B

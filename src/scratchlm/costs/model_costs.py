@@ -31,7 +31,8 @@ RESERVED = 0.08  # fraction of a GPU's memory for its libraries and for fragment
 
 @dataclass(frozen=True)
 class Parameters:
-    """Store the number of parameters by part. `active` is the number that one token uses."""
+    """Store the number of parameters by part. `active` is the number that one token uses, and
+    `trainable` is the number that training changes."""
 
     embedding: int
     attention: int
@@ -39,6 +40,7 @@ class Parameters:
     norms: int
     head: int
     active: int
+    trainable: int
 
     @property
     def total(self) -> int:
@@ -56,7 +58,8 @@ def count_parameters(config: ModelConfig) -> Parameters:
         counts[_part(name)] += weight.numel()
         if ".experts." in name and config.moe is not None:
             idle += weight.numel() * (1 - config.moe.num_active / config.moe.num_experts)
-    return Parameters(**counts, active=round(sum(counts.values()) - idle))
+    trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Parameters(**counts, active=round(sum(counts.values()) - idle), trainable=trainable)
 
 
 def _part(name: str) -> str:
@@ -70,19 +73,33 @@ def _part(name: str) -> str:
 
 
 def flops_per_token(config: ModelConfig) -> float:
-    """Return the FLOPs per token of a forward pass at full context. Training takes 3 times as many.
+    """Return the FLOPs per token of a forward pass at full context.
 
     Each weight in a matrix product takes 2 FLOPs; a tied head counts, an embedding does not.
     Attention takes 2 · 2 · d_head for each head and key. A token attends to T/2 keys on average, or
     to w − w²/2T keys with a window of w.  arXiv 2204.02311, appendix B
     """
-    counts = count_parameters(config)
-    head = config.d_model * config.padded_vocab_size
-    multiplying = counts.active - counts.embedding - counts.norms - counts.head + head
     window = min(config.window or config.context_length, config.context_length)
     keys = window * (1 - window / (2 * config.context_length))
     attention = config.num_layers * config.num_heads * config.d_head * keys
-    return 2 * multiplying + 4 * attention
+    return 2 * _multiplying(config) + 4 * attention
+
+
+def _multiplying(config: ModelConfig) -> int:
+    """Return the number of weights in the matrix products of one token."""
+    counts = count_parameters(config)
+    head = config.d_model * config.padded_vocab_size
+    return counts.active - counts.embedding - counts.norms - counts.head + head
+
+
+def training_flops_per_token(config: ModelConfig) -> float:
+    """Return the FLOPs per token of a training step: 3 forward passes.
+
+    Backward computes the gradients of each product's input and of each product's weight. With
+    adapters, only the weights of the adapters have gradients.
+    """
+    frozen = 0 if config.lora is None else _multiplying(config) - count_parameters(config).trainable
+    return 3 * flops_per_token(config) - 2 * frozen
 
 
 @dataclass(frozen=True)
@@ -120,29 +137,30 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of a step with `accumulate` batches of `batch_size` full-length sequences.
 
-    `half` means bf16 autocast. `momentum` is the momentum of SGD.
+    `half` means bf16 autocast. `momentum` is the momentum of SGD. For a model with adapters, the
+    activations are an upper bound: a frozen matrix does not need its input for backward.
     """
-    total = count_parameters(config).total
-    weights = 4 * total
+    counts = count_parameters(config)
+    total, gradients = counts.total, 4 * counts.trainable
     update = 0
     match optimizer:
         case "adamw":
-            state = 2 * weights
+            state = 2 * gradients
         case "muon":
             with torch.device("meta"):
                 model = Transformer(config)
             by_muon, *_ = muon_groups(model.named_parameters())
-            state = 4 * (2 * total - sum(matrix.numel() for matrix in by_muon["params"]))
+            state = 2 * gradients - 4 * sum(matrix.numel() for matrix in by_muon["params"])
             update = max(_muon_bytes(some, half=half) for some in stacks(by_muon["params"]))
         case "sgd":
-            state = weights if momentum else 0
+            state = gradients if momentum else 0
         case "sgddecay":
             state = 0
     tokens = batch_size * config.context_length
     return TrainingMemory(
-        weights=weights,
+        weights=4 * total,
         copies=2 * total if half else 0,
-        gradients=weights,
+        gradients=gradients,
         optimizer=state,
         activations=round(tokens * activation_bytes(config, half=half))
         + loss_bytes(config, tokens, half=half),
@@ -201,10 +219,11 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
 
 def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
     """Return the bytes of the fused head and loss: the logits of one chunk in both dtypes, and the
-    head's gradient, which the forward pass already computes."""
+    head's gradient, which the forward pass already computes unless the head is frozen."""
     rows = min(tokens, CHUNK)
     logits = rows * config.padded_vocab_size * (4 + (2 if half else 0))
-    return logits + 4 * config.d_model * config.padded_vocab_size
+    frozen = config.lora is not None and not any("lm_head" in t for t in config.lora.targets)
+    return logits + (0 if frozen else 4 * config.d_model * config.padded_vocab_size)
 
 
 def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:
@@ -230,7 +249,7 @@ def training_report(
         )
         for half in (half, False)
     )
-    a_token = 3 * flops_per_token(config)
+    a_token = training_flops_per_token(config)
     batch = f"{batch_size} sequences of {config.context_length}"
     times = f", {accumulate} times" if accumulate > 1 else ""
     precision = "bf16 autocast, as on a GPU" if half else "float32"
@@ -286,7 +305,8 @@ def _parameters(config: ModelConfig) -> str:
     }
     named = ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
     active = f", {counts.active:,} active" if counts.active != counts.total else ""
-    return f"parameters      {counts.total:,}{active}: {named}"
+    learn = f", {counts.trainable:,} trainable" if counts.trainable != counts.total else ""
+    return f"parameters      {counts.total:,}{active}{learn}: {named}"
 
 
 def _fits(what: str, size: float, without_bf16: float | None = None) -> str:

@@ -2,9 +2,9 @@
 
 Each step of generation reads every weight once for a few rows. So reading takes most of the time,
 and `F.linear` reads an (out, in) matrix at a fraction of the memory's speed. The twin has the same
-forward pass, with other modules in place of `Linear`. The twin is for generation only. It has
-copies of the matrices, and uses the model's own tensors for the rest. Make a new twin after the
-model's weights change, and for another device or dtype.
+forward pass, with other modules in place of `Linear`, and with adapters merged into the matrices.
+The twin is for generation only. It has copies of the matrices, and uses the model's own tensors for
+the rest. Make a new twin after the model's weights change, and for another device or dtype.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.model.layers import Linear, RMSNorm
+from scratchlm.model.lora import LoRALinear
 from scratchlm.model.transformer import Transformer
 
 Weights = Literal["stored", "int8"]
@@ -69,6 +70,8 @@ def _twin(
     twin: nn.Module
     if type(module) is Linear and not changed:
         twin = pack(module)
+    elif type(module) is LoRALinear and not changed:
+        twin = pack(module.merged())
     elif type(module) is nn.Dropout and not changed:
         twin = nn.Identity()
     elif type(module) is RMSNorm and eager and not changed:

@@ -114,10 +114,47 @@ class MoEConfig:
                     f"moe.{name} must be a finite number of at least 0 ({value!r}); "
                     "use 0 to turn this loss off"
                 )
-        if not (_is_number(self.jitter) and 0 <= self.jitter < 1):
+        _require_fraction("moe.jitter", self.jitter)
+
+
+@takes_synonyms()
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Adapters of low rank beside frozen linear layers (arXiv 2106.09685, `model.lora`).
+
+    An adapter adds alpha / r · B A x to the output of its layer, with A (r, in) and B (out, r).
+    Training sets an element of the adapter's input to 0 with the probability `dropout`.
+
+    `targets` are the ends of the layers' names, such as q_proj or ffn.down_proj. One text with
+    commas is allowed too. The target all-linear means all linear layers except `lm_head` and the
+    routers of experts. The stacked matrices of experts have no adapters.
+
+    The constructor raises ValueError for a value that is out of range.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self) -> None:
+        targets = self.targets.split(",") if isinstance(self.targets, str) else self.targets
+        object.__setattr__(self, "targets", tuple(targets))
+        _require_count("lora.r", self.r)
+        _require_positive("lora.alpha", self.alpha, example=16)
+        _require_fraction("lora.dropout", self.dropout)
+        if not self.targets or not all(isinstance(each, str) and each for each in self.targets):
             raise ValueError(
-                f"moe.jitter must be at least 0 and below 1 ({self.jitter!r}); use 0 for no jitter"
+                f"lora.targets must be names of linear layers ({self.targets!r}); use e.g. "
+                "q_proj,v_proj"
             )
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.r
+
+
+_SECTIONS = {"rope_scaling": RopeScaling, "moe": MoEConfig, "lora": LoRAConfig}
 
 
 @takes_synonyms()
@@ -133,7 +170,8 @@ class ModelConfig:
     `lm_head` have `vocab_size` rows, rounded up to a multiple of `vocab_multiple` (64 is fast on
     matrix units). The extra rows belong to no token, and the logits leave them out. A query attends
     to the last `window` keys, including the query's own key (None: to all keys so far). The
-    feed-forward layer `silu` is SwiGLU without its gate.
+    feed-forward layer `silu` is SwiGLU without its gate. With `lora`, the model has adapters, and
+    all other weights are frozen.
 
     The constructor raises ValueError for a value that is out of range or has no effect.
     """
@@ -165,9 +203,10 @@ class ModelConfig:
     gated_attention: Gate = "none"
     window: int | None = None
     moe: MoEConfig | None = None
+    lora: LoRAConfig | None = None
 
     def __post_init__(self) -> None:
-        for name, section in (("rope_scaling", RopeScaling), ("moe", MoEConfig)):
+        for name, section in _SECTIONS.items():
             if isinstance(value := getattr(self, name), dict):  # from `asdict` or JSON
                 try:
                     object.__setattr__(self, name, section(**value))
@@ -203,10 +242,7 @@ class ModelConfig:
                 )
         for name, example in (("rope_theta", _ROPE_THETA), ("norm_eps", 1e-5)):
             _require_positive(name, getattr(self, name), example=example)
-        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            raise ValueError(
-                f"dropout must be at least 0 and below 1 ({self.dropout!r}); use 0 for no dropout"
-            )
+        _require_fraction("dropout", self.dropout)
         self._check_heads()
         self._check_position()
         self._check_effects()
@@ -288,6 +324,12 @@ def _require_count(name: str, value: object) -> None:
 def _require_positive(name: str, value: object, *, example: float) -> None:
     if not (_is_number(value) and 0 < value < math.inf):  # type: ignore[operator]
         raise ValueError(f"{name} must be positive and finite ({value!r}); use e.g. {example:g}")
+
+
+def _require_fraction(name: str, value: object) -> None:
+    if not (_is_number(value) and 0 <= value < 1):  # type: ignore[operator]
+        kind = name.rpartition(".")[2]
+        raise ValueError(f"{name} must be at least 0 and below 1 ({value!r}); use 0 for no {kind}")
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

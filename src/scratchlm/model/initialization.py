@@ -24,6 +24,9 @@ at 0.
 
 `xavier` and `kaiming` were made for networks without norms and residuals. They are here for
 comparison. `scratchlm-plot init` plots all four.
+
+The matrices of adapters start as in the module `lora`, after all others. So the others are the same
+as in a model without adapters.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from torch import nn
 
 from scratchlm.model.config import Init
 from scratchlm.model.layers import truncated_normal_
+from scratchlm.model.lora import adapted_layers, is_adapter
 
 _VOCABULARY = ("embedding.weight", "position_embedding.weight", "lm_head.weight")
 
@@ -43,6 +47,8 @@ _VOCABULARY = ("embedding.weight", "position_embedding.weight", "lm_head.weight"
 def initialize(model: nn.Module, init: Init = "truncated", residual_scale: float = 1.0) -> None:
     """Set all weights of a model to new initial values, in the order of `named_parameters`."""
     for name, weight in model.named_parameters():
+        if is_adapter(name):
+            continue
         if weight.ndim < 2:
             nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)
             continue
@@ -63,3 +69,5 @@ def initialize(model: nn.Module, init: Init = "truncated", residual_scale: float
             truncated_normal_(weight, std)
         else:
             nn.init.normal_(weight, std=std)
+    for _, layer in adapted_layers(model):
+        layer.reset_parameters()

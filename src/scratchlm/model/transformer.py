@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scratchlm.config import takes_synonyms
 from scratchlm.errors import knows_names
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
-from scratchlm.model.config import ModelConfig
+from scratchlm.model.config import LoRAConfig, ModelConfig
 from scratchlm.model.feed_forward import new_feed_forward
 from scratchlm.model.initialization import initialize
 from scratchlm.model.kv_cache import ConstantShapes, KVCache, LayerCache
@@ -26,6 +26,7 @@ from scratchlm.model.layers import (
     NoPositions,
     RMSNorm,
 )
+from scratchlm.model.lora import LoRALinear, add_adapters, merge_adapters
 from scratchlm.model.moe import MixtureOfExperts
 from scratchlm.model.rope import RotaryEmbedding
 from scratchlm.model.segments import positions_from
@@ -130,7 +131,9 @@ class Transformer(nn.Module):
             )
             self.norm = _new_norm(config)
             self.lm_head = Linear(config.d_model, config.padded_vocab_size)
-        self._tie()
+            self._tie()
+            if config.lora is not None:
+                self.add_lora(config.lora)
         device = torch.get_default_device()
         if device.type != "meta":
             self.allocate(device)
@@ -149,6 +152,16 @@ class Transformer(nn.Module):
             weights = {**weights, "lm_head.weight": weights["embedding.weight"]}
         self.load_state_dict(weights, assign=True)
         self._tie()
+
+    def add_lora(self, config: LoRAConfig) -> None:
+        """Add new adapters to the model, and freeze all its other weights (the module `lora`)."""
+        add_adapters(self, config)
+        self.config = replace(self.config, lora=config)
+
+    def merge_lora(self) -> None:
+        """Merge the adapters into the weights, so that the model is a model without adapters."""
+        merge_adapters(self)
+        self.config = replace(self.config, lora=None)
 
     def _tie(self) -> None:
         if self.config.tie_embeddings:
@@ -209,6 +222,15 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., d_model), the result of `hidden` -> logits (..., vocab)."""
         return self.lm_head(hidden)[..., : self.config.vocab_size]  # without the padding rows
+
+    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden (..., d_model) -> z (..., width), W (vocab, width), with W z = `logits(hidden)`.
+
+        A loss that fuses the head needs this. z is `hidden`, unless the head has an adapter.
+        """
+        head = self.lm_head
+        z, weight = head.as_one(hidden) if isinstance(head, LoRALinear) else (hidden, head.weight)
+        return z, weight[: self.config.vocab_size]
 
     def hidden(
         self,

@@ -30,8 +30,7 @@ class Objective(nn.Module):
         self, inputs: Tensor, targets: Tensor, first: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if isinstance(self.model, Transformer):
-            hidden = self.model.hidden(inputs, first=first)
-            head = self.model.lm_head.weight[: self.model.config.vocab_size]
+            hidden, head = self.model.head(self.model.hidden(inputs, first=first))
             loss, nats = linear_cross_entropy(hidden, head, targets, z_loss=self.z_loss)
             routers = self.model.auxiliary_loss()
             return loss, nats, nats.new_zeros(()) if routers is None else routers

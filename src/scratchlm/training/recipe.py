@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from scratchlm.checkpoint.models import load_model, read_own_tokenizer
 from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
-from scratchlm.costs.model_costs import flops_per_token
+from scratchlm.costs.model_costs import training_flops_per_token
 from scratchlm.data.batches import TrainBatches
 from scratchlm.data.mixture import (
     MixedBatches,
@@ -34,9 +35,10 @@ from scratchlm.devices.runtime import (
     resolve_dtype,
     seed_everything,
 )
-from scratchlm.errors import FileFormatError
+from scratchlm.errors import FileFormatError, Notice
 from scratchlm.files.atomic import write_file
 from scratchlm.generation.sampling import generate
+from scratchlm.model.lora import is_adapter
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
@@ -211,7 +213,7 @@ def _notes(
         recomputed=config.runtime.activation_checkpointing,
         bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer.parts)),
         sample=sample,
-        flops_per_token=3 * flops_per_token(config.model),
+        flops_per_token=training_flops_per_token(config.model),
         peak=_peak(config.runtime.dtype, device, ranks),
         sources=batches.counts if isinstance(batches, MixedBatches) else None,
     )
@@ -300,7 +302,7 @@ def resolve_auto(
         flops = CPU_SPEED * 60 * (train.minutes or 0.0)
     else:
         tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
-        flops = 3.0 * tokens * flops_per_token(config.model)
+        flops = tokens * training_flops_per_token(config.model)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
     runtime = dataclasses.replace(
         runtime,
@@ -334,9 +336,21 @@ def _check_sharded(config: TrainConfig) -> None:
 
 
 def _initialize(model: Transformer, path: str) -> None:
-    """Load the weights of a checkpoint, a run or a Hugging Face folder into the model."""
-    weights = load_model(path, "cpu").state_dict()
-    restore({"model": weights}, model, None, name=path)
+    """Load the weights of a checkpoint, a run or a Hugging Face folder into the model.
+
+    The model begins with the outputs of the loaded model. So adapters with other settings are
+    merged into the weights first. New adapters keep their initial values.
+    """
+    source = load_model(path, "cpu")
+    if source.config.lora is not None and source.config.lora != model.config.lora:
+        source.merge_lora()
+        warnings.warn(
+            f"the adapters of {path} have other settings, so they are merged into the weights",
+            Notice,
+            stacklevel=2,
+        )
+    new = {name: tensor for name, tensor in model.state_dict().items() if is_adapter(name)}
+    restore({"model": new | source.state_dict()}, model, None, name=path)
 
 
 def _spread(
