@@ -2,6 +2,9 @@
 
 scratchlm-convert --from Qwen3-0.6B --to qwen3        a Hugging Face folder -> a checkpoint
 scratchlm-convert --from runs/shakespeare --to out    a run, a checkpoint -> a Hugging Face folder
+scratchlm-convert --from runs/lora --to merged        the same; the adapters of LoRA are merged
+scratchlm-convert --from runs/lora --to a --adapter_only     the adapters alone -> a folder of peft
+scratchlm-convert --from Qwen3-0.6B --adapter a --to tuned   a model, and a folder of peft, in one
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint.save_and_load import save_checkpoint
     from scratchlm.convert.hf_config import hub_architecture
     from scratchlm.convert.hf_folder import to_hf
+    from scratchlm.convert.peft_folder import from_peft, to_peft
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
 
@@ -31,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_taken(target):
         raise ValueError(f"the target must be a new path ({target}); choose another path with --to")
     model, tokenizer, ends, starts = load_parts(args.source, args.tokenizer_path)
+    if args.adapter is not None:
+        from_peft(model, args.adapter)
+    if args.adapter_only:
+        to_peft(model, target)
+        print(f"{target}: the adapters in the format of peft")
+        return
     if is_hf_folder(args.source):
         text = None if tokenizer is None else tokenizer.to_json()
         more = {"tokenizer": text, "end_ids": ends, "start_ids": starts}
@@ -57,6 +67,10 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--to", dest="target", action=Once, required=True, metavar="DIR",
                         help="the path to write: a checkpoint, a .pt file, or a Hugging Face "
                         "folder")  # fmt: skip
+    parser.add_argument("--adapter", action=Once, metavar="DIR",
+                        help="add the adapters in a folder of peft to the model")  # fmt: skip
+    parser.add_argument("--adapter_only", action="store_true",
+                        help="write only the adapters, as a folder of peft")  # fmt: skip
     parser.add_argument("--tokenizer_path", action=Once, metavar="FILE",
                         help="tokenizer.json (default: the one beside the weights)")  # fmt: skip
     return parser.parse_args(argv)
