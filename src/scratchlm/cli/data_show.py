@@ -1,10 +1,12 @@
-"""scratchlm-data show: print the text of a batch, with its documents and targets.
+"""scratchlm-data show: print the text of a batch or of dialogues, with their targets.
 
 scratchlm-data show --train_data data/train/pile_train.h5 --batch_size 8 --context_length 128
 scratchlm-data show --train_data corpus.txt --data.documents separate --step 100
 scratchlm-data show --config runs/2026-01-31-120000/config.toml --step 100
+scratchlm-data show dialogues.jsonl --tokenizer_path t.json --template chatml
 
-It prints what scratchlm-train reads with the same flags, or what a run read.
+It prints what scratchlm-train reads with the same flags, or what a run read. Of dialogues, it
+prints the tokens and ids, and which of them a model learns.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from scratchlm.cli.command import Once, Parser, has_colour
 from scratchlm.cli.recipes import find_config
+from scratchlm.cli.show_dialogues import add_dialogue_flags, check_no_dialogue_flags, show_dialogues
 from scratchlm.cli.train_flags import add_key
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ LEGEND = {
 
 
 def add_flags(parser: Parser) -> None:
+    add_dialogue_flags(parser)
     parser.add_argument("--config", action=Once, metavar="NAME|FILE",
                         help="a recipe's name, or a TOML file, such as a run's")  # fmt: skip
     for name in FLAGS:
@@ -47,13 +51,17 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--step", type=int, default=1, action=Once, metavar="N",
                         help="the step of a run, counted from 1 (1)")  # fmt: skip
     parser.add_argument("--print_rows", type=int, default=4, action=Once, metavar="N",
-                        help="the largest number of rows to print (4)")  # fmt: skip
+                        help="how many rows or dialogues to print (4)")  # fmt: skip
 
 
 def run(args: Namespace) -> None:
     for flag in ("step", "print_rows"):
         if getattr(args, flag) < 1:
             raise ValueError(f"{flag} must be at least 1 ({getattr(args, flag)}); use 1")
+    if args.dialogues:
+        show_dialogues(args)
+        return
+    check_no_dialogue_flags(args)
     flags = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     if not (args.config or "data.train" in flags):
         raise ValueError("the data is missing (no --train_data, no --config); set one of them")

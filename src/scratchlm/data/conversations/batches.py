@@ -72,8 +72,8 @@ class DialogueBatches:
         wasted, rows = self._epoch(0).wasted, self.windows_per_epoch
         places = rows * self.context_length
         yield (
-            f"{len(self.examples):,} dialogues fill {rows:,} rows of {self.context_length:,} "
-            f"tokens; padding is {wasted:,} of {places:,} places ({wasted / places:.2%})"
+            f"{len(self.examples):,} dialogues, packed into rows of {self.context_length:,} "
+            f"tokens: {rows:,}; padding is {wasted:,} of {places:,} places ({wasted / places:.2%})"
         )
 
     def _epoch(self, epoch: int) -> Packing:

@@ -77,10 +77,12 @@ class Counts:
             f"{self.read:,} dialogues: {self.kept:,} kept, {self.too_long:,} dropped because they "
             f"are too long, {self.without_targets:,} dropped because they have too few targets"
         )
-        yield (
-            f"{self.shortened:,} of the kept dialogues lost their oldest messages "
-            f"({self.lost_messages:,} messages), and {self.cut_answers:,} lost the end of an answer"
-        )
+        if self.shortened or self.cut_answers:
+            yield (
+                f"{self.shortened:,} of the kept dialogues lost their oldest messages "
+                f"({self.lost_messages:,} messages), and {self.cut_answers:,} lost the end of an "
+                "answer"
+            )
         fraction = self.targets / max(1, self.predictions)
         yield (
             f"{self.targets:,} of {self.predictions:,} predictions are targets ({fraction:.1%}); "
