@@ -310,6 +310,7 @@ SETTINGS = (
     ("paths", "input_path"),
     ("alpha", "lora_alpha"),
     ("targets", "target_modules"),
+    ("full", "modules_to_save"),
     ("causal", "is_causal"),
     ("mask", "attn_mask"),
 )  # fmt: skip

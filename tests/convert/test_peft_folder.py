@@ -245,6 +245,10 @@ def test_adapters_of_another_architecture_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (
+            lambda: small(lora=LoRAConfig(full=("lm_head",))),
+            r"cannot hold weights that learned fully \(lora\.full: lm_head\); write the whole",
+        ),
         (lambda: small(), r"only a model with adapters .*--lora_r 8"),
         (
             lambda: small(gated_attention="headwise", lora=LoRAConfig()),

@@ -233,7 +233,7 @@ def test_targets(targets: tuple[str, ...], variant: dict[str, Any], expected: se
             r"the stacked matrices of experts cannot have adapters \(lora\.targets: up_proj\); use "
             r"layers of the attention, or shared\.up_proj",
         ),
-        ("", {}, r"lora\.targets must be names of linear layers"),
+        ("", {}, r"lora\.targets must be names"),
     ],
 )
 def test_targets_that_are_refused(targets: Any, variant: dict[str, Any], message: str) -> None:
@@ -249,13 +249,45 @@ def test_targets_that_are_refused(targets: Any, variant: dict[str, Any], message
         ({"r": 2.0}, r"lora\.r must be a positive integer \(2\.0\)"),
         ({"alpha": 0}, r"lora\.alpha must be positive and finite \(0\); use e\.g\. 16"),
         ({"dropout": 1.0}, r"lora\.dropout must be at least 0 and below 1 \(1\.0\)"),
-        ({"targets": ()}, r"lora\.targets must be names .*; use e\.g\. q_proj,v_proj"),
+        ({"targets": ()}, r"lora\.targets must not be empty \(\(\)\); use e\.g\. q_proj,v_proj"),
+        ({"full": (3,)}, r"lora\.full must be names .*3"),
         ({"targets": (3,)}, r"lora\.targets must be names .*3"),
     ],
 )
 def test_values_that_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRAConfig(**values)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_some_weights_learn_fully(tied: bool, tmp_path: Any) -> None:
+    """The rows of new special tokens learn, in a tied and in an untied model."""
+    lora = LoRAConfig(full=("embedding", "lm_head"))
+    model = trained(small(tie_embeddings=tied, lora=lora))
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    vocabulary = {"embedding.weight"} if tied else {"embedding.weight", "lm_head.weight"}
+    assert {name for name in learning if not is_adapter(name)} == vocabulary
+    cross_entropy(model(IDS[:, :-1]), IDS[:, 1:]).backward()
+    assert all(dict(model.named_parameters())[name].grad is not None for name in learning)
+    save_checkpoint(tmp_path / "saved", model, None, 0)
+    loaded = load_model(tmp_path / "saved", "cpu")
+    assert {name for name, p in loaded.named_parameters() if p.requires_grad} == learning
+
+
+@pytest.mark.parametrize(
+    ("full", "message"),
+    [
+        (
+            "head",
+            r"must be in the model and have weights \(lora\.full: head\); use e\.g\. emb",
+        ),
+        ("layers.1", r"cannot learn fully too \(lora\.full: layers\.1 contains layers\.1\.attn\.q"),
+        ("rope", r"must be in the model and have weights \(lora\.full: rope\)"),
+    ],
+)
+def test_weights_that_cannot_learn_fully(full: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(lora=LoRAConfig(full=(full,)))
 
 
 def test_a_second_adapter_is_refused() -> None:

@@ -125,6 +125,7 @@ TRAIN = _guesses(
     "lora_rank": "--lora_r",
     "target_modules": "--lora_targets",
     "lora_target_modules": "--lora_targets",
+    "modules_to_save": "--lora_full",
     # flags of other scratchlm commands
     "prompt": "scratchlm-generate --prompt",
     "max_tokens": "--iterations; each reads --batch_size times --context_length tokens",

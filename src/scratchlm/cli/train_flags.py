@@ -107,6 +107,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "ends of the names of the layers with adapters, or all-linear",
         "lora_targets",
     ),
+    "model.lora.full": (
+        "ends of the names of other weights that learn, such as embedding,lm_head (none)",
+        "lora_full",
+    ),
     "optim.optimizer": ("the update rule", "optimizer"),
     "optim.lr": ("peak learning rate", "lr"),
     "optim.adamw_lr": ("muon: the rate of all weights except the blocks' matrices (lr / 10)",),

@@ -84,6 +84,11 @@ def to_peft(model: Transformer, folder: StrPath) -> None:
             "only a model with adapters can be written as an adapter (it has none); train one with "
             "--lora_r 8, or write the whole model"
         )
+    if lora.full:
+        raise ValueError(
+            f"an adapter's folder cannot hold weights that learned fully (lora.full: "
+            f"{', '.join(lora.full)}); write the whole model, with merged adapters"
+        )
     path = Path(folder)
     check_folder_name(path, "an adapter must be a folder")
     architecture = hub_architecture(inner.config)

@@ -222,7 +222,9 @@ def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
     head's gradient, which the forward pass already computes unless the head is frozen."""
     rows = min(tokens, CHUNK)
     logits = rows * config.padded_vocab_size * (4 + (2 if half else 0))
-    frozen = config.lora is not None and not any("lm_head" in t for t in config.lora.targets)
+    names = () if config.lora is None else config.lora.targets + config.lora.full
+    heads = ("lm_head", "embedding") if config.tie_embeddings else ("lm_head",)
+    frozen = config.lora is not None and not set(heads) & set(names)
     return logits + (0 if frozen else 4 * config.d_model * config.padded_vocab_size)
 
 

@@ -129,6 +129,9 @@ class LoRAConfig:
     commas is allowed too. The target all-linear means all linear layers except `lm_head` and the
     routers of experts. The stacked matrices of experts have no adapters.
 
+    `full` are the ends of the names of weights that learn fully, without an adapter, such as
+    embedding and lm_head. New special tokens need these two.
+
     The constructor raises ValueError for a value that is out of range.
     """
 
@@ -136,18 +139,20 @@ class LoRAConfig:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    full: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        targets = self.targets.split(",") if isinstance(self.targets, str) else self.targets
-        object.__setattr__(self, "targets", tuple(targets))
+        for key in ("targets", "full"):
+            names = getattr(self, key)
+            names = names.split(",") if isinstance(names, str) else names
+            object.__setattr__(self, key, tuple(names))
+            if not all(isinstance(each, str) and each for each in names):
+                raise ValueError(f"lora.{key} must be names ({names!r}); use e.g. lm_head")
         _require_count("lora.r", self.r)
         _require_positive("lora.alpha", self.alpha, example=16)
         _require_fraction("lora.dropout", self.dropout)
-        if not self.targets or not all(isinstance(each, str) and each for each in self.targets):
-            raise ValueError(
-                f"lora.targets must be names of linear layers ({self.targets!r}); use e.g. "
-                "q_proj,v_proj"
-            )
+        if not self.targets:
+            raise ValueError("lora.targets must not be empty (()); use e.g. q_proj,v_proj")
 
     @property
     def scale(self) -> float:

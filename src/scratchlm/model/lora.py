@@ -8,6 +8,7 @@ B starts at 0, so a model with new adapters computes the same as without them. A
 A and B have at least fp32, even if W has 16 bits, because a step changes them by less than bf16 can
 store. The stacked matrices of a mixture's experts have no adapters. An adapter on a tied head is an
 error: the head and the embedding are one matrix, and the adapter would change only one use of it.
+`LoRAConfig.full` lets such a weight learn without an adapter.
 """
 
 from __future__ import annotations
@@ -126,15 +127,19 @@ def check_without_adapters(model: nn.Module) -> None:
 
 
 def add_adapters(model: nn.Module, config: LoRAConfig) -> None:
-    """Replace the target layers by layers with adapters. Freeze all other parameters.
+    """Replace the target layers by layers with adapters. Freeze the other parameters, except those
+    in `config.full`.
 
     Raise ValueError if a target fits no linear layer, if a target is a tied head or the stacked
     matrices of experts, or if the model has adapters already.
     """
     check_without_adapters(model)
     names = _target_names(model, config.targets)
+    learning = _full_parameters(model, config.full, names)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    for parameter in learning:
+        parameter.requires_grad_(True)
     for name in names:
         linear = model.get_submodule(name)
         assert isinstance(linear, Linear)
@@ -184,6 +189,29 @@ def _target_names(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
         found.update(fitting)
     _check_untied(model, found)
     return [name for name in linear if name in found]
+
+
+def _full_parameters(
+    model: nn.Module, full: tuple[str, ...], adapted: list[str]
+) -> list[nn.Parameter]:
+    """Return the parameters of the modules whose names end with one of `full`."""
+    found: list[nn.Parameter] = []
+    for end in full:
+        modules = [name for name, _ in model.named_modules() if _ends(name, end)]
+        own = [each for name in modules for each in model.get_submodule(name).parameters()]
+        if not own:
+            raise ValueError(
+                f"a module that learns fully must be in the model and have weights (lora.full: "
+                f"{end}); use e.g. embedding or lm_head"
+            )
+        for name in adapted:
+            if any(f"{name}.".startswith(f"{module}.") for module in modules):
+                raise ValueError(
+                    f"a layer with an adapter cannot learn fully too (lora.full: {end} contains "
+                    f"{name}); remove it from one of lora.full and lora.targets"
+                )
+        found += own
+    return found
 
 
 def _check_untied(model: nn.Module, found: set[str]) -> None:
