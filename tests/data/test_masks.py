@@ -99,7 +99,7 @@ def test_an_answer_of_one_token_has_two_targets(tokenizer):
 def test_old_pairs_go_before_an_answer_is_cut(tokenizer, name):
     """Compare with all ends of the dialogue, for every length of a row."""
     template, chance = ChatTemplate(name, tokenizer), random.Random(3)
-    for _ in range(4):
+    for _ in range(2):
         messages = dialogue(chance)
         head, said = [m for m in messages if m["role"] == "system"], messages[-8:]
         said = [message for message in said if message["role"] != "system"]
