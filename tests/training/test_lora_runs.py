@@ -15,8 +15,8 @@ from helpers.variants import small
 from scratchlm import Transformer, cross_entropy, from_hf, load_model, to_hf
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.convert import main as convert
-from scratchlm.convert.peft_folder import from_peft
-from scratchlm.errors import Notice
+from scratchlm.convert.peft_folder import from_peft, to_peft
+from scratchlm.errors import FileFormatError, Notice
 from scratchlm.model.config import LoRAConfig
 from scratchlm.model.lora import adapted_layers, is_adapter
 from scratchlm.training import recipe, run_config
@@ -127,6 +127,12 @@ def test_the_commands_write_the_merged_model_and_the_adapters(
     words = ["--from", str(tmp_path / "hub"), "--adapter", str(tmp_path / "adapter"), "--to"]
     assert convert([*words, str(tmp_path / "ours")]) == 0
     assert torch.equal(load_model(tmp_path / "ours", "cpu")(IDS), lora(IDS))
+
+
+def test_a_folder_of_adapters_is_no_model(tmp_path: Path) -> None:
+    to_peft(small(lora=LoRAConfig()), tmp_path / "adapter")
+    with pytest.raises(FileFormatError, match=r"only adapters, and no model .*--adapter .*adapter"):
+        load_model(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ def find_checkpoint(path: StrPath, prefer: str = "best") -> Path:
             f"the run has no pointer to its last checkpoint ({path / 'checkpoints' / 'last'} "
             "is missing); specify a checkpoint of the run, or start a new run"
         )
+    if (path / "adapter_config.json").is_file():
+        raise FileFormatError(
+            f"the folder has only adapters, and no model ({path}); add the adapters to their model "
+            f"with scratchlm-convert --from MODEL --adapter {path} --to OUT"
+        )
     raise FileFormatError(
         f"the folder has no checkpoint and no Hugging Face config.json ({path}); specify a "
         "checkpoint, a run's folder, or a Hugging Face folder"

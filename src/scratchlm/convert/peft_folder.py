@@ -9,8 +9,9 @@ q_proj, k_proj and v_proj are one adapter, whose rank is the sum of their ranks:
     A = (A_q over A_k over A_v),  B = blockdiag(B_q, B_k, B_v)
 
 A projection without an adapter has rows of zeros in B. In the other direction, each of the three
-gets the whole A and its own rows of B. Both directions are exact. `peft` supports other ranks and
-scales per layer; here all layers get the largest rank, with zeros, and one scale.
+gets the whole A and its own rows of B. Neither direction changes what the model computes. `peft`
+supports other ranks and scales per layer; here all layers get the largest rank, with zeros, and one
+scale.
 """
 
 from __future__ import annotations
