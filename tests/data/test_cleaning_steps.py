@@ -163,6 +163,11 @@ def test_repetition_by_hand():
     reasons = {n: step.reason(text) for n, step in found.items()}
     assert reasons == {5: "repeated 5-grams", 6: "repeated 6-grams", 7: "repeated 7-grams",
                        8: None, 9: None, 10: None}  # fmt: skip
+    # Five words of 5 letters occur twice: 25 of 150 characters are above 15%.
+    text = "alpha gamma delta theta kappa " * 2 + prose(19, per_line=99)[:90]
+    assert len(text) == 150
+    assert Repetition(top_ngram=(1, 1, 1)).reason(text) == "repeated 5-grams"
+    assert Repetition(top_ngram=(1, 1, 1)).reason(text + " and the tail of it") is None  # of 169
     assert Repetition().reason("a b c d") == "frequent 2-gram"  # 3 of 7 characters
     assert Repetition().reason(" ".join(["very big"] * 15)) == "frequent 2-gram"
 
