@@ -256,7 +256,8 @@ def test_every_config_builds(tmp_path, path):
     from scratchlm.training import run_config
 
     np.save(tmp_path / "ids.npy", np.zeros(50_000, dtype=np.uint16))
-    flags = {"data.train": str(tmp_path / "ids.npy"), "model.vocab_size": "300"}
+    ids = str(tmp_path / "ids.npy")
+    flags = {"data.train": ids, "data.val": ids, "model.vocab_size": "300"}
     config, _ = run_config.resolve(path, flags)
     with torch.device("meta"):
         model = Transformer(config.model)

@@ -10,6 +10,7 @@ import io
 import json
 import lzma
 import os
+import random
 import resource
 import tarfile
 import zipfile
@@ -22,6 +23,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from helpers import fault_server as server
 from helpers import tiny
 from helpers.refusals import check_refusal
 from scratchlm.cli.data import main as data
@@ -263,6 +265,7 @@ def small_files():
 FULL = [
     (tokenize, ENCODE + "long.jsonl", "out/train-00000.bin"),
     (tokenize, ENCODE + "bad.jsonl --max_bad 9000 --rejects r.jsonl", "r.jsonl"),
+    (data, "generate copy --documents 5000 --output new.jsonl", "new.jsonl"),
 ]
 
 
@@ -277,3 +280,15 @@ def test_a_full_disk_leaves_nothing_half_written(
     Path("bad.jsonl").write_text(f'{bad}\n"a"\n' * 40, encoding="utf-8")
     request.getfixturevalue("small_files")
     check_refusal(main, words.split(), 5, names, capsys)
+
+
+def test_a_full_disk_stops_a_download_which_can_continue(tmp_path, monkeypatch, capsys, request):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.chdir(tmp_path)
+    with server.running(random.Random(1).randbytes(50_000)) as state:
+        file = {"url": f"http://127.0.0.1:{state.port}/set.bin"}
+        source = {"about": "a", "licence": "b", "home": "c", "folder": "set", "files": [file]}
+        Path("t.json").write_text(json.dumps({"set": source}), encoding="utf-8")
+        request.getfixturevalue("small_files")
+        left = {"set", "set/.set.bin.part", "set/.set.bin.source.json"}
+        check_refusal(data, ["download", "set", "--table", "t.json"], 5, "set.bin", capsys, left)
