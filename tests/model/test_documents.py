@@ -14,6 +14,7 @@ from helpers.variants import SMALL, VARIANTS
 from scratchlm import ModelConfig, Transformer, functional
 from scratchlm.devices.runtime import compile_blocks, recompute_activations
 from scratchlm.model.attention import Attend, MultiHeadAttention, sdpa
+from scratchlm.model.segments import by_documents
 
 ROWS = [[5, 1, 9, 5], [20], [1, 1, 17, 1]]  # the lengths of the documents in each row
 ATTENDS = [sdpa, functional.scaled_dot_product_attention]
@@ -64,6 +65,31 @@ def test_a_row_of_documents_is_each_document_alone(attend: Any, window: int | No
         *(torch.autograd.grad(y, tensors, direction) for y in (ours, theirs)), strict=True
     ):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_short_documents_lose_no_digits_in_16_bits(autocast: bool) -> None:
+    q, k, v = (each.detach().bfloat16() for each in qkv(3))
+    with torch.autocast("cpu", enabled=autocast):
+        ours = sdpa(q, k, v, causal=True, first=first_of(ROWS))
+    theirs = functional.scaled_dot_product_attention(q, k, v, causal=True, first=first_of(ROWS))
+    assert ours.dtype == torch.bfloat16
+    assert (ours != theirs).float().mean() < 0.01, "both round once"
+
+
+def test_rows_of_one_document_each() -> None:
+    """Neighbours of equal length go through attention together."""
+    calls: list[torch.Size] = []
+
+    def attend(*qkv: Tensor) -> Tensor:
+        calls.append(qkv[0].shape)
+        return sdpa(*qkv, causal=True)
+
+    tensors, rows = qkv(3), [[20], [20], [10, 10]]
+    ours = by_documents(attend, *tensors, first_of(rows))
+    expected = functional.scaled_dot_product_attention(*tensors, causal=True, first=first_of(rows))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    assert calls == [(2, 4, 20, 8), (2, 4, 10, 8)]
 
 
 @pytest.mark.parametrize("attend", ATTENDS)
