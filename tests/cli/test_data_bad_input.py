@@ -154,6 +154,7 @@ READERS = {
     "train a tokenizer": Reader(
         tokenize, "--corpus", "--vocab_size 300 --output_tokenizer new.json", (BAD_RECORDS,)
     ),
+    "clean": Reader(data, "clean", "--config c.toml --output out", (BAD_FILES, BAD_RECORDS)),
 }
 FILES = [
     pytest.param(reader, name, *bad[1:], id=f"{command}-{name}")
@@ -172,6 +173,7 @@ def prepared(tmp_path_factory) -> Path:
     (folder / "other.jsonl").write_bytes(GOOD * 2)
     (folder / "two.jsonl").write_bytes(GOOD + b"1\n" + GOOD + b"2")
     tiny.tokenizer(folder).save(folder / "t.json")
+    (folder / "c.toml").write_text('[[step]]\nkind = "nfc"\n')
     for name in ("folder", "ids"):
         (folder / name).mkdir()
     (folder / "ids" / "a.bin").touch()

@@ -110,7 +110,7 @@ def test_random_lines(tmp_path, part):
 def test_random_damage(tmp_path, part):
     """`json.loads` accepts a changed line if and only if we accept it, and gives the same text."""
     rng, bad = random.Random(part), 0
-    for _ in range(250):
+    for _ in range(160):
         line = bytearray(a_line(rng))
         at = rng.randrange(len(line))
         match rng.randrange(4):
@@ -129,7 +129,7 @@ def test_random_damage(tmp_path, part):
         wanted, found = expected(bytes(line)), read(tmp_path / "a.jsonl", bytes(line))
         assert (found and found[0]) == wanted, bytes(line)
         bad += wanted is None
-    assert 60 < bad < 240
+    assert 40 < bad < 150
 
 
 def _value(line: bytes) -> Any:
