@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from bench_data_paths import END, expected_ids, ids_of, job, write_documents
+from bench_data_paths import END, expected_ids, ids_of, job, rates_of, write_documents
 from peak_memory import peak_of
 
 ROUNDS = 3
@@ -153,10 +153,23 @@ def measure_memory(folder: Path, data: Path) -> list[Row]:
     return [found]
 
 
+def measure_rates(folder: Path, data: Path) -> list[Row]:
+    """Measure the steps of docs/scaling.md in one process, in MB of text per CPU second."""
+    rows = []
+    for step, (megabytes, timed) in rates_of(folder).items():
+        before = cpu_seconds()
+        timed()
+        rate = megabytes / (cpu_seconds() - before)
+        rows.append(Row(f"{step}, one process", "", f"{rate:.1f} MB/s of CPU time", "", "", "", ""))
+        rows[-1].print()
+    return rows
+
+
 PARTS: dict[str, Callable[[Path, Path], list[Row]]] = {
     "path": compare_paths,
     "encoder": compare_encoder,
     "memory": measure_memory,
+    "rates": measure_rates,
 }
 notes: list[str] = []
 

@@ -17,9 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlm import BPETokenizer
+from scratchlm.data.cleaning.kinds import read_steps
+from scratchlm.data.cleaning.pipeline import clean
 from scratchlm.data.corpora import encode_corpus, encode_item, items_of
 from scratchlm.data.corpus_writer import CorpusSettings
+from scratchlm.data.distributed.merging import merge_parts
+from scratchlm.data.distributed.parts import write_part
 from scratchlm.data.documents import read_documents
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.shards import open_shard
 from scratchlm.data.sources import find_files
 from scratchlm.tokenizer.workers import parallel_map
@@ -232,3 +237,49 @@ def expected_ids(folder: Path, *, obeyed: bool) -> Ids:
             encoded = encoding.encode_ordinary(chunk.text)
         ids.append(np.array([*encoded, end], np.uint16))
     return np.concatenate(ids)
+
+
+# The checks that FineWeb makes of English text, without its classifier of languages.
+CLEAN = """
+[[step]]
+kind = "strip_returns"
+[[step]]
+kind = "nfc"
+[[step]]
+kind = "gopher_quality"
+[[step]]
+kind = "repetition"
+[[step]]
+kind = "fineweb_quality"
+"""
+COPIES = 8  # of each part, so that a merge takes seconds
+
+
+def rates_of(folder: Path) -> dict[str, tuple[float, Job]]:
+    """Return the steps of a run on many machines: the MB of text, and a function to measure."""
+    tokenizer = BPETokenizer.load(folder / "tokenizer.json")
+    files, parts = find_files(folder / "source"), folder / "parts"
+    copies = [folder / "copies" / f"{i}-{file.name}" for i in range(COPIES) for file in files]
+    copies[0].parent.mkdir()
+    for number, copy in enumerate(copies):
+        copy.write_bytes(files[number % FILES].read_bytes())
+    settings = CorpusSettings()
+    size = sum(len(chunk.text.encode()) for chunk in read_documents(files)) / 1e6
+    (folder / "clean.toml").write_text(CLEAN, encoding="utf-8")
+    checks = read_steps(folder / "clean.toml")
+
+    def encode(numbers: range) -> None:
+        for number in numbers:
+            account = Rejects()
+            texts = (chunk.text for chunk in read_documents(copies[number], rejects=account))
+            write_part(tokenizer, texts, account, copies[number], number, parts, settings)
+
+    def merge() -> None:
+        merge_parts(tokenizer, copies, parts, folder / "merged", settings)
+
+    steps: dict[str, tuple[float, Job]] = {
+        "clean": (size, lambda: clean(files, folder / "clean", checks, num_workers=1)),
+        "read and encode": (COPIES * size, lambda: encode(range(len(copies)))),
+        "merge": (COPIES * size, merge),
+    }  # fmt: skip
+    return steps

@@ -54,11 +54,18 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_module, "BLOCK", 400)
 
 
-def write(tokenizer: BPETokenizer, source: list[Path], folder: Path, order: list[int]) -> None:
+def write(
+    tokenizer: BPETokenizer,
+    source: list[Path],
+    folder: Path,
+    order: list[int],
+    settings: CorpusSettings | None = None,
+) -> None:
+    settings = settings or CorpusSettings()
     for number in order:
         account = Rejects()
         texts = (chunk.text for chunk in read_documents(source[number], rejects=account))
-        write_part(tokenizer, texts, account, source[number], number, folder, CorpusSettings())
+        write_part(tokenizer, texts, account, source[number], number, folder, settings)
 
 
 def content(folder: Path) -> dict[str, object]:
@@ -83,7 +90,7 @@ def test_the_merged_parts_are_the_corpus_of_one_process(
     tokenizer: BPETokenizer, source: list[Path], tmp_path: Path, settings: CorpusSettings
 ) -> None:
     encode_files(tokenizer, source, tmp_path / "one", settings)
-    write(tokenizer, source, tmp_path / "parts", [4, 0, 3, 2, 1])
+    write(tokenizer, source, tmp_path / "parts", [4, 0, 3, 2, 1], settings)
     info = merge_parts(tokenizer, source, tmp_path / "parts", tmp_path / "many", settings)
     assert content(tmp_path / "many") == content(tmp_path / "one")
     assert info.train.documents + info.val.documents == 48
@@ -122,6 +129,13 @@ def test_only_a_new_part_of_the_same_file_is_merged(
         merge_parts(tokenizer, source, folder, many, CorpusSettings(separator="<s>"))
     with pytest.raises(FileFormatError, match=r"begun with other files \(.*00000.json"):
         merge_parts(tokenizer, source[::-1], folder, many, settings)
+    for name in ("00000.bin", "00000.bin.json"):  # the ids of another file
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+        (folder / name).write_bytes((folder / name.replace("00000", "00001")).read_bytes())
+    with pytest.raises(FileFormatError, match=r"differs from its description \(.*00000.bin"):
+        merge_parts(tokenizer, source, folder, many, settings)
+    for name in ("00000.bin", "00000.bin.json"):
+        (folder / name).write_bytes((tmp_path / name).read_bytes())
     (folder / "00002.bin").write_bytes((folder / "00002.bin").read_bytes()[:-2])
     with pytest.raises(FileFormatError, match=r"truncated"):
         merge_parts(tokenizer, source, folder, many, settings)

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from scratchlm.data.corpus_folder import SPLITS, CorpusInfo
 from scratchlm.data.corpus_writer import CorpusSettings, Ids, Wants, write_corpus
-from scratchlm.data.distributed.parts import WORDING, Part, blocks_of, paths_of, read_part
+from scratchlm.data.distributed.parts import Part, blocks_of, read_part
 from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.resumable import describe
 from scratchlm.data.sources import find_files
-from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
 
@@ -48,17 +47,11 @@ def merge_parts(
     def encode(wants: Wants) -> Generator[tuple[str, Ids], None, None]:
         end, document = tokenizer.token_to_id(settings.separator), 0
         for number, part in enumerate(found):
-            before = document
             for ids in blocks_of(folder, number, part):
                 for split, own in _splits(ids, ids == end, document, settings):
                     if wants(split, int(np.count_nonzero(own == end))):
                         yield split, own
                 document += int(np.count_nonzero(ids == end))
-            if document - before != part.documents:
-                raise FileFormatError(
-                    f"the part differs from its description ({paths_of(folder, number)[0]}: "
-                    f"{document - before} documents, not {part.documents}); {WORDING.restart}"
-                )
 
     account = _summed(found) if all(part.is_as_read for part in found) else None
     return write_corpus(tokenizer, files, output, settings, encode, account, resume=resume)
