@@ -63,8 +63,9 @@ def test_the_journey(pile, gpt2, capsys):
     ids = [id for text in pile[:20] for id in [*gpt2.encode(text, "none"), 50256]]
     assert open_shard("data/train/pile_train.h5", verify=True).tokens.tolist() == ids
 
-    small = ["--iterations", "2", "--batch_size", "2", "--eval_batches", "1", "--out", "run"]
-    assert train([*words_of(said[-1]), *small, "--device", "cpu"]) == 0
+    small = ["--d_model", "16", "--num_heads", "2", "--iterations", "2", "--batch_size", "2"]
+    more = ["--eval_batches", "1", "--out", "run", "--device", "cpu"]
+    assert train([*words_of(said[-1]), *small, *more]) == 0
     said = capsys.readouterr().out.splitlines()
     assert BPETokenizer.load("run/tokenizer.json").hash == gpt2.hash
     lines = Path("run/log.jsonl").read_text(encoding="utf-8").splitlines()
