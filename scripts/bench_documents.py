@@ -1,9 +1,10 @@
 """Compare attention document by document with a mask: `python scripts/bench_documents.py`.
 
 Rows of 512 tokens contain documents of 64 tokens. Both forms give the same result, and take turns
-in one run. A ratio is the median over the rounds, as in bench_model.py. The first lines measure
-attention alone, forward and backward. The others measure whole optimizer steps of `Trainer`. The
-last lines compare a row of documents with a row that ignores documents.
+in one run. A ratio is the median over the rounds, as in bench_model.py. Other programs on the
+machine disturb short operations on several threads: set OMP_NUM_THREADS=1 there. The lines with
+"attention" measure forward and backward of attention alone. The lines with "step" measure whole
+optimizer steps of `Trainer`. The peer "no documents" ignores documents.
 """
 
 from __future__ import annotations

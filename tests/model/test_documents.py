@@ -229,9 +229,10 @@ def test_compiled_blocks_compute_the_same(variant: dict[str, Any], recompute: bo
     targets = torch.randint(0, 61, (3, 20))
     run = partial(model, ids, first=first_of(ROWS))
     expected = gradients(model, run(), targets)
+    tolerance = 1e-5 if "moe" in variant else 1e-9  # routers compute in fp32
     if recompute:
         recompute_activations(model.layers)
     compile_blocks(model.layers)
     for _ in range(2):
         for name, gradient in gradients(model, run(), targets).items():
-            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9)
+            torch.testing.assert_close(gradient, expected[name], rtol=0, atol=tolerance)
