@@ -97,3 +97,9 @@ def test_an_empty_set_has_no_rows():
 def test_a_document_that_fits_in_no_row_is_refused(length):
     with pytest.raises(ValueError, match=rf"1 to 8 tokens \(document 1: {length}\)"):
         pack([3, length, 8], 8)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (8, -1), (8, 0, -1)])
+def test_numbers_that_no_rows_can_have(numbers):
+    with pytest.raises(ValueError, match="row_length must be at least 1, and seed and epoch at"):
+        pack([1], *numbers)

@@ -184,6 +184,14 @@ def test_no_gradient_reaches_another_document(variant: dict[str, Any]) -> None:
         assert grad[:, own].abs().sum(-1).all()
 
 
+def test_a_model_refuses_a_first_of_other_axes() -> None:
+    model, ids = model_of({})
+    first = first_of(ROWS)
+    for wrong in (first.float(), first[:, :-1], first[0]):
+        with pytest.raises(ValueError, match=r"a whole number for each token .* the axes of ids"):
+            model(ids, first=wrong)
+
+
 def test_positions_count_from_the_first_key() -> None:
     """Learned positions show it. Positions that a caller sets stay as they are."""
     model, ids = model_of({"position": "learned"})

@@ -53,8 +53,13 @@ def pack(
 
     The result depends on the arguments alone. (seed, epoch) determines the order of the rows, and
     which of several documents of the same length a row contains. Raise ValueError if a document is
-    empty or longer than a row.
+    empty or longer than a row, and for a negative number.
     """
+    if row_length < 1 or seed < 0 or epoch < 0:
+        raise ValueError(
+            "row_length must be at least 1, and seed and epoch at least 0 "
+            f"({row_length}, {seed}, {epoch}); use e.g. 1024, 0 and 0"
+        )
     sizes = np.asarray(lengths, dtype=np.int64)
     for wrong in np.flatnonzero((sizes < 1) | (sizes > row_length))[:1]:
         raise ValueError(

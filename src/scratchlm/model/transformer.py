@@ -196,7 +196,8 @@ class Transformer(nn.Module):
         causal mask applies too. With a cache, the keys of `ids` follow the cached keys.
         first: whole numbers (..., seq), the first key that each token may attend to. The default
         positions then count from this key. So a row may contain several documents, and the
-        logits of each document are the same as for the document alone.
+        logits of each document are the same as for the document alone. Each number must be from 0
+        to the place of its token. The model does not check this, because the GPU would wait.
 
         Raise ValueError if the tokens do not fit in `context_length` or in the cache.
         """
@@ -243,7 +244,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """ids (..., seq) -> (..., seq, d_model): `forward` up to `norm`, without `lm_head`."""
         start = 0 if cache is None else cache.length
-        self._check(ids, start, mask)
+        self._check(ids, start, mask, first)
         if positions is None:
             positions = positions_from(start, ids.shape[-1], first, ids.device)
         x = self.dropout(self.position_embedding(self.embedding(ids), positions))
@@ -254,7 +255,7 @@ class Transformer(nn.Module):
             cache.advance(ids.shape[-1])
         return self.norm(x)
 
-    def _check(self, ids: Tensor, start: int, mask: Tensor | None) -> None:
+    def _check(self, ids: Tensor, start: int, mask: Tensor | None, first: Tensor | None) -> None:
         if ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"ids must be int64 or int32 ({ids.dtype}); convert ids with .long()")
         end = start + ids.shape[-1]
@@ -268,6 +269,11 @@ class Transformer(nn.Module):
             raise ValueError(
                 "the shape of mask must be (seq, key) or (batch, 1 or head, seq, key) "
                 f"({tuple(mask.shape)}); reshape a mask of keys with mask[:, None, None, :]"
+            )
+        if first is not None and (first.is_floating_point() or first.shape != ids.shape):
+            raise ValueError(
+                f"first must contain a whole number for each token ({first.dtype}, shape "
+                f"{tuple(first.shape)}, not {tuple(ids.shape)}); use the axes of ids"
             )
 
     def new_cache(
