@@ -7,7 +7,7 @@ import random
 import pytest
 
 from scratchlm.data.deduplication.ngrams import ngrams_of
-from scratchlm.data.deduplication.overlap import evaluation_ngrams, overlaps, strings_in
+from scratchlm.data.deduplication.overlap import all_strings, evaluation_ngrams, overlaps
 
 
 def test_finds_what_sets_of_ngrams_find():
@@ -50,4 +50,4 @@ def test_no_evaluation_text_is_long_enough():
     ],
 )
 def test_all_strings_of_an_example_count(value, strings):
-    assert list(strings_in(value)) == strings
+    assert list(all_strings(value)) == strings

@@ -20,10 +20,19 @@ _CHARACTERS = 1 << 20  # in an array of code points
 
 
 @functools.cache
+def all_characters() -> str:
+    """Return every code point once, in order. Half surrogates are not characters: they are U+FFFD
+    here."""
+    codes = np.arange(sys.maxunicode + 1, dtype="<u4")
+    codes[0xD800:0xE000] = 0xFFFD
+    return codes.tobytes().decode("utf-32-le")
+
+
+@functools.cache
 def _numbers() -> npt.NDArray[np.uint8]:
     """Return a number for each code point: 0 if it is no letter, 1 + the index of its script, or
     the largest number for a letter of another script."""
-    every = "".join(map(chr, range(sys.maxunicode + 1)))
+    every = all_characters()
     numbers = np.zeros(len(every), np.uint8)
     for match in regex.finditer(r"\p{L}+", every):
         numbers[match.start() : match.end()] = len(SCRIPTS) + 1

@@ -52,7 +52,7 @@ _OWN = re.compile(
 
 
 @dataclass(frozen=True)
-class Part:
+class FinishedFile:
     """A complete file. `documents`: how many documents it contains."""
 
     name: str
@@ -73,7 +73,7 @@ class Work:
     inputs: list[dict[str, Any]]
     number: int = 0
     item: int = 0
-    parts: list[Part] = field(default_factory=list)
+    parts: list[FinishedFile] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     finished: bool = False
 
@@ -92,7 +92,7 @@ class Work:
         """Record that the files `names` are complete, and that `item` is the next item."""
         for name in names:
             path = self.path / name
-            self.parts.append(Part(name, documents, path.stat().st_size, sha256_of(path)))
+            self.parts.append(FinishedFile(name, documents, path.stat().st_size, sha256_of(path)))
         self.item = item
         self.tally.update(tally)
         self.save()
@@ -124,7 +124,9 @@ class Work:
             content = resumable.read_hashed(path)
             resumable.check_settings(path, content["settings"], self.settings, WORDING)
             resumable.check_inputs(path, content["inputs"], self.inputs, WORDING)
-            self.parts = [Part(**p) for p in content["shards" if self.finished else "parts"]]
+            self.parts = [
+                FinishedFile(**p) for p in content["shards" if self.finished else "parts"]
+            ]
             if not self.finished:
                 self.number, self.item = int(content["number"]), int(content["item"])
                 self.tally = tally_from_json(content["tally"])
@@ -132,7 +134,7 @@ class Work:
             self._check(part)
         self.sweep()
 
-    def _check(self, part: Part) -> None:
+    def _check(self, part: FinishedFile) -> None:
         path = self.path / part.name
         if not path.exists() or (path.stat().st_size, sha256_of(path)) != (part.size, part.sha256):
             raise FileFormatError(

@@ -29,14 +29,14 @@ def digest(text: str) -> bytes:
     """Return the 128-bit BLAKE2b hash of the folded text in UTF-8."""
     hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
     between = ""
-    for piece in _pieces(unicodedata.normalize("NFC", text)):
+    for piece in _cut_at_white_space(unicodedata.normalize("NFC", text)):
         if words := " ".join(piece.split()):
             hashed.update((between + words).encode("utf-8"))
             between = " "
     return hashed.digest()
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _cut_at_white_space(text: str) -> Iterator[str]:
     """Cut a long text at white space."""
     start = 0
     while len(text) - start > _PIECE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Documents = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 class Groups:
@@ -14,7 +14,7 @@ class Groups:
     def __init__(self, count: int) -> None:
         self._earlier = np.arange(count)
 
-    def join(self, first: Documents, second: Documents) -> None:
+    def join(self, first: Indices, second: Indices) -> None:
         """Put first[i] and second[i] into the same group, for all i. The order does not matter."""
         while len(first):
             first, second = self.firsts(first), self.firsts(second)
@@ -22,7 +22,7 @@ class Groups:
             first, second = first[differ], second[differ]
             np.minimum.at(self._earlier, np.maximum(first, second), np.minimum(first, second))
 
-    def firsts(self, documents: Documents) -> Documents:
+    def firsts(self, documents: Indices) -> Indices:
         """Return the first document of each document's group."""
         while True:
             earlier = self._earlier[documents]
@@ -31,6 +31,6 @@ class Groups:
                 return earlier
             self._earlier[documents] = still_earlier  # halve the distance to the first document
 
-    def repeated(self) -> Documents:
+    def repeated(self) -> Indices:
         """Return all documents except the first of each group, in ascending order."""
         return np.flatnonzero(self._earlier != np.arange(len(self._earlier)))

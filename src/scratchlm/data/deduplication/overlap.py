@@ -15,17 +15,17 @@ from scratchlm.data.deduplication.ngrams import ngram_hashes
 from scratchlm.data.deduplication.words import Hashes
 
 
-def strings_in(value: Any) -> Iterator[str]:
+def all_strings(value: Any) -> Iterator[str]:
     """Yield all strings inside a JSON value, without the keys of objects."""
     match value:
         case str():
             yield value
         case dict():
             for each in value.values():
-                yield from strings_in(each)
+                yield from all_strings(each)
         case list():
             for each in value:
-                yield from strings_in(each)
+                yield from all_strings(each)
 
 
 def evaluation_ngrams(values: Iterable[Any], n: int) -> tuple[Hashes, int]:
@@ -35,7 +35,7 @@ def evaluation_ngrams(values: Iterable[Any], n: int) -> tuple[Hashes, int]:
     The strings of an example form one text, because a question and its answer often stand together.
     So the set needs no particular fields.
     """
-    texts = ["\n".join(strings_in(value)) for value in values]
+    texts = ["\n".join(all_strings(value)) for value in values]
     hashes, counts = ngram_hashes(texts, n, whole=False)
     return np.unique(hashes), int((counts == 0).sum())
 

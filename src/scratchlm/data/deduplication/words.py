@@ -111,7 +111,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
     pieces: list[str] = []
     size = 0
     for number, text in enumerate(texts):
-        for piece in _pieces(unicodedata.normalize("NFC", text)):
+        for piece in _cut_at_spaces(unicodedata.normalize("NFC", text)):
             if pieces and size + len(piece) > BLOCK:
                 yield owners, pieces
                 owners, pieces, size = [], [], 0
@@ -122,7 +122,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
         yield owners, pieces
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _cut_at_spaces(text: str) -> Iterator[str]:
     """Cut a long text at spaces. The cuts depend only on the text."""
     start = 0
     while len(text) - start > BLOCK:
