@@ -30,6 +30,7 @@ EDITS = [
     (Separator(), "a<|endoftext|>b<|endoftext|>", "ab"),
     (Separator(), "a<|endof<|endoftext|>text|>b", "ab"),
     (Separator("§", "\n"), "a§b", "a\nb"),
+    (Separator(), "a" + "<|endof" * 20_000 + "text|>" * 20_000 + "b", "ab"),  # in linear time
 ]
 
 

@@ -59,13 +59,28 @@ class Separator(Edit):
     def __post_init__(self) -> None:
         if not self.text:
             raise ValueError("separator.text must not be empty (''); set the text to replace")
-        if self.text in self.replacement:
+        if self.replacement and self._can_join():
             raise ValueError(
-                f"separator.replacement must not contain the separator ({self.replacement!r}); "
-                "choose another replacement"
+                "separator.replacement must not contain the separator or form one with the text "
+                f"beside it ({self.replacement!r}); choose another replacement"
             )
 
+    def _can_join(self) -> bool:
+        """Return whether the replacement and the text beside it can form a separator."""
+        token, new = self.text, self.replacement
+        return (token in new or new in token) or any(
+            new.startswith(token[cut:]) or new.endswith(token[:cut]) for cut in range(1, len(token))
+        )
+
     def edit(self, text: str) -> str:
-        while self.text in text:  # a removal can join two parts of a separator
-            text = text.replace(self.text, self.replacement)
-        return text
+        text = text.replace(self.text, self.replacement)
+        if self.text not in text:
+            return text
+        # The removal joined two parts of a separator. This loop removes such separators in one
+        # pass, because a hostile page can nest thousands of them.
+        token, kept = list(self.text), list[str]()
+        for character in text:
+            kept.append(character)
+            if character == token[-1] and kept[-len(token) :] == token:
+                del kept[-len(token) :]
+        return "".join(kept)
