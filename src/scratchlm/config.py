@@ -47,6 +47,11 @@ def read_toml(path: str | os.PathLike[str], lists: Collection[str] = ()) -> Tree
                 raise ValueError(
                     f"{name} must be a list of tables ({path}: {value!r:.60}); write [[{name}]]"
                 )
+        elif not isinstance(value, dict) and lists:
+            raise ValueError(
+                f"a key must be below a table ({path}: {name}); write the key below "
+                f"[[{next(iter(lists))}]]"
+            )
         elif not isinstance(value, dict):
             raise ValueError(
                 f"{name} must be a section ({path}: {value!r}); if it is a key, write it below its "
@@ -123,9 +128,7 @@ def build(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
             if dataclasses.is_dataclass(hints[name]):  # the user left out this section
                 values[name] = build(typing.cast(Any, hints[name]), {}, f"{prefix}{name}.")
                 continue
-            raise ValueError(
-                f"a config value is missing ({prefix}{name}); set it in the config or as a flag"
-            )
+            raise ValueError(f"a config value is missing ({prefix}{name}); set this value")
     return cls(**values)
 
 

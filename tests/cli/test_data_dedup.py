@@ -70,7 +70,7 @@ def test_the_flags_of_minhash(folder, capsys):
          "--minhash_rows has no effect (--exact compares whole texts); remove --exact"),
         (["--against_ngram", "8"],
          "--against_ngram has no effect (8); add --against EVAL.jsonl"),
-        (["--minhash_bands", "0"], "minhash.bands must be at least 1 (0); use e.g. 14"),
+        (["--minhash_bands", "0"], "minhash.bands must be from 1 to 1000 (0); use e.g. 14"),
         (["--against", "missing.jsonl"], "no such file or directory (missing.jsonl); check"),
         (["--against", "eval.jsonl"],
          "an evaluation set must have an example with at least 13 words (eval.jsonl); choose"),
@@ -83,7 +83,7 @@ def test_the_flags_of_minhash(folder, capsys):
         (["--minhash_rows", "8", "--minhash_rows", "9"],
          "two values for one option (--minhash_rows 8, --minhash_rows 9); keep one"),
         (["--against", "in.jsonl", "--against_ngram", "0"],
-         "drop_overlap.ngram must be at least 1 (0); use e.g. 13"),
+         "drop_overlap.ngram must be from 1 to 1000 (0); use e.g. 13"),
     ],
 )  # fmt: skip
 def test_refused(folder, capsys, words, message):

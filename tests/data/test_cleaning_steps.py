@@ -263,6 +263,7 @@ BAD = [
     ("", "must contain a [[step]] table"),
     ("[step]\nkind = 'nfc'", "step must be a list of tables"),
     ("step = 3", "step must be a list of tables"),
+    ("seed = 3\n[[step]]\nkind = 'nfc'", "a key must be below a table ({path}: seed); write"),
     ("[[step]]\nkind = 'nfc'\n[model]\na = 1", "must contain only [[step]] tables"),
     ("[[step]]\nmin_chars = 3", "a step has no kind; valid kinds: strip_returns, nfc,"),
     (
@@ -275,24 +276,37 @@ BAD = [
         "unknown config key (length.min_char); did you mean length.min_chars? valid keys: "
         "length.min_chars, length.max_chars",
     ),
-    ("[[step]]\nkind = 'length'\nmin_chars = 'x'", "length.min_chars must be a whole number (x)"),
+    ("[[step]]\nkind = 'length'\nmin_chars = 'x'", "length.min_chars must be a number ('x')"),
     ("[[step]]\nkind = 'length'\nmin_chars = -1", "length.min_chars must be at least 0 (-1)"),
     ("[[step]]\nkind = 'length'\nmax_chars = 0", "length.max_chars must be at least 1"),
-    ("[[step]]\nkind = 'sample'", "a config value is missing (sample.rate)"),
+    ("[[step]]\nkind = 'length'\nmin_chars = '5'", "length.min_chars must be a number ('5')"),
+    (
+        "[[step]]\nkind = 'nfc'\n[[step]]\nkind = 'sample'",
+        "{path}, step 2: a config value is missing (sample.rate); set this value",
+    ),
     ("[[step]]\nkind = 'sample'\nrate = 2", "sample.rate must be between 0 and 1 (2.0)"),
     ("[[step]]\nkind = 'ratio'\nwhat = 'vowels'", "choose one of: alpha, digit, symbol, space"),
     ("[[step]]\nkind = 'ratio'\nwhat = 'alpha'\nmin = 0.9\nmax = 0.1", "ratio.min must be at most"),
     ("[[step]]\nkind = 'script'\nscripts = ['klingon']", "scripts ('klingon'); choose from: latin"),
-    ("[[step]]\nkind = 'script'\nscripts = []", "script.scripts must list scripts ('')"),
+    ("[[step]]\nkind = 'script'\nscripts = []", "script.scripts must not be empty ([])"),
     ("[[step]]\nkind = 'repetition'\ntop_ngram = [0.1]", "repetition.top_ngram must have 3"),
     (
         "[[step]]\nkind = 'repetition'\ndup_lines = 3",
         "repetition.dup_lines must be between",
     ),
     ("[[step]]\nkind = 'gopher_quality'\nmin_alpha = -1", "gopher_quality.min_alpha must be"),
+    ("[[step]]\nkind = 'gopher_quality'\nmin_words = -5", "gopher_quality.min_words must be at"),
+    ("[[step]]\nkind = 'gopher_quality'\nmax_symbols = nan", "gopher_quality.max_symbols must"),
+    ("[[step]]\nkind = 'gopher_quality'\nmin_stop_words = 9", "must be at most 8 (9)"),
+    (
+        "[[step]]\nkind = 'gopher_quality'\nmin_mean_length = 20",
+        "gopher_quality.min_mean_length must be at most gopher_quality.max_mean_length (20.0 and "
+        "10.0); exchange them",
+    ),
     ("[[step]]\nkind = 'fineweb_quality'\nchar_dup = 1.5", "fineweb_quality.char_dup must be"),
+    ("[[step]]\nkind = 'fineweb_quality'\nlist = -1", "fineweb_quality.list must be at least 0"),
     ("[[step]]\nkind = 'add_suffix'\ntext = ''", "add_suffix.text must not be empty"),
-    ("[[step]]\nkind = 'separator'\ntext = 'a'\nreplacement = 'ba'", "must not contain the separ"),
+    ("[[step]]\nkind = 'separator'\ntext = 'a'\nreplacement = 'ba'", "must not contain the sep"),
     ("[[step]\n", "a config must be TOML"),
 ]
 
@@ -301,7 +315,7 @@ BAD = [
 def test_a_config_that_is_wrong(tmp_path, text, told):
     path = tmp_path / "clean.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(told)) as error:
+    with pytest.raises(ValueError, match=re.escape(told.replace("{path}", str(path)))) as error:
         read_steps(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value).rstrip()

@@ -258,11 +258,12 @@ def test_the_steps_of_a_config(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MinHash(bands=0), r"minhash\.bands must be at least 1 \(0\); use"),
-        (lambda: MinHash(rows=-1), r"minhash\.rows must be at least 1 \(-1\); use"),
-        (lambda: MinHash(ngram=0), r"minhash\.ngram must be at least 1 \(0\); use"),
+        (lambda: MinHash(bands=0), r"minhash\.bands must be from 1 to 1000 \(0\); use"),
+        (lambda: MinHash(bands=10**8), r"minhash\.bands must be from 1 to 1000 \(100000000\); use"),
+        (lambda: MinHash(rows=-1), r"minhash\.rows must be from 1 to 1000 \(-1\); use"),
+        (lambda: MinHash(ngram=0), r"minhash\.ngram must be from 1 to 1000 \(0\); use"),
         (lambda: MinHash(seed=-1), r"minhash\.seed must be from 0 to .* \(-1\); use"),
-        (lambda: DropOverlap("e", 0), r"drop_overlap\.ngram must be at least 1 \(0\); use"),
+        (lambda: DropOverlap("e", 0), r"drop_overlap\.ngram must be from 1 to 1000 \(0\); use"),
     ],
 )
 def test_bad_settings(make, message):

@@ -80,7 +80,11 @@ class Script(Filter):
 
     def __post_init__(self) -> None:
         known = [script.lower() for script in SCRIPTS]
-        for name in self.scripts or ("",):
+        if not self.scripts:
+            raise ValueError(
+                f"script.scripts must not be empty ([]); choose from: {', '.join(known)}"
+            )
+        for name in self.scripts:
             if name not in known:
                 raise ValueError(
                     f"script.scripts must list scripts ({name!r}); choose from: {', '.join(known)}"

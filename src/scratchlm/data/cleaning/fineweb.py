@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from scratchlm.data.cleaning.characters import table
-from scratchlm.data.cleaning.step import Filter, check_share
+from scratchlm.data.cleaning.step import Filter, check_at_least, check_share
 from scratchlm.data.cleaning.words import words_of
 
 
@@ -43,6 +43,8 @@ class FineWebQuality(Filter):
     def __post_init__(self) -> None:
         for name in ("line_punct", "short_line", "char_dup"):
             check_share(f"fineweb_quality.{name}", getattr(self, name))
+        check_at_least("fineweb_quality.short_line_chars", self.short_line_chars, 0, 30)
+        check_at_least("fineweb_quality.list", self.list, 0, 0.3)
 
     def reason(self, text: str) -> str | None:
         lines = [line for line in text.split("\n") if line and not line.isspace()]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import ClassVar
 
-from scratchlm.data.cleaning.step import Filter, check_share
+from scratchlm.data.cleaning.step import Filter, check_at_least, check_order, check_share
 from scratchlm.data.cleaning.words import has_letter, has_letter_or_digit, words_of
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
@@ -49,6 +49,16 @@ class GopherQuality(Filter):
     def __post_init__(self) -> None:
         for name in ("max_bullets", "max_ellipsis_lines", "min_alpha"):
             check_share(f"gopher_quality.{name}", getattr(self, name))
+        for name in ("min_words", "min_mean_length", "max_symbols", "min_stop_words"):
+            default = getattr(GopherQuality, name)
+            check_at_least(f"gopher_quality.{name}", getattr(self, name), 0, default)
+        check_order("gopher_quality.words", self.min_words, self.max_words)
+        check_order("gopher_quality.mean_length", self.min_mean_length, self.max_mean_length)
+        if self.min_stop_words > len(STOP_WORDS):
+            raise ValueError(
+                f"gopher_quality.min_stop_words must be at most {len(STOP_WORDS)} "
+                f"({self.min_stop_words}); use e.g. 2"
+            )
 
     def reason(self, text: str) -> str | None:
         words = words_of(text)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from scratchlm.config import build, read_toml
+from scratchlm.config import build, keys, read_toml
 from scratchlm.data.cleaning.edits import AddSuffix, Nfc, Separator, StripReturns
 from scratchlm.data.cleaning.filters import Length, Ratio, Sample, Script
 from scratchlm.data.cleaning.fineweb import FineWebQuality
@@ -44,10 +44,13 @@ def read_steps(path: StrPath) -> list[Step]:
         raise ValueError(
             f"a config of steps must contain a [[step]] table ({path}); write [[step]] and a kind"
         )
-    try:
-        return [_step(dict(table)) for table in tree["step"]]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    steps = []
+    for number, table in enumerate(tree["step"], 1):
+        try:
+            steps.append(_step(dict(table)))
+        except ValueError as error:
+            raise ValueError(f"{path}, step {number}: {error}") from None
+    return steps
 
 
 def _step(table: dict[str, Any]) -> Step:
@@ -57,6 +60,12 @@ def _step(table: dict[str, Any]) -> Step:
         hint = f"did you mean {close[0]}? " if close else ""
         what = "a step has no kind" if kind is None else f"unknown kind of step ({kind})"
         raise ValueError(f"{what}; {hint}valid kinds: {', '.join(KINDS)}")
+    for key in keys(KINDS[kind]):
+        value = table.get(key.name)
+        if key.type in (int, float) and isinstance(value, str):  # `build` reads the text of a flag
+            raise ValueError(
+                f"{kind}.{key.name} must be a number ({value!r}); write a number without quotes"
+            )
     return build(KINDS[kind], table, f"{kind}.")
 
 

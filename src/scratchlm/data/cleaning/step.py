@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from scratchlm.files.paths import StrPath
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Step:
@@ -35,6 +39,7 @@ class Edit(Step):
     """A step that changes a text. It never drops a document."""
 
     def edit(self, text: str) -> str:
+        """Return the changed text. A second edit must change nothing."""
         raise NotImplementedError
 
 
@@ -58,8 +63,8 @@ class Comparison(Step):
         """Return the signatures of the texts, one after the other."""
         raise NotImplementedError
 
-    def repeated(self, signatures: Sequence[Path], scratch: Path) -> Any:
-        """Return the numbers of the documents to drop: int64, ascending.
+    def repeated(self, signatures: Sequence[Path], scratch: Path) -> npt.NDArray[np.int64]:
+        """Return the numbers of the documents to drop, in ascending order.
 
         The files contain the signatures of all documents that no earlier step drops, in the order
         of the documents. `scratch` is an empty folder for temporary files.
@@ -71,3 +76,19 @@ def check_share(name: str, value: float) -> None:
     """Raise ValueError if `value` is not between 0 and 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1 ({value}); use e.g. 0.5")
+
+
+def check_at_least(name: str, value: float, least: float, example: float) -> None:
+    """Raise ValueError if `value` is below `least`."""
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least} ({value}); use e.g. {example}")
+
+
+def check_order(name: str, least: float, most: float) -> None:
+    """Raise ValueError if the setting min_`name` is above max_`name`."""
+    step, _, what = name.partition(".")
+    if not least <= most:
+        raise ValueError(
+            f"{step}.min_{what} must be at most {step}.max_{what} ({least} and {most}); "
+            "exchange them"
+        )

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 from scratchlm.data.cleaning.step import Comparison, Filter
 from scratchlm.data.deduplication.exact import DIGEST_BYTES, digest, equal_documents
@@ -22,6 +25,13 @@ from scratchlm.data.reading.records import read_records
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.sources import find_files
 
+_MOST = 1000  # of words, bands or rows: memory and time grow with these numbers
+
+
+def _check_number(name: str, value: int, example: int) -> None:
+    if not 1 <= value <= _MOST:
+        raise ValueError(f"{name} must be from 1 to {_MOST} ({value}); use e.g. {example}")
+
 
 @dataclass(frozen=True)
 class Exact(Comparison):
@@ -36,7 +46,7 @@ class Exact(Comparison):
     def signatures(self, texts: Sequence[str]) -> bytes:
         return b"".join(map(digest, texts))
 
-    def repeated(self, signatures: Sequence[Path], scratch: Path) -> Any:
+    def repeated(self, signatures: Sequence[Path], scratch: Path) -> npt.NDArray[np.int64]:
         return equal_documents(signatures, scratch)
 
 
@@ -52,9 +62,7 @@ class MinHash(Comparison):
 
     def __post_init__(self) -> None:
         for name, example in (("ngram", 5), ("bands", 14), ("rows", 8)):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"minhash.{name} must be at least 1 ({value}); use e.g. {example}")
+            _check_number(f"minhash.{name}", getattr(self, name), example)
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"minhash.seed must be from 0 to 2**63 - 1 ({self.seed}); use e.g. 1")
 
@@ -74,7 +82,7 @@ class MinHash(Comparison):
         keys = band_keys(texts, self.ngram, self.bands, self.rows, self.seed)
         return keys.astype("<u8").tobytes()
 
-    def repeated(self, signatures: Sequence[Path], scratch: Path) -> Any:
+    def repeated(self, signatures: Sequence[Path], scratch: Path) -> npt.NDArray[np.int64]:
         return similar_documents(signatures, self.bands, scratch)
 
 
@@ -87,8 +95,7 @@ class DropOverlap(Filter):
     ngram: int = 13
 
     def __post_init__(self) -> None:
-        if self.ngram < 1:
-            raise ValueError(f"drop_overlap.ngram must be at least 1 ({self.ngram}); use e.g. 13")
+        _check_number("drop_overlap.ngram", self.ngram, 13)
 
     def files(self) -> Sequence[Path]:
         return find_files(self.against)
