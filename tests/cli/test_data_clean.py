@@ -29,10 +29,10 @@ def test_documents_are_cleaned_and_accounted_for(capsys):
     pytest.importorskip("matplotlib")
     assert data([*WORDS, "--report", "report.json", "--plot", "report.png"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "documents: 3 in = 2 kept + 1 dropped by 1 length + 0 rejected",
-        "bytes: 62 in = 45 kept + 17 dropped by 1 length + 0 rejected",
-        "1 length dropped 1 too short",
-        "2 strip_returns changed 1 kept document (-1 bytes)",
+        "documents: 3 in = 2 kept + 1 dropped by length (step 1) + 0 rejected",
+        "bytes: 62 in = 45 kept + 17 dropped by length (step 1) + 0 rejected",
+        "length (step 1): 1 too short",
+        "strip_returns (step 2) changed 1 kept document (-1 bytes)",
         "2 documents, 18 bytes of text: out",
     ]
     report = json.loads(Path("report.json").read_text("utf-8"))

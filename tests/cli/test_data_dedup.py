@@ -34,13 +34,13 @@ def test_similar_documents_are_dropped_and_the_parameters_are_printed(folder, ca
         "minhash: b = 14 bands of r = 8 rows, n-grams of 5 words; threshold (1/b)^(1/r) = 0.719; "
         "a pair with similarity 0.8 is found with probability 0.924\n"
     )
-    assert "documents: 6 in = 3 kept + 3 dropped by 1 minhash + 0 rejected" in printed
+    assert "documents: 6 in = 3 kept + 3 dropped by minhash (step 1) + 0 rejected" in printed
     assert kept(folder) == [0, 2, 3]
 
 
 def test_only_equal_documents_are_dropped_with_exact(folder, capsys):
     assert main(["dedup", "in.jsonl", "--output", "out", "--exact"]) == 0
-    assert "2 dropped by 1 exact" in capsys.readouterr().out
+    assert "2 dropped by exact (step 1)" in capsys.readouterr().out
     assert kept(folder) == [0, 1, 2, 3]
 
 
@@ -49,7 +49,7 @@ def test_copies_of_an_evaluation_set_are_dropped(folder, capsys):
     assert main(["dedup", "in.jsonl", *words, "--exact"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("drop_overlap: 1 n-grams of 4 words in eval.jsonl; 0 examples have")
-    assert "3 dropped by 1 drop_overlap + 1 dropped by 2 exact" in printed
+    assert "3 dropped by drop_overlap (step 1) + 1 dropped by exact (step 2)" in printed
     assert kept(folder) == [2, 3]
 
 
@@ -58,7 +58,7 @@ def test_the_flags_of_minhash(folder, capsys):
     assert main(["dedup", "in.jsonl", "--output", "out", *words, "--minhash_seed", "7"]) == 0
     assert "b = 3 bands of r = 4 rows, n-grams of 1 words" in capsys.readouterr().out
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
-    assert manifest["settings"]["1 minhash"] == {
+    assert manifest["settings"]["minhash (step 1)"] == {
         "kind": "minhash", "ngram": 1, "bands": 3, "rows": 4, "seed": 7,
     }  # fmt: skip
 

@@ -115,18 +115,18 @@ def documents_in(folder: Path) -> list[object]:
 def by_hand(source: Path) -> tuple[list[object], dict[str, int]]:
     """Clean with a plain loop. Return the documents, and the number that each step drops."""
     kept, seen = [], set()
-    dropped = {"empty": 0, "2 length": 0, "3 same": 0, "5 sample": 0}
+    dropped = {"empty": 0, "length (step 2)": 0, "same (step 3)": 0, "sample (step 5)": 0}
     for record in read_records(source, READING):
         text = record.text.replace("\r\n", "\n")
         if not text:
             dropped["empty"] += 1
         elif not 40 <= len(text) <= 1000:
-            dropped["2 length"] += 1
+            dropped["length (step 2)"] += 1
         elif text in seen:
-            dropped["3 same"] += 1
+            dropped["same (step 3)"] += 1
         elif Sample(0.8).reason(text) is not None:
             seen.add(text)
-            dropped["5 sample"] += 1
+            dropped["sample (step 5)"] += 1
         else:
             seen.add(text)
             value = record.value if isinstance(record.value, dict) else {}
@@ -152,7 +152,7 @@ def test_the_output_is_the_input_without_what_the_steps_drop(source, tmp_path):
     assert len(shards) > 2
     assert sum(shard["documents"] for shard in manifest["shards"]) == len(kept)
     assert Accounting.from_json(manifest["accounting"]) == account
-    assert manifest["settings"]["2 length"] == {
+    assert manifest["settings"]["length (step 2)"] == {
         "kind": "length",
         "min_chars": 40,
         "max_chars": 1000,
@@ -173,25 +173,25 @@ def test_the_account_is_an_equation_that_is_told(source, tmp_path):
         numbers = [int(number.replace(",", "")) for number in told]
         assert numbers[0] == whole == sum(numbers[1:])
     changes = {step.name: step.changed for step in account.steps if step.changed.documents}
-    assert changes.keys() == {"1 strip_returns", "6 separator"}
-    assert changes["1 strip_returns"].bytes < 0
-    assert "6 separator changed" in "\n".join(lines)
+    assert changes.keys() == {"strip_returns (step 1)", "separator (step 6)"}
+    assert changes["strip_returns (step 1)"].bytes < 0
+    assert "separator (step 6) changed" in "\n".join(lines)
 
 
 def test_a_lost_document_is_noticed():
     tally = Tally()
     add(tally, "kept", num_bytes=10)
-    add(tally, "dropped", "1 length", "too short", num_bytes=5)
+    add(tally, "dropped", "length (step 1)", "too short", num_bytes=5)
     tally.update({("text", "before"): 9, ("text", "after"): 9})
-    Accounting.of(tally, ["1 length"], Amount(2, 15), Amount())
-    Accounting.of(tally, ["1 length"], Amount(3, 16), Amount(1, 1))
+    Accounting.of(tally, ["length (step 1)"], Amount(2, 15), Amount())
+    Accounting.of(tally, ["length (step 1)"], Amount(3, 16), Amount(1, 1))
     for read, rejected in ((Amount(3, 15), Amount()), (Amount(2, 16), Amount()),
                            (Amount(2, 15), Amount(1, 1))):  # fmt: skip
-        with pytest.raises(AssertionError, match="lost or counted twice"):
-            Accounting.of(tally, ["1 length"], read, rejected)
+        with pytest.raises(FileFormatError, match="lost or counted twice"):
+            Accounting.of(tally, ["length (step 1)"], read, rejected)
     tally[("text", "after")] += 1
-    with pytest.raises(AssertionError, match="bytes of text"):
-        Accounting.of(tally, ["1 length"], Amount(2, 15), Amount())
+    with pytest.raises(FileFormatError, match="bytes of text"):
+        Accounting.of(tally, ["length (step 1)"], Amount(2, 15), Amount())
 
 
 def test_any_number_of_workers_writes_the_same(source, tmp_path):
@@ -207,8 +207,8 @@ def test_two_comparisons_and_filters_between_them(source, tmp_path):
     texts = [document["text"] for document in documents_in(tmp_path / "out")]
     assert len(texts) == len(set(texts))
     dropped = {step.name: step.dropped.documents for step in account.steps}
-    assert dropped["2 same"] > 20
-    assert dropped["4 repetition"] > 0
+    assert dropped["same (step 2)"] > 20
+    assert dropped["repetition (step 4)"] > 0
     plain, seen = [], set()
     first = set()
     for record in read_records(source, READING):
@@ -410,8 +410,12 @@ def begun(source, tmp_path, monkeypatch) -> Path:
 def test_resuming_with_other_steps_files_or_fields(source, begun, tmp_path):
     before = content(unfinished(begun))
     for steps, reading, told in (
-        ([*STEPS[:1], Length(41, 1000), *STEPS[2:]], READING, "2 length was .* and is now"),
-        (STEPS[:-1], READING, "6 separator was .* and is now None"),
+        (
+            [*STEPS[:1], Length(41, 1000), *STEPS[2:]],
+            READING,
+            r"min_chars of length \(step 2\) was 40 and is now 41",
+        ),
+        (STEPS[:-1], READING, r"separator \(step 6\) was present and is now absent"),
         (STEPS, Reading(field="body"), "field was 'text' and is now 'body'"),
     ):
         with pytest.raises(FileFormatError, match=rf"other settings \(.*{told}"):

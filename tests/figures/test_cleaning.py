@@ -15,8 +15,8 @@ ACCOUNT = Accounting(
     rejected=Amount(2, 50),
     steps=[
         StepAccount("empty", Amount()),
-        StepAccount("1 length", Amount(30, 2500), {"too short": Amount(30, 2500)}),
-        StepAccount("2 sample", Amount(8, 450), {"not sampled": Amount(8, 450)}),
+        StepAccount("length (step 1)", Amount(30, 2500), {"too short": Amount(30, 2500)}),
+        StepAccount("sample (step 2)", Amount(8, 450), {"not sampled": Amount(8, 450)}),
     ],
     text_bytes=1900,
 )
@@ -25,7 +25,7 @@ ACCOUNT = Accounting(
 def test_the_bars_are_the_account():
     pytest.importorskip("matplotlib")
     rows = rows_of(ACCOUNT)
-    assert [name for name, _, _ in rows] == ["in", "rejected", "1 length", "2 sample"]
+    assert [name for name, _, _ in rows] == ["in", "rejected", "length (step 1)", "sample (step 2)"]
     assert rows[-1][1] == ACCOUNT.kept
     for panel, unit in zip(new_figure(ACCOUNT).axes, ("documents", "bytes"), strict=True):
         remaining, dropped = ([bar.get_width() for bar in bars] for bars in panel.containers)

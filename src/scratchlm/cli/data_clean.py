@@ -102,5 +102,6 @@ def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
         from scratchlm.figures.cleaning import draw_account
 
         draw_account(account, args.plot)
-    kept = f"{account.kept.documents:,} documents, {account.text_bytes:,} bytes of text"
+    many = "s" * (account.kept.documents != 1)
+    kept = f"{account.kept.documents:,} document{many}, {account.text_bytes:,} bytes of text"
     print(f"{kept}: {args.output}")

@@ -85,12 +85,20 @@ def check_settings(
 ) -> None:
     """Raise FileFormatError if the settings in the file `path` are not the current settings."""
     for key in [*now, *(before.keys() - now.keys())]:
-        if before.get(key) != now.get(key):
-            raise FileFormatError(
-                f"{wording.thing} was begun with other settings ({path}: {key} was "
-                f"{before.get(key)!r} and is now {now.get(key)!r}); use the same settings, or "
-                "choose another folder"
-            )
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = next(name for name in [*new, *old] if old.get(name) != new.get(name))
+            key, old, new = f"{inner} of {key}", repr(old.get(inner)), repr(new.get(inner))
+        elif isinstance(old, dict) or isinstance(new, dict):  # one of the runs lacks the step
+            old, new = ("absent" if each is None else "present" for each in (old, new))
+        else:
+            old, new = repr(old), repr(new)
+        raise FileFormatError(
+            f"{wording.thing} was begun with other settings ({path}: {key} was {old} and is now "
+            f"{new}); use the same settings, or choose another folder"
+        )
 
 
 def check_inputs(

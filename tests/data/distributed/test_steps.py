@@ -121,7 +121,7 @@ def test_cleaning_on_the_way_is_cleaning_before(folder: Path) -> None:
 def test_a_step_that_compares_documents_is_refused(folder: Path) -> None:
     (folder / "clean.toml").write_text('[[step]]\nkind = "exact"\n', encoding="utf-8")
     assert start(folder, 1, 1, "clean.toml").wait() == 1
-    assert "no step may compare documents (clean.toml: 1 exact)" in (
+    assert "no step may compare documents (clean.toml: exact (step 1))" in (
         folder / "output.txt"
     ).read_text(encoding="utf-8")
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from scratchlm.errors import FileFormatError
+
 Tally = Counter[tuple[str, ...]]  # {("dropped", step, reason, "documents"): count}
 
 EMPTY = "empty"  # the name of the rule that drops texts without a character
@@ -34,6 +36,8 @@ def tally_from_json(rows: list[list[Any]]) -> Tally:
 
 @dataclass(frozen=True)
 class Amount:
+    """Numbers of documents and of their bytes in the input."""
+
     documents: int = 0
     bytes: int = 0
 
@@ -66,7 +70,10 @@ class Accounting:
 
     @classmethod
     def of(cls, tally: Tally, names: Sequence[str], read: Amount, rejected: Amount) -> Accounting:
-        """Build the account from the tally of all workers. Check both equations."""
+        """Build the account from the tally of all workers. Check both equations.
+
+        Raise FileFormatError if an equation is false: the output is then not reliable.
+        """
 
         def amount(*key: str) -> Amount:
             return Amount(tally[(*key, "documents")], tally[(*key, "bytes")])
@@ -82,13 +89,15 @@ class Accounting:
         ]
         account = cls(read, amount("kept"), rejected, steps, tally[("text", "after")])
         parts = sum((step.dropped for step in steps), account.kept + rejected)
-        assert read == parts, f"documents are lost or counted twice: {read} in, {parts} out"
+        _check_equal("documents or their bytes", read, parts)
         changes = sum(step.changed.bytes for step in steps)
-        assert tally[("text", "before")] + changes == account.text_bytes, "bytes of text are lost"
+        _check_equal("bytes of text", tally[("text", "before")] + changes, account.text_bytes)
         return account
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Accounting:
+        """Return the account that `to_json` turned into `content`."""
+
         def amount(value: dict[str, int]) -> Amount:
             return Amount(**value)
 
@@ -105,6 +114,7 @@ class Accounting:
         return cls(**whole, steps=steps, text_bytes=content["text_bytes"])
 
     def to_json(self) -> dict[str, Any]:
+        """Return the account as dicts, lists, strings and numbers."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
@@ -118,7 +128,7 @@ class Accounting:
         for step in dropped:
             if list(step.reasons) != [step.name]:
                 told = ", ".join(f"{n.documents:,} {why}" for why, n in step.reasons.items())
-                yield f"{step.name} dropped {told}"
+                yield f"{step.name}: {told}"
         for step in self.steps:
             if step.changed.documents:
                 many = "s" * (step.changed.documents != 1)
@@ -126,3 +136,14 @@ class Accounting:
                     f"{step.name} changed {step.changed.documents:,} kept document{many} "
                     f"({step.changed.bytes:+,} bytes)"
                 )
+        if dropped and not self.kept.documents:
+            most = max(dropped, key=lambda step: step.dropped.documents)
+            yield f"warning: no document remains; check the settings of {most.name}"
+
+
+def _check_equal(what: str, before: object, after: object) -> None:
+    if before != after:
+        raise FileFormatError(
+            f"{what} are lost or counted twice ({before} in, {after} out); remove the output, and "
+            "report this fault of scratchlm"
+        )

@@ -70,8 +70,8 @@ def _step(table: dict[str, Any]) -> Step:
 
 
 def names_of(steps: Sequence[Step]) -> list[str]:
-    """Return a different name for each step, such as "2 length"."""
-    return [f"{number} {step.kind}" for number, step in enumerate(steps, 1)]
+    """Return a different name for each step, such as "length (step 2)"."""
+    return [f"{step.kind} (step {number})" for number, step in enumerate(steps, 1)]
 
 
 def described(step: Step) -> dict[str, Any]:
