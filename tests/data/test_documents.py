@@ -296,6 +296,14 @@ def test_the_offset_of_what_is_not_utf8(tmp_path, monkeypatch, read, name):
         list(read_documents(tmp_path / name))
 
 
+def test_a_zst_file_with_a_long_window(tmp_path):
+    """`zstd --long=28` writes such a file. zstandard reads up to 27 without a setting."""
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    (tmp_path / "a.jsonl.zst").write_bytes(packer.compress(b'"a"') + packer.flush())
+    assert [chunk.text for chunk in read_documents(tmp_path / "a.jsonl.zst")] == ["a"]
+
+
 def test_bad_zst(tmp_path):
     path = tmp_path / "a.jsonl.zst"
     packed = zstandard.ZstdCompressor().compress(b'{"text": "abcdefgh"}\n' * 1000)

@@ -13,6 +13,7 @@ from scratchlm.files.file_kinds import HEAD, kind_of
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK
 
 READ_BYTES = 1 << 20  # in one read of a file
+LONGEST_WINDOW = 1 << 31  # bytes, of zstd --long=31; reading needs this memory
 READ_BYTES_ZST = 1 << 12  # packed bytes in one read; unpacked, they are at most 128 MB
 
 Progress = Callable[[int], object]  # receives the number of bytes read since its last call
@@ -65,7 +66,8 @@ def _unpacker(path: Path, packed: str) -> tuple[Callable[[], Any], type[Exceptio
     if packed == ".gz":
         return lambda: zlib.decompressobj(wbits=31), zlib.error  # 31: the header of gzip
     zstandard = extra("zstandard", path)
-    return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+    new = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
+    return new, zstandard.ZstdError
 
 
 def check_kind(path: Path, expected: str) -> None:
