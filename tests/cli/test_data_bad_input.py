@@ -58,14 +58,19 @@ def zipped() -> bytes:
 
 
 def parquet(**columns: object) -> bytes:
+    return written(pyarrow.table(columns))
+
+
+def written(table: pyarrow.Table) -> bytes:
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    pyarrow.parquet.write_table(table, buffer)
     return buffer.getvalue()
 
 
 LINES = GOOD * 2000
 RANDOM = b"".join(b'{"text": "%d"}\n' % (i * 7919**3 % 10**9) for i in range(9000))
 TABLE = parquet(text=["a document"] * 1000, n=range(1000))
+NAMES = written(pyarrow.table([["a"], ["b"]], names=["text", "text"]))
 NOT_UTF8 = pyarrow.array([b"a", b"\xff"]).cast(pyarrow.string(), safe=False)
 
 # {file: (content, exit code, what the line must contain)}
@@ -117,24 +122,27 @@ BAD_FILES: dict[str, tuple[bytes, int, str]] = {
 BAD_RECORDS: dict[str, tuple[bytes, int, str]] = {
     "byte.jsonl": (b'"a"\n' * 50_000 + b'"b\xff"\n"c"', 2, "byte.jsonl:50001: byte 0xff at offset"),
     "bad.jsonl.zst": (zst(GOOD * 3 + b'{"text": "a'), 2, "must be JSON (bad.jsonl.zst:4: Untermin"),
-    "object.jsonl": (GOOD + b"[1]", 2, "an object or a string (object.jsonl:2: list)"),
-    "number.ndjson": (b"17", 2, "an object or a string (number.ndjson:1: int)"),
-    "null.jsonl": (b"null", 2, "an object or a string (null.jsonl:1: NoneType)"),
+    "object.jsonl": (GOOD + b"[1]", 2, "an object or a string (object.jsonl:2: a list)"),
+    "number.ndjson": (b"17", 2, "an object or a string (number.ndjson:1: 17)"),
+    "null.jsonl": (b"null", 2, "an object or a string (null.jsonl:1: null)"),
     "field.jsonl": (GOOD + b'{"txt": "a"}', 2, "no field 'text' (field.jsonl:2 has 'txt')"),
-    "none.jsonl": (GOOD + b'{"text": null}', 2, "must be a string (none.jsonl:2: NoneType)"),
-    "list.jsonl": (b'{"text": ["a", "b"]}', 2, r"(list.jsonl:1: list); join the strings of a list"),
-    "nested.jsonl": (b'{"text": {"a": "b"}}', 2, "must be a string (nested.jsonl:1: dict)"),
+    "none.jsonl": (GOOD + b'{"text": null}', 2, "must be a string (none.jsonl:2: null)"),
+    "list.jsonl": (b'{"text": ["a", "b"]}', 2, "(list.jsonl:1: a list); join the strings"),
+    "nested.jsonl": (b'{"text": {"a": "b"}}', 2, "must be a string (nested.jsonl:1: an object)"),
     "half.jsonl": (b'{"text": "a\\ud800"}', 2, "lone surrogate (half.jsonl:1: U+D800"),
     "control.jsonl": (b'{"text": "a\x01"}', 2, "control.jsonl:1: Invalid control character"),
     "mark.jsonl": (GOOD + b"\xef\xbb\xbf" + GOOD, 2, "mark.jsonl:2"),
     "deep.jsonl": (b'{"text": "a", "b": ' + b"[" * 100_000, 2, "deep.jsonl:1"),
-    "digits.jsonl": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", 2, "digits.jsonl:1"),
+    "digits.jsonl": (b'{"text": "a", "n": %b}' % (b"9" * 5000), 2, "has 5000 digits); correct"),
     "pretty.json": (b'{\n "text": "a"\n}', 2, "pretty.json:1: Expecting"),
-    "item.json": (b'["a", 7]', 2, "an object or a string (item.json, item 1: int)"),
+    "item.json": (b'["a", 7]', 2, "an object or a string (item.json, item 1: 7)"),
     "field.json": (b'[{"txt": "a"}]', 2, "no field 'text' (field.json, item 0 has 'txt')"),
     "column.parquet": (parquet(txt=["a"]), 2, "no column 'text' (column.parquet has txt)"),
-    "none.parquet": (parquet(text=["a", None]), 2, "(none.parquet, row 1: NoneType)"),
-    "number.parquet": (parquet(text=[1.5]), 2, "(number.parquet, row 0: float)"),
+    "none.parquet": (parquet(text=["a", None]), 2, "(none.parquet, row 1: null)"),
+    "number.parquet": (parquet(text=[1.5]), 2, "(number.parquet, row 0: 1.5)"),
+    "twice.jsonl": (b'{"text": "a", "b": {"n": 1, "n": 2}}', 2, "1: the key 'n' occurs twice); c"),
+    "twice.json": (b'["a", {"text": "a", "text": "b"}]', 2, "the key 'text' occurs twice"),
+    "names.parquet": (NAMES, 2, "two columns must not have the same name (names.parquet: 'text')"),
     "utf8.parquet": (parquet(text=NOT_UTF8), 2, "not UTF-8 (utf8.parquet, row 1)"),
 }
 
@@ -226,14 +234,17 @@ TOKENIZE = [
     (ENCODE + "good.jsonl --max_bad 1 --rejects folder", "folder"),
     (ENCODE + "good.jsonl --max_bad 1 --rejects no/r.jsonl", "create no first"),
     (ENCODE + "good.jsonl --max_bad 1 --rejects good.jsonl", "must not replace an input"),
-    (ENCODE + "two.jsonl" + REJECTS, "(two.jsonl:4: int); write"),
+    (ENCODE + "two.jsonl" + REJECTS, "(two.jsonl:4: 2); write"),
     (ENCODE + "two.jsonl cut.json --max_bad 5 --rejects r.jsonl", "a JSON list (cut.json"),
-    (ENCODE + "good.jsonl --field text.a", "field 'text' must be an object (good.jsonl:1: str)"),
+    (
+        ENCODE + "good.jsonl --field text.a",
+        "field 'text' must be an object (good.jsonl:1: a string)",
+    ),
     (ENCODE + 'good.jsonl --field ["a.b"]', "no field 'a.b'"),
     (ENCODE + "good.jsonl --field .", "('.')"),
     (LEARN + "two.jsonl" + REJECTS, "this is bad record 2 (max_bad 1)"),
     (LEARN + "--encode other.jsonl --output out" + REJECTS, "--corpus and --encode differ"),
-    (LEARN + "--field text.x", "good.jsonl:1: str"),
+    (LEARN + "--field text.x", "good.jsonl:1: a string"),
     ("--inspect t.json --max_bad 1", "--max_bad"),
     ("--tokenizer_path t.json --show a --join ,", "--join (,) is only for many documents"),
     ("--tokenizer_path t.json --show a --max_bad 1", "--max_bad (1) is only for many documents"),

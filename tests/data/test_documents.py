@@ -257,16 +257,19 @@ def test_paths_that_name_nothing(tree):
 
 BAD_LINES = [
     ('{"text": "a"}\n{"text": "b"', r"each line must be JSON \(.*a\.jsonl:2: .*\); correct"),
-    ('{"text": "a"}\n\n[1]', r"a line must be an object or a string \(.*a\.jsonl:3: list\); write"),
+    (
+        '{"text": "a"}\n\n[1]',
+        r"a line must be an object or a string \(.*a\.jsonl:3: a list\); write",
+    ),
     ('{"txt": "a", "id": 1}', r"no field 'text' \(.*a\.jsonl:1 has 'txt', 'id'\); choose"),
     ("{}", r"no field 'text' \(.*a\.jsonl:1 has none\); choose"),
-    ('{"text": 3}', r"field 'text' must be a string \(.*a\.jsonl:1: int\); choose"),
-    ('{"text": null}', r"field 'text' must be a string \(.*a\.jsonl:1: NoneType\); choose"),
+    ('{"text": 3}', r"field 'text' must be a string \(.*a\.jsonl:1: 3\); choose"),
+    ('{"text": null}', r"field 'text' must be a string \(.*a\.jsonl:1: null\); choose"),
     (
         '{"text": "ab\\ud800"}',
         r"a lone surrogate \(.*a\.jsonl:1: U\+D800 at character 2\); replace",
     ),
-    ("[" * 100_000, r"each line must be JSON \(.*a\.jsonl:1: .*recursion.*\); correct"),
+    ("[" * 100_000, r"each line must be JSON \(.*a\.jsonl:1: .*inside each other\); correct"),
     ('{"text": ' + "9" * 5000 + "}", r"each line must be JSON \(.*a\.jsonl:1: .*\); correct"),
     ('{"text": "a"}\n\ufeff{}', r"each line must be JSON \(.*a\.jsonl:2: .*BOM.*\); correct"),
 ]
@@ -335,12 +338,12 @@ def test_bad_gz(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", r"an item must be an object or a string \(.*a\.json, item 0: int\); write"),
+        ("[1]", r"an item must be an object or a string \(.*a\.json, item 0: 1\); write"),
         ('["a", {"txt": 1}]', r"no field 'text' \(.*a\.json, item 1 has 'txt'\); choose"),
-        ('["a", {"text": 1}]', r"field 'text' must be a string \(.*item 1: int\); choose"),
+        ('["a", {"text": 1}]', r"field 'text' must be a string \(.*item 1: 1\); choose"),
         ('["a\\ud800"]', r"a lone surrogate \(.*item 0: U\+D800 at character 1\); replace"),
         ('["a"', r"must be a JSON list \(.*a\.json: .*\); correct"),
-        ("[" * 100_000, r"must be a JSON list \(.*a\.json: .*recursion.*\); correct"),
+        ("[" * 100_000, r"must be a JSON list \(.*a\.json: .*inside each other\); correct"),
         ('{"a":\n1}', r"each line must be JSON \(.*a\.json:1: .*\); write a list of objects"),
     ],
 )
@@ -389,9 +392,9 @@ def test_bad_parquet(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), path)
     with pytest.raises(ValueError, match=r"no column 'body' \(.*a\.parquet has text, n\); ch"):
         list(read_documents(path, Reading("body")))
-    with pytest.raises(ValueError, match=r"'text' must .* string \(.*row 1: NoneType\); choose"):
+    with pytest.raises(ValueError, match=r"'text' must .* string \(.*row 1: null\); choose"):
         list(read_documents(path))
-    with pytest.raises(ValueError, match=r"field 'n' must .* string \(.*row 0: int\); choose"):
+    with pytest.raises(ValueError, match=r"field 'n' must .* string \(.*row 0: \d\); choose"):
         list(read_documents(path, Reading("n")))
     content = path.read_bytes()
     for bad in (b"", b"PAR1", content[:-20], content[:40] + bytes(60) + content[100:]):

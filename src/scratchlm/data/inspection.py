@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import regex
 from tqdm import tqdm
 
+from scratchlm.data.reading.json_values import parse
 from scratchlm.data.reading.parquet import column_types
 from scratchlm.data.reading.plain_text import documents
 from scratchlm.data.reading.record import pieces, place
@@ -129,7 +129,7 @@ class _Noted(Rejects):
     def add(self, error: ValueError, path: Path, line: int, data: bytes) -> None:
         value = None
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(data)
+            value = parse(data.decode())
         if isinstance(value, dict):
             self._found.without_text += 1
             self._found.why_without += [str(error)] * (self._found.without_text == 1)

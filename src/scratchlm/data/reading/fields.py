@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from scratchlm.data.reading.json_values import LONGEST_NAME, told
 from scratchlm.data.reading.settings import Reading
 
 
@@ -24,19 +25,19 @@ def strings_in(value: Any, reading: Reading, what: str, place: str) -> list[str]
     if isinstance(value, str):
         return [value]
     if not isinstance(value, dict):
-        kind, key = type(value).__name__, (*reading.keys, "text")[0]
+        key = (*reading.keys, "text")[0]
         raise ValueError(
-            f'{what} must be an object or a string ({place}: {kind}); write {{"{key}": "text"}}'
+            f"{what} must be an object or a string ({place}: {told(value)}); write "
+            f'{{"{key}": "text"}}'
         )
     if not reading.keys:
         return []
     found, above = value, ""
     for key in reading.keys:
         if not isinstance(found, dict):
-            kind = type(found).__name__
             raise ValueError(
-                f"field {above!r} must be an object ({place}: {kind}); choose another field with "
-                "--field"
+                f"field {above!r} must be an object ({place}: {told(found)}); choose another field "
+                "with --field"
             )
         if key not in found:
             raise _no_field(reading, list(found), key, f"{place}: {above!r}" if above else place)
@@ -45,16 +46,16 @@ def strings_in(value: Any, reading: Reading, what: str, place: str) -> list[str]
 
 
 def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueError:
-    told = ", ".join(map(repr, has[:8])) or "none"
+    names = ", ".join(repr(name[:LONGEST_NAME]) for name in has[:8]) or "none"
     remedy = "choose a field with --field"
     if reading.field in has:
         remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
     what = f"{reading.field!r}, because {key!r} is missing" if reading.keys[1:] else repr(key)
-    return ValueError(f"there is no field {what} ({place} has {told}); {remedy}")
+    return ValueError(f"there is no field {what} ({place} has {names}); {remedy}")
 
 
 def _joined(found: Any, reading: Reading, place: str) -> list[str]:
-    kind, remedy = type(found).__name__, "choose another field with --field"
+    kind, remedy = told(found), "choose another field with --field"
     if not isinstance(found, list):
         raise ValueError(f"field {reading.field!r} must be a string ({place}: {kind}); {remedy}")
     if reading.glue is None:
@@ -66,7 +67,7 @@ def _joined(found: Any, reading: Reading, place: str) -> list[str]:
         if not isinstance(part, str):
             raise ValueError(
                 f"field {reading.field!r} must be a string or a list of strings ({place}: item "
-                f"{number} is {type(part).__name__}); {remedy}"
+                f"{number} is {told(part)}); {remedy}"
             )
     return [string for part in found for string in (reading.glue, part)][1:]
 

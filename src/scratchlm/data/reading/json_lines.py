@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from scratchlm.data.reading.fields import check_characters, strings_in, text_in
+from scratchlm.data.reading.json_values import parse, reason_of
 from scratchlm.data.reading.long_lines import (
     LONG,
     LongString,
@@ -91,8 +91,7 @@ def _record(line: _Line, reading: Reading, remedy: str) -> Record:
     except UnicodeDecodeError as error:
         raise not_utf8(line.place, error, line.start) from None
     with _json_errors(line, remedy):
-        # Other programs write NaN in keys that we do not read, so this is not `strict_json`.
-        value = json.loads(text)
+        value = parse(text)
     found = text_in(value, reading, "a line", line.place)
     if rb"\u" in line.data:
         check_characters(found, line.place)
@@ -127,5 +126,6 @@ def _json_errors(line: _Line, remedy: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"each line must be JSON ({line.place}: {reason}); {remedy}") from None
+        raise ValueError(
+            f"each line must be JSON ({line.place}: {reason_of(error)}); {remedy}"
+        ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchlm.data.reading.fields import check_characters, text_in
+from scratchlm.data.reading.json_values import DECODER, reason_of
 from scratchlm.data.reading.record import Record
 from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading
@@ -43,12 +44,11 @@ def json_list(
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, int, Any]]:
     """Yield (start, end, value) for each item of a JSON list, which begins with `[`."""
-    decoder = json.JSONDecoder()
     try:
         end = _after_space(text, text.index("[") + 1)
         is_more = text[end : end + 1] != "]"
         while is_more:
-            value, after = decoder.raw_decode(text, end)
+            value, after = DECODER.raw_decode(text, end)
             yield end, after, value
             end = _after_space(text, after)
             if is_more := text[end : end + 1] == ",":
@@ -59,9 +59,8 @@ def _items(path: Path, text: str) -> Iterator[tuple[int, int, Any]]:
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except (ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"the file must be a JSON list ({path}: {reason}); correct the file"
+            f"the file must be a JSON list ({path}: {reason_of(error)}); correct the file"
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _batches(path: Path, reading: Reading, progress: Progress, *, whole: bool) -
     with _damage(path), open_file(path) as file:
         rows = max(file.metadata.num_rows, 1)
         _check_field(path, file.schema_arrow, reading)
-        as_json = _with_json_types(path, file.schema_arrow, arrow) if whole else None
+        as_json = _with_json_types(path, file.schema_arrow, arrow, reading) if whole else None
         columns = None if whole else [".".join(reading.keys)]
         for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
             yield batch.cast(as_json) if as_json else batch.select(reading.keys[:1])
@@ -78,6 +79,7 @@ def column_types(path: Path) -> tuple[dict[tuple[str, ...], str], int]:
     columns."""
     parquet = extra("pyarrow.parquet", path)
     with _damage(path), parquet.ParquetFile(path) as file:
+        _check_names(path, list(file.schema_arrow))
         types: dict[tuple[str, ...], str] = {}
         todo: list[tuple[tuple[str, ...], Any]]
         todo = [((field.name,), field.type) for field in file.schema_arrow]
@@ -91,8 +93,9 @@ def column_types(path: Path) -> tuple[dict[tuple[str, ...], str], int]:
 
 
 def _check_field(path: Path, schema: Any, reading: Reading) -> None:
-    """Raise ValueError if the schema has no field for the text."""
-    types, within = {name: schema.field(name).type for name in schema.names}, ""
+    """Raise ValueError if the schema has no field for the text, or two fields of one name."""
+    _check_names(path, list(schema))
+    types, within = {field.name: field.type for field in schema}, ""
     for key in reading.keys:
         if key not in types:
             has = ", ".join(list(types)[:8]) or "nothing"
@@ -104,13 +107,27 @@ def _check_field(path: Path, schema: Any, reading: Reading) -> None:
         within = f": {key!r}"
 
 
+def _check_names(path: Path, fields: list[Any]) -> None:
+    """Raise ValueError if two columns, or two fields of a structure, have the same name. A row is a
+    dict, and would lose one of their values."""
+    for name, count in Counter(field.name for field in fields).items():
+        if count > 1:
+            raise ValueError(
+                f"two columns must not have the same name ({path}: {name!r}); rename one of the "
+                "columns"
+            )
+    for field in fields:
+        if hasattr(field.type, "num_fields"):  # a structure or a list
+            _check_names(path, [field.type.field(i) for i in range(field.type.num_fields)])
+
+
 def _children(kind: Any) -> list[Any]:
     """Return the fields of a structure, or nothing."""
     is_structure = type(kind).__name__ == "StructType"
     return [kind.field(i) for i in range(kind.num_fields)] if is_structure else []
 
 
-def _with_json_types(path: Path, schema: Any, arrow: Any) -> Any:
+def _with_json_types(path: Path, schema: Any, arrow: Any, reading: Reading) -> Any:
     """Return a schema whose values JSON can store: dates, times and decimals become strings."""
     types, fields = arrow.types, []
     for field in schema:
@@ -120,7 +137,8 @@ def _with_json_types(path: Path, schema: Any, arrow: Any) -> Any:
         elif not _is_json(kind, types):
             raise ValueError(
                 f"column {field.name!r} must have values that JSON can store ({path}: {kind}); "
-                "remove the column"
+                + ("save" if field.name in reading.keys[:1] else "remove or save")
+                + " the column as strings"
             )
         fields.append(field)
     return arrow.schema(fields)
