@@ -175,6 +175,12 @@ def test_a_number_in_the_line_is_no_long_string(tmp_path, part):
     assert record.value["n"] == [0.1, "0.1e0", "0.11e0"]
 
 
+def test_a_long_key_is_a_key(tmp_path, part):
+    long = b"k" * 9 * part
+    assert read(tmp_path / "a.jsonl", b'{"%b" \t: "\xc3\xa9", "text": "x"}' % long) == ("x", False)
+    assert read(tmp_path / "a.jsonl", b'{"%b": 1, "%b": 2, "text": "x"}' % (long, long)) is None
+
+
 def test_rejects_and_inspection_of_long_lines(tmp_path, part):
     texts = ["good " * 50, "中文" * 80]
     lines = [json.dumps({"text": text}) for text in texts]

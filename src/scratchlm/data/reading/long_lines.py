@@ -3,7 +3,7 @@
 `json.loads` needs several times the memory of a line: one character outside Latin-1 doubles the
 memory of the text, and an emoji makes it four times as large. `parse_long` parses a line without
 its long strings. A long string stays in the bytes of the line, and `parts` decodes it piece by
-piece.
+piece. A long key is parsed with the line.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from scratchlm.data.reading.json_values import unique
 from scratchlm.tokenizer.pieces.text_files import decoded
 
 LONG = 1 << 23  # bytes of a line that is read piece by piece
 PART = 1 << 18  # bytes of a piece, and of a string that is long
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_COLON = re.compile(rb"[ \t\r]*:")
 # Whole characters of a string. The two halves of a surrogate pair are one character.
 _CHARACTERS = re.compile(
     rb"(?:[^\\]++|\\u[dD][89abAB]..\\u....|\\u(?![dD][89abAB])....|\\[^u])*+", re.DOTALL
@@ -71,7 +73,7 @@ def parse_long(line: bytes | bytearray) -> Any:
     def number(text: str) -> float | LongString:
         return strings[int(text.removeprefix(start))] if text.startswith(start) else float(text)
 
-    value = json.loads(short.decode(), parse_float=number)
+    value = json.loads(short.decode(), parse_float=number, object_pairs_hook=unique)
     for string in strings:
         for _ in parts(line, string):
             pass
@@ -85,7 +87,8 @@ def _long_strings(line: bytes | bytearray) -> Iterator[LongString]:
         if match is None:
             raise ValueError(f"Unterminated string starting at byte {start}")
         end = match.end()
-        if end - start > PART:
+        is_key = _COLON.match(line, end)
+        if end - start > PART and not is_key:
             string = LongString()
             string.start, string.end = start + 1, end - 1
             yield string
