@@ -193,6 +193,14 @@ def test_a_list_must_have_strings_only(tmp_path):
         list(read_records(tmp_path / "a.jsonl", Reading(join=" ")))
 
 
+@pytest.mark.parametrize("separator", ["\n\t", r"\n\t"])
+def test_a_separator_may_contain_newlines(tmp_path, separator):
+    (tmp_path / "a.txt").write_text("one\n\ttwo", encoding="utf-8")
+    reading = Reading(separator=separator)
+    assert [record.text for record in read_records(tmp_path, reading)] == ["one", "two"]
+    assert {chunk.document for chunk in read_documents(tmp_path, reading)} == {0, 1}
+
+
 def test_with_text_replaces_the_text_alone():
     value = {"a": {"b": "old", "c": 1}, "d": [2]}
     assert with_text(value, "new", Reading("a.b")) == {"a": {"b": "new", "c": 1}, "d": [2]}

@@ -95,7 +95,7 @@ def _read(
 ) -> Iterator[tuple[str, bool]]:
     """Yield (text, whether the document ends with this text)."""
     if format_of(path).kind == "text":
-        yield from documents(path, reading.separator, progress)
+        yield from documents(path, reading.boundary, progress)
         return
     for record in records_of(path, reading, rejects, progress, whole=False):
         yield from pieces(record)

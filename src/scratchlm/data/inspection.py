@@ -86,7 +86,7 @@ def inspect(
             found.files[name] += 1
             found.file_bytes[name] += path.stat().st_size
             if kind == "text":
-                for text, last in documents(path, reading.separator, bar.update):
+                for text, last in documents(path, reading.boundary, bar.update):
                     texts.add(text, str(path), last=last)
             else:
                 _read_records(path, reading, found, texts, bar.update)

@@ -59,7 +59,7 @@ def read_records(
             continue
         parts: list[str] = []
         number = 0
-        for part, last in documents(path, reading.separator, progress):
+        for part, last in documents(path, reading.boundary, progress):
             parts.append(part)
             if last and (text := "".join(parts)):
                 rejects.records += 1

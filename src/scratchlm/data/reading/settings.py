@@ -17,8 +17,8 @@ class Reading:
     objects: `meta.body`. A JSON list of keys can contain a dot in a key: `["a.b"]`. None means that
     an object needs no text: its text is empty, and the caller uses the whole object. `separator` is
     the text between the documents of a plain text. A text may be a list of strings only if `join`
-    is set: `join` is the text between these strings. A shell passes newlines as `\\n`, so `join`
-    may contain `\\n` and `\\t` as two characters.
+    is set: `join` is the text between these strings. A shell passes newlines as `\\n`, so
+    `separator` and `join` may contain `\\n` and `\\t` as two characters.
     """
 
     field: str | None = "text"
@@ -59,9 +59,17 @@ class Reading:
     @cached_property
     def glue(self) -> str | None:
         """Return the text between the strings of a list. Return None if a list is an error."""
-        if self.join is None:
-            return None
-        return self.join.replace("\\n", "\n").replace("\\t", "\t")
+        return None if self.join is None else _with_newlines(self.join)
+
+    @cached_property
+    def boundary(self) -> str:
+        """Return the text between the documents of a plain text."""
+        return _with_newlines(self.separator)
+
+
+def _with_newlines(text: str) -> str:
+    """Return the text with newlines and tabs instead of `\\n` and `\\t`."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 DEFAULT = Reading()
