@@ -6,6 +6,7 @@ import errno
 import gc
 import gzip
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -78,7 +79,7 @@ def source(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     lines = [{"id": n, "text": text_of(n) if n % 20 else "", "meta": {"a": [n, "é"]}}
              for n in range(200)]  # fmt: skip
-    lines[5]["meta"] = {"half": "\ud800", "not": float("nan")}
+    lines[ODD]["meta"] = {"half": "\ud800", "not": [float("nan"), -math.inf, 1.5]}
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(data, mtime=0))
     (folder / "b.txt").write_text("§".join(map(text_of, range(200, 240))), "utf-8", newline="")
@@ -89,6 +90,7 @@ def source(tmp_path_factory) -> Path:
 
 
 READING = Reading(separator="§")
+ODD = 32  # the number of a document that stays
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +110,7 @@ def documents_in(folder: Path) -> list[object]:
     found = []
     for path in sorted(folder.glob("clean-*.jsonl.zst")):
         with zstandard.open(path, "rt", encoding="utf-8") as file:
-            found += [json.loads(line) for line in file]
+            found += [json.loads(line, parse_constant=pytest.fail) for line in file]
     return found
 
 
@@ -130,6 +132,8 @@ def by_hand(source: Path) -> tuple[list[object], dict[str, int]]:
         else:
             seen.add(text)
             value = record.value if isinstance(record.value, dict) else {}
+            if value.get("id") == ODD:
+                value["meta"]["not"] = [None, None, 1.5]  # JSON has no NaN and no infinity
             kept.append(value | {"text": text.replace("cat", "dog")})
     return kept, dropped
 
@@ -139,7 +143,7 @@ def test_the_output_is_the_input_without_what_the_steps_drop(source, tmp_path):
     kept, dropped = by_hand(source)
     assert min(dropped.values()) >= 5
     assert len(kept) > 80
-    assert repr(documents_in(tmp_path / "out")) == repr(kept)  # repr: nan is not nan
+    assert documents_in(tmp_path / "out") == kept
     assert {step.name: step.dropped.documents for step in account.steps
             if step.dropped.documents} == dropped  # fmt: skip
     assert account.read == Amount(

@@ -206,7 +206,7 @@ def test_with_text_replaces_the_text_alone():
     assert with_text(value, "new", Reading("a.b")) == {"a": {"b": "new", "c": 1}, "d": [2]}
     assert value["a"]["b"] == "old"
     assert with_text({"a.b": ["x"]}, "new", Reading('["a.b"]', join="")) == {"a.b": "new"}
-    assert with_text("a bare string", "new", Reading()) == "new"
+    assert with_text("a bare string", "new", Reading("a.b")) == {"a": {"b": "new"}}
 
 
 # --- places and sizes -----------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scratchlm.data.cleaning.accounting import EMPTY, Tally, add
 from scratchlm.data.cleaning.step import Comparison, Edit, Filter, Step
@@ -98,9 +99,26 @@ class Pass:
 
 
 def _line(record: Record, text: str, reading: Reading) -> bytes:
-    is_object = isinstance(record.value, dict)
-    value = with_text(record.value, text, reading) if is_object else {"text": text}
+    """Return the record with its new text as a line of JSON."""
+    value = with_text(record.value, text, reading)
     try:
-        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        value = _finite(value)
+        line = json.dumps(value, ensure_ascii=False)
+    try:
+        return line.encode() + b"\n"
     except UnicodeEncodeError:  # another field has half of a surrogate pair, which JSON escapes
         return json.dumps(value).encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null instead of NaN and of infinite numbers, which JSON does not have.
+
+    Python writes these numbers, and most other programs cannot read them.
+    """
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

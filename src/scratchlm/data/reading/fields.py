@@ -72,14 +72,15 @@ def _joined(found: Any, reading: Reading, place: str) -> list[str]:
     return [string for part in found for string in (reading.glue, part)][1:]
 
 
-def with_text(value: Any, text: str, reading: Reading) -> Any:
-    """Return the record `value` with another text. The function does not change `value`."""
-    return _replaced(value, text, reading.keys) if isinstance(value, dict) else text
+def with_text(value: Any, text: str, reading: Reading) -> dict[str, Any]:
+    """Return the record `value` with another text. A string becomes an object with the keys of
+    `reading`, so that the same reading finds the text in each record. Do not change `value`."""
+    return _replaced(value if isinstance(value, dict) else {}, text, reading.keys or ("text",))
 
 
 def _replaced(value: dict[str, Any], text: str, keys: tuple[str, ...]) -> dict[str, Any]:
     first, *rest = keys
-    return value | {first: _replaced(value[first], text, tuple(rest)) if rest else text}
+    return value | {first: _replaced(value.get(first, {}), text, tuple(rest)) if rest else text}
 
 
 def check_characters(text: str, place: str) -> None:
