@@ -21,7 +21,7 @@ from scratchlm.data.documents import read_documents, read_texts
 from scratchlm.data.reading import parquet, unpacked
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.sources import find_files
-from scratchlm.errors import FileFormatError
+from scratchlm.errors import FileFormatError, Notice
 from scratchlm.tokenizer.pieces.patterns import GPT2
 
 END = "<|endoftext|>"
@@ -218,6 +218,26 @@ def test_a_folder_gives_the_json_files_that_are_lists(tree):
     assert names_of("sub/*.JSON") == ["sub/list.JSON"]
     assert names_of("sub")[-1] == "sub/list.JSON"
     assert "t.json" not in names_of(".")
+
+
+def test_a_folder_tells_what_it_skips(tree):
+    """`find_files` reads JSON lines in .json files and linked folders, and reports other files."""
+    (tree / "t.json").write_text('{"model": {}}')
+    (tree / "sub" / "lines.json").write_text('\ufeff{"text": "a"}\r\n\n{"text": "b"}\n', "utf-8")
+    (tree / "sub" / "pretty.json").write_text('{\n "a": {"b": 1}\n}')
+    (tree / "sub" / "lines.json.gz").write_bytes(gzip.compress(b'"a"\n"b"'))
+    (tree / "sub" / "object.json.gz").write_bytes(gzip.compress(b'{"a": 1}\n'))
+    (tree / "top").mkdir()
+    (tree / "top" / "part").symlink_to("../sub")
+    (tree / "top" / "part" / "up").symlink_to("../top")
+    with pytest.warns(Notice) as notices:
+        found = names_of("top")
+    names = ["c.jsonl", "deep/d.parquet", "e.jsonl.zst", "lines.json", "lines.json.gz"]
+    assert found == [f"top/part/{name}" for name in names]
+    (told,) = [str(notice.message) for notice in notices]
+    assert told.startswith("skipped 2 files in top, such as top/part/object.json.gz: a .json file")
+    with pytest.warns(Notice, match=r"skipped 2 files in \., such as b\.txt~: a name must end in"):
+        names_of(".")
 
 
 def test_a_folder_of_shards_is_called_that(tmp_path):

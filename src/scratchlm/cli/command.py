@@ -280,14 +280,18 @@ def _terminated_as_exception() -> Iterator[None]:
 
 @contextmanager
 def _notices_in_one_line() -> Iterator[None]:
-    """Print each `Notice` as one line on standard error. Other warnings keep their form."""
+    """Print each `Notice` as one line on standard error, once. Other warnings keep their form."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", Notice)
         before = warnings.showwarning
+        shown: set[str] = set()
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, Notice):
-                print("scratchlm:", " ".join(str(message).split()), file=sys.stderr)
+                line = " ".join(str(message).split())
+                if line not in shown:
+                    print("scratchlm:", line, file=sys.stderr)
+                shown.add(line)
             else:
                 before(message, category, *place, **more)
 

@@ -2,6 +2,7 @@
 
     .jsonl, .ndjson  JSON lines: one value a line
     .json            a list of values, or JSON lines, because many .json files contain lines
+                     (in a folder, at least two lines)
     .parquet         a table (needs pyarrow)
     any other name   UTF-8 text
 
@@ -12,11 +13,15 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from scratchlm.data.reading.unpacked import unpacked
+from scratchlm.errors import Notice
 from scratchlm.files.paths import StrPath
+from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK
 
 PACKED = ("", ".gz", ".zst")
 FOLDER_SUFFIXES = (
@@ -24,6 +29,12 @@ FOLDER_SUFFIXES = (
       for packed in PACKED),
     ".parquet",
 )  # fmt: skip
+_OWN = {  # this library writes these files beside documents and token files
+    *("corpus.json", "manifest.json", "tokenizer.json"),
+    *("gpt2.json", "r50k_base.json", "cl100k_base.json"),
+}
+# The first and the last byte of a line of JSON lines, and the first byte of the next line.
+_JSON_LINES = {b"{}{", b'{}"', b'""{', b'"""'}
 
 
 class Format(NamedTuple):
@@ -73,10 +84,12 @@ def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
     `paths`.
 
     For a folder, return the files in the folder and its subfolders whose names end in one of
-    FOLDER_SUFFIXES. Sort these files by path, and skip hidden files. Skip a `.json` file that
-    contains no list, because a file such as a tokenizer contains no documents. A string with `*`,
-    `?` or `[` is a glob if no such file exists; `**` matches any number of folders. Raise
-    ValueError if a glob matches no file, and FileNotFoundError if a path does not exist.
+    FOLDER_SUFFIXES. Sort these files by path, and follow links to folders. Skip hidden files. Skip
+    a `.json` file without a list or JSON lines, because a file such as a tokenizer contains no
+    documents. A `Notice` reports the skipped files, except hidden files, token files and the files
+    that this library writes beside them. A string with `*`, `?` or `[` is a glob if no such file
+    exists; `**` matches any number of folders. Raise ValueError if a glob matches no file, and
+    FileNotFoundError if a path does not exist.
     """
     found: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -111,14 +124,21 @@ def matches(name: str) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files in the folder and its subfolders, except hidden files."""
+    """Return all files in the folder and its subfolders, except hidden files. Follow links to
+    folders, but read no folder a second time."""
 
     def fail(error: OSError) -> None:  # without this, os.walk skips unreadable folders
         raise error
 
-    files = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    files, seen = [], {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        found = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in found:
+            real = os.path.realpath(os.path.join(parent, name))
+            if real not in seen:  # a link may lead to a folder above itself
+                seen.add(real)
+                folders.append(name)
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return files
 
@@ -126,12 +146,14 @@ def files_below(folder: Path) -> list[Path]:
 def texts_among(files: Sequence[Path]) -> list[Path]:
     """Return the files that contain texts or documents, sorted by path."""
     found = [file for file in files if file.name.lower().endswith(FOLDER_SUFFIXES)]
-    return sorted(file for file in found if file.suffix.lower() != ".json" or _is_list(file))
+    return sorted(file for file in found if format_of(file).kind != "json" or _has_documents(file))
 
 
 def _files_in(folder: Path) -> list[Path]:
     files = files_below(folder)
-    if found := texts_among(files):
+    found = texts_among(files)
+    _tell_skipped(folder, files, found)
+    if found:
         return found
     shards = sorted(filter(is_shard, files))
     if shards:
@@ -145,9 +167,44 @@ def _files_in(folder: Path) -> list[Path]:
     )
 
 
-def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+def _tell_skipped(folder: Path, files: Sequence[Path], found: Sequence[Path]) -> None:
+    """Report the files that are not among `found`: one `Notice` for each reason."""
+    shards = {file for file in files if is_shard(file)}
+    own = shards | {file.with_name(f"{file.name}.json") for file in shards} | set(found)
+    skipped = sorted(file for file in files if file not in own and file.name not in _OWN)
+    json = [file for file in skipped if format_of(file).kind == "json"]
+    for alike, reason in (
+        ([file for file in skipped if file not in set(json)],
+         "a name must end in .txt, .md, .json, .jsonl or .ndjson, each also with .gz or .zst, "
+         "or in .parquet"),
+        (json, "a .json file must contain a list or JSON lines"),
+    ):  # fmt: skip
+        if alike:
+            number = f"{len(alike):,} file{'s' * (len(alike) != 1)}"
+            text = f"skipped {number} in {folder}, such as {alike[0]}: {reason}"
+            warnings.warn(text, Notice, stacklevel=4)
+
+
+def _has_documents(path: Path) -> bool:
+    """Check whether a `.json` file contains a list, or at least two JSON lines.
+
+    The first line of an object over several lines is not a whole object.
+    """
+    first = last = b""  # the first and the last byte of the first line
+    has_ended = False
+    for data in unpacked(path, format_of(path).packed):
+        if not first:
+            data = data.removeprefix(BYTE_ORDER_MARK.encode()).lstrip()
+            first = data[:1]
+            if first == b"[":
+                return True
+        if first and not has_ended:
+            line, newline, data = data.partition(b"\n")
+            last = line.rstrip()[-1:] or last
+            has_ended = bool(newline)
+        if has_ended and (second := data.lstrip()[:1]):
+            return first + last + second in _JSON_LINES
+    return False
 
 
 def is_there(name: str) -> bool:
