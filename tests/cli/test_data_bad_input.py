@@ -233,7 +233,8 @@ TOKENIZE = [
     (ENCODE + "good.jsonl --max_bad 1 --rejects r.json", "must go to a .jsonl file (r.json)"),
     (ENCODE + "good.jsonl --max_bad 1 --rejects folder", "folder"),
     (ENCODE + "good.jsonl --max_bad 1 --rejects no/r.jsonl", "create no first"),
-    (ENCODE + "good.jsonl --max_bad 1 --rejects good.jsonl", "must not replace an input"),
+    (ENCODE + "good.jsonl --max_bad 1 --rejects good.jsonl", "the inputs (good.jsonl, input good"),
+    (ENCODE + "goo*.jsonl --max_bad 1 --rejects good2.jsonl", "(good2.jsonl, input goo*.jsonl)"),
     (ENCODE + "two.jsonl" + REJECTS, "(two.jsonl:4: 2); write"),
     (ENCODE + "two.jsonl cut.json --max_bad 5 --rejects r.jsonl", "a JSON list (cut.json"),
     (

@@ -52,6 +52,7 @@ def test_the_documentation_of_this_repository_is_cleaned(capsys):
     assert read > kept > 5
 
 
+FOLDER = ["clean", "in", "--config", "c.toml"]
 BAD = [
     (WORDS[:4], 2, "--output"),
     (["clean", "a.jsonl", "--output", "out"], 2, "--config"),
@@ -64,7 +65,19 @@ BAD = [
     ([*WORDS, "--field", "a..b"], 2, "must not have an empty key"),
     ([*WORDS, "--separator", ""], 2, "the separator must not be empty"),
     ([*WORDS, "--resume"], 2, "--resume needs a run that began (out has none)"),
-    ([*WORDS[:5], "a.jsonl"], 2, "the output must be a folder, not a file (a.jsonl)"),
+    ([*WORDS[:5], "old.jsonl"], 2, "the output must be a folder, not a file (old.jsonl)"),
+    ([*WORDS[:5], "link"], 2, "an output must not be a link (link)"),
+    ([*WORDS[:5], "a.jsonl"], 2, "--output must not be among the inputs (a.jsonl, input a.jsonl)"),
+    ([*FOLDER, "--output", "in/o"], 2, "--output must not be among the inputs (in/o, input in)"),
+    ([*FOLDER, "--output", "o", "--rejects", "./in/r.jsonl"], 2, "(./in/r.jsonl, input in)"),
+    (["clean", "*.jsonl", *WORDS[2:], "--rejects", "new.jsonl"], 2, "(new.jsonl, input *.jsonl)"),
+    (["clean", "in/**", *WORDS[2:], "--rejects", "in/new"], 2, "(in/new, input in/**)"),
+    ([*WORDS, "--report", "a.jsonl"], 2, "--report must not be among the inputs"),
+    ([*WORDS, "--report", "c.toml"], 2, "--report must not be among the inputs (c.toml"),
+    ([*WORDS, "--rejects", "r", "--report", "./r"], 2, "--rejects and --report must be separate"),
+    ([*WORDS, "--rejects", "out"], 2, "--output and --rejects must be separate"),
+    ([*WORDS, "--report", "in"], 2, "is a directory (in)"),
+    ([*WORDS, "--plot", "p.svg"], 2, "must end in .png (p.svg); use the name p.png"),
     ([*WORDS[:5], "none/out"], 2, "none"),
     ([*WORDS, "--report", "none/report.json"], 2, "none"),
     ([*WORDS, "--plot", "none/report.png"], 2, "none"),
@@ -80,5 +93,9 @@ def test_refusals(capsys, words, code, told):
 
     packed = zstandard.compress(Path("a.jsonl").read_bytes() * 99)
     Path("cut.jsonl.zst").write_bytes(packed[: len(packed) // 2])
+    Path("old.jsonl").touch()
+    Path("in").mkdir()
+    Path("in/a.txt").write_text("text", "utf-8")
+    Path("link").symlink_to("in")
     Path("bad.jsonl").write_bytes(b'"a text"\n{"text": "\xff"}\n')
     check_refusal(data, words, code, told, capsys)

@@ -453,8 +453,10 @@ def test_outputs_that_are_refused(source, begun, tmp_path):
     (tmp_path / "full" / "notes.txt").write_text("the user's own")
     with pytest.raises(ValueError, match=r"new or empty folder \(.*full\)"):
         clean(source, tmp_path / "full", STEPS)
-    with pytest.raises(ValueError, match=r"a folder, not a file \(.*b\.txt\)"):
-        clean(source, source / "b.txt", STEPS)
+    with pytest.raises(ValueError, match=r"a folder, not a file \(.*notes\.txt\)"):
+        clean(source, tmp_path / "full" / "notes.txt", STEPS)
+    with pytest.raises(ValueError, match="output must not be among the inputs"):
+        clean(source, source / "out", STEPS)
     with pytest.raises(FileNotFoundError):
         clean(source, tmp_path / "none" / "out", STEPS)
     with (

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def add_flags(parser: Parser) -> None:
     parser.add_argument("--config", required=True, action=Once, metavar="FILE.toml",
-                        help="the steps, one [[step]] table each")  # fmt: skip
+                        help="the steps, one [[step]] table each (docs/data.md lists their "
+                        "kinds)")  # fmt: skip
     add_pipeline_flags(parser)
 
 
@@ -43,26 +44,41 @@ def add_pipeline_flags(parser: Parser) -> None:
                         help="the key of the text in JSON and Parquet, such as meta.body "
                         "(default: text)")  # fmt: skip
     parser.add_argument("--join", type=text, action=Once, metavar="TEXT",
-                        help="the text between the strings of a text that is a list")  # fmt: skip
+                        help=r"the text between the strings of a text that is a list, such as "
+                        r"\n\n")  # fmt: skip
     parser.add_argument("--separator", type=text, action=Once, metavar="TEXT",
-                        help="the text between the documents of a plain text")  # fmt: skip
+                        help="the text between the documents of a plain text (default: "
+                        "<|endoftext|>)")  # fmt: skip
     parser.add_argument("--rejects", action=Once, metavar="FILE.jsonl",
                         help="a file for the records that cannot be read")  # fmt: skip
     parser.add_argument("--max_bad", type=int, default=0, action=Once, metavar="N",
-                        help="the largest number of such records (default: 0)")  # fmt: skip
+                        help="how many records that cannot be read the command accepts "
+                        "(default: 0)")  # fmt: skip
     parser.add_argument("--num_workers", type=int, action=Once, metavar="N",
                         help="the number of processes (default: one a core)")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="continue a run that stopped")
     parser.add_argument("--report", action=Once, metavar="FILE.json",
-                        help="a file for what each step did")  # fmt: skip
+                        help="a file for the account: the numbers of each step")  # fmt: skip
     parser.add_argument("--plot", action=Once, metavar="FILE.png",
-                        help="a figure of what each step did")  # fmt: skip
+                        help="a figure of the account")  # fmt: skip
 
 
 def run(args: Namespace) -> None:
     from scratchlm.data.cleaning.kinds import read_steps
 
     run_steps(args, read_steps(args.config))
+
+
+def _check_outputs(args: Namespace, steps: Sequence[Step]) -> None:
+    from scratchlm.data.outputs import check_file, check_outputs
+
+    for path, ending in ((args.rejects, ""), (args.report, ""), (args.plot, ".png")):
+        if path is not None:
+            check_file(path, ending)
+    outputs = {f"--{flag}": getattr(args, flag) for flag in ("output", "rejects", "report", "plot")}
+    config = getattr(args, "config", None)  # dedup has none
+    others = [path for step in steps for path in step.files()]
+    check_outputs(outputs, [*args.paths, *others, *filter(None, [config])])
 
 
 def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
@@ -75,9 +91,7 @@ def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
 
     if args.plot is not None:
         require_matplotlib()
-    for path in filter(None, (args.report, args.plot)):
-        if not Path(path).parent.is_dir():
-            raise FileNotFoundError(2, "no such folder", str(Path(path).parent))
+    _check_outputs(args, steps)
     given = {"field": args.field, "separator": args.separator, "join": args.join}
     reading = Reading(**{name: value for name, value in given.items() if value is not None})
     for line in filter(None, (step.about() for step in steps)):

@@ -234,6 +234,9 @@ def _check_rejects(args: Namespace) -> None:
         )
     if args.rejects is None:
         return
+    from scratchlm.data.outputs import check_outputs  # slow, and --help does not need it
+
+    check_outputs({"--rejects": args.rejects}, [*(args.corpus or []), *(args.encode or [])])
     if ending_of(Path(args.rejects)) != ".jsonl":
         raise ValueError(
             f"bad records must go to a .jsonl file ({args.rejects}); set --rejects "

@@ -22,6 +22,7 @@ from scratchlm.data.corpus_folder import MANIFEST, PROGRESS, SplitInfo
 from scratchlm.data.corpus_writer import CorpusSettings
 from scratchlm.data.extra import extra
 from scratchlm.data.hdf5 import ENDINGS
+from scratchlm.data.outputs import check_file
 from scratchlm.data.shards import join_shards
 from scratchlm.data.sources import find_files
 from scratchlm.errors import FileFormatError
@@ -128,8 +129,5 @@ def _check_output(output: Path) -> None:
         raise ValueError(
             f"the name of the output must end in .h5 ({output}); use the name {output.stem}.h5"
         )
-    if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
-    if not output.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(output.parent))
+    check_file(output)
     extra("h5py", output)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from pathlib import Path
 
+from scratchlm.data.outputs import check_file
 from scratchlm.files.atomic import replacing_file
 from scratchlm.files.paths import StrPath
 
@@ -104,6 +105,7 @@ def write_generated(task: str, documents: int, seed: int, output: StrPath) -> No
         raise ValueError(
             f"the name of the output must end in .jsonl ({path}); use the name {path.stem}.jsonl"
         )
+    check_file(path)
     texts = islice(generate_documents(task, seed), documents)
     with replacing_file(path) as file:
         for text in texts:

@@ -12,6 +12,7 @@ and a byte that says whether a step dropped it. The next pass begins with these 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -35,6 +36,7 @@ from scratchlm.data.cleaning.work_folder import (
     work_folder,
 )
 from scratchlm.data.extra import extra
+from scratchlm.data.outputs import check_outputs
 from scratchlm.data.reading.record import Record
 from scratchlm.data.reading.records import read_records
 from scratchlm.data.reading.rejects import Rejects
@@ -68,11 +70,14 @@ def clean(
     `num_workers`. With `resume`, a run continues after a kill, and writes the same bytes as an
     uninterrupted run. Up to `max_bad` records that cannot be read go to the file `rejects`.
 
-    Raise ValueError if the output is not empty, if `resume` finds no run, and for input that
-    `read_records` refuses. Raise FileFormatError if a run with `resume` has other steps or inputs.
+    Raise ValueError if an output is among the inputs, if the output is not empty, if `resume` finds
+    no run, and for input that `read_records` refuses. Raise FileFormatError if a run with `resume`
+    has other steps or inputs.
     """
     files = find_files(paths)
     others = [Path(path) for step in steps for path in step.files()]
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    check_outputs({"output": output, "rejects": rejects}, [*given, *others])
     inputs = describe([*files, *others])
     settings: dict[str, Any] = dataclasses.asdict(reading)
     names = names_of(steps)

@@ -32,6 +32,7 @@ from scratchlm.data.cleaning.accounting import (
     tally_from_json,
     tally_to_json,
 )
+from scratchlm.data.outputs import check_no_link
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import sync_directory
 from scratchlm.files.checksum import sha256_of
@@ -198,6 +199,7 @@ def check_output(output: Path, *, resume: bool) -> None:
         raise ValueError(f"the output must have a name ({output}); choose a folder such as clean")
     if not output.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(output.parent))
+    check_no_link(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"the output must be a folder, not a file ({output}); choose a folder")
     finished = (output / MANIFEST).exists()
