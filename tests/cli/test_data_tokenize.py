@@ -54,7 +54,10 @@ def words_of(line: str) -> list[str]:
 
 
 def test_the_journey(pile, gpt2, capsys):
-    """Each command prints the next command."""
+    """Each command prints the next command. A refused command leaves no tokenizer."""
+    assert data(["tokenize", "--field", "body"]) == 2
+    assert not Path("data/train/r50k_base.json").exists()
+    capsys.readouterr()
     assert data(["tokenize", "--max_data", "20"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "encoding the first 20 documents of 1 file in data/train: 00.jsonl.zst …"
@@ -114,6 +117,7 @@ def test_another_tokenizer_and_other_paths(pile, tmp_path, capsys):
         (["--tokenizer_path", "t.json", "--field", "body"], 2, "no field 'body'"),
         (["--tokenizer_path", "t.json", "--resume"], 2, "--resume needs an unfinished encoding"),
         (["--tokenizer_path", "t.json", "--out_val_file", "b.bin"], 2, "use the name b.h5"),
+        (["--tokenizer_path", "t.json", "--out_val_file", "link.h5"], 2, "must not be a link"),
         (["--train_dir", "data/train/*"], 2, "data/train/*"),
         (["--val_dir", "data/test"], 2, "data/test"),
         (["--val_dir", "data"], 2, "two folders must not have the same file"),
@@ -122,6 +126,7 @@ def test_another_tokenizer_and_other_paths(pile, tmp_path, capsys):
 )  # fmt: skip
 def test_what_is_refused(pile, tmp_path, capsys, words, code, names):
     tiny.tokenizer(tmp_path).save("t.json")
+    Path("link.h5").symlink_to("other.h5")
     check_refusal(data, ["tokenize", *words], code, names, capsys)
 
 

@@ -89,6 +89,8 @@ def run(args: Namespace) -> None:
         number = getattr(stop, "signum", signal.SIGINT)
         told = "stopped; to continue, repeat the command with --resume"
         raise Interrupted(number, told) from None
+    if not path.exists():  # a run that fails leaves no tokenizer
+        tokenizer.save(path)
     for folder, total in zip(folders, totals, strict=True):
         print(
             f"{folder.output}: {total.documents:,} documents, {total.text_bytes:,} bytes, "
@@ -117,8 +119,8 @@ def _check(args: Namespace) -> None:
 
 
 def _tokenizer(args: Namespace) -> tuple[BPETokenizer, Path]:
-    """Return the tokenizer and its tokenizer.json. Save a named tokenizer beside the training ids,
-    where a run finds it."""
+    """Return the tokenizer and its tokenizer.json. For a named tokenizer, this is a file beside the
+    training ids, where a run finds it; the file may not exist yet."""
     from scratchlm.tokenizer.bpe import BPETokenizer
     from scratchlm.tokenizer.named import FOLDER, load_named
 
@@ -127,9 +129,7 @@ def _tokenizer(args: Namespace) -> tuple[BPETokenizer, Path]:
     name = args.tokenizer_name or "r50k_base"
     tokenizer = load_named(name, args.tokenizer_dir or FOLDER)
     path = Path(args.out_train_file).parent / f"{name}.json"
-    if not path.exists():
-        tokenizer.save(path)
-    elif BPETokenizer.load(path).hash != tokenizer.hash:
+    if path.exists() and BPETokenizer.load(path).hash != tokenizer.hash:
         raise FileFormatError(
             f"the file contains another tokenizer ({path}); remove the file, or choose another "
             "folder with --out_train_file"
