@@ -23,7 +23,8 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, action=Once, metavar="N",
                         help="choose the documents (default: 0)")  # fmt: skip
     parser.add_argument("--output", required=True, action=Once, metavar="FILE.jsonl",
-                        help="the file to write, with one document a line")  # fmt: skip
+                        help="the file to write, with one document a line; the command replaces "
+                        "an existing file")  # fmt: skip
 
 
 def run(args: Namespace) -> None:

@@ -5,8 +5,9 @@ scratchlm-data show --train_data corpus.txt --data.documents separate --step 100
 scratchlm-data show --config runs/2026-01-31-120000/config.toml --step 100
 scratchlm-data show dialogues.jsonl --tokenizer_path t.json --template chatml
 
-It prints what scratchlm-train reads with the same flags, or what a run read. Of dialogues, it
-prints the tokens and ids, and which of them a model learns.
+It prints what scratchlm-train reads with the same flags, or what a run read. So it needs the same
+data, also for validation. Of dialogues, it prints the tokens and ids, and which of them a model
+learns.
 """
 
 from __future__ import annotations
