@@ -101,7 +101,7 @@ def test_a_mirror_is_asked_instead(capsys):
 REFUSALS = [
     ("download shakespear", 2, "did you mean shakespeare"),
     ("dowload", 2, "did you mean download"),
-    ("clone", 2, "the steps are download"),
+    ("clone", 2, "did you mean clean?"),
     ("", 2, "required"),
     ("download gsm8k --train_dir x", 2, "--output"),
     ("download pile --output x", 2, "--train_dir"),

@@ -310,7 +310,7 @@ def test_the_pages_commands_are_understood(words: list[str], script, monkeypatch
         case ["bash", file]:
             assert Path(file).is_file()
         case _:
-            assert words[0] == "export" or words[0].startswith("host=")
+            assert words[0] in ("export", "pip") or words[0].startswith("host=")
 
 
 def test_the_pages_flags_and_keys_are_known() -> None:
