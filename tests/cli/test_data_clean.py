@@ -72,6 +72,8 @@ BAD = [
     ([*FOLDER, "--output", "o", "--rejects", "./in/r.jsonl"], 2, "(./in/r.jsonl, input in)"),
     (["clean", "*.jsonl", *WORDS[2:], "--rejects", "new.jsonl"], 2, "(new.jsonl, input *.jsonl)"),
     (["clean", "in/**", *WORDS[2:], "--rejects", "in/new"], 2, "(in/new, input in/**)"),
+    (["clean", "**/*.zst", *WORDS[2:]], 2, "--output must not be among the inputs (out, input **"),
+    (["clean", "linked", *WORDS[2:], "--report", "in/new"], 2, "(in/new, input linked)"),
     ([*WORDS, "--report", "a.jsonl"], 2, "--report must not be among the inputs"),
     ([*WORDS, "--report", "c.toml"], 2, "--report must not be among the inputs (c.toml"),
     ([*WORDS, "--rejects", "r", "--report", "./r"], 2, "--rejects and --report must be separate"),
@@ -97,5 +99,7 @@ def test_refusals(capsys, words, code, told):
     Path("in").mkdir()
     Path("in/a.txt").write_text("text", "utf-8")
     Path("link").symlink_to("in")
+    Path("linked").mkdir()
+    Path("linked/part").symlink_to("../in")
     Path("bad.jsonl").write_bytes(b'"a text"\n{"text": "\xff"}\n')
     check_refusal(data, words, code, told, capsys)
