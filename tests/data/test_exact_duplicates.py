@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scratchlm.data.deduplication.equal_records import equal_pairs
-from scratchlm.data.deduplication.exact import digest, equal_documents, folded
+from scratchlm.data.deduplication.exact import digest, digests, equal_documents, folded
 from scratchlm.data.deduplication.groups import Groups
 from scratchlm.data.deduplication.signatures import signature_blocks
 
@@ -37,6 +37,16 @@ def test_the_digest_of_a_long_text_is_that_of_its_folded_form():
         assert digest(text) == digest(folded(text))
         assert digest(text) != digest(text + " more")
     assert digest("x" * 200_000 + "  y") == digest("x" * 200_000 + " y")
+
+
+def test_digests_are_the_digests_of_each_text():
+    spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    rng = random.Random(0)
+    choice = [*spaces, " ", " ", "a", "é", "e\u0301", "\u2019", "\u200b", "\x00", "中", "🙂"]
+    texts = ["".join(rng.choices(choice, k=rng.randrange(30))) for _ in range(300)]
+    texts += ["", " ", "a  b\u3000" * 30_000, *spaces]
+    for some in (texts, texts[:1], []):
+        assert digests(some) == b"".join(map(digest, some))
 
 
 def test_finds_what_a_set_finds(tmp_path):

@@ -18,6 +18,9 @@ from scratchlm.files.paths import StrPath
 DIGEST_BYTES = 16
 _PIECE = 1 << 16  # characters: the list of all words of a long text would fill the memory
 _WHITE_SPACE = re.compile(r"\s")
+_WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_BETWEEN = b"\xff"  # UTF-8 has no such byte
+_SPACES = bytes(ord(" ") if chr(code).isspace() and code < 128 else code for code in range(256))
 
 
 def folded(text: str) -> str:
@@ -34,6 +37,29 @@ def digest(text: str) -> bytes:
             hashed.update((between + words).encode("utf-8"))
             between = " "
     return hashed.digest()
+
+
+def digests(texts: Sequence[str]) -> bytes:
+    """Return the digests of all texts, one after the other. This is `digest`, but faster."""
+    short = iter(_fold_together([text for text in texts if len(text) <= _PIECE]))
+    return b"".join(
+        digest(text)
+        if len(text) > _PIECE
+        else hashlib.blake2b(next(short), digest_size=DIGEST_BYTES).digest()
+        for text in texts
+    )
+
+
+def _fold_together(texts: Sequence[str]) -> list[bytes]:
+    """Return `folded` of each text in UTF-8. All texts become one array, with _BETWEEN."""
+    normal = (unicodedata.normalize("NFC", text) for text in texts)
+    plain = (text if text.isascii() else _WIDE_SPACE.sub(" ", text) for text in normal)
+    joined = _BETWEEN.join(text.encode() for text in plain)
+    codes = np.frombuffer(joined.translate(_SPACES), np.uint8)
+    is_space = codes == ord(" ")
+    is_kept = np.ones(len(codes), bool)
+    is_kept[1:] = ~(is_space[1:] & is_space[:-1])
+    return [text.strip(b" ") for text in codes[is_kept].tobytes().split(_BETWEEN)]
 
 
 def _cut_at_white_space(text: str) -> Iterator[str]:

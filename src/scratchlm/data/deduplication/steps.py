@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchlm.data.cleaning.step import Comparison, Filter
-from scratchlm.data.deduplication.exact import DIGEST_BYTES, digest, equal_documents
+from scratchlm.data.deduplication.exact import DIGEST_BYTES, digests, equal_documents
 from scratchlm.data.deduplication.minhash import (
     band_keys,
     probability_found,
@@ -44,7 +44,7 @@ class Exact(Comparison):
         return DIGEST_BYTES
 
     def signatures(self, texts: Sequence[str]) -> bytes:
-        return b"".join(map(digest, texts))
+        return digests(texts)
 
     def repeated(self, signatures: Sequence[Path], scratch: Path) -> npt.NDArray[np.int64]:
         return equal_documents(signatures, scratch)
