@@ -468,6 +468,18 @@ def test_outputs_that_are_refused(source, begun, tmp_path):
     assert clean(source, tmp_path / "empty", STEPS, reading=READING).kept.documents > 80
 
 
+def test_a_line_without_a_change_stays_as_it_is(tmp_path):
+    lines = ['{ "n": [1.10, 1E5, 1e400], "text": "caf\\u00e9"}', '{"text": "x\\r\\ny", "n": 1.10}',
+             '"a string"', '{"text": "z", "n": NaN}']  # fmt: skip
+    (tmp_path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    clean(tmp_path / "a.jsonl", tmp_path / "out", [StripReturns()])
+    with zstandard.open(tmp_path / "out" / "clean-00000.jsonl.zst", "rt", encoding="utf-8") as file:
+        assert file.read().splitlines() == [
+            lines[0], '{"text": "x\\ny", "n": 1.1}', '{"text": "a string"}',
+            '{"text": "z", "n": null}',
+        ]  # fmt: skip
+
+
 def test_a_file_that_changes_during_the_run(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a text")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from scratchlm.data.cleaning.accounting import EMPTY, Tally, add
 from scratchlm.data.cleaning.step import Comparison, Edit, Filter, Step
 from scratchlm.data.reading.fields import with_text
+from scratchlm.data.reading.json_values import parse
 from scratchlm.data.reading.record import Record
 from scratchlm.data.reading.settings import Reading
 
@@ -99,8 +100,16 @@ class Pass:
 
 
 def _line(record: Record, text: str, reading: Reading) -> bytes:
-    """Return the record with its new text as a line of JSON."""
-    value = with_text(record.value, text, reading)
+    """Return the record with its new text as a line of JSON. If the text did not change, this is
+    the line of the input, so numbers and escapes stay as they were."""
+    value, raw = record.value, record.raw
+    if raw is not None:
+        is_object, is_joined = raw.lstrip().startswith(b"{"), reading.join is not None
+        has_nan = b"NaN" in raw or b"Infinity" in raw  # JSON does not have these numbers
+        if text == record.text and is_object and not is_joined and not has_nan:
+            return bytes(raw.strip()) + b"\n"
+        value = parse(raw.decode())
+    value = with_text(value, text, reading)
     try:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:

@@ -158,7 +158,11 @@ class _Run:
         for index, record in enumerate(records):
             verdict = known[index] if self._work.number else ALIVE
             if verdict == ALIVE:
-                alive.append(record if judge.comparison is None else record._replace(value=None))
+                if judge.comparison is not None:
+                    record = record._replace(value=None, raw=None)
+                elif record.raw is not None:  # it is faster to send than `value`
+                    record = record._replace(value=None)
+                alive.append(record)
             elif verdict == REPEATED:
                 add(tally, "dropped", judge.repeated_by, "repeated", num_bytes=record.num_bytes)
             verdicts.append(min(verdict, DROPPED))

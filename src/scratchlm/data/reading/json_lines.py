@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -90,20 +89,25 @@ def _record(line: _Line, reading: Reading, remedy: str) -> Record:
         text = line.data.decode()
     except UnicodeDecodeError as error:
         raise not_utf8(line.place, error, line.start) from None
-    with _json_errors(line, remedy):
+    try:
         value = parse(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(line, error, remedy) from None
     found = text_in(value, reading, "a line", line.place)
-    if rb"\u" in line.data:
+    if not found.isascii() and rb"\u" in line.data:
         check_characters(found, line.place)
-    return Record(found, line.path, line.number, len(line.data), value)
+    raw = line.data if len(line.data) <= LONG else None
+    return Record(found, line.path, line.number, len(line.data), value, raw=raw)
 
 
 def _long_record(line: _Line, reading: Reading, remedy: str) -> Record:
     """Return a record whose text is in `more`, piece by piece."""
     release_memory()
     check_utf8(line.data, line.place, line.start)
-    with _json_errors(line, remedy):
+    try:
         value = parse_long(line.data)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(line, error, remedy) from None
     strings = strings_in(value, reading, "a line", line.place)
     if rb"\u" in line.data:
         for text in _pieces(line.data, strings):
@@ -121,11 +125,5 @@ def _pieces(data: bytes | bytearray, strings: list[str]) -> Iterator[str]:
             yield string
 
 
-@contextlib.contextmanager
-def _json_errors(line: _Line, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"each line must be JSON ({line.place}: {reason_of(error)}); {remedy}"
-        ) from None
+def _not_json(line: _Line, error: ValueError | RecursionError, remedy: str) -> ValueError:
+    return ValueError(f"each line must be JSON ({line.place}: {reason_of(error)}); {remedy}")

@@ -11,7 +11,8 @@ class Record(NamedTuple):
     """Store a record. `records` explains the fields.
 
     `more` yields the rest of a text that is too long for memory, in pieces. Only readers that do
-    not need whole records receive such a record.
+    not need whole records receive such a record. `raw` contains the bytes of a JSON line, unless
+    the line is long.
     """
 
     text: str
@@ -20,6 +21,7 @@ class Record(NamedTuple):
     num_bytes: int
     value: Any
     more: Iterator[str] | None = None
+    raw: bytes | bytearray | None = None
 
 
 def place(record: Record) -> str:
