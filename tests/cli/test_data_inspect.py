@@ -41,6 +41,16 @@ def test_a_text_that_looks_like_another_format(capsys):
     said = capsys.readouterr().out
     assert said.startswith("b.txt is read as plain text but looks like JSON; change the file's")
     assert "sample" not in said
+    assert "'<|endoftext|>' separates the documents" in said
+
+
+def test_the_separator(capsys):
+    assert data(["inspect", "b.txt", "--separator", "t"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[2:4] == [
+        "'t' separates the documents of plain texts (see --separator)",
+        "5 records: 5 documents, 0 empty, 0 without a text in 'text', 0 bad",
+    ]
 
 
 def test_json(capsys):

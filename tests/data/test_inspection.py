@@ -129,15 +129,31 @@ def test_special_tokens_at_the_borders_of_parts(tmp_path, monkeypatch):
 
 def test_a_report_and_its_json(files):
     found = inspect(".", Reading(), 2)
-    lines = report(found, "text").splitlines()
-    assert lines[3] == "17 records: 8 documents, 1 empty, 6 without a text in 'text', 2 bad"
+    lines = report(found, Reading()).splitlines()
+    assert lines[3] == f"{END!r} separates the documents of plain texts (see --separator)"
+    assert lines[4] == "17 records: 8 documents, 1 empty, 6 without a text in 'text', 2 bad"
     assert "  meta.n            number 5, null 1" in lines
     assert f"  {END}  2 in 1 documents" in lines
     content = json.loads(as_json(found))
     assert content["special_tokens"][END] == 2
     assert content["files"]["text"] == 1
     assert content["samples"] == [{"place": place, "text": text} for place, text in found.samples]
-    assert report(Inspection(), "text").startswith("0 records")
+    assert report(Inspection(), Reading()).startswith("0 records")
+
+
+def test_a_report_has_no_control_characters_and_no_long_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = {"text": "a\x9b", "k\x1b[2J": 1, "n" * 300_000: 2}
+    Path("new\nline.jsonl").write_text(json.dumps(record), "utf-8")
+    lines = report(inspect(".", Reading()), Reading()).splitlines()
+    assert lines[-6:] == [
+        "  " + "text".ljust(40) + "  string 1",
+        "  " + r"k\x1b[2J".ljust(40) + "  number 1",
+        "  " + "n" * 39 + "…  number 1",
+        "text: 3 bytes, 3 in a document, 3 in the longest",
+        "scripts of letters: latin 100%",
+        r'sample new\nline.jsonl:1: "a\x9b"',
+    ]
 
 
 def test_many_fields_are_bounded(tmp_path):
@@ -145,4 +161,4 @@ def test_many_fields_are_bounded(tmp_path):
     found = inspect(tmp_path, Reading())
     assert len(found.fields) == 200
     assert found.more_fields
-    assert "160 or more other fields" in report(found, "text")
+    assert "160 or more other fields" in report(found, Reading())

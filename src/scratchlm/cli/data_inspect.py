@@ -22,6 +22,9 @@ def add_flags(parser: Parser) -> None:
                         "meta.body is a key in an object")  # fmt: skip
     parser.add_argument("--join", type=text, action=Once, metavar="TEXT",
                         help="accept a list of strings as a text")  # fmt: skip
+    parser.add_argument("--separator", type=text, action=Once, default="<|endoftext|>",
+                        metavar="TEXT", help="the text between the documents of a plain text "
+                        "(default: <|endoftext|>)")  # fmt: skip
     parser.add_argument("--sample", type=int, action=Once, default=3, metavar="N",
                         help="show the start of N random documents (default: 3)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -35,10 +38,11 @@ def run(args: Namespace) -> None:
     from scratchlm.data.sources import find_files
 
     files = find_files(args.paths)
-    found = inspect(files, Reading(args.field, join=args.join), args.sample)
+    reading = Reading(args.field, args.separator, args.join)
+    found = inspect(files, reading, args.sample)
     if args.json:
         print(as_json(found))
         return
     for line in read_as_text(files):
         print(line)
-    print(report(found, args.field))
+    print(report(found, reading))

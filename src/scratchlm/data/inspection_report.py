@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterator
 
 from scratchlm.data.inspection import Inspection
+from scratchlm.data.reading.settings import Reading
+from scratchlm.tokenizer.inspection import CONTROLS, printable
 
 _MOST = 40  # fields or special tokens in a report
+_LONGEST = 40  # characters of a field in a report
 
 
 def as_json(found: Inspection) -> str:
@@ -16,24 +19,31 @@ def as_json(found: Inspection) -> str:
     return json.dumps(vars(found) | {"samples": samples}, ensure_ascii=False, indent=2)
 
 
-def report(found: Inspection, field: str) -> str:
-    """Return the inspection as lines. `field` is the field that was read as text."""
-    return "\n".join((*_records(found, field), *_texts(found)))
+def report(found: Inspection, reading: Reading) -> str:
+    """Return the inspection as lines, without the control characters of names and texts. `reading`
+    is how the files were read."""
+    lines = (*_records(found, reading), *_texts(found))
+    return "\n".join(printable(line, CONTROLS) for line in lines)
 
 
-def _records(found: Inspection, field: str) -> Iterator[str]:
+def _records(found: Inspection, reading: Reading) -> Iterator[str]:
     for name, files in found.files.items():
         yield f"{name}: {files:,} file{'s' * (files != 1)}, {found.file_bytes[name]:,} bytes"
+    if {"text", "text .gz", "text .zst"} & found.files.keys():
+        yield f"{reading.boundary!r} separates the documents of plain texts (see --separator)"
     yield (
         f"{found.records:,} records: {found.documents:,} documents, {found.empty:,} empty, "
-        f"{found.without_text:,} without a text in {field!r}, {found.bad:,} bad"
+        f"{found.without_text:,} without a text in {reading.field!r}, {found.bad:,} bad"
     )
     yield from (f"  {reason}" for reason in (*found.why_without, *found.why_bad))
     if found.fields:
         yield "fields, for --field:"
-    width = min(max(map(len, found.fields), default=0), 40)
+    width = min(max(map(len, found.fields), default=0), _LONGEST)
     for name, types in list(found.fields.items())[:_MOST]:
         told = ", ".join(f"{kind} {count:,}" for kind, count in types.most_common())
+        name = printable(name)
+        if len(name) > _LONGEST:
+            name = f"{name[: _LONGEST - 1]}…"
         yield f"  {name:<{width}}  {told}"
     if len(found.fields) > _MOST:
         more = " or more" * found.more_fields
@@ -57,4 +67,4 @@ def _texts(found: Inspection) -> Iterator[str]:
     for special, count in found.special_tokens.most_common(_MOST):
         yield f"  {special}  {count:,} in {found.documents_with[special]:,} documents"
     for place, text in found.samples:
-        yield f"sample {place}: {json.dumps(text, ensure_ascii=False)}"
+        yield f"sample {printable(place)}: {json.dumps(text, ensure_ascii=False)}"
