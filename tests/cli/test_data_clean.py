@@ -52,6 +52,12 @@ def test_the_documentation_of_this_repository_is_cleaned(capsys):
     assert read > kept > 5
 
 
+def test_a_text_that_looks_like_json(capsys):
+    Path("j.txt").write_text('{"text": "long enough"}', "utf-8")
+    assert data(["clean", "j.txt", *WORDS[2:]]) == 0
+    assert capsys.readouterr().out.startswith("j.txt is read as plain text but looks like JSON")
+
+
 FOLDER = ["clean", "in", "--config", "c.toml"]
 BAD = [
     (WORDS[:4], 2, "--output"),

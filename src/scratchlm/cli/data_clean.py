@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import signal
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,8 @@ def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
     from scratchlm.data.cleaning.pipeline import clean
     from scratchlm.data.cleaning.work_folder import PROGRESS, unfinished
     from scratchlm.data.reading.settings import Reading
+    from scratchlm.data.reading.text_warnings import read_as_text
+    from scratchlm.data.sources import find_files
     from scratchlm.figures.style import require_matplotlib
     from scratchlm.files.atomic import write_file
 
@@ -94,11 +97,12 @@ def run_steps(args: Namespace, steps: Sequence[Step]) -> None:
     _check_outputs(args, steps)
     given = {"field": args.field, "separator": args.separator, "join": args.join}
     reading = Reading(**{name: value for name, value in given.items() if value is not None})
-    for line in filter(None, (step.about() for step in steps)):
+    files = find_files(args.paths)
+    for line in chain(read_as_text(files), filter(None, (step.about() for step in steps))):
         print(line, flush=True)
     try:
         account = clean(
-            args.paths, args.output, steps, reading=reading, rejects=args.rejects,
+            files, args.output, steps, reading=reading, rejects=args.rejects,
             max_bad=args.max_bad, num_workers=args.num_workers, resume=args.resume,
         )  # fmt: skip
     except (KeyboardInterrupt, Interrupted) as stop:

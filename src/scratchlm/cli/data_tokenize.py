@@ -63,6 +63,7 @@ def run(args: Namespace) -> None:
     _check(args)
     from scratchlm.data.corpus_writer import CorpusSettings
     from scratchlm.data.encoded_folders import SHARD_TOKENS, encode_folders, folders_of
+    from scratchlm.data.reading.text_warnings import read_as_text
 
     start = time.perf_counter()
     outputs = [args.out_train_file, args.out_val_file]
@@ -78,6 +79,8 @@ def run(args: Namespace) -> None:
     for folder in folders:
         files = f"{len(folder.files):,} file{'s' * (len(folder.files) != 1)}"
         print(f"encoding {many} of {files} in {folder.path}: {folder.files[0].name} …")
+    for line in read_as_text(file for folder in folders for file in folder.files):
+        print(line)
     replaced = [output for output in outputs if Path(output).is_file()]
     try:
         totals = encode_folders(
