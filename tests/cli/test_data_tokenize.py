@@ -97,8 +97,14 @@ def test_another_tokenizer_and_other_paths(pile, tmp_path, capsys):
     shard = open_shard("data/b.hdf5", verify=True)
     assert tokenizer.decode(shard.tokens) == "".join(text + END for text in pile[:3])
     assert shard.info.tokenizer == "../my t.json"
-    assert data(["tokenize", "--tokenizer_path", "my t.json", *words]) == 0
-    assert "data/a.h5 replaced an older file" in capsys.readouterr().out
+    Path("data/train/j.txt").write_text('{"text": "a"}\n', encoding="utf-8")
+    Path("data/val/a.jsonl").write_text('{"text": ["one", "two"]}', encoding="utf-8")
+    assert data(["tokenize", "--tokenizer_path", "my t.json", *words, "--join", r"\n"]) == 0
+    said = capsys.readouterr().out
+    assert "data/train/j.txt is read as plain text but looks like JSON" in said
+    assert "data/a.h5 replaced an older file" in said
+    ids = open_shard("data/b.hdf5").tokens
+    assert tokenizer.decode(ids).startswith(f"one\ntwo{END}")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def add_flags(parser: Parser) -> None:
          help=f"take the first N documents of each file; 0: all (default: {MAX_DATA})")  # fmt: skip
     flag("--field", type=text, default="text", action=Once, metavar="NAME",
          help="the key of the text in each document (default: text)")  # fmt: skip
+    flag("--join", type=text, action=Once, metavar="TEXT",
+         help=r"accept a list of strings as a text, and join the strings with TEXT, such as "
+         r"'\n\n'")  # fmt: skip
     flag("--separator", type=text, default="<|endoftext|>", action=Once, metavar="TEXT",
          help="the special token after each document (default: <|endoftext|>)")  # fmt: skip
     flag("--num_workers", type=int, action=Once, metavar="N",
@@ -72,6 +75,7 @@ def run(args: Namespace) -> None:
     settings = CorpusSettings(
         field=args.field,
         separator=args.separator,
+        join=args.join,
         shard_tokens=SHARD_TOKENS,
         max_documents=args.max_data or None,
     )
