@@ -321,8 +321,10 @@ def test_the_reading_stops_at_one_bad_record_more(bad, tmp_path, max_bad):
     ):
         list(read_records(bad, rejects=rejects))
     assert rejects.count == max_bad
-    note = [f"this is bad record {max_bad + 1} (max_bad {max_bad})"] if max_bad else []
-    assert getattr(caught.value, "__notes__", []) == note
+    note = f"this is bad record {max_bad + 1} (max_bad {max_bad})"
+    if not max_bad:
+        note = "or accept N bad records with --max_bad N --rejects FILE.jsonl"
+    assert caught.value.__notes__ == [note]
     assert path.read_text() == "old", "the file is not replaced by a part"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["bad", "rejects.jsonl"]
 

@@ -33,10 +33,12 @@ class Rejects:
         self.empty = 0  # records with an empty text, which `read_documents` drops
         self.text_bytes = 0  # of the texts that `read_documents` yields
         self.count = self.num_bytes = 0  # rejected records, and their bytes
+        self._has_begun = False  # a `with` block: its command has the flags for bad records
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Rejects:
+        self._has_begun = True
         return self
 
     def __exit__(
@@ -60,6 +62,8 @@ class Rejects:
         if self.count >= self.max_bad:
             if self.max_bad:
                 error.add_note(f"this is bad record {self.count + 1} (max_bad {self.max_bad})")
+            elif self._has_begun:
+                error.add_note("or accept N bad records with --max_bad N --rejects FILE.jsonl")
             raise error
         self.count += 1
         self.num_bytes += len(data)
