@@ -6,8 +6,11 @@
         record.line         JSON lines: the line, from 1. JSON list: the item, from 0. Parquet: the
                             row, from 0. Plain text: the document in the file, from 0.
         record.num_bytes    its bytes in the unpacked input: the line without its newline, the item,
-                            or the text of a plain text. Parquet: the bytes of the text in UTF-8.
-        record.value        the input object: a dict, or a string. A row of Parquet is a dict.
+                            or the text of a plain text. Parquet: the bytes of the text in UTF-8; of
+                            a rejected row, the bytes of the row as JSON.
+        record.value        the input object: a dict, or a string. A row of Parquet is a dict, with
+                            strings for dates, times and decimals. A duration becomes the string of
+                            its number, in the unit of the column.
 
 A record may be bad: a line that is not JSON, or an item without a text. The reader gives it to
 `rejects`. Without `rejects`, a bad record is an error. A problem of a whole file is always an
