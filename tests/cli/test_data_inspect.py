@@ -25,7 +25,7 @@ def test_a_report(capsys):
     assert said.err == ""
     assert said.out.splitlines() == [
         "json lines: 1 file, 37 bytes",
-        "2 records: 1 documents, 0 empty, 0 without a text in 'meta.body', 1 bad",
+        "2 records: 1 document, 0 empty, 0 without a text in 'meta.body', 1 bad",
         "  each line must be JSON (a.jsonl:2: Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)); correct or remove the line",
         "fields, for --field:",

@@ -133,7 +133,7 @@ def test_a_report_and_its_json(files):
     assert lines[3] == f"{END!r} separates the documents of plain texts (see --separator)"
     assert lines[4] == "17 records: 8 documents, 1 empty, 6 without a text in 'text', 2 bad"
     assert "  meta.n            number 5, null 1" in lines
-    assert f"  {END}  2 in 1 documents" in lines
+    assert f"  {END}  2 in 1 document" in lines
     content = json.loads(as_json(found))
     assert content["special_tokens"][END] == 2
     assert content["files"]["text"] == 1

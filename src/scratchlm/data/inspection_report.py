@@ -28,11 +28,12 @@ def report(found: Inspection, reading: Reading) -> str:
 
 def _records(found: Inspection, reading: Reading) -> Iterator[str]:
     for name, files in found.files.items():
-        yield f"{name}: {files:,} file{'s' * (files != 1)}, {found.file_bytes[name]:,} bytes"
+        yield f"{name}: {_counted(files, 'file')}, {_counted(found.file_bytes[name], 'byte')}"
     if {"text", "text .gz", "text .zst"} & found.files.keys():
         yield f"{reading.boundary!r} separates the documents of plain texts (see --separator)"
     yield (
-        f"{found.records:,} records: {found.documents:,} documents, {found.empty:,} empty, "
+        f"{_counted(found.records, 'record')}: {_counted(found.documents, 'document')}, "
+        f"{found.empty:,} empty, "
         f"{found.without_text:,} without a text in {reading.field!r}, {found.bad:,} bad"
     )
     yield from (f"  {reason}" for reason in (*found.why_without, *found.why_bad))
@@ -50,6 +51,10 @@ def _records(found: Inspection, reading: Reading) -> Iterator[str]:
         yield f"  {len(found.fields) - _MOST:,}{more} other fields, which --json prints"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def _texts(found: Inspection) -> Iterator[str]:
     if found.documents:
         yield (
@@ -65,6 +70,6 @@ def _texts(found: Inspection) -> Iterator[str]:
     if found.special_tokens:
         yield "special tokens in the texts, which stay text:"
     for special, count in found.special_tokens.most_common(_MOST):
-        yield f"  {special}  {count:,} in {found.documents_with[special]:,} documents"
+        yield f"  {special}  {count:,} in {_counted(found.documents_with[special], 'document')}"
     for place, text in found.samples:
         yield f"sample {printable(place)}: {json.dumps(text, ensure_ascii=False)}"
