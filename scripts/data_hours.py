@@ -10,8 +10,8 @@ from __future__ import annotations
 RATES = {
     "clean": 7.0,
     "read and encode": 9.9,
-    "exact deduplication": 31.0,
-    "MinHash deduplication": 16.7,
+    "exact deduplication": 40.3,
+    "MinHash deduplication": 18.9,
     "merge": 128.1,
 }
 WHERE = {"exact deduplication": "one machine", "MinHash deduplication": "one machine",
