@@ -120,8 +120,8 @@ def _check(args: Namespace) -> None:
         raise ValueError(f"max_data must be at least 0 ({args.max_data}); use 0 for all documents")
     if args.num_workers is not None and args.num_workers < 1:
         raise ValueError(
-            f"num_workers must be at least 1 ({args.num_workers}); remove --num_workers for the "
-            "default"
+            f"num_workers must be at least 1 ({args.num_workers}); omit --num_workers to use all "
+            "cores"
         )
 
 

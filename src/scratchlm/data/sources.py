@@ -45,6 +45,7 @@ class Format(NamedTuple):
 
 
 def format_of(path: Path) -> Format:
+    """Return the format that the file's name says. Other names are plain text."""
     name = path.name.lower()
     packed = next((ending for ending in PACKED[1:] if name.endswith(ending)), "")
     match Path(name.removesuffix(packed)).suffix:
