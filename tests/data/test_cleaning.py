@@ -246,6 +246,8 @@ def test_rejects_are_counted_and_kept_aside(tmp_path):
 def test_nothing_left_is_no_shard(source, tmp_path):
     account = clean(source, tmp_path / "out", [Length(100_000)], reading=READING)
     assert account.kept == Amount()
+    told = "warning: no document remains; check the settings of length (step 1)"
+    assert list(account.lines())[-1] == told
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
