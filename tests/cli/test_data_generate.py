@@ -16,7 +16,7 @@ def test_the_last_line_is_the_next_command(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "generated 30 documents of copy: my words.jsonl",
-        "train: scratchlm-train --train_data 'my words.jsonl' --config tiny",
+        "train: scratchlm-train --train_data 'my words.jsonl' --config tiny --vocab_size 257",
     ]
     before = find_files("my words.jsonl")[0].read_bytes()
     assert data([*words, "--seed=0"]) == 0

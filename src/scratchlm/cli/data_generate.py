@@ -36,4 +36,5 @@ def run(args: Namespace) -> None:
     print(f"generated {args.documents:,} documents of {args.task}: {args.output}")
     if replaced:
         print(f"{args.output} replaced an older file")
-    print(f"train: scratchlm-train --train_data {shlex.quote(args.output)} --config tiny")
+    output = shlex.quote(args.output)
+    print(f"train: scratchlm-train --train_data {output} --config tiny --vocab_size 257")
