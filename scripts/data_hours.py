@@ -8,11 +8,11 @@ from __future__ import annotations
 
 # Megabytes of text per second of one core's time: docs/benchmarks.md has the date and the machine.
 RATES = {
-    "clean": 7.0,
-    "read and encode": 9.9,
-    "exact deduplication": 40.3,
-    "MinHash deduplication": 18.9,
-    "merge": 128.1,
+    "clean": 7.5,
+    "read and encode": 10.8,
+    "exact deduplication": 36.0,
+    "MinHash deduplication": 17.8,
+    "merge": 171.3,
 }
 WHERE = {"exact deduplication": "one machine", "MinHash deduplication": "one machine",
          "merge": "one core"}  # fmt: skip

@@ -195,6 +195,7 @@ def names_of(paths: object) -> list[str]:
     return [path.as_posix() for path in find_files(paths)]
 
 
+@pytest.mark.filterwarnings("ignore:skipped:scratchlm.errors.Notice")
 def test_a_folder_gives_its_text_sorted(tree):
     everything = ["[x].txt", "a.md", "b.txt", "sub/c.jsonl", "sub/deep/d.parquet"]
     assert names_of(".") == [*everything, "sub/e.jsonl.zst"]
@@ -211,6 +212,7 @@ def test_the_order_named_is_kept_and_no_file_comes_twice(tree):
     assert names_of(["g.py", "t.json"]) == ["g.py", "t.json"], "a file that is named is taken"
 
 
+@pytest.mark.filterwarnings("ignore:skipped:scratchlm.errors.Notice")
 def test_a_folder_gives_the_json_files_that_are_lists(tree):
     (tree / "t.json").write_text('{"model": {}}')  # as a tokenizer.json is
     (tree / "sub" / "list.JSON").write_text('\n["a"]')
@@ -220,6 +222,7 @@ def test_a_folder_gives_the_json_files_that_are_lists(tree):
     assert "t.json" not in names_of(".")
 
 
+@pytest.mark.filterwarnings("ignore:skipped:scratchlm.errors.Notice")
 def test_a_folder_tells_what_it_skips(tree):
     """`find_files` reads JSON lines in .json files and linked folders, and reports other files."""
     (tree / "t.json").write_text('{"model": {}}')
