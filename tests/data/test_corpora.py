@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from helpers import forked, tiny
+from helpers.corpus_files import content
 from helpers.stopped import Stopped, stop_before
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
@@ -80,17 +81,6 @@ def documents_of(source: Path) -> list[str]:
 def ids_of(folder: Path, split: str) -> list[int]:
     paths = sorted(folder.glob(f"{split}-*.bin"))
     return [int(id) for path in paths for id in open_shard(path, verify=True).tokens]
-
-
-def content(folder: Path) -> dict[str, object]:
-    """Return the folder's files. A sidecar has no time here, because the time depends on
-    the run."""
-    files: dict[str, object] = {}
-    for path in folder.iterdir():
-        files[path.name] = path.read_bytes()
-        if path.name.endswith(".bin.json"):
-            files[path.name] = json.loads(path.read_bytes()) | {"mtime_ns": 0}
-    return files
 
 
 def test_the_shards_are_the_documents(tokenizer, source, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import forked, tiny
+from helpers.corpus_files import content
 from scratchlm import BPETokenizer
 from scratchlm.data import corpora
 from scratchlm.data.corpora import encode_files
@@ -66,16 +67,6 @@ def write(
         account = Rejects()
         texts = (chunk.text for chunk in read_documents(source[number], rejects=account))
         write_part(tokenizer, texts, account, source[number], number, folder, settings)
-
-
-def content(folder: Path) -> dict[str, object]:
-    """Return the folder's files. A sidecar has no time here, because it depends on the run."""
-    files: dict[str, object] = {}
-    for path in folder.iterdir():
-        files[path.name] = path.read_bytes()
-        if path.name.endswith(".bin.json"):
-            files[path.name] = json.loads(path.read_bytes()) | {"mtime_ns": 0}
-    return files
 
 
 @pytest.mark.parametrize(

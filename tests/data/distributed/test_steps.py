@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import tiny
+from helpers.corpus_files import content
 from scratchlm import BPETokenizer
 from scratchlm.data.cleaning.kinds import read_steps
 from scratchlm.data.cleaning.pipeline import clean
@@ -67,15 +68,6 @@ def start(folder: Path, tasks: int, workers: int, *configs: str) -> subprocess.P
     return subprocess.Popen(
         command, cwd=folder, stdout=output, stderr=output, start_new_session=True
     )
-
-
-def content(folder: Path) -> dict[str, object]:
-    files: dict[str, object] = {}
-    for path in folder.iterdir():
-        files[path.name] = path.read_bytes()
-        if path.name.endswith(".bin.json"):
-            files[path.name] = json.loads(path.read_bytes()) | {"mtime_ns": 0}
-    return files
 
 
 @pytest.mark.parametrize(("tasks", "workers"), [(1, 1), (4, 2), (9, 3)])
