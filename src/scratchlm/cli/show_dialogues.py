@@ -29,7 +29,7 @@ def add_dialogue_flags(parser: Parser) -> None:
 
 
 def check_no_dialogue_flags(args: Namespace) -> None:
-    """Raise ValueError if a flag of dialogues has no effect, because there is no file of them."""
+    """Raise ValueError for a flag of dialogues if the command reads no file of dialogues."""
     for name, (flag, value) in getattr(args, "given", {}).items():
         if name in OWN:
             raise ValueError(

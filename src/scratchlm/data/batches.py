@@ -8,6 +8,7 @@ reads only its own windows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -75,7 +76,8 @@ class TrainBatches:
             self.rows = AlignedRows(array, context_length, documents.separator)
         self.windows_per_epoch = self.rows.count
         self._key = (source,) if source else ()
-        self._epochs: dict[int, Rows] = {}
+        # A batch may cross into the next epoch, so keep two.
+        self._epoch = functools.lru_cache(2)(self._shuffled)
 
     def batch(self, step: int) -> Batch:
         """Return the batch, on the CPU."""
@@ -104,16 +106,10 @@ class TrainBatches:
                     f"{self.documents.separator}), so they are one document; check data.separator"
                 )
 
-    def _epoch(self, epoch: int) -> Rows:
+    def _shuffled(self, epoch: int) -> Rows:
         """Return the rows of the epoch, in the order of visits."""
-        if epoch not in self._epochs:
-            while len(self._epochs) >= 2:  # a batch may cross into the next epoch: keep two
-                del self._epochs[next(iter(self._epochs))]
-            generator = np.random.Generator(
-                np.random.PCG64(np.random.SeedSequence([self.seed, epoch], spawn_key=self._key))
-            )
-            self._epochs[epoch] = self.rows.shuffled(generator)
-        return self._epochs[epoch]
+        seeds = np.random.SeedSequence([self.seed, epoch], spawn_key=self._key)
+        return self.rows.shuffled(np.random.Generator(np.random.PCG64(seeds)))
 
 
 def numbers_in(step: int, batch_size: int) -> Numbers:

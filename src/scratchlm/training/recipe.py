@@ -18,12 +18,7 @@ from scratchlm.checkpoint.save_and_load import restore
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import training_flops_per_token
 from scratchlm.data.batches import TrainBatches
-from scratchlm.data.mixture import (
-    MixedBatches,
-    MixedEvalBatches,
-    eval_batches,
-    train_batches,
-)
+from scratchlm.data.mixture import MixedBatches, MixedEvalBatches, eval_batches, train_batches
 from scratchlm.data.prepare import PreparedData, prepare
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (

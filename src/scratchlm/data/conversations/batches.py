@@ -7,6 +7,7 @@ dialogue has a target, so each row has a target too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -56,7 +57,8 @@ class DialogueBatches:
             raise ValueError(f"batch_size must be at least 1 ({batch_size}); pass e.g. 8")
         self.examples, self.batch_size = examples, batch_size
         self.context_length, self.seed = context_length, seed
-        self._epochs: dict[int, Packing] = {}
+        # A batch may cross into the next epoch, so keep two.
+        self._epoch = functools.lru_cache(2)(self._packed)
         self.windows_per_epoch = len(self._epoch(0))
 
     def batch(self, step: int) -> Batch:
@@ -76,12 +78,8 @@ class DialogueBatches:
             f"tokens: {rows:,}; padding is {wasted:,} of {places:,} places ({wasted / places:.2%})"
         )
 
-    def _epoch(self, epoch: int) -> Packing:
-        if epoch not in self._epochs:
-            while len(self._epochs) >= 2:  # a batch may cross into the next epoch: keep two
-                del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = pack(self.examples.lengths, self.context_length, self.seed, epoch)
-        return self._epochs[epoch]
+    def _packed(self, epoch: int) -> Packing:
+        return pack(self.examples.lengths, self.context_length, self.seed, epoch)
 
 
 class DialogueEvalBatches:
