@@ -153,6 +153,16 @@ def test_the_special_tokens_choose_the_template(specials, name):
     assert fitting_form(tokenizer_with(*specials)) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "marker"),
+    [("chatml", "<|im_end|>"), ("llama3", "<|eot_id|>"), ("plain_alpaca", "<|endoftext|>")],
+)
+def test_an_answer_ends_with_its_own_marker(tokenizer, name, marker):
+    template = ChatTemplate(name, tokenizer)
+    ids, [(_, end)] = template.encode_dialogue([message("user", "a"), message("assistant", "b")])
+    assert ids[end - 1] == template.end_of_answer == tokenizer.token_to_id(marker)
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_a_tokenizer_without_the_markers_is_refused(name):
     with pytest.raises(ValueError, match=rf"the chat template {name} needs a special token"):

@@ -115,7 +115,8 @@ class ChatTemplate:
     can never contain a marker. For messages without special tokens, the ids equal the ids from
     `apply_chat_template` in `transformers`.
 
-    `end_ids`: the ids of the markers. A reply contains none of these ids.
+    `end_ids`: the ids of the markers. A reply contains none of these ids. `end_of_answer`: the id
+    of the marker that ends an answer.
 
     Raise ValueError if a marker is not a special token of the tokenizer.
     """
@@ -131,6 +132,7 @@ class ChatTemplate:
                 f"({missing[0]}); choose the template plain"
             )
         self.end_ids = [tokenizer.token_to_id(marker) for marker in markers(self.form)]
+        self.end_of_answer = tokenizer.token_to_id(end_marker(self.form))
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of all messages and of the beginning of a reply."""
@@ -271,3 +273,8 @@ def markers(form: Form) -> list[str]:
     """Return each marker of the form once, in the order of their first use."""
     turns = form.start + form.system + form.user + form.assistant
     return list(dict.fromkeys(_MARKER.findall(turns)))
+
+
+def end_marker(form: Form) -> str:
+    """Return the marker after the content of an assistant's turn."""
+    return _MARKER.findall(form.assistant.partition("{content}")[2])[0]
