@@ -17,6 +17,7 @@ from scratchlm import BPETokenizer, ModelConfig, Transformer, functional, to_hf
 from scratchlm.functional import (
     cross_entropy,
     dpo_loss,
+    flash_attention,
     log_softmax,
     scaled_dot_product_attention,
     sequence_log_probs,
@@ -248,6 +249,86 @@ def test_attention_in_halves_is_computed_in_fp32(dtype: torch.dtype) -> None:
     q, k, v = (torch.randn(2, 64, 16).to(dtype) * 8 for _ in range(3))
     wide = scaled_dot_product_attention(q.float(), k.float(), v.float(), causal=True)
     assert torch.equal(scaled_dot_product_attention(q, k, v, causal=True), wide.to(dtype))
+
+
+INTERVALS: dict[str, dict[str, object]] = {
+    "all keys": {},
+    "causal": {"causal": True},
+    "a window of one block": {"window": 4},
+    "a window across blocks": {"causal": True, "window": 6},
+    "documents": {"causal": True, "first": torch.tensor([[0, 0, 0, 3, 3, 5, 5, 5, 8, 8, 8]] * 2)},
+    "two limits, and queries without a key": {
+        "window": 7, "first": torch.tensor([[9] * 11, [2, 9, 1, 0, 40, 3, 3, 3, 8, -1, 10]])
+    },
+}  # fmt: skip
+
+
+def heads(query: int, key: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Return q, k and v for 2 rows, 4 query heads and 2 key heads."""
+    shapes = [(2, 4, query, 6), (2, 2, key, 6), (2, 2, key, 5)]
+    return [torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("key", [1, 11, 19])
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_flash_attention_and_its_gradients_equal_the_definition(interval: str, key: int) -> None:
+    q, k, v = heads(11, key)
+    ours = flash_attention(q, k, v, block=4, **INTERVALS[interval])
+    theirs = scaled_dot_product_attention(q, k, v, **INTERVALS[interval])
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    direction = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (q, k, v), direction),
+        torch.autograd.grad(theirs, (q, k, v), direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_the_gradients_of_flash_attention_equal_differences(interval: str) -> None:
+    def attend(*qkv: Tensor) -> Tensor:
+        return flash_attention(*qkv, block=4, **INTERVALS[interval])
+
+    assert torch.autograd.gradcheck(attend, heads(11, 9), fast_mode=True)
+
+
+def test_flash_attention_gives_zeros_to_a_query_without_a_key() -> None:
+    q, k, v = heads(9, 5)
+    ours = flash_attention(q, k, v, causal=True, block=4)
+    assert torch.equal(ours[:, :, :4], torch.zeros(2, 4, 4, 5, dtype=torch.float64))
+    (grad_q,) = torch.autograd.grad(ours.sum(), q)
+    assert grad_q[:, :, :4].count_nonzero() == 0
+
+
+def test_flash_attention_skips_blocks_without_an_allowed_key() -> None:
+    """NaN in a skipped block stays there. In a block that is computed, 0 · NaN would spread it."""
+    q, k, v = heads(16, 16)
+    with torch.no_grad():
+        v[:, :, :4], v[:, :, 12:] = torch.nan, torch.nan
+    ours = flash_attention(q, k, v, window=4, block=4)
+    assert ours[:, :, 8:12].isfinite().all()
+    assert ours[:, :, 3].isnan().all()
+    assert ours[:, :, 12:].isnan().all()
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 2, 3)])
+def test_flash_attention_with_other_leading_axes(leading: tuple[int, ...]) -> None:
+    q, k, v = (torch.randn(*leading, 5, 8) for _ in range(3))
+    ours = flash_attention(q, k, v, causal=True, block=2)
+    torch.testing.assert_close(ours, scaled_dot_product_attention(q, k, v, causal=True))
+
+
+def test_flash_attention_in_halves_is_computed_in_fp32() -> None:
+    q, k, v = (torch.randn(2, 64, 16).bfloat16() * 8 for _ in range(3))
+    wide = flash_attention(q.float(), k.float(), v.float(), causal=True)
+    assert torch.equal(flash_attention(q, k, v, causal=True), wide.bfloat16())
+
+
+def test_flash_attention_refuses_a_mask() -> None:
+    x = torch.randn(3, 4)
+    with pytest.raises(ValueError, match=r"must get no mask \(shape \(3, 3\)\); describe"):
+        flash_attention(x, x, x, torch.ones(3, 3, dtype=torch.bool))
 
 
 def test_training_and_generating_do_not_wait_for_einx() -> None:

@@ -16,17 +16,17 @@ PACKAGE = Path(scratchlm.__file__).parent
 LESSONS = {FAQ, *FAQ.parent.glob("[0-9]*_*.py")}
 RUN = 6  # lines
 TWINS = "the readable function and its fast twin take the same parameters"
+ATTEND = (
+    "functional scaled_dot_product_attention", "functional flash_attention",
+    "model/attention sdpa", "model/attention __call__",
+)  # fmt: skip
 # A repeat is named by the two places where it stands: module and innermost definition.
 REASONS = {
     frozenset(places): reason
     for reason, *places in [
         (TWINS, "functional scaled_dot_product_attention", "model/attention sdpa"),
-        (
-            "the protocol and both functions take the same parameters",
-            "functional scaled_dot_product_attention",
-            "model/attention sdpa",
-            "model/attention __call__",
-        ),
+        ("the protocol and all its functions take the same parameters", *ATTEND),
+        ("these take a window too", *(place for place in ATTEND if "__call__" not in place)),
         (TWINS, *(f"optim/adamw adamw_update{twin}" for twin in ("", "_foreach", "_fused"))),
         (TWINS, "optim/muon muon_update", "optim/muon muon_update_stacked"),
         (

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from scratchlm.config import takes_synonyms
 
@@ -325,6 +326,120 @@ def scaled_dot_product_attention(
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)
 
 
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    first: Tensor | None = None,
+    block: int = 64,
+) -> Tensor:
+    """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
+
+    This is `scaled_dot_product_attention` in blocks: `block` queries meet `block` keys at a time,
+    so no matrix has a row for each query and a column for each key. It is the algorithm of
+    `kernels.flash_attention`, in plain torch, with its backward pass.  arXiv 2205.14135, 2307.08691
+
+    Each query attends to an interval of keys. `causal` sets its last key. `window` and `first` set
+    its first key. Blocks of keys outside every interval are skipped. An interval cannot describe a
+    `mask`, so `mask` is refused.
+
+    Raise ValueError for a `mask`, or if the numbers of heads or the axes of `first` do not fit.
+    """
+    refuse_mask(mask)
+    if q.ndim > 2 and q.shape[-3] != k.shape[-3]:  # autograd adds up the gradients of a group
+        k, v = (_for_each_head(x, q.shape[-3]) for x in (k, v))
+    positions = torch.arange(q.shape[-2], device=q.device) + k.shape[-2] - q.shape[-2]
+    firsts, lasts = torch.zeros_like(positions), torch.full_like(positions, k.shape[-2] - 1)
+    if causal or window is not None:
+        lasts = positions
+    if window is not None:
+        firsts = (positions - window + 1).clamp(min=0)
+    if first is not None:
+        check_first(first, q)
+        firsts = firsts.maximum(first if q.ndim == 2 else first.unsqueeze(-2))
+    y = _FlashAttention.apply(_wide(q), _wide(k), _wide(v), firsts, lasts, block)
+    return y.to(q.dtype)
+
+
+class _FlashAttention(torch.autograd.Function):
+    """For each block of queries, visit the blocks of keys, and keep three running results:
+
+    peak: the largest score so far,  total: Σ exp(score − peak),  y: Σ exp(score − peak) · v
+
+    A larger peak multiplies the sums before it by exp(old peak − new peak). At the end, y / total
+    is the output, and log Σ exp(score) = peak + log total is all that the backward pass needs to
+    compute the probabilities p again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, firsts: Tensor, lasts: Tensor, block: int
+    ) -> Tensor:
+        output, log_sums = q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1])
+        for rows in _blocks(0, q.shape[-2], block):
+            peak = q.new_full(q[..., rows, 0].shape, -torch.inf)
+            total, y = torch.zeros_like(peak), torch.zeros_like(output[..., rows, :])
+            for keys in _key_blocks(firsts[..., rows], lasts[rows], block):
+                scores = _scores(q, k, firsts, lasts, rows, keys)
+                new_peak = peak.maximum(scores.amax(-1))
+                # Without a key so far, the peak is −inf, and −inf − (−inf) would be NaN.
+                base = new_peak.where(new_peak > -torch.inf, 0)
+                p = torch.exp(scores - base[..., None])
+                rescale = torch.exp(peak - base)
+                total = total * rescale + p.sum(-1)
+                y = y * rescale[..., None] + p @ v[..., keys, :]
+                peak = new_peak
+            # A query without a key gets zeros. Its log-sum +inf makes p 0 in the backward pass.
+            empty = total == 0
+            output[..., rows, :] = y / total.where(~empty, 1)[..., None]
+            log_sums[..., rows] = (peak + total.log()).where(~empty, torch.inf)
+        ctx.save_for_backward(q, k, v, firsts, lasts, output, log_sums)
+        ctx.block = block
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """With dp = grad vᵀ, softmax's gradient is p ⊙ (dp − Σ_keys p ⊙ dp). The sum over all keys
+        is delta = Σ grad ⊙ output, one number per query, so each block finds its part alone."""
+        q, k, v, firsts, lasts, output, log_sums = ctx.saved_tensors
+        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        delta = (grad * output).sum(-1)
+        for rows in _blocks(0, q.shape[-2], ctx.block):
+            for keys in _key_blocks(firsts[..., rows], lasts[rows], ctx.block):
+                scores = _scores(q, k, firsts, lasts, rows, keys)
+                p = torch.exp(scores - log_sums[..., rows, None])
+                dp = grad[..., rows, :] @ v[..., keys, :].mT
+                grad_scores = p * (dp - delta[..., rows, None]) / math.sqrt(q.shape[-1])
+                grad_q[..., rows, :] += grad_scores @ k[..., keys, :]
+                grad_k[..., keys, :] += grad_scores.mT @ q[..., rows, :]
+                grad_v[..., keys, :] += p.mT @ grad[..., rows, :]
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _blocks(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def _key_blocks(firsts: Tensor, lasts: Tensor, size: int) -> list[slice]:
+    """Return the blocks from the first to the last key of any of these queries."""
+    return _blocks(int(firsts.min()) // size * size, int(lasts.max()) + 1, size)
+
+
+def _scores(
+    q: Tensor, k: Tensor, firsts: Tensor, lasts: Tensor, rows: slice, keys: slice
+) -> Tensor:
+    """Return the scores of one block. They are −inf outside the intervals."""
+    scores = q[..., rows, :] @ k[..., keys, :].mT / math.sqrt(q.shape[-1])
+    key = torch.arange(keys.start, keys.stop, device=q.device)
+    inside = (key >= firsts[..., rows, None]) & (key <= lasts[rows, None])
+    return scores.where(inside, -torch.inf)
+
+
 def _for_each_head(x: Tensor, heads: int) -> Tensor:
     """x (..., kv_head, key, d) -> (..., head, key, d): each head of keys once for each of its
     query heads."""
@@ -335,6 +450,15 @@ def _for_each_head(x: Tensor, heads: int) -> Tensor:
             f"({x.shape[-3]}); change one of these numbers"
         )
     return einx.id("... kv_head key d -> ... (kv_head group) key d", x, group=group)
+
+
+def refuse_mask(mask: Tensor | None) -> None:
+    """Raise ValueError for a mask, which need not be an interval of keys."""
+    if mask is not None:
+        raise ValueError(
+            f"flash attention must get no mask (shape {tuple(mask.shape)}); describe the keys with "
+            "causal, window and first, or use sdpa"
+        )
 
 
 def check_first(first: Tensor, q: Tensor) -> None:
