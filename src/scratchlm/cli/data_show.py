@@ -26,7 +26,7 @@ from scratchlm.cli.show_dialogues import add_dialogue_flags, check_no_dialogue_f
 from scratchlm.cli.train_flags import add_key
 
 if TYPE_CHECKING:
-    from scratchlm.data.prepare import PreparedData
+    from scratchlm.data.prepare import Prepared
     from scratchlm.training.train_config import TrainConfig
 
 FLAGS = (
@@ -83,7 +83,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _prepared(config: TrainConfig, folder: Path) -> PreparedData:
+def _prepared(config: TrainConfig, folder: Path) -> Prepared:
     """Return the data of the configuration, with the tokenizer that `scratchlm-train` uses."""
     from scratchlm.checkpoint.models import read_own_tokenizer
     from scratchlm.data.prepare import prepare
@@ -97,21 +97,19 @@ def _prepared(config: TrainConfig, folder: Path) -> PreparedData:
     return prepare(config.data, model.vocab_size, model.context_length, folder / "data", _say, own)
 
 
-def _rows(config: TrainConfig, data: PreparedData, step: int) -> Iterator[list[str]]:
+def _rows(config: TrainConfig, data: Prepared, step: int) -> Iterator[list[str]]:
     """Yield the lines of each row of a step, counted from 0."""
     import numpy as np
 
     from scratchlm.data.batch_text import batch_text
-    from scratchlm.data.mixture import MixedBatches, train_batches
+    from scratchlm.data.mixture import MixedBatches
 
     size, tokenizer = config.train.batch_size, data.tokenizer
     vocab = None if tokenizer is None else tokenizer.vocab
     separator = None
     if tokenizer and config.data.separator in tokenizer.special_tokens:
         separator = tokenizer.token_to_id(config.data.separator)
-    batches = train_batches(
-        data.train, size, data.context_length, config.train.seed, data.documents
-    )
+    batches = data.train_batches(size, config.train.seed)
     first = config.train.first_micro_batch(step)
     for index in range(first, first + config.train.micro_batches(step)):
         names = [""] * size

@@ -56,11 +56,13 @@ def listing() -> str:
 
     rows = []
     for name, path in _recipes().items():
-        model = build(ModelConfig, read_toml(path)["model"], "model.")
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        rows.append((count_parameters(model).total, name, first.removeprefix("# ")))
-    lines = [f"{name:<13} {n / 1e6:>9,.1f}M  {purpose}" for n, name, purpose in sorted(rows)]
-    return "\n".join(["name          parameters  purpose", *lines])
+        first, tree = path.read_text(encoding="utf-8").partition("\n")[0], read_toml(path)
+        total, size = 0, "any model"
+        if "model" in tree:
+            total = count_parameters(build(ModelConfig, tree["model"], "model.")).total
+            size = f"{total / 1e6:,.1f}M"
+        rows.append((total, f"{name:<13} {size:>10}  {first.removeprefix('# ')}"))
+    return "\n".join(["name          parameters  purpose", *(row for _, row in sorted(rows))])
 
 
 def _recipes() -> dict[str, Path]:

@@ -28,6 +28,7 @@ from scratchlm.errors import Interrupted, NumericalError, OtherRankError
 
 if TYPE_CHECKING:
     from scratchlm.devices.ranks import Ranks
+    from scratchlm.training.trainer import Trainer
 
 
 @command()
@@ -70,10 +71,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             return
         say(f"trained: {trainer.saved}")
-        length = min(200, config.model.context_length // 2)
-        tokenizer = "" if "tokenizer" in trainer.extra else "--tokenizer_path tokenizer.json "
-        words = f'--model_path {shlex.quote(str(trainer.out))} {tokenizer}--prompt "..."'
-        say(f"generate: scratchlm-generate {words} --max_tokens {length}")
+        say(_what_now(trainer, config.model.context_length))
+
+
+def _what_now(trainer: Trainer, context_length: int) -> str:
+    """Return the command that uses the trained model."""
+    path = f"--model_path {shlex.quote(str(trainer.out))}"
+    if "template" in trainer.extra:
+        return f"talk to it: scratchlm-chat {path}"
+    tokenizer = "" if "tokenizer" in trainer.extra else "--tokenizer_path tokenizer.json "
+    length = min(200, context_length // 2)
+    return f'generate: scratchlm-generate {path} {tokenizer}--prompt "..." --max_tokens {length}'
 
 
 @contextmanager

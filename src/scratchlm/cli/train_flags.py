@@ -51,6 +51,26 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "data.fit_context": ("shrink the context to fit a short text; true if no context is set",),
     "data.dtype": ("dtype of the ids in a .bin without a sidecar (the vocabulary decides)",),
+    "data.kind": (
+        "text, or sft: the data is dialogues, and the model learns the answers",
+        "kind",
+    ),
+    "data.template": (
+        "dialogues: the markers of the turns (auto: the tokenizer decides, else chatml)",
+        "template",
+    ),
+    "data.format": ("dialogues: the form of the records (auto: the first record)", "format"),
+    "data.train_on": (
+        "dialogues: what the model learns: each answer, the last answer, or all tokens",
+        "train_on",
+    ),
+    "data.too_long": ("dialogues: what happens to one that is longer than a row", "too_long"),
+    "data.min_target_tokens": (
+        "dialogues: drop one with fewer tokens that the model learns",
+        "min_target_tokens",
+    ),
+    "data.packing": ("dialogues: put several into a row; each attends only to itself", "packing"),
+    "data.system": ("dialogues: the system text of dialogues that have none", "system"),
     "model.vocab_size": (
         "number of ids (the tokenizer decides; for a new tokenizer, the size of the text)",
         "vocab_size",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from scratchlm.data.reading.settings import Reading
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
+
+_OF_TEXT = ("dtype", "field", "separator", "join", "fit_context", "documents", "rows", "verify")
+_OF_DIALOGUES = (
+    *("template", "format", "train_on", "too_long", "min_target_tokens", "packing"),
+    "system",
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,13 @@ class DataConfig:
     A row of a batch may contain several documents. With `documents = "separate"`, each token
     attends only to its own document, whose positions start at 0. With `rows = "aligned"`, the rows
     of training begin at the start of a document.
+
+    With `kind = "sft"`, the files contain dialogues, and the model learns the answers. `template`
+    turns a dialogue into ids, `format` is the form of the records, and `system` is the system text
+    of dialogues that have none. `Learning` explains `train_on`, `too_long` and `min_target_tokens`.
+    Without `packing`, a row has one dialogue.
+
+    The constructor raises ValueError for a setting that has no effect on this kind of data.
     """
 
     train: str
@@ -40,6 +53,31 @@ class DataConfig:
     fit_context: bool = False
     documents: Literal["ignore", "separate"] = "ignore"
     rows: Literal["stream", "aligned"] = "stream"
+    kind: Literal["text", "sft"] = "text"
+    template: Literal["auto", "chatml", "llama3", "plain_alpaca"] = "auto"
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "ultrachat"] = (
+        "auto"
+    )
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    too_long: Literal["drop", "truncate", "error"] = "drop"
+    min_target_tokens: int = 1
+    packing: bool = True
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_target_tokens < 1:
+            raise ValueError(
+                f"data.min_target_tokens must be at least 1 ({self.min_target_tokens}); use 1"
+            )
+        defaults = {each.name: each.default for each in fields(self)}
+        for name in _OF_DIALOGUES if self.kind == "text" else _OF_TEXT:
+            value = getattr(self, name)
+            if value != defaults[name]:
+                remedy = "set --kind sft" if self.kind == "text" else "set --kind text"
+                raise ValueError(
+                    f"data.{name} ({value!r}) has no effect on data of the kind {self.kind}; "
+                    f"remove data.{name}, or {remedy}"
+                )
 
     @property
     def reading(self) -> Reading:

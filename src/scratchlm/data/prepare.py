@@ -8,11 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scratchlm.data.batches import EvalBatches, TrainBatches
 from scratchlm.data.config import DataConfig
+from scratchlm.data.conversations.prepared import (
+    PreparedDialogues,
+    no_tokenizer,
+    prepare_dialogues,
+)
 from scratchlm.data.corpus_writer import check_separator
 from scratchlm.data.data_sources import Source, Split, has_held_out, sources_of
 from scratchlm.data.joined import TokenArray
-from scratchlm.data.mixture import Mixture
+from scratchlm.data.mixture import (
+    MixedBatches,
+    MixedEvalBatches,
+    Mixture,
+    eval_batches,
+    train_batches,
+)
 from scratchlm.data.open_sources import (
     OpenSource,
     as_data,
@@ -54,6 +66,31 @@ class PreparedData:
     val_id: dict[str, Any]
     documents: Documents | None = None
 
+    @property
+    def new_ids(self) -> Sequence[int]:
+        """The ids that the template of a dialogue adds to the vocabulary of the weights."""
+        return ()
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What each checkpoint of the run contains about its data."""
+        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.to_json()}
+
+    def train_batches(self, batch_size: int, seed: int) -> TrainBatches | MixedBatches:
+        return train_batches(self.train, batch_size, self.context_length, seed, self.documents)
+
+    def eval_batches(self, batch_size: int, max_batches: int) -> EvalBatches | MixedEvalBatches:
+        length = self.context_length
+        return eval_batches(self.val, batch_size, length, max_batches, self.documents)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of the beginning of a sample."""
+        assert self.tokenizer is not None  # the recipe checks it
+        return self.tokenizer.encode(text)
+
+
+Prepared = PreparedData | PreparedDialogues
+
 
 def prepare(
     config: DataConfig,
@@ -62,8 +99,10 @@ def prepare(
     folder: Path,
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
-) -> PreparedData:
+) -> Prepared:
     """Open or make the token files. Check that they fit tokenizer, vocabulary and context.
+
+    `prepare_dialogues` prepares dialogues.
 
     `prepare` tokenizes text once into `folder`. It trains a tokenizer of `vocab_size` ids if there
     is none. `own` is the tokenizer of the initial or resumed weights. `prepare` uses `own` if
@@ -72,6 +111,8 @@ def prepare(
     each source, if there are several. `say` receives one line for each decision. Raise ValueError
     or FileFormatError for data that does not fit.
     """
+    if config.kind != "text":
+        return prepare_dialogues(config, context_length, say, own)
     sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -100,19 +141,32 @@ def prepare(
     more = _with_bytes_alone(train, val) if learned and len(tokenizer or ()) > BYTES_ALONE else ""
     shortest = min(train_ids, key=len), min(val_ids, key=len)
     context_length = _fitting(shortest, context_length, more, say if config.fit_context else None)
-    data_id = {
-        "train data": identity(train),
-        "training tokens": sum(map(len, train_ids)),
-        "tokenizer": None if tokenizer is None else tokenizer.hash,
-    } | proportions(train)
-    if documents is not None:
-        data_id |= {"documents": config.documents, "rows": config.rows}
-        data_id |= {"separator": documents.separator}
+    total = sum(map(len, train_ids))
+    data_id = _identity(config, train, total, tokenizer, documents)
     val_id = {"data": identity(val), "tokens": sum(map(len, val_ids))} | proportions(val)
     return PreparedData(
         as_data(train, train_ids), as_data(val, val_ids), tokenizer, context_length, data_id,
         val_id, documents,
     )  # fmt: skip
+
+
+def _identity(
+    config: DataConfig,
+    train: Sequence[OpenSource],
+    total: int,
+    tokenizer: BPETokenizer | None,
+    documents: Documents | None,
+) -> dict[str, Any]:
+    """Return plain values that identify the training ids. `total` is their number."""
+    found = {
+        "train data": identity(train),
+        "training tokens": total,
+        "tokenizer": None if tokenizer is None else tokenizer.hash,
+    } | proportions(train)
+    if documents is not None:
+        found |= {"documents": config.documents, "rows": config.rows}
+        found |= {"separator": documents.separator}
+    return found
 
 
 def _documents(config: DataConfig, tokenizer: BPETokenizer | None) -> Documents | None:
@@ -164,6 +218,8 @@ def default_vocab_size(config: DataConfig, say: Callable[[str], None] = print) -
     """
     if config.tokenizer is not None:
         return len(BPETokenizer.load(config.tokenizer))
+    if config.kind != "text":
+        raise no_tokenizer(config.train)
     sources = sources_of(config.train)
     if info := _info_of(sources):
         return info.vocab_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -16,6 +17,15 @@ class Batches(Protocol):
     """A pure function: micro-step -> batch."""
 
     def batch(self, step: int) -> Batch: ...
+
+
+class EpochBatches(Batches, Protocol):
+    """The batches of a whole run: random rows, by epoch."""
+
+    windows_per_epoch: int
+    context_length: int
+
+    def told_of_rows(self) -> Iterator[str]: ...
 
 
 class StepBatches(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from scratchlm.checkpoint.models import load_model, read_own_tokenizer
-from scratchlm.checkpoint.save_and_load import restore
+from scratchlm.checkpoint.models import read_own_tokenizer
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import training_flops_per_token
-from scratchlm.data.batches import TrainBatches
-from scratchlm.data.mixture import MixedBatches, MixedEvalBatches, eval_batches, train_batches
-from scratchlm.data.prepare import PreparedData, prepare
+from scratchlm.data.conversations.prepared import PreparedDialogues
+from scratchlm.data.mixture import MixedBatches, MixedEvalBatches
+from scratchlm.data.prepare import Prepared, prepare
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (
     CPU_SPEED,
@@ -30,14 +28,15 @@ from scratchlm.devices.runtime import (
     resolve_dtype,
     seed_everything,
 )
-from scratchlm.errors import FileFormatError, Notice
+from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import write_file
 from scratchlm.generation.sampling import generate
-from scratchlm.model.lora import is_adapter
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
+from scratchlm.training.initial_weights import initialize
+from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.objective import Objective
 from scratchlm.training.preflight import check_room, memory_of
 from scratchlm.training.run_length import (
@@ -90,6 +89,8 @@ def build(
         say(told(config))
         for line in _told_of_mixture(trainer, batches):
             say(line)
+        if new := data.new_ids:
+            trainer.note_change({"new ids": [new[0], new[-1]]})
         for line in trainer.resume(resume) if resume is not None else ():
             say(line)
     # Change the run's folder only after everything above has succeeded.
@@ -117,12 +118,12 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
 
 def _planned(
     config: TrainConfig,
-    data: PreparedData,
+    data: Prepared,
     device: torch.device,
     ranks: Ranks,
     say: Callable[[str], None],
     typed: Container[str],
-) -> tuple[TrainConfig, TrainBatches | MixedBatches]:
+) -> tuple[TrainConfig, EpochBatches]:
     """Return the batches, and the configuration without open choices. Check that the run fits.
 
     If the run has a time limit, only the number of steps stays open.
@@ -130,10 +131,7 @@ def _planned(
     assert config.train.out is not None
     out = Path(config.train.out)
     with agreed(ranks):
-        batches = train_batches(
-            data.train, config.train.batch_size, config.model.context_length, config.train.seed,
-            data.documents,
-        )  # fmt: skip
+        batches = data.train_batches(config.train.batch_size, config.train.seed)
         for line in batches.told_of_rows():
             say(line)
         _tell_repetition(config.train, batches, say)
@@ -159,20 +157,20 @@ def _planned(
 
 def _assembled(
     config: TrainConfig,
-    data: PreparedData,
-    batches: TrainBatches | MixedBatches,
+    data: Prepared,
+    batches: EpochBatches,
     weights: str | None,
     device: torch.device,
     ranks: Ranks,
 ) -> Trainer:
     """Return a trainer at step 0. Its model begins with `weights`, or with random weights."""
-    train, length = config.train, config.model.context_length
+    train = config.train
     with agreed(ranks):
         seed_everything(train.seed)
         model = Transformer(config.model)
         if weights is not None:
-            _initialize(model, weights)
-        sample = _sampler(config, data.tokenizer)
+            initialize(model, weights, data.new_ids)
+        sample = _sampler(config, data)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(train.seed + ranks.rank)  # ranks must drop different units
     return Trainer(
@@ -180,9 +178,7 @@ def _assembled(
         build_optimizer(config.optim, model),
         batches,
         counted(train),
-        val_batches=eval_batches(
-            data.val, train.batch_size, length, train.eval_batches, data.documents
-        ),
+        val_batches=data.eval_batches(train.batch_size, train.eval_batches),
         objective=objective,
         dtype=resolve_dtype(config.runtime.dtype, device),
         ranks=ranks,
@@ -192,18 +188,16 @@ def _assembled(
 
 def _notes(
     config: TrainConfig,
-    data: PreparedData,
-    batches: TrainBatches | MixedBatches,
+    data: Prepared,
+    batches: EpochBatches,
     sample: Callable[[nn.Module], str] | None,
     device: torch.device,
     ranks: Ranks,
 ) -> Notes:
     train, tokenizer = config.train, data.tokenizer
-    extra: dict[str, Any] = {} if tokenizer is None else {"tokenizer": tokenizer.to_json()}
-    extra["validation"] = data.val_id | {"batches": train.eval_batches}
     return Notes(
         data_id=data.data_id | _batches_id(train, config.model.context_length),
-        extra=extra,
+        extra={**data.stored, "validation": data.val_id | {"batches": train.eval_batches}},
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
         bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer.parts)),
@@ -215,7 +209,7 @@ def _notes(
 
 
 def _tell_repetition(
-    train: TrainerConfig, batches: TrainBatches | MixedBatches, say: Callable[[str], None]
+    train: TrainerConfig, batches: EpochBatches, say: Callable[[str], None]
 ) -> None:
     """Print a warning if one step reads more sequences than the data has."""
     step, epoch = train.batch_size * train.accumulate, batches.windows_per_epoch
@@ -227,7 +221,7 @@ def _tell_repetition(
         )
 
 
-def _told_of_mixture(trainer: Trainer, batches: TrainBatches | MixedBatches) -> Iterator[str]:
+def _told_of_mixture(trainer: Trainer, batches: EpochBatches) -> Iterator[str]:
     """Yield a line for each source of a mixture: how much the run reads of it."""
     if isinstance(batches, MixedBatches):
         yield from batches.told(trainer.config.first_micro_batch(trainer.iterations))
@@ -261,7 +255,7 @@ def _prepared(
     resume: Path | None,
     ranks: Ranks,
     say: Callable[[str], None],
-) -> tuple[TrainConfig, PreparedData]:
+) -> tuple[TrainConfig, Prepared]:
     """Return the configuration, with the context length that the data allows, and the data.
 
     Rank 0 prepares the data first. Then the other ranks read the prepared data from the disk.
@@ -273,8 +267,14 @@ def _prepared(
     with agreed(ranks):
         data = prepare(*arguments) if ranks.first else None
     data = data or prepare(*arguments)
-    model = dataclasses.replace(model, context_length=data.context_length)
-    return dataclasses.replace(config, model=model), data
+    vocab_size = max(model.vocab_size, len(data.tokenizer or ()))  # a template adds its markers
+    model = dataclasses.replace(model, context_length=data.context_length, vocab_size=vocab_size)
+    config = dataclasses.replace(config, model=model)
+    if isinstance(data, PreparedDialogues):  # the run keeps its template, also if it was "auto"
+        name: Any = data.template.name
+        settings = dataclasses.replace(config.data, template=name)
+        config = dataclasses.replace(config, data=settings)
+    return config, data
 
 
 def resolve_auto(
@@ -330,24 +330,6 @@ def _check_sharded(config: TrainConfig) -> None:
         )
 
 
-def _initialize(model: Transformer, path: str) -> None:
-    """Load the weights of a checkpoint, a run or a Hugging Face folder into the model.
-
-    The model begins with the outputs of the loaded model. So adapters with other settings are
-    merged into the weights first. New adapters keep their initial values.
-    """
-    source = load_model(path, "cpu")
-    if source.config.lora is not None and source.config.lora != model.config.lora:
-        source.merge_lora()
-        warnings.warn(
-            f"the adapters of {path} have other settings, so they are merged into the weights",
-            Notice,
-            stacklevel=2,
-        )
-    new = {name: tensor for name, tensor in model.state_dict().items() if is_adapter(name)}
-    restore({"model": new | source.state_dict()}, model, None, name=path)
-
-
 def _spread(
     model: Transformer, config: TrainConfig, device: torch.device, ranks: Ranks
 ) -> tuple[Transformer, nn.Module]:
@@ -385,21 +367,21 @@ def _peak(dtype: str, device: torch.device, ranks: Ranks) -> float | None:
     return None if peak is None else ranks.size * peak
 
 
-def _sampler(
-    config: TrainConfig, tokenizer: BPETokenizer | None
-) -> Callable[[nn.Module], str] | None:
+def _sampler(config: TrainConfig, data: Prepared) -> Callable[[nn.Module], str] | None:
     """Return a function model -> text, or None if the run writes no samples.
 
     Each sample uses the same random numbers, from a generator that training does not use.
     """
     if config.train.sample_every == 0:
         return None
+    tokenizer = data.tokenizer
     if tokenizer is None:
         raise ValueError(
             f"samples need a tokenizer (sample_every {config.train.sample_every}, and the data "
             "has no tokenizer); set --tokenizer_path FILE"
         )
-    prompt = tokenizer.encode(config.train.sample_prompt)
+    prompt = data.prompt(config.train.sample_prompt)
+    ends = data.stored.get("end_ids", ())
     length = min(config.train.sample_tokens, config.model.context_length - len(prompt))
     if not prompt or length < 1:
         raise ValueError(
@@ -414,7 +396,7 @@ def _sampler(
         with contextlib.ExitStack() as stack:
             if config.runtime.compile == "on":  # compiled only for training's shape
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            ids = generate(model, prompt, length, temperature=0.8, generator=generator)
+            ids = generate(model, prompt, length, temperature=0.8, stop=ends, generator=generator)
         return tokenizer.decode(prompt + ids)
 
     return sample

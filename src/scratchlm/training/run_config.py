@@ -138,7 +138,8 @@ def _fit_to_data(tree: Tree, layers: Sequence[Layer], say: Callable[[str], None]
     if not tree["data"].get("train"):
         raise ValueError("training data is missing (data.train); set --train_data FILE")
     _set_vocab_size(tree, say)
-    if not any("context_length" in layer.get("model", {}) for layer in layers):
+    is_text = tree["data"].get("kind", "text") == "text"
+    if is_text and not any("context_length" in layer.get("model", {}) for layer in layers):
         tree["data"].setdefault("fit_context", True)
 
 
@@ -180,9 +181,13 @@ def _check_exists(data: Layer, flags: Layer, rule: str, none: str = "") -> None:
 def costs(
     file: StrPath | None, flags: Mapping[str, Any], *, say: Callable[[str], None] = print
 ) -> str:
-    """Return the report of a training step's costs. It needs data only to choose a vocabulary."""
+    """Return the report of a training step's costs. Without weights to begin from, it needs data
+    only to choose a vocabulary."""
     from_file = {} if file is None else configuration.read_toml(file)
-    tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, configuration.nest(flags))
+    path = flags.get("train.init_from") or from_file.get("train", {}).get("init_from")
+    _, weights = _weights_to_begin_from(path)
+    given = configuration.nest(flags)
+    tree = configuration.merge({"model": DEFAULT_MODEL}, from_file, weights, given)
     if tree.get("data", {}).get("train"):
         _set_vocab_size(tree, say)
     if "vocab_size" not in tree["model"]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from scratchlm import config as configuration
 from scratchlm.checkpoint.save_and_load import read_settings
-from scratchlm.data.batches import TrainBatches
-from scratchlm.data.mixture import MixedBatches
 from scratchlm.files.atomic import write_file
 from scratchlm.optim.recipe import build_schedule, fitting
+from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.timing import steps_that_fit
 from scratchlm.training.train_config import TrainConfig
@@ -19,7 +18,7 @@ from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
 
 
-def given_steps(train: TrainerConfig, batches: TrainBatches | MixedBatches) -> int | None:
+def given_steps(train: TrainerConfig, batches: EpochBatches) -> int | None:
     """Return the number of steps of the run, or None if its time limit decides."""
     if train.iterations is not None or train.minutes is not None:
         return train.iterations

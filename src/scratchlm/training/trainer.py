@@ -206,7 +206,7 @@ class Trainer:
         before = self.iterations
         total = self.ranks.gather(self.limit.total(self.step, before))[0]
         if total != before and self.limit.replanned(total):
-            self._note_change({"train.iterations": [before, total]})
+            self.note_change({"train.iterations": [before, total]})
             progress.set_total(total)
 
     def _validate_and_save(self, progress: Progress, record: Record, save: bool) -> None:
@@ -395,14 +395,14 @@ class Trainer:
             self.folder.saved = path
         resume.set_own_rng_state(payload["rng"], self.ranks, self.config.seed + self.step)
         if changed := resume.changes(payload.get("recipe", {}), self.extra.get("recipe", {})):
-            self._note_change(changed)
+            self.note_change(changed)
         if otherwise := resume.validated_otherwise(payload, self.extra):
             self.best_val_loss = math.inf  # `best` stays until a new best replaces it
         self.best_before = self.best_val_loss, self.best_step
         news = resume.news_of(changed, otherwise, payload["environment"], self.environment)
         return [f"resumed at step {self.step}: {path}", *news]
 
-    def _note_change(self, changed: Mapping[str, Any]) -> None:
+    def note_change(self, changed: Mapping[str, Any]) -> None:
         """Add changed settings, {key: [was, is]}, to the history in each later checkpoint."""
         self.history = [*self.history, {"step": self.step, "changed": changed}]
 

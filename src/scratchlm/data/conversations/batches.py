@@ -7,7 +7,9 @@ dialogue has a target, so each row has a target too.
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -35,28 +37,51 @@ class Examples:
             sizes.append(len(example.ids))
         self._ids, self._marks = np.frombuffer(ids, dtype), np.frombuffer(marks, np.bool_)
         self._ends = np.cumsum(sizes)
+        self._numbers = np.arange(len(sizes) - 1)
         self.lengths = np.array(sizes[1:], dtype=np.int64) - 1
+
+    def chosen(self, numbers: Numbers) -> Examples:
+        """Return the examples with these numbers, which may repeat. They share the arrays."""
+        part = copy.copy(self)
+        part._numbers, part.lengths = self._numbers[numbers], self.lengths[numbers]
+        return part
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, number: int) -> Example:
-        place = slice(self._ends[number], self._ends[number + 1])
+        stored = self._numbers[number]
+        place = slice(self._ends[stored], self._ends[stored + 1])
         return Example(self._ids[place].astype(np.int64), self._marks[place])
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the ids and the marks of all examples in order."""
+        digest = hashlib.sha256()
+        for array in (self._ids, self._marks, self._ends, self._numbers):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 class DialogueBatches:
     """Compute batch `step` of a training run from (seed, step) alone.
 
     An epoch visits each row once, and `pack` makes its rows from (seed, epoch). Every epoch has the
-    same number of rows. A batch may contain rows of two epochs.
+    same number of rows. A batch may contain rows of two epochs. Without `packing`, a row has one
+    dialogue.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, context_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        context_length: int,
+        seed: int,
+        packing: bool = True,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 ({batch_size}); pass e.g. 8")
         self.examples, self.batch_size = examples, batch_size
-        self.context_length, self.seed = context_length, seed
+        self.context_length, self.seed, self.packing = context_length, seed, packing
         # A batch may cross into the next epoch, so keep two.
         self._epoch = functools.lru_cache(2)(self._packed)
         self.windows_per_epoch = len(self._epoch(0))
@@ -71,15 +96,20 @@ class DialogueBatches:
 
     def told_of_rows(self) -> Iterator[str]:
         """Yield a line about the rows and their padding."""
-        wasted, rows = self._epoch(0).wasted, self.windows_per_epoch
+        rows = self.windows_per_epoch
         places = rows * self.context_length
+        wasted = places - int(self.examples.lengths.sum())
         yield (
-            f"{len(self.examples):,} dialogues, packed into rows of {self.context_length:,} "
-            f"tokens: {rows:,}; padding is {wasted:,} of {places:,} places ({wasted / places:.2%})"
+            f"an epoch has {len(self.examples):,} dialogues in {rows:,} rows of "
+            f"{self.context_length:,} tokens; padding is {wasted:,} of {places:,} places "
+            f"({wasted / places:.2%})"
         )
 
     def _packed(self, epoch: int) -> Packing:
-        return pack(self.examples.lengths, self.context_length, self.seed, epoch)
+        lengths = self.examples.lengths
+        if not self.packing:  # each dialogue fills a row
+            lengths = np.full_like(lengths, self.context_length)
+        return pack(lengths, self.context_length, self.seed, epoch)
 
 
 class DialogueEvalBatches:

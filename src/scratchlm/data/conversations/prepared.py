@@ -1,0 +1,183 @@
+"""Turn the dialogues that a user specifies into the examples of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from scratchlm.data.config import DataConfig
+from scratchlm.data.conversations.batches import DialogueBatches, DialogueEvalBatches, Examples
+from scratchlm.data.conversations.dialogues import read_dialogues
+from scratchlm.data.conversations.examples import Counts, Learning, examples_of
+from scratchlm.data.conversations.masks import Example
+from scratchlm.data.packing import Numbers
+from scratchlm.data.proportions import Part, decimal, parts_of
+from scratchlm.data.sources import find_files, num_bytes
+from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.chat_template import ChatTemplate, template_for_training
+
+_HELD_OUT = 10  # one of so many dialogues is validation data
+_MOST = 1000  # times that an epoch reads a dialogue
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedDialogues:
+    """Store the examples of a run, as `PreparedData` does for text. `template` has the tokenizer.
+
+    `new_ids` are the ids that the template adds to the vocabulary of the weights.
+    """
+
+    train: Examples
+    val: Examples
+    template: ChatTemplate
+    context_length: int
+    packing: bool
+    new_ids: Sequence[int]
+    data_id: dict[str, Any]
+    val_id: dict[str, Any]
+
+    @property
+    def tokenizer(self) -> BPETokenizer:
+        return self.template.tokenizer
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What each checkpoint of the run contains about its data."""
+        return {
+            "tokenizer": self.tokenizer.to_json(),
+            "template": self.template.name,
+            "end_ids": [self.template.end_of_answer],
+        }
+
+    def train_batches(self, batch_size: int, seed: int) -> DialogueBatches:
+        return DialogueBatches(self.train, batch_size, self.context_length, seed, self.packing)
+
+    def eval_batches(self, batch_size: int, max_batches: int) -> DialogueEvalBatches:
+        return DialogueEvalBatches(self.val, batch_size, self.context_length, max_batches)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of a user's text and of the beginning of an answer."""
+        return self.template.encode([{"role": "user", "content": text}])
+
+
+def prepare_dialogues(
+    config: DataConfig,
+    context_length: int,
+    say: Callable[[str], None] = print,
+    own: BPETokenizer | None = None,
+) -> PreparedDialogues:
+    """Read and encode the dialogues of `config`. A row has `context_length` tokens.
+
+    own: the tokenizer of the initial or resumed weights. The markers of the template are special
+    tokens; a tokenizer without them gets them as new ids. Without validation data, every tenth
+    dialogue is held out. In a mixture, the weight of a source says how often an epoch reads each of
+    its dialogues. `say` receives a line for each decision, and the counts of each source.
+
+    Raise ValueError for data without dialogues, without a tokenizer, or with a weight that is not a
+    whole number.
+    """
+    tokenizer = _tokenizer(config, say, own)
+    template = template_for_training(config.template, tokenizer)
+    known = min(len(tokenizer), len(own or tokenizer))
+    new_ids = range(known, len(template.tokenizer))
+    say(f"the template of the dialogues is {template.name}{_told_of_new(new_ids, template)}")
+    train, repeats = _examples(config.train, config, template, context_length, say)
+    numbers = np.arange(len(train))
+    if config.val is None:
+        val_numbers = numbers[::-1][::_HELD_OUT]
+        if len(val_numbers) == len(train):
+            raise ValueError(
+                f"validation needs a dialogue that is not training data ({config.train} has only "
+                f"{len(train)}); add dialogues, or set --val_data FILE"
+            )
+        say(
+            f"without validation data, {len(val_numbers):,} of {len(train):,} dialogues are held "
+            "out: every tenth"
+        )
+        val, numbers = train.chosen(val_numbers), np.setdiff1d(numbers, val_numbers)
+    else:
+        val, _ = _examples(config.val, config, template, context_length, say)
+    train = train.chosen(np.repeat(numbers, repeats[numbers]))
+    settings = ("train_on", "too_long", "min_target_tokens", "packing")
+    data_id = {
+        "tokenizer": template.tokenizer.hash,
+        "template": template.name,
+        **{name: getattr(config, name) for name in settings},
+        "dialogues": train.hash(),
+    }
+    val_id = {"dialogues": val.hash()}
+    return PreparedDialogues(
+        train, val, template, context_length, config.packing, new_ids, data_id, val_id
+    )
+
+
+def _told_of_new(new_ids: Sequence[int], template: ChatTemplate) -> str:
+    names = [f"{template.tokenizer.decode([id])} (id {id})" for id in new_ids]
+    if not names:
+        return ""
+    return (
+        f"; new special tokens: {', '.join(names)}; if the run begins from weights, their rows "
+        "begin as the mean of the other rows"
+    )
+
+
+def _tokenizer(
+    config: DataConfig, say: Callable[[str], None], own: BPETokenizer | None
+) -> BPETokenizer:
+    if config.tokenizer is None:
+        if own is None:
+            raise no_tokenizer(config.train)
+        return own
+    tokenizer = BPETokenizer.load(config.tokenizer)
+    if own is not None and own.hash != tokenizer.hash:
+        say(f"{config.tokenizer} is not the tokenizer that the weights were trained with")
+    return tokenizer
+
+
+def no_tokenizer(name: str) -> ValueError:
+    return ValueError(
+        f"dialogues need a tokenizer ({name}, no tokenizer of a model); begin from a model with "
+        "--init_from MODEL, or set --tokenizer_path FILE"
+    )
+
+
+def _examples(
+    text: str,
+    config: DataConfig,
+    template: ChatTemplate,
+    context_length: int,
+    say: Callable[[str], None],
+) -> tuple[Examples, Numbers]:
+    """Return the examples of all sources in order, and how often an epoch reads each example."""
+    learning = Learning(config.train_on, config.too_long, config.min_target_tokens)
+    repeats: list[int] = []
+
+    def encoded() -> Iterator[Example]:
+        for part in parts_of(text):
+            times, counts = _times(part), Counts()
+            size = num_bytes(find_files(part.name))
+            with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
+                read = read_dialogues(part.name, config.format, config.system, progress=bar.update)
+                for example in examples_of(read, template, context_length, learning, counts):
+                    repeats.append(times)
+                    yield example
+            for line in counts.lines():
+                say(f"{part.name}: {line}")
+            if times > 1:
+                say(f"{part.name}: an epoch reads each dialogue {times} times")
+
+    examples = Examples(encoded(), template.tokenizer.dtype)
+    return examples, np.array(repeats)
+
+
+def _times(part: Part) -> int:
+    if part.weight.denominator != 1 or part.weight > _MOST:
+        raise ValueError(
+            "the weight of dialogues must be how often an epoch reads them, a whole number up to "
+            f"{_MOST} ({part.name}:{decimal(part.weight)}); write e.g. {part.name}:2"
+        )
+    return int(part.weight)
