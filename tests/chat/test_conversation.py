@@ -25,7 +25,7 @@ from scratchlm.chat.running_text import RunningText, find_template
 from scratchlm.cli.chat import main as chat
 from scratchlm.cli.chat_terminal import Terminal
 from scratchlm.errors import FileFormatError, NumericalError
-from scratchlm.tokenizer.chat_template import FORMS
+from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate
 
 CONTEXT = 96
 
@@ -278,6 +278,9 @@ def prepared(tmp_path_factory, tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("chat")
     model = tiny.model(vocab_size=len(tokenizer), context_length=CONTEXT)
     save_checkpoint(folder / "m.pt", model, None, 1, tokenizer=tokenizer.to_json())
+    model = tiny.model(vocab_size=len(tokenizer), context_length=2 * CONTEXT)
+    more = {"tokenizer": tokenizer.to_json(), "template": "plain_alpaca"}
+    save_checkpoint(folder / "tuned.pt", model, None, 1, **more)
     base = tokenizer_with("<|endoftext|>")
     model = tiny.model(vocab_size=len(base), context_length=CONTEXT)
     save_checkpoint(folder / "base.pt", model, None, 1, tokenizer=base.to_json())
@@ -317,6 +320,31 @@ def talk(prepared, tokenizer, monkeypatch, capsys):
         return out, notes.splitlines()
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "template"),
+    [("--model_path m.pt", "chatml"), ("--model_path tuned.pt", "plain_alpaca"),
+     ("--model_path tuned.pt --template chatml", "chatml"),
+     ("--model_path tuned.pt --load chatml.json", "chatml")],
+)  # fmt: skip
+def test_the_chat_uses_the_template_of_the_training(
+    prepared, tokenizer, monkeypatch, capsys, flags, template
+):
+    """The tokenizer has the markers of chatml, but the recorded template comes first. A flag and a
+    loaded conversation replace it."""
+    monkeypatch.chdir(prepared)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    words = f"{flags} --max_tokens 5 --temperature 0 --device cpu".split()
+    assert chat(words) == 0
+    out, err = capsys.readouterr()
+    assert f"template {template}\n" in err
+    writer = TextGenerator.load(flags.split()[1], device="cpu")
+    before = PAIR if "--load" in flags else []
+    prompt = ChatTemplate(template, tokenizer).encode([*before, message("user", "hi")])
+    stop_ids = ChatTemplate(template, tokenizer).end_ids
+    steps = writer.steps(prompt, 5, stop_ids=stop_ids, temperature=0)
+    assert out.removesuffix("\n") == "".join(piece for piece, _ in steps)
 
 
 def saved(talk, lines: str, flags: str = "--model_path m.pt") -> list[str]:

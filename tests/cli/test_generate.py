@@ -27,6 +27,8 @@ def folder(tmp_path_factory) -> Path:
         folder / "draft.pt", tiny.model(1, num_layers=1), None, 1, tokenizer=tokenizer.to_json()
     )
     to_hf(tiny.model(), folder / "hub", tokenizer)
+    tuned = {"tokenizer": tokenizer.to_json(), "end_ids": [tokenizer.token_to_id("a")]}
+    save_checkpoint(folder / "tuned.pt", tiny.model(), None, 1, **tuned)
     return folder
 
 
@@ -60,6 +62,14 @@ def test_streamed_together_and_as_json_the_texts_are_the_same(run):
     assert texts(run(MANY)) == each
     assert texts(run(f"{MANY} --stream")) == each
     assert len(set(each)) == 4
+
+
+def test_a_text_ends_at_the_end_ids_of_the_checkpoint(run, folder):
+    a = TextGenerator.load(folder / "model.pt", device="cpu").tokenizer.token_to_id("a")
+    words = f"--prompt the --max_tokens 3 --json --logit_bias {a}=1000"
+    [longer], [ended] = records(run(words)), records(run(words, "tuned.pt"))
+    assert (longer["text"], longer["finish_reason"]) == ("aaa", "length")
+    assert (ended["text"], ended["finish_reason"]) == ("", "stop")
 
 
 def test_one_text_alone_is_the_first_of_many(run):

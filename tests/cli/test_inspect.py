@@ -63,6 +63,7 @@ def save(path: Path, **changes: Any) -> tuple[Transformer, torch.optim.Optimizer
         history=HISTORY,
         recipe=dataclasses.asdict(config),
         tokenizer=TOKENIZER.to_json(),
+        template="plain_alpaca",
         rng={"cpu": torch.arange(4)},
     )
     return model, optimizer
@@ -103,6 +104,7 @@ def test_the_numbers_are_torchs(
     assert found["environment"] == {"torch": "2.10.0", "gpu": None, "threads": 2, "ranks": 1}
     assert found["history"] == json.loads(json.dumps(HISTORY))
     assert found["tokenizer"] == {"size": 257, "hash": TOKENIZER.hash}
+    assert found["template"] == "plain_alpaca"
     assert found["also"] == ["rng"]
 
     state = model.state_dict()
@@ -202,6 +204,7 @@ def test_the_text_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "at step 1       optim.lr 0.02 -> 0.001, train.iterations 12 -> 14\n",
         "at step 2       optim.betas None -> (0.9, 0.99)\n",
         f"tokenizer       257 ids, hash {TOKENIZER.hash}\n",
+        "template        plain_alpaca\n",
         "also            rng\n",
     ):
         assert line in text, line

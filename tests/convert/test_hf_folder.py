@@ -308,7 +308,7 @@ def test_the_ids_that_end_a_text_go_there_and_back(tmp_path: Path) -> None:
     assert (theirs.bos_token, theirs.eos_token) == ("<|begin|>", "<|end|>")
     assert theirs("hello").input_ids == [256, *b"hello"]
     assert convert(["--from", str(tmp_path / "hub"), "--to", str(tmp_path / "ours")]) == 0
-    assert load_with_tokenizer(tmp_path / "ours")[2:] == ([257, 258], [256])
+    assert load_with_tokenizer(tmp_path / "ours")[2:] == ([257, 258], [256], None)
     assert convert(["--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         there, here = ((tmp_path / folder / name).read_bytes() for folder in ("hub", "back"))

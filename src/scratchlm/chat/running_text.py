@@ -12,6 +12,7 @@ from scratchlm.tokenizer.chat_template import (
     Prompt,
     fitting_form,
     too_long,
+    unknown_template,
 )
 
 
@@ -61,13 +62,14 @@ TEMPLATES = ("auto", RunningText.name, *FORMS)
 def find_template(name: str, writer: TextGenerator) -> Template:
     """Return the template with this name.
 
+    "auto" means the template that the model was trained with, if the model records one. Otherwise
     "auto" means the first template that marks the turns with special tokens of the tokenizer. If no
     template does, "auto" means "plain".
     """
     if name not in TEMPLATES:
-        raise ValueError(
-            f"no template has this name ({name!r}); choose one of {', '.join(TEMPLATES)}"
-        )
+        raise unknown_template(name, TEMPLATES)
+    if name == "auto" and writer.template is not None:
+        return writer.template
     if name == "auto":
         name = fitting_form(writer.tokenizer) or RunningText.name
     return RunningText(writer) if name == RunningText.name else ChatTemplate(name, writer.tokenizer)

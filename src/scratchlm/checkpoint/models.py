@@ -14,7 +14,12 @@ from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.save_and_load import read_checkpoint, read_settings, restore
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_folder import from_hf, read_hf_config
-from scratchlm.convert.hf_tokenizer import read_end_ids, read_start_ids, read_tokenizer
+from scratchlm.convert.hf_tokenizer import (
+    read_end_ids,
+    read_start_ids,
+    read_template,
+    read_tokenizer,
+)
 from scratchlm.devices.runtime import resolve_device
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
@@ -24,6 +29,7 @@ from scratchlm.model.lora import is_adapter
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import check_shapes, fitted
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.chat_template import FORMS, missing_markers
 from scratchlm.tokenizer.start_and_end_ids import check_start_ids, default_end_ids, known_ids
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -61,12 +67,16 @@ def read_config(path: StrPath) -> ModelConfig:
 
 
 class Loaded(NamedTuple):
-    """A model, its tokenizer, the ids that end a text, and the ids that begin a text."""
+    """A model, its tokenizer, the ids that end a text, and the ids that begin a text.
+
+    template: the name of the chat template that the model was trained with, or None.
+    """
 
     model: Transformer
     tokenizer: BPETokenizer
     end_ids: list[int]
     start_ids: list[int]
+    template: str | None
 
 
 def load_with_tokenizer(path: StrPath, tokenizer_path: StrPath | None = None) -> Loaded:
@@ -74,15 +84,15 @@ def load_with_tokenizer(path: StrPath, tokenizer_path: StrPath | None = None) ->
 
     Raise ValueError if the two tokenizers differ, or if there is no tokenizer.
     """
-    model, tokenizer, ends, starts = load_parts(path, tokenizer_path)
+    model, tokenizer, ends, starts, template = load_parts(path, tokenizer_path)
     if tokenizer is None:
         raise ValueError(f"the model has no tokenizer ({path}); add --tokenizer_path FILE")
-    return Loaded(model, tokenizer, ends, starts)
+    return Loaded(model, tokenizer, ends, starts, template)
 
 
 def load_parts(
     path: StrPath, tokenizer_path: StrPath | None = None
-) -> tuple[Transformer, BPETokenizer | None, list[int], list[int]]:
+) -> tuple[Transformer, BPETokenizer | None, list[int], list[int], str | None]:
     """Return the same as `load_with_tokenizer`, but with None if there is no tokenizer."""
     if is_hf_folder(path):
         model = from_hf(path)
@@ -90,6 +100,7 @@ def load_parts(
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
         known = range(vocab_size) if tokenizer is None else tokenizer.vocab
         ends, starts = read_end_ids(path, known), read_start_ids(path, known)
+        template = read_template(path, tokenizer)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
@@ -100,9 +111,10 @@ def load_parts(
         ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
         ends = known_ids(ends, known, "end_ids", name)
         check_start_ids(starts, known, name)
+        template = _template(payload, tokenizer, name)
     if tokenizer is not None:
         ends = ends or default_end_ids(tokenizer)
-    return model, tokenizer, ends, starts
+    return model, tokenizer, ends, starts, template
 
 
 def _ids(payload: Payload, key: str, path: Path) -> list[int]:
@@ -112,6 +124,25 @@ def _ids(payload: Payload, key: str, path: Path) -> list[int]:
             f"{key} must be a list of ids ({path}: {ids!r:.40}); save the checkpoint again"
         )
     return ids
+
+
+def _template(payload: Payload, tokenizer: BPETokenizer | None, path: Path) -> str | None:
+    name = payload.get("template")
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in FORMS:
+        raise FileFormatError(
+            f"template must be one of {', '.join(FORMS)} ({path}: {name!r:.40}); save the "
+            "checkpoint again"
+        )
+    missing = [] if tokenizer is None else missing_markers(FORMS[name], tokenizer)
+    if missing:
+        raise FileFormatError(
+            f"the checkpoint's template needs a special token that its tokenizer does not have "
+            f"({path}: {name} needs {missing[0]}); save the checkpoint again with the tokenizer of "
+            "its training"
+        )
+    return name
 
 
 def model_from(payload: Payload, path: StrPath) -> Transformer:

@@ -26,7 +26,7 @@ from scratchlm.checkpoint.pointers import find_checkpoint
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.config import flat
 from scratchlm.convert.hf_folder import read_tensors, read_weights
-from scratchlm.convert.hf_tokenizer import read_tokenizer
+from scratchlm.convert.hf_tokenizer import read_template, read_tokenizer
 from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import previous
 from scratchlm.files.paths import StrPath
@@ -37,7 +37,7 @@ WIDTH = 100  # characters in a line of text, if its words are not longer
 _CHUNK = 1 << 18  # numbers per step: 2 MiB in float64, which fit in a cache
 _DESCRIBED = {"model", "optimizer", "optimizer_name", "step", "best_val_loss", "best_step",
               "config", "recipe", "data_id", "validation", "cursor", "environment", "history",
-              "tokenizer", "pending"}  # fmt: skip
+              "tokenizer", "template", "pending"}  # fmt: skip
 
 
 def describe(path: StrPath) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def describe(path: StrPath) -> dict[str, Any]:
         payload: Payload = {"step": None, "optimizer": None, "model": read_tensors(path)}
         payload["config"] = dataclasses.asdict(config)
         tokenizer, verified = read_tokenizer(path), False
+        payload["template"] = read_template(path, tokenizer)
     else:
         path = find_checkpoint(path)
         payload, verified = read_checkpoint(path), not is_single_file(path)
@@ -78,6 +79,7 @@ def describe(path: StrPath) -> dict[str, Any]:
         "environment": payload.get("environment"),
         "history": payload.get("history"),
         "tokenizer": tokenizer and {"size": len(tokenizer), "hash": tokenizer.hash},
+        "template": payload.get("template"),
         "also": sorted(str(key) for key in payload.keys() - _DESCRIBED),
     }
 
@@ -275,6 +277,8 @@ def _training_text(found: Mapping[str, Any]) -> str:
     if found["tokenizer"]:
         size, hash = found["tokenizer"]["size"], found["tokenizer"]["hash"]
         lines.append(_row("tokenizer", f"{size:,} ids, hash {hash}"))
+    if isinstance(found["template"], str):
+        lines.append(_row("template", found["template"]))
     if found["also"]:
         lines.append(_row("also", ", ".join(found["also"])))
     return "\n".join(lines)

@@ -54,8 +54,11 @@ def save_checkpoint(
     """Save any module and optimizer, the step, and `more` (tensors and plain Python values).
 
     The config of a scratchlm `Transformer` is stored as a dict under `config`. `tokenizer` must be
-    the text of a tokenizer.json. Raise ValueError for a value that is neither a tensor nor of a
-    plain type. The error contains the key, and nothing is written.
+    the text of a tokenizer.json. Programs that generate text also use `template` (the name of a
+    chat template), `end_ids` and `start_ids` (lists of ids that end and begin a text).
+
+    Raise ValueError for a value that is neither a tensor nor of a plain type. The error contains
+    the key, and nothing is written.
     """
     check_order(path_or_file, model, "save_checkpoint(path, model, optimizer, step)")
     write_payload(path_or_file, checked_payload(state_of(model, optimizer, step, **more)))

@@ -23,8 +23,9 @@ def _parser(description: str) -> Parser:
     flag("--tokenizer_path", action=Once, metavar="FILE",
          help="tokenizer.json (default: the one in the checkpoint)")  # fmt: skip
     flag("--template", action=Once, choices=("auto", "plain", "chatml", "llama3", "plain_alpaca"),
-         help="format of the messages (auto: the tokenizer's special tokens decide; plain: no "
-         "template, the model continues one text)")  # fmt: skip
+         help="format of the messages (auto: the format of the training; if the model does not "
+         "record it, the tokenizer's special tokens decide; plain: no template, the model "
+         "continues one text)")  # fmt: skip
     flag(
         "--system",
         action=Once,

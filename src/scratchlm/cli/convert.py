@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint.save_and_load import save_checkpoint
     from scratchlm.convert.hf_config import hub_architecture
     from scratchlm.convert.hf_folder import to_hf
+    from scratchlm.convert.hf_tokenizer import read_template, special_ids, tokenizer_files
     from scratchlm.convert.peft_folder import from_peft, to_peft
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
@@ -34,20 +35,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Path(args.target)
     if is_taken(target):
         raise ValueError(f"the target must be a new path ({target}); choose another path with --to")
-    model, tokenizer, ends, starts = load_parts(args.source, args.tokenizer_path)
+    model, tokenizer, ends, starts, template = load_parts(args.source, args.tokenizer_path)
     if args.adapter is not None:
         from_peft(model, args.adapter)
+        template = read_template(args.adapter, tokenizer) or template
+        ends, _ = special_ids(tokenizer, ends, starts, template)
     if args.adapter_only:
-        to_peft(model, target)
+        how = (model.config.context_length, ends, starts, template)
+        to_peft(model, target, {} if tokenizer is None else tokenizer_files(tokenizer, *how))
         print(f"{target}: the adapters in the format of peft")
         return
     if is_hf_folder(args.source):
         text = None if tokenizer is None else tokenizer.to_json()
-        more = {"tokenizer": text, "end_ids": ends, "start_ids": starts}
+        more = {"tokenizer": text, "end_ids": ends, "start_ids": starts, "template": template}
         save_checkpoint(args.target, model, None, 0, **more)
         kind = "a checkpoint"
     else:
-        to_hf(model, args.target, tokenizer, ends, starts)
+        to_hf(model, args.target, tokenizer, ends, starts, template)
         kind = f"{hub_architecture(model.config)} in the Hugging Face format"
     if tokenizer is None:
         warnings.warn(

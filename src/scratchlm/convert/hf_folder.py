@@ -9,7 +9,6 @@ bytes are the same.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.config import takes_synonyms
+from scratchlm.convert.folder_files import write_folder
 from scratchlm.convert.hf_config import (
     architecture_of,
     config_from_hub,
@@ -28,19 +28,19 @@ from scratchlm.convert.hf_config import (
     read_json,
 )
 from scratchlm.convert.hf_names import EMBEDDINGS, HEAD, Rule, rules, split_experts
-from scratchlm.convert.hf_tokenizer import template, tokenizer_config
+from scratchlm.convert.hf_tokenizer import special_ids, tokenizer_files
 from scratchlm.errors import FileFormatError, Notice
 from scratchlm.files import plain_values
-from scratchlm.files.atomic import is_taken, replacing_directory, sync
+from scratchlm.files.atomic import is_taken
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
-from scratchlm.files.tensor_file import mmap_tensors, write_tensors
+from scratchlm.files.tensor_file import mmap_tensors
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.lora import merged_state
 from scratchlm.model.transformer import Transformer
 from scratchlm.model.weight_names import plain_state, unwrapped, without_wrappers
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.start_and_end_ids import check_ids, default_end_ids
+from scratchlm.tokenizer.start_and_end_ids import check_ids
 
 # Some files also store tensors that are not weights: causal masks, rotary tables.
 _NO_WEIGHTS = re.compile(r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.inv_freq)")
@@ -196,12 +196,14 @@ def to_hf(
     tokenizer: BPETokenizer | None = None,
     end_ids: Sequence[int] = (),
     start_ids: Sequence[int] = (),
+    template: str | None = None,
 ) -> None:
     """Write a folder that `transformers` can load. After an error or a kill, no folder remains.
 
     `end_ids` end a text; the default is <|endoftext|> if the tokenizer has it. `start_ids` come
-    before a text. A model inside torch.compile or DDP is written as the plain model. Adapters are
-    merged into the written weights. Rows that pad the vocabulary are not written.
+    before a text. `template` is the name of a chat template, which needs a tokenizer; the end of an
+    answer then ends a text too. A model inside torch.compile or DDP is written as the plain model.
+    Adapters are merged into the written weights. Rows that pad the vocabulary are not written.
 
     Raise ValueError if no Hugging Face architecture fits the model, or if the folder is not empty.
     """
@@ -219,6 +221,7 @@ def to_hf(
     if is_taken(path):
         raise ValueError(f"the path already exists ({path}); choose another folder")
     check_ids(tokenizer, end_ids, start_ids, config.vocab_size)
+    ends, begin = special_ids(tokenizer, end_ids, start_ids, template)
     ours = plain_values.checked(state, "model")
     for name in ("embedding.weight", "lm_head.weight"):
         ours[name] = ours[name][: config.vocab_size]
@@ -227,28 +230,16 @@ def to_hf(
     for rule in rules(hub["model_type"], config):
         found = rule.to_theirs([ours[name] for name in rule.ours])
         theirs.update(zip(rule.theirs, found, strict=True))
-    separator = [] if tokenizer is None else default_end_ids(tokenizer)
-    ends = list(end_ids) or separator
     # Without end ids, write null, because transformers invents ids that config.json lacks.
     hub["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
-    starts = list(start_ids)
-    hub["bos_token_id"] = next(iter(starts + separator), None)  # or the id between texts
+    hub["bos_token_id"] = begin
     texts: dict[str, Any] = {"config.json": hub}
+    if template is not None:
+        settings = {key: hub[key] for key in ("bos_token_id", "eos_token_id")}
+        texts["generation_config.json"] = settings
     if tokenizer is not None:
-        texts["tokenizer.json"] = json.loads(tokenizer.to_json())
-        if starts:
-            texts["tokenizer.json"]["post_processor"] = template(tokenizer, starts)
-        texts["tokenizer_config.json"] = tokenizer_config(
-            tokenizer, ends, hub["bos_token_id"], config.context_length
-        )
-    with replacing_directory(path) as new:
-        with (new / "model.safetensors").open("wb") as file:
-            write_tensors(file, theirs, {"format": "pt"})
-            sync(file)
-        for name, content in texts.items():
-            with (new / name).open("wb") as file:
-                file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-                sync(file)
+        texts |= tokenizer_files(tokenizer, config.context_length, end_ids, start_ids, template)
+    write_folder(path, "model.safetensors", theirs, texts)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

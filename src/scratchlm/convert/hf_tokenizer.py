@@ -1,8 +1,9 @@
-"""Read and write the tokenizer of a Hugging Face folder, and its start and end ids."""
+"""Read and write the tokenizer of a Hugging Face folder, its chat template, start and end ids."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from scratchlm.convert.hf_config import read_json
 from scratchlm.errors import FileFormatError
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.bpe import BPETokenizer
-from scratchlm.tokenizer.start_and_end_ids import check_start_ids, known_ids
+from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate, missing_markers
+from scratchlm.tokenizer.start_and_end_ids import check_start_ids, default_end_ids, known_ids
 
 
 def read_tokenizer(folder: StrPath) -> BPETokenizer | None:
@@ -67,23 +69,84 @@ def read_start_ids(folder: StrPath, vocabulary: Collection[int]) -> list[int]:
     return ids
 
 
-def tokenizer_config(
-    tokenizer: BPETokenizer, ends: list[int], start: int | None, context_length: int
+def read_template(folder: StrPath, tokenizer: BPETokenizer | None) -> str | None:
+    """Return the name of the chat template in the folder, if it is one of `FORMS`, or None.
+
+    The result is also None if the tokenizer does not have the template's markers.
+    """
+    text = _chat_template(Path(folder))
+    name = next((name for name, form in FORMS.items() if form.jinja == text), None)
+    if name is None or tokenizer is None or missing_markers(FORMS[name], tokenizer):
+        return None
+    return name
+
+
+def _chat_template(folder: Path) -> Any:
+    """Return the text that `transformers` uses: its own file comes before tokenizer_config.json."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_bytes().decode("utf-8", "replace")
+    path = folder / "tokenizer_config.json"
+    stored = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(stored, list):  # several templates, each with a name
+        named = [each for each in stored if isinstance(each, dict)]
+        return next((each.get("template") for each in named if each.get("name") == "default"), None)
+    return stored
+
+
+def special_ids(
+    tokenizer: BPETokenizer | None,
+    end_ids: Sequence[int],
+    start_ids: Sequence[int],
+    template: str | None,
+) -> tuple[list[int], int | None]:
+    """Return the ids that end a text, first the eos_token, and the id of the bos_token, or None.
+
+    With a chat template, the eos_token ends an answer. Without `start_ids`, the bos_token is the
+    marker that begins a conversation, or the token between texts. Raise ValueError if the tokenizer
+    does not fit the template.
+    """
+    separator = [] if tokenizer is None else default_end_ids(tokenizer)
+    ends, opening = list(end_ids) or separator, list(start_ids)
+    if template is not None:
+        if tokenizer is None:
+            raise ValueError(
+                f"a chat template needs a tokenizer ({template}); add the model's tokenizer"
+            )
+        chat = ChatTemplate(template, tokenizer)
+        ends, opening = chat.with_end_of_answer(end_ids), opening or chat.start_ids
+    return ends, next(iter(opening + separator), None)
+
+
+def tokenizer_files(
+    tokenizer: BPETokenizer,
+    context_length: int,
+    end_ids: Sequence[int] = (),
+    start_ids: Sequence[int] = (),
+    template: str | None = None,
 ) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json. It leaves out an id without a token."""
+    """Return the content of tokenizer.json and tokenizer_config.json. `to_hf` has the arguments.
+
+    The chat template is in tokenizer_config.json, because all versions of `transformers` and other
+    programs read it there. Only newer versions read a file chat_template.jinja.
+    """
+    ends, begin = special_ids(tokenizer, end_ids, start_ids, template)
+    content = json.loads(tokenizer.to_json())
+    if start_ids:
+        content["post_processor"] = _post_processor(tokenizer, start_ids)
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
     }
-    if ends and ends[0] in tokenizer.vocab:
-        config["eos_token"] = tokenizer.vocab[ends[0]].decode("utf-8", "replace")
-    if start is not None and start in tokenizer.vocab:
-        config["bos_token"] = tokenizer.vocab[start].decode("utf-8", "replace")
-    return config
+    for key, id in (("eos_token", next(iter(ends), None)), ("bos_token", begin)):
+        if id in tokenizer.vocab:
+            config[key] = tokenizer.vocab[id].decode("utf-8", "replace")
+    if template is not None:
+        config["chat_template"] = FORMS[template].jinja
+    return {"tokenizer.json": content, "tokenizer_config.json": config}
 
 
-def template(tokenizer: BPETokenizer, starts: list[int]) -> dict[str, Any]:
+def _post_processor(tokenizer: BPETokenizer, starts: Sequence[int]) -> dict[str, Any]:
     """Return the post_processor that puts the tokens `starts` before a text."""
     names = [tokenizer.vocab[start].decode("utf-8", "replace") for start in starts]
     before = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]

@@ -16,10 +16,9 @@ scale.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scratchlm.config import takes_synonyms
+from scratchlm.convert.folder_files import write_folder
 from scratchlm.convert.hf_config import hub_architecture, read_json
 from scratchlm.convert.hf_names import Rule, rules
 from scratchlm.errors import FileFormatError
 from scratchlm.files import plain_values
-from scratchlm.files.atomic import is_taken, replacing_directory, sync
+from scratchlm.files.atomic import is_taken
 from scratchlm.files.file_kinds import check_downloaded, check_folder_name
 from scratchlm.files.paths import StrPath
-from scratchlm.files.tensor_file import mmap_tensors, write_tensors
+from scratchlm.files.tensor_file import mmap_tensors
 from scratchlm.model.config import LoRAConfig
 from scratchlm.model.layers import Linear
 from scratchlm.model.lora import adapted_layers, check_without_adapters
@@ -72,8 +72,10 @@ class _Adapter(NamedTuple):
     factor: float
 
 
-def to_peft(model: Transformer, folder: StrPath) -> None:
+def to_peft(model: Transformer, folder: StrPath, texts: Mapping[str, Any] | None = None) -> None:
     """Write the adapters of a model to a folder for `peft`. After an error, no folder remains.
+
+    texts: {name: content} of other JSON files for the folder, such as `tokenizer_files`.
 
     Raise ValueError if the model has no adapters, if `peft` cannot express one of them, if no
     Hugging Face architecture fits the model, or if the folder is not empty.
@@ -111,13 +113,7 @@ def to_peft(model: Transformer, folder: StrPath) -> None:
             tensors[f"{_PREFIX}{module}.lora_B.weight"] = b.contiguous()
             ranks[re.sub(r"^.+\.\d+\.", "", module)] = len(a)
     config = _config_to_peft(lora, ranks, fused=architecture == "gpt2")
-    with replacing_directory(path) as new:
-        with (new / WEIGHTS).open("wb") as file:
-            write_tensors(file, tensors, {"format": "pt"})
-            sync(file)
-        with (new / CONFIG).open("wb") as file:
-            file.write((json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-            sync(file)
+    write_folder(path, WEIGHTS, tensors, {**(texts or {}), CONFIG: config})
 
 
 def _config_to_peft(lora: LoRAConfig, ranks: dict[str, int], *, fused: bool) -> dict[str, Any]:

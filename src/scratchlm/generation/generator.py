@@ -35,6 +35,7 @@ from scratchlm.generation.strategies import Strategy
 from scratchlm.generation.text_stream import check_stop, with_text
 from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer
+from scratchlm.tokenizer.chat_template import ChatTemplate
 from scratchlm.tokenizer.start_and_end_ids import check_ids, default_end_ids
 
 Compile = Literal["auto", "on", "off"]
@@ -81,7 +82,8 @@ class TextGenerator:
 
     model: the generator moves the model to the device and keeps a packed copy. Make a new generator
     after you change the weights. device: by default the model's device. end_ids: ids that end a
-    text (`<|endoftext|>`). start_ids: ids that begin a prompt. weights: "stored", or "int8", which
+    text (`<|endoftext|>`). start_ids: ids that begin a prompt. template: the name of the chat
+    template that the model was trained with, for a chat. weights: "stored", or "int8", which
     takes a quarter of the bytes of fp32 (`generation.low_precision`). compile: "auto" compiles on
     CUDA for 1,000 tokens or more; on a CPU, compiling never saved time. draft_model: a smaller
     model with the same tokenizer, which guesses `num_draft` tokens at a time.
@@ -97,6 +99,7 @@ class TextGenerator:
         *,
         end_ids: Sequence[int] | None = None,
         start_ids: Sequence[int] = (),
+        template: str | None = None,
         weights: Weights = "stored",
         compile: Compile = "auto",
         draft_model: Transformer | None = None,
@@ -108,6 +111,7 @@ class TextGenerator:
             raise ValueError(f"num_draft must be from 1 to 100 ({num_draft}); try 4")
         self.end_ids = default_end_ids(tokenizer) if end_ids is None else list(end_ids)
         self.start_ids = list(start_ids)
+        self.template = None if template is None else ChatTemplate(template, tokenizer)
         model = transformer_of(model)
         check_ids(tokenizer, self.end_ids, self.start_ids, model.config.vocab_size)
         place = model.embedding.weight.device if device is None else resolve_device(str(device))
@@ -156,6 +160,7 @@ class TextGenerator:
             place,
             end_ids=loaded.end_ids,
             start_ids=loaded.start_ids,
+            template=loaded.template,
             **more,
         )
 

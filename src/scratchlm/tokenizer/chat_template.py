@@ -30,26 +30,29 @@ class Message(TypedDict):
 class Form:
     """The texts of a turn of each role in a model's training data.
 
-    Each turn has the place {content}. `start`: the text before the first turn. `default_system`:
-    the system text of a conversation that has none. `strip`: remove white space around a content.
-    `only_text`: the turns begin with text instead of markers, so a user can write such a beginning.
+    Each turn has the place {content}. `jinja`: the same form as a Jinja template, which other
+    programs read (`transformers`, vLLM, llama.cpp). `start`: the text before the first turn.
+    `default_system`: the system text of a conversation that has none. `strip`: remove white space
+    around a content. `only_text`: the turns begin with text instead of markers, so a user can write
+    such a beginning.
     """
 
     system: str
     user: str
     assistant: str
+    jinja: str
     start: str = ""
     default_system: str | None = None
     strip: bool = False
     only_text: bool = False
 
     @classmethod
-    def with_role(cls, turn: str, start: str = "", strip: bool = False) -> Self:
+    def with_role(cls, turn: str, jinja: str, start: str = "", strip: bool = False) -> Self:
         """Return a form whose turns are the same, except for the name of the {role}."""
         system, user, assistant = (
             turn.replace("{role}", role) for role in ("system", "user", "assistant")
         )
-        return cls(system, user, assistant, start=start, strip=strip)
+        return cls(system, user, assistant, jinja, start=start, strip=strip)
 
     def turn(self, role: str) -> str:
         turns = {"system": self.system, "user": self.user, "assistant": self.assistant}
@@ -58,12 +61,28 @@ class Form:
         return turns[role]
 
 
+_ALPACA_SYSTEM = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request."
+)
+
+# The Jinja templates have no {% generation %}, because only transformers knows this tag. Other
+# programs refuse a template with an unknown tag (llama-cpp-python#2225, tabbyAPI#437).
 FORMS = {
     # OpenAI's chatml.md; Qwen and many fine-tuned models use it
-    "chatml": Form.with_role("<|im_start|>{role}\n{content}<|im_end|>\n"),
+    "chatml": Form.with_role(
+        "<|im_start|>{role}\n{content}<|im_end|>\n",
+        jinja="{% for message in messages %}"
+        r"{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+        r"{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    ),
     # Meta's model card of Llama 3
     "llama3": Form.with_role(
         "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
+        jinja="{{ '<|begin_of_text|>' }}{% for message in messages %}"
+        r"{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+        "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+        r"{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
         start="<|begin_of_text|>",
         strip=True,
     ),
@@ -72,8 +91,14 @@ FORMS = {
         system="{content}",
         user="\n\n### Instruction:\n{content}",
         assistant="\n\n### Response:\n{content}<|endoftext|>",
-        default_system="Below is an instruction that describes a task. Write a response that "
-        "appropriately completes the request.",
+        jinja="{% if messages[0]['role'] != 'system' %}{{ '" + _ALPACA_SYSTEM + "' }}{% endif %}"
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}"
+        r"{% elif message['role'] == 'user' %}{{ '\n\n### Instruction:\n' + message['content'] }}"
+        "{% elif message['role'] == 'assistant' %}"
+        r"{{ '\n\n### Response:\n' + message['content'] + '<|endoftext|>' }}"
+        "{% else %}{{ raise_exception('a role must be system, user or assistant') }}{% endif %}"
+        r"{% endfor %}{% if add_generation_prompt %}{{ '\n\n### Response:\n' }}{% endif %}",
+        default_system=_ALPACA_SYSTEM,
         only_text=True,
     ),
 }
@@ -115,24 +140,31 @@ class ChatTemplate:
     can never contain a marker. For messages without special tokens, the ids equal the ids from
     `apply_chat_template` in `transformers`.
 
-    `end_ids`: the ids of the markers. A reply contains none of these ids. `end_of_answer`: the id
-    of the marker that ends an answer.
+    `end_ids`: the ids of the markers. A reply contains none of these ids. `start_ids`: the ids of
+    the markers before the first turn. `end_of_answer`: the id of the marker that ends an answer.
 
-    Raise ValueError if a marker is not a special token of the tokenizer.
+    Raise ValueError if no form has this name, or if a marker is not a special token of the
+    tokenizer.
     """
 
     def __init__(self, name: str, tokenizer: BPETokenizer) -> None:
+        if name not in FORMS:
+            raise unknown_template(name, FORMS)
         self.name = name
         self.form = FORMS[name]
         self.tokenizer = tokenizer
-        missing = [each for each in markers(self.form) if each not in tokenizer.special_tokens]
-        if missing:
+        if missing := missing_markers(self.form, tokenizer):
             raise ValueError(
                 f"the chat template {name} needs a special token that the tokenizer does not have "
-                f"({missing[0]}); choose the template plain"
+                f"({missing[0]}); choose another template"
             )
         self.end_ids = [tokenizer.token_to_id(marker) for marker in markers(self.form)]
+        self.start_ids = [tokenizer.token_to_id(each) for each in _MARKER.findall(self.form.start)]
         self.end_of_answer = tokenizer.token_to_id(end_marker(self.form))
+
+    def with_end_of_answer(self, end_ids: Iterable[int]) -> list[int]:
+        """Return the id that ends an answer, and then the other `end_ids`."""
+        return list(dict.fromkeys([self.end_of_answer, *end_ids]))
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of all messages and of the beginning of a reply."""
@@ -228,12 +260,11 @@ def newest_that_fit(
 
 def fitting_form(tokenizer: BPETokenizer) -> str | None:
     """Return the first template whose turns begin with special tokens of this tokenizer."""
-    known = set(tokenizer.special_tokens)
     return next(
         (
             name
             for name, form in FORMS.items()
-            if not form.only_text and known.issuperset(markers(form))
+            if not form.only_text and not missing_markers(form, tokenizer)
         ),
         None,
     )
@@ -255,11 +286,14 @@ def template_for_training(name: str, tokenizer: BPETokenizer) -> ChatTemplate:
     "auto" means `fitting_form`, or "chatml" if no form fits. `with_markers` adds missing markers.
     """
     if name not in ("auto", *FORMS):
-        known = ", ".join(["auto", *FORMS])
-        raise ValueError(f"no template has this name ({name!r}); choose one of {known}")
+        raise unknown_template(name, ("auto", *FORMS))
     if name == "auto":
         name = fitting_form(tokenizer) or "chatml"
     return ChatTemplate(name, with_markers(tokenizer, name))
+
+
+def unknown_template(name: str, known: Iterable[str]) -> ValueError:
+    return ValueError(f"no template has this name ({name!r}); choose one of {', '.join(known)}")
 
 
 def too_long(count: int, room: int) -> ValueError:
@@ -278,3 +312,9 @@ def markers(form: Form) -> list[str]:
 def end_marker(form: Form) -> str:
     """Return the marker after the content of an assistant's turn."""
     return _MARKER.findall(form.assistant.partition("{content}")[2])[0]
+
+
+def missing_markers(form: Form, tokenizer: BPETokenizer) -> list[str]:
+    """Return the markers of the form that are not special tokens of the tokenizer."""
+    known = set(tokenizer.special_tokens)
+    return [marker for marker in markers(form) if marker not in known]
