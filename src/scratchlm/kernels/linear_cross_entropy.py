@@ -37,6 +37,17 @@ def linear_cross_entropy(
 
     The loss is differentiable only once. Raise ValueError for shapes that do not match.
     """
+    check_shapes(hidden, weight, targets, chunk)
+    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
+        # Without z_loss both are equal. inductor would merge them into one without a gradient.
+        return loss, nats if z_loss else loss.detach()
+    return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
+
+
+def check_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> None:
+    """Raise ValueError if the shapes do not match, or if `chunk` is below 1."""
     if weight.ndim != 2 or hidden.shape != (*targets.shape, weight.shape[1]):
         raise ValueError(
             "hidden must be (..., d_model) for targets (...) and weight (vocab, d_model) "
@@ -45,12 +56,6 @@ def linear_cross_entropy(
         )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token ({chunk}); pass e.g. 512")
-    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
-        # Without z_loss both are equal. inductor would merge them into one without a gradient.
-        return loss, nats if z_loss else loss.detach()
-    return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
