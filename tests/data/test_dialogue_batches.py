@@ -66,11 +66,11 @@ def test_an_epoch_has_each_dialogue_once(made):
     assert rows % 3, "a batch has rows of two epochs"
     read = [batches.batch(step) for step in range(rows)]  # three epochs
     assert dialogues_of(read) == sorted(as_bytes(made) * 3)
-    assert all(each.shape == (3, LENGTH) for batch in read for each in vars(batch).values())
+    assert all(each.shape == (3, LENGTH) for batch in read for each in batch.given().values())
     assert all((batch.targets != -100).any(1).all() for batch in read)
     for step in (rows - 1, 0, 5):
         again = DialogueBatches(Examples(made), 3, LENGTH, seed=4).batch(step)
-        for name, value in vars(again).items():
+        for name, value in again.given().items():
             assert torch.equal(value, getattr(read[step], name))
 
 

@@ -11,9 +11,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, NotRequired, Self, TypedDict
+from typing import NamedTuple, NotRequired, Self, TypedDict, TypeVar
 
 from scratchlm.tokenizer.bpe import BPETokenizer
+
+T = TypeVar("T")
 
 _MARKER = re.compile(r"(<\|\w+\|>)")
 
@@ -244,9 +246,7 @@ class ChatTemplate:
         return self.tokenizer.encode_array(text, "none", strict=strict).tolist()
 
 
-def newest_that_fit(
-    messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
-) -> Sequence[Message]:
+def newest_that_fit(messages: Sequence[T], fits: Callable[[Sequence[T]], bool]) -> Sequence[T]:
     """Drop as few of the oldest pairs of messages as possible, so that the rest fits.
 
     Return an empty sequence if not even the last pair, or the last message, fits.

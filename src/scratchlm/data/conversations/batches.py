@@ -2,7 +2,8 @@
 
 `Batch.first` has the place where each input's dialogue begins, so positions count from 0 in each
 dialogue. The room that remains at the end of a row is a segment of its own, without targets. Each
-dialogue has a target, so each row has a target too.
+dialogue has a target, so each row has a target too. Both dialogues of a pair of answers are in the
+same row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ import torch
 
 from scratchlm.data.batches import numbers_in
 from scratchlm.data.conversations.masks import Example
+from scratchlm.data.conversations.pairs import Pair
 from scratchlm.data.packing import Numbers, Packing, pack
 from scratchlm.devices.batch import Batch
 from scratchlm.functional import IGNORED
@@ -28,6 +32,8 @@ class Examples:
 
     lengths: (examples,) the number of predictions of each example.
     """
+
+    KIND = "dialogues"
 
     def __init__(self, examples: Iterable[Example], dtype: npt.DTypeLike = np.int64) -> None:
         ids, marks, sizes = bytearray(), bytearray(), [0]
@@ -61,6 +67,64 @@ class Examples:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
+    def batch(self, rows: Sequence[Numbers], batch_size: int, context_length: int) -> Batch:
+        """rows: the numbers of the examples in each row -> batch. Missing rows are padding."""
+        inputs = np.zeros((batch_size, context_length), dtype=np.int64)
+        targets = np.full_like(inputs, IGNORED)
+        first = np.zeros(inputs.shape, dtype=np.int32)
+        for row, numbers in enumerate(rows):
+            start = 0
+            for number in numbers.tolist():
+                end = start + int(self.lengths[number])
+                inputs[row, start:end], targets[row, start:end] = self[number].inputs_and_targets()
+                first[row, start:end] = start
+                start = end
+            first[row, start:] = start
+        return Batch(*map(torch.from_numpy, (inputs, targets, first)))
+
+
+class Pairs:
+    """Store pairs of examples. `Examples` explains the arguments.
+
+    lengths: (pairs,) the number of predictions of each pair.
+    """
+
+    KIND = "pairs of answers"
+
+    def __init__(self, pairs: Iterable[Pair], dtype: npt.DTypeLike = np.int64) -> None:
+        self.examples = Examples(itertools.chain.from_iterable(pairs), dtype)
+        self.lengths = self.examples.lengths.reshape(-1, 2).sum(1)
+
+    def chosen(self, numbers: Numbers) -> Pairs:
+        """Return the pairs with these numbers, which may repeat. They share the arrays."""
+        part = copy.copy(self)
+        part.examples, part.lengths = self.examples.chosen(_both(numbers)), self.lengths[numbers]
+        return part
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Sequence[Numbers], batch_size: int, context_length: int) -> Batch:
+        """rows: the numbers of the pairs in each row -> batch. Missing rows are padding."""
+        examples = [_both(row) for row in rows]
+        pairs = np.zeros((batch_size, context_length), dtype=np.int32)
+        for row, numbers in enumerate(examples):
+            count = np.arange(1, len(numbers) // 2 + 1)
+            signed = np.stack((count, -count), axis=1).ravel()
+            marks = np.repeat(signed, self.examples.lengths[numbers])
+            pairs[row, : len(marks)] = marks
+        batch = self.examples.batch(examples, batch_size, context_length)
+        return replace(batch, pairs=torch.from_numpy(pairs))
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the ids and the marks of all pairs in order."""
+        return self.examples.hash()
+
+
+def _both(numbers: Numbers) -> Numbers:
+    """Return the numbers of both examples of each pair."""
+    return np.stack((2 * numbers, 2 * numbers + 1), axis=1).ravel()
+
 
 class DialogueBatches:
     """Compute batch `step` of a training run from (seed, step) alone.
@@ -72,7 +136,7 @@ class DialogueBatches:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Pairs,
         batch_size: int,
         context_length: int,
         seed: int,
@@ -92,7 +156,7 @@ class DialogueBatches:
         epochs, places = np.divmod(numbers, self.windows_per_epoch)
         rows = zip(epochs.tolist(), places.tolist(), strict=True)
         numbers_of = [self._epoch(epoch)[place] for epoch, place in rows]
-        return batch_of(self.examples, numbers_of, self.batch_size, self.context_length)
+        return self.examples.batch(numbers_of, self.batch_size, self.context_length)
 
     def told_of_rows(self) -> Iterator[str]:
         """Yield a line about the rows and their padding."""
@@ -100,7 +164,7 @@ class DialogueBatches:
         places = rows * self.context_length
         wasted = places - int(self.examples.lengths.sum())
         yield (
-            f"an epoch has {len(self.examples):,} dialogues in {rows:,} rows of "
+            f"an epoch has {len(self.examples):,} {self.examples.KIND} in {rows:,} rows of "
             f"{self.context_length:,} tokens; padding is {wasted:,} of {places:,} places "
             f"({wasted / places:.2%})"
         )
@@ -119,7 +183,7 @@ class DialogueEvalBatches:
     """
 
     def __init__(
-        self, examples: Examples, batch_size: int, context_length: int, max_batches: int = 0
+        self, examples: Examples | Pairs, batch_size: int, context_length: int, max_batches: int = 0
     ) -> None:
         self.examples, self.context_length = examples, context_length
         self._rows = list(pack(examples.lengths, context_length))
@@ -133,22 +197,4 @@ class DialogueEvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self._rows), self.batch_size):
             rows = self._rows[first : first + self.batch_size]
-            yield batch_of(self.examples, rows, self.batch_size, self.context_length)
-
-
-def batch_of(
-    examples: Examples, rows: list[Numbers], batch_size: int, context_length: int
-) -> Batch:
-    """rows: the numbers of the examples in each row -> batch. Missing rows are padding."""
-    inputs = np.zeros((batch_size, context_length), dtype=np.int64)
-    targets = np.full_like(inputs, IGNORED)
-    first = np.zeros(inputs.shape, dtype=np.int32)
-    for row, numbers in enumerate(rows):
-        start = 0
-        for number in numbers.tolist():
-            end = start + int(examples.lengths[number])
-            inputs[row, start:end], targets[row, start:end] = examples[number].inputs_and_targets()
-            first[row, start:end] = start
-            start = end
-        first[row, start:] = start
-    return Batch(*map(torch.from_numpy, (inputs, targets, first)))
+            yield self.examples.batch(rows, self.batch_size, self.context_length)

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from scratchlm.data.conversations.checks import check_messages
 from scratchlm.data.conversations.forms import KEYS, recognised, to_messages
@@ -21,6 +21,8 @@ from scratchlm.data.reading.settings import Reading
 from scratchlm.data.reading.unpacked import Progress
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.chat_template import Message
+
+T = TypeVar("T")
 
 
 class Dialogue(NamedTuple):
@@ -48,18 +50,37 @@ def read_dialogues(
     if form != "auto" and form not in KEYS:
         known = ", ".join(["auto", *KEYS])
         raise ValueError(f"the format must be one of {known} ({form!r}); choose one of them")
-    rejects = rejects or Rejects()
     forms: dict[Path, str] = {}
+
+    def dialogue_in(record: Record) -> Dialogue:
+        messages = with_system(_messages(record, form, forms), system)
+        return Dialogue(messages, place(record))
+
+    yield from converted(paths, dialogue_in, rejects or Rejects(), progress)
+
+
+def converted(
+    paths: StrPath | Sequence[StrPath],
+    convert: Callable[[Record], T],
+    rejects: Rejects,
+    progress: Progress = lambda size: None,
+) -> Iterator[T]:
+    """Yield `convert(record)` for the records of all files. `rejects` receives each record for
+    which `convert` raises a ValueError."""
     for record in read_records(paths, Reading(field=None), rejects, progress):
         try:
-            messages = _messages(record, form, forms)
+            found = convert(record)
         except ValueError as error:
-            data = json.dumps(record.value).encode()
-            rejects.add(error, record.path, record.line, data)
+            rejects.add(error, record.path, record.line, json.dumps(record.value).encode())
             continue
-        if system is not None and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": system})
-        yield Dialogue(messages, place(record))
+        yield found
+
+
+def with_system(messages: list[Message], system: str | None) -> list[Message]:
+    """Return the messages, after the text `system` if they have no system text."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _messages(record: Record, form: str, forms: dict[Path, str]) -> list[Message]:

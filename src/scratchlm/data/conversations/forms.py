@@ -26,6 +26,12 @@ def recognised(value: Any, place: str) -> str:
     """Return the name of the form of a record. Raise ValueError if not exactly one form fits."""
     record = object_of(value, "a record", place)
     fitting = [name for name, keys in KEYS.items() if record.keys() >= set(keys)]
+    if record.keys() >= {"chosen", "rejected"}:
+        use = f", or specify the form with --format {fitting[0]}" if fitting else ""
+        raise ValueError(
+            f"a dialogue must not have the keys 'chosen' and 'rejected' ({place} has a pair of "
+            f"answers); train on pairs with --kind dpo{use}"
+        )
     if len(fitting) == 1:
         return fitting[0]
     has = ", ".join(map(repr, list(record)[:8])) or "none"
@@ -57,7 +63,7 @@ def to_messages(value: Any, form: str, place: str) -> list[Message]:
 
 
 def _messages(record: dict[str, Any], place: str) -> list[Message]:
-    return _list(record["messages"], place)
+    return message_list(record["messages"], place)
 
 
 def _sharegpt(record: dict[str, Any], place: str) -> list[Message]:
@@ -69,11 +75,12 @@ def _sharegpt(record: dict[str, Any], place: str) -> list[Message]:
         role = turn.get(keys[0])
         role = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
         messages.append(_message(turn, role, keys[1], where))
-    return _system(record, place) + messages
+    return system_of(record, place) + messages
 
 
-def _alpaca(record: dict[str, Any], place: str) -> list[Message]:
-    messages = _system(record, place)
+def alpaca_prompt(record: dict[str, Any], place: str) -> list[Message]:
+    """Return the messages of a record of the form alpaca, without its output."""
+    messages = system_of(record, place)
     for number, pair in enumerate(list_of(record.get("history", []), "history", place)):
         where = f"{place}: history {number}"
         if not isinstance(pair, list) or len(pair) != 2:
@@ -84,7 +91,12 @@ def _alpaca(record: dict[str, Any], place: str) -> list[Message]:
     asked = text_of(record["instruction"], "instruction", place)
     if more := text_of(record.get("input", ""), "input", place):
         asked = f"{asked}\n\n{more}"
-    return messages + _exchange(asked, text_of(record["output"], "output", place))
+    return [*messages, {"role": "user", "content": asked}]
+
+
+def _alpaca(record: dict[str, Any], place: str) -> list[Message]:
+    answer = text_of(record["output"], "output", place)
+    return [*alpaca_prompt(record, place), {"role": "assistant", "content": answer}]
 
 
 def _prompt_completion(record: dict[str, Any], place: str) -> list[Message]:
@@ -92,11 +104,11 @@ def _prompt_completion(record: dict[str, Any], place: str) -> list[Message]:
     if isinstance(prompt, str):
         answer = text_of(completion, "completion", place)
         return _exchange(text_of(prompt, "prompt", place), answer)
-    before = _list(prompt, place)
+    before = message_list(prompt, place)
     for message in before:
         if message["role"] == "assistant":
             message["weight"] = 0
-    return before + _list(completion, place, len(before))
+    return before + message_list(completion, place, len(before))
 
 
 def _ultrachat(record: dict[str, Any], place: str) -> list[Message]:
@@ -104,7 +116,8 @@ def _ultrachat(record: dict[str, Any], place: str) -> list[Message]:
     return [{"role": ROLES[1 + i % 2], "content": text} for i, text in enumerate(texts)]
 
 
-def _list(value: Any, place: str, start: int = 0) -> list[Message]:
+def message_list(value: Any, place: str, start: int = 0) -> list[Message]:
+    """Return the messages of a list. `start` is the number of its first message in an error."""
     messages = []
     for number, turn in enumerate(list_of(value, "messages", place), start):
         where = f"{place}: message {number}"
@@ -128,7 +141,8 @@ def _message(turn: dict[str, Any], role: Any, content: str, where: str) -> Messa
     return message
 
 
-def _system(record: dict[str, Any], place: str) -> list[Message]:
+def system_of(record: dict[str, Any], place: str) -> list[Message]:
+    """Return the system text that a record has beside its messages, as a message."""
     text = text_of(record.get("system", ""), "system", place)
     return [{"role": "system", "content": text}] if text else []
 
