@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.twins import loud
-from scratchlm import BPETokenizer, ModelConfig, Transformer, functional, to_hf
+from helpers.trl_pairs import BETA, trl_trainer
+from scratchlm import functional
 from scratchlm.functional import (
     cross_entropy,
     dpo_loss,
@@ -402,34 +402,14 @@ def test_dpo_loss_refuses_other_shapes_and_betas() -> None:
 @pytest.mark.bench
 def test_dpo_loss_equals_that_of_trl(tmp_path: Path) -> None:
     """The trainer of trl tokenizes and batches pairs. We compute its loss from our own models."""
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(256)}, [], ["<|endoftext|>"])
-    ours = [loud(Transformer(ModelConfig(257, 64, 32, 2, 4))) for _ in range(2)]
-    for model, name in zip(ours, ("policy", "reference"), strict=True):
-        to_hf(model, tmp_path / name, tokenizer)
-    pairs = [("1 + 1 = ", "2", "three"), ("the sky is ", "blue today", "green"), ("a", "b", "cd")]
-    trainer = trl.DPOTrainer(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "policy"),
-        AutoModelForCausalLM.from_pretrained(tmp_path / "reference"),
-        trl.DPOConfig(
-            str(tmp_path / "out"), per_device_train_batch_size=3, report_to=[], use_cpu=True,
-            bf16=False, beta=0.1, gradient_checkpointing=False,
-        ),
-        train_dataset=datasets.Dataset.from_list(
-            [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in pairs]
-        ),
-        processing_class=AutoTokenizer.from_pretrained(tmp_path / "policy"),
-    )  # fmt: skip
+    ours, trainer = trl_trainer(tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     expected = trainer.compute_loss(trainer.model, batch)
 
     ids, answer = batch["input_ids"], batch["completion_mask"].bool()
     targets = ids[:, 1:].masked_fill(~answer[:, 1:], -100)
     policy, reference = (sequence_log_probs(m(ids[:, :-1]), targets).chunk(2) for m in ours)
-    losses = dpo_loss(*policy, *reference, beta=0.1)
+    losses = dpo_loss(*policy, *reference, beta=BETA)
     assert losses.std() > 0.1
     torch.testing.assert_close(losses.mean(), expected, rtol=1e-6, atol=1e-6)
     losses.mean().backward()

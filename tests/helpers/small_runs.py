@@ -17,7 +17,9 @@ from scratchlm.training.trainer_config import TrainerConfig
 TOKENS = np.random.default_rng(0).integers(0, 300, 3000).astype(np.uint16)
 
 
-def trainer(out=None, *, model=None, batches=None, seed=0, dropout=0.1, **changes) -> Trainer:
+def trainer(
+    out=None, *, model=None, batches=None, objective=None, seed=0, dropout=0.1, **changes
+) -> Trainer:
     settings = {"iterations": 8, "batch_size": 4, "eval_every": 3, "save_every": 2} | changes
     config = TrainerConfig(out=None if out is None else str(out), **settings)
     model = model or tiny.model(seed, dropout=dropout)
@@ -31,6 +33,7 @@ def trainer(out=None, *, model=None, batches=None, seed=0, dropout=0.1, **change
             step, max_lr=1.0, min_lr=0.1, warmup_steps=2, total_steps=8
         ),
         val_batches=EvalBatches(TOKENS[2700:], config.batch_size, 32, 2),
+        objective=objective,
         notes=Notes(data_id={"train data": "tokens"}),
     )
 

@@ -56,7 +56,7 @@ def test_a_step_is_the_step_of_each_document_alone(documents, variant: dict[str,
     pieces = [piece for batch in micro.micro for piece in alone(batch)]
     nats = [F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="sum")
             for x, y in pieces if (y != -100).any()]  # fmt: skip
-    total = torch.stack(nats).sum() / micro.num_targets
+    total = torch.stack(nats).sum() / micro.num_terms
     params = [p for p in model.parameters() if p.requires_grad]
     expected = torch.autograd.grad(total, params, allow_unused=True)
     given: dict[int, torch.Tensor] = {}

@@ -50,10 +50,10 @@ def test_the_objective_sees_an_adapter_of_the_head(targets: str) -> None:
         torch.nn.init.normal_(layer.lora_B, std=0.3)
     inputs, targets_ = torch.randint(61, (2, 2, 20))
     learning = [p for p in model.parameters() if p.requires_grad]
-    loss, nats, _ = Objective(model)(inputs, targets_)
+    loss, figures, _ = Objective(model)(inputs, targets_)
     expected = 40 * cross_entropy(model(inputs), targets_)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(nats, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(figures["loss"], expected, rtol=1e-6, atol=1e-6)
     for mine, other in zip(
         torch.autograd.grad(loss, learning), torch.autograd.grad(expected, learning), strict=True
     ):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scratchlm.devices.batch import Batch
 from scratchlm.devices.ranks import Ranks, Share
-from scratchlm.functional import IGNORED
 from scratchlm.training.trainer_config import TrainerConfig
 
 
@@ -31,11 +30,12 @@ class EpochBatches(Batches, Protocol):
 class StepBatches(NamedTuple):
     """One rank's part of a step.
 
-    `micro` contains `num_targets` targets. All ranks together do `num_forward` forward passes.
+    The loss of `micro` is a sum of `num_terms` terms. All ranks together do `num_forward` forward
+    passes.
     """
 
     micro: list[Batch]
-    num_targets: int
+    num_terms: int
     num_forward: int
 
 
@@ -56,14 +56,14 @@ class MicroBatches:
         share = Share.of(self.ranks, number, self.config.batch_size)
         indices = share.indices(self.config.first_micro_batch(step), number)
         micro = [share.rows(self.batches.batch(index)) for index in indices]
-        num_targets = sum(int((each.targets != IGNORED).sum()) for each in micro)
-        if num_targets == 0 and self.ranks.size == 1:
+        num_terms = sum(batch.num_terms() for batch in micro)
+        if num_terms == 0 and self.ranks.size == 1:
             raise ValueError(
                 f"each step needs a target (all are -100 at step {step + 1}); mask fewer targets"
             )
         if self.pinned:
             micro = [batch.each(Tensor.pin_memory) for batch in micro]
-        return StepBatches(micro, num_targets, number * share.parts)
+        return StepBatches(micro, num_terms, number * share.parts)
 
     def cursor(self, steps: int) -> dict[str, int]:
         """Return the position of the stream after `steps` steps, for a checkpoint."""

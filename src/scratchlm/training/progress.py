@@ -22,6 +22,17 @@ from scratchlm.training.tensorboard import TensorBoardLog
 
 Record = dict[str, Any]
 
+# The figures of a step that a person reads, in this order.
+_SHOWN = {
+    "loss": "loss {:.4f}",
+    "reward_accuracy": "reward_accuracy {:.1%}",
+    "reward_margin": "reward_margin {:.4f}",
+    "val_loss": "val_loss {:.4f}",
+    "val_bits_per_byte": "bits/byte {:.4f}",
+    "val_reward_accuracy": "val_reward_accuracy {:.1%}",
+    "val_reward_margin": "val_reward_margin {:.4f}",
+}
+
 
 class Progress:
     """The progress from step `start` to `total`.
@@ -111,9 +122,10 @@ class Progress:
         self._since = time.perf_counter()
 
     def _say(self, record: Record) -> None:
-        self._bar.set_postfix(
-            loss=f"{record['loss_smoothed']:.3f}", lr=f"{record['lr']:.1e}", refresh=False
-        )
+        shown = {"loss": f"{record['loss_smoothed']:.3f}", "lr": f"{record['lr']:.1e}"}
+        if "reward_accuracy" in record:
+            shown["reward_accuracy"] = f"{record['reward_accuracy']:.0%}"
+        self._bar.set_postfix(shown, refresh=False)
         step = record["step"]
         alive = self._sign_of_life and step % self._sign_of_life == 0
         if "val_loss" in record or step == self.total or alive:
@@ -136,11 +148,8 @@ class Progress:
 
 def line_of(record: Record, total: int) -> str:
     """Return the line of a step that a person reads."""
-    parts = [f"step {record['step']}/{total}", f"loss {record['loss']:.4f}"]
-    if "val_loss" in record:
-        parts.append(f"val_loss {record['val_loss']:.4f}")
-    if "val_bits_per_byte" in record:
-        parts.append(f"bits/byte {record['val_bits_per_byte']:.4f}")
+    parts = [f"step {record['step']}/{total}"]
+    parts += [text.format(record[name]) for name, text in _SHOWN.items() if name in record]
     parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
     if record["mfu"] is not None:
         parts.append(f"MFU {record['mfu']:.1%}")

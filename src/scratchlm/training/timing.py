@@ -18,7 +18,7 @@ import torch
 from scratchlm.devices.runtime import rng_state, set_rng_state
 from scratchlm.training.time_limit import Costs, TimeLimit
 from scratchlm.training.trainer import Trainer
-from scratchlm.training.validation import mean_loss
+from scratchlm.training.validation import mean_figures
 
 _TIMED = 0.02  # the timed steps take this fraction of the time
 _WRITTEN = 2e8  # bytes that a disk writes in a second, with their checksum
@@ -99,6 +99,6 @@ def _seconds_of_validation(run: Trainer) -> float:
     for count in (1, timed):
         few = list(itertools.islice(run.val_batches, count * size))
         began = time.monotonic()
-        mean_loss(run.nats, few, run.ranks, run.bytes_of)
+        mean_figures(run.figures, few, run.ranks, run.bytes_of)
         seconds = time.monotonic() - began
     return seconds * number / timed

@@ -42,7 +42,7 @@ from scratchlm.training.objective import Objective
 from scratchlm.training.progress import Progress, Record, to_numbers
 from scratchlm.training.time_limit import TimeLimit
 from scratchlm.training.trainer_config import TrainerConfig
-from scratchlm.training.validation import check_finite, mean_loss
+from scratchlm.training.validation import check_finite, mean_figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,25 +275,27 @@ class Trainer:
         """
         self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
-        micro, own_targets, num_forward = batches or self.micro_batches.of(self.step)
-        num_targets = self.ranks.total(own_targets, self.device)
-        loss = torch.zeros((), device=self.device)
+        micro, own_terms, num_forward = batches or self.micro_batches.of(self.step)
+        num_terms = self.ranks.total(own_terms, self.device)
+        figures: dict[str, Tensor] = {}
         for i, batch in enumerate(micro):
-            # We divide the sum over all micro-batches and ranks by the number of all targets. The
-            # result equals one large batch, even if micro-batches hold unequal numbers of targets.
+            # We divide the sum over all micro-batches and ranks by the number of all targets (or of
+            # all pairs). The result equals one large batch, even if micro-batches hold unequal
+            # numbers of targets.
             with self.compiling(), reducing(self.objective, now=i == len(micro) - 1):
-                total, nats, routers = self._losses(batch)
-                mean = total / num_targets + routers / num_forward
+                loss, sums, routers = self._losses(batch)
+                mean = loss / num_terms + routers / num_forward
                 self.scaler.scale(mean * self.ranks.size).backward()  # DDP, FSDP: mean over ranks
-            loss += nats / num_targets
-        self.ranks.sum(loss)
+            for name, value in sums.items():
+                figures[name] = figures.get(name, 0) + value / num_terms
+        for value in figures.values():
+            self.ranks.sum(value)
         self.scaler.unscale_(self.optimizer)
         grad_norm = scale_gradients(self.params, self.config.max_grad_norm)
         step = self.step + 1
         lr = self._set_lr(step)
         self.tokens += sum(batch.inputs.numel() for batch in micro) * self.ranks.size
-        record = {"step": step, "tokens": self.tokens, "loss": loss, "lr": lr,
-                  "grad_norm": grad_norm}  # fmt: skip
+        record = {"step": step, "tokens": self.tokens, **figures, "lr": lr, "grad_norm": grad_norm}
         if _due(step, self.look_every):
             if isinstance(self.model, Transformer) and (load := self.model.expert_load()):
                 record["expert_load"] = load  # (layer, expert), last micro-batch
@@ -309,14 +311,14 @@ class Trainer:
         self.step = step
         return record
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, nats and routers' loss of `Objective`."""
+    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return loss, figures and routers' loss of `Objective`."""
         batch = batch.each(lambda tensor: tensor.to(self.device, non_blocking=True))
         with autocast(self.device, self.dtype):
-            return self.objective(batch.inputs, batch.targets, batch.first)
+            return self.objective(**batch.given())
 
-    def nats(self, batch: Batch) -> Tensor:
-        """Return the sum of the cross-entropy over all targets: ()."""
+    def figures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the figures of `Objective`: sums over the batch."""
         with self.compiling():
             return self._losses(batch)[1]
 
@@ -327,9 +329,9 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def validate(self) -> dict[str, float]:
-        """Return the mean validation loss, and bits per byte if `bytes_of` is set."""
+        """Return the means over the validation data, and bits per byte if `bytes_of` is set."""
         self.objective.eval()
-        found = mean_loss(self.nats, self.val_batches, self.ranks, self.bytes_of)
+        found = mean_figures(self.figures, self.val_batches, self.ranks, self.bytes_of)
         check_finite({"step": self.step, **found}, "val_loss")
         return found
 

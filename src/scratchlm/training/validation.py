@@ -1,4 +1,4 @@
-"""The validation loss, the same on any number of ranks, and a check for NaN and infinity."""
+"""The validation figures, the same on any number of ranks, and a check for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scratchlm.devices.batch import Batch
 from scratchlm.devices.ranks import Ranks, shared
 from scratchlm.errors import NumericalError
 from scratchlm.functional import IGNORED
+from scratchlm.training.progress import to_numbers
 
 _NAMES = {"loss": "loss", "grad_norm": "gradient norm", "val_loss": "validation loss"}
 
@@ -28,34 +29,34 @@ def check_finite(record: Mapping[str, Any], *keys: str) -> None:
 
 
 @torch.no_grad()
-def mean_loss(
-    nats_of: Callable[[Batch], Tensor],
+def mean_figures(
+    figures_of: Callable[[Batch], dict[str, Tensor]],
     batches: Iterable[Batch],
     ranks: Ranks,
     bytes_of: Tensor | None = None,
 ) -> dict[str, float]:
-    """Return `val_loss` in nats per target, and `val_bits_per_byte` with `bytes_of`.
+    """Return the mean of each figure, such as `val_loss`, and `val_bits_per_byte` with `bytes_of`.
 
-    nats_of: batch -> the sum over the targets. bytes_of: (vocab,) bytes of
-    each id's text. Every target has the same weight, in any batch. The GPU is synchronized once.
+    figures_of: batch -> sums over the targets, or over the pairs, by name. bytes_of: (vocab,) bytes
+    of each id's text. Every target has the same weight, in any batch. The GPU is synchronized once.
     """
-    sums: list[Tensor] = []
+    sums: list[dict[str, Any]] = []
     count, text_bytes = 0, 0
     for batch in shared(batches, ranks):
-        sums.append(nats_of(batch))
-        counted = batch.targets[batch.targets != IGNORED]
-        count += counted.numel()
+        sums.append(figures_of(batch))
+        count += batch.num_terms()
         if bytes_of is not None:
-            text_bytes += int(bytes_of[counted].sum())
-    nats = sum(torch.stack(sums).tolist()) if sums else 0.0
-    everyones = ranks.gather((nats, count, text_bytes))
-    nats, count, text_bytes = (sum(each) for each in zip(*everyones, strict=True))
+            text_bytes += int(bytes_of[batch.targets[batch.targets != IGNORED]].sum())
+    to_numbers(sums)
+    everyones = ranks.gather((sums, count, text_bytes))
+    count, text_bytes = (sum(each[i] for each in everyones) for i in (1, 2))
     if count == 0:
         raise ValueError("the validation data needs a target (all are -100); mask fewer targets")
-    loss = nats / count
-    if not text_bytes:
-        return {"val_loss": loss}
-    return {"val_loss": loss, "val_bits_per_byte": bits_per_byte(loss, text_bytes / count)}
+    every = [each for sums, _, _ in everyones for each in sums]
+    means = {f"val_{name}": sum(each[name] for each in every) / count for name in every[0]}
+    if text_bytes:
+        means["val_bits_per_byte"] = bits_per_byte(means["val_loss"], text_bytes / count)
+    return means
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
