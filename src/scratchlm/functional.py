@@ -13,7 +13,7 @@ Only the cross-entropies return the wide dtype.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,6 +186,52 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out):  y = W x + b."""
     y = einx.dot("... [in], out [in] -> ... out", x, weight)
     return y if bias is None else y + bias
+
+
+class FP8(NamedTuple):
+    """A matrix of 8-bit floats: the entries of `codes`, times the number `scale` () in fp32."""
+
+    codes: Tensor
+    scale: Tensor
+
+    @property
+    def T(self) -> FP8:  # noqa: N802 (the name of torch)
+        return FP8(self.codes.T, self.scale)
+
+
+def to_fp8(x: Tensor, dtype: torch.dtype) -> FP8:
+    """x (...) -> codes (...) in an 8-bit `dtype` and scale (), with x ≈ codes · scale.
+
+    scale = max |x| / (the largest number of `dtype`),  codes = round(x / scale)
+
+    The largest number is 448 for torch.float8_e4m3fn, which has 3 bits after the leading one, and
+    57,344 for torch.float8_e5m2, which has 2 bits and more exponents. If x has an infinity or a
+    NaN, each entry of the result is NaN. arXiv 2209.05433
+    """
+    # The bound avoids 0/0. It is so small that the smallest gradients keep their digits.
+    peak = _wide(x).abs().amax().double().clamp(min=1e-30)
+    scale = (peak / torch.finfo(dtype).max).float()
+    return FP8(round_to_fp8(_wide(x) / scale, dtype), scale)
+
+
+def round_to_fp8(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x (...) -> (...), the nearest number of an 8-bit `dtype`; of two, the one with an even code.
+
+    A number beyond the largest number of `dtype` becomes the largest, and not an infinity or a NaN.
+    """
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
+
+
+def fp8_product(a: FP8, b: FP8, dtype: torch.dtype = torch.float32) -> Tensor:
+    """a (row, inner), b (inner, column) -> (row, column) in `dtype`.
+
+    Σ_inner codes_a · codes_b · scale_a · scale_b, with products and sums in fp32
+    """
+    with torch.autocast(a.codes.device.type, enabled=False):
+        codes = a.codes.float(), b.codes.float()
+        sums = einx.dot("row [inner], [inner] column -> row column", *codes)
+        return (sums * (a.scale * b.scale)).to(dtype)
 
 
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
