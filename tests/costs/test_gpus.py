@@ -47,10 +47,24 @@ def test_a_peak_is_units_times_clock(name: str) -> None:
     if any(old in name for old in ("V100", "T4")):
         assert peak_flops(name, "bfloat16") is None
         assert peak_flops(name, "tf32") is None
+        assert peak_flops(name, "fp8") is None
     else:
         assert peak_flops(name, "bfloat16") == peak_flops(name, "float16")
     if peak_flops(name, "tf32") is not None:
         assert peak_flops(name, "tf32") == pytest.approx(clocks * half / 2, rel=0.03)
+
+
+EIGHT_BITS = ("RTX 4090", "L4", "L40", "L40S", "H100", "H200", "GH200", "B200")
+
+
+@pytest.mark.parametrize("name", [each for each in CHIPS if each.startswith("NVIDIA")])
+def test_nvidias_chips_of_capability_8_9_multiply_8_bits_twice_as_fast(name: str) -> None:
+    half, peak = peak_flops(name, "bfloat16"), peak_flops(name, "fp8")
+    if any(f" {chip} " in f"{name} " for chip in EIGHT_BITS):
+        assert half is not None
+        assert peak == pytest.approx(2 * half, rel=0.025)
+    else:
+        assert peak is None
 
 
 def test_the_table_is_in_teraflops_and_in_order() -> None:

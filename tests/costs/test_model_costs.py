@@ -19,6 +19,7 @@ from scratchlm.devices.batch import Batch
 from scratchlm.model.config import LoRAConfig, MoEConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
+from scratchlm.training.fp8_layers import use_fp8
 from scratchlm.training.objective import Objective
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
@@ -170,8 +171,48 @@ def test_memory_is_within_15_percent_on_a_gpu() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    estimate = model_costs.training_memory(config, 4, half=True).peak
+    estimate = model_costs.training_memory(config, 4, precision="half").peak
     assert estimate == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["half", "fp8"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(512, 128, 128, 4, 4),
+        ModelConfig(512, 128, 128, 4, 4, norm="layernorm", ffn="gelu", bias=True),
+        ModelConfig(512, 128, 256, 4, 8, num_kv_heads=2, qk_norm=True,
+                    gated_attention="elementwise"),
+    ],
+    ids=["llama", "gpt2", "gated"],
+)  # fmt: skip
+def test_what_backward_keeps_under_autocast_is_within_6_percent(
+    config: ModelConfig, precision: model_costs.Precision
+) -> None:
+    """The activations of the blocks, and the copies of their weights."""
+    model, ids = Transformer(config), torch.randint(500, (4, 128))
+    if precision == "fp8":
+        use_fp8(model.layers)
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        hidden = model.hidden(ids)
+    assert hidden.requires_grad
+    counts = model_costs.count_parameters(config)
+    copies = model_costs.training_memory(config, 4, precision=precision).copies
+    copies -= 2 * (counts.embedding + counts.head)
+    estimate = ids.numel() * model_costs.activation_bytes(config, precision=precision) + copies
+    assert estimate == pytest.approx(sum(each.nbytes() for each in kept.values()), rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +241,10 @@ def test_dry_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "a step: 16 sequences of 1024, 32 times" in out
     assert "T4 (16)" in out
     assert "8.38 GiB" in out
+    assert train([*arguments, "--dtype", "fp8"]) == 0
+    out = capsys.readouterr().out
+    assert "memory to train 16 sequences of 1024 at once, fp8 in the blocks" in out
+    assert "GPUs with enough memory to train (8% stays free): all of the usual GPUs with FP8" in out
     assert train(["--dry_run"]) == 2
     assert "set --vocab_size N" in capsys.readouterr().err
     (tmp_path / "a.txt").write_text("a text " * 100, encoding="utf-8")

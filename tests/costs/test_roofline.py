@@ -94,7 +94,7 @@ def test_a_sharded_llama_by_hand() -> None:
     assert found.tokens_to_hide == pytest.approx(hidden, abs=1)
     assert found.needed.weights + found.needed.gradients + found.needed.optimizer == 16 * n / 64
     assert found.needed.copies == 2 * (2 * layer + outside) + 4 * outside
-    kept = 2 * 8192 * activation_bytes(from_file("llama3-8b"), half=True)
+    kept = 2 * 8192 * activation_bytes(from_file("llama3-8b"), precision="half")
     assert found.memory == pytest.approx((8 * (12 * n + kept) + 28 * n / 64) / 3.35e12)
 
 
@@ -152,7 +152,7 @@ def test_one_gpu_sends_nothing_and_needs_what_the_dry_run_says() -> None:
     config = from_file("gpt2-350m")
     found = roofline(config, Plan(A100, 1, 8, 4))
     assert found.interconnect == found.tokens_to_hide == 0
-    assert found.needed == training_memory(config, 8, half=True, accumulate=4)
+    assert found.needed == training_memory(config, 8, precision="half", accumulate=4)
 
 
 def test_what_is_reduced_stays_beside_the_activations() -> None:
@@ -349,9 +349,9 @@ def test_the_page_counts_as_the_model_does() -> None:
     assert "124,475,904" in PAGE
     assert count_parameters(config).total == 124_475_904
     assert "0.4 MB of activations" in PAGE
-    assert activation_bytes(config, half=True) == pytest.approx(0.4e6, abs=0.05e6)
+    assert activation_bytes(config, precision="half") == pytest.approx(0.4e6, abs=0.05e6)
     for batch_size, size in ((64, "needs 26 GiB"), (16, "instead of 8.")):
-        memory = training_memory(config, batch_size, half=True, accumulate=8)
+        memory = training_memory(config, batch_size, precision="half", accumulate=8)
         assert size in PAGE
         assert f"{memory.peak / GIB:.0f}" in size
     for name, size in (("llama3-8b", "257 GB"), ("llama3-70b", "2.3 TB")):

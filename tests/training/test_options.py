@@ -100,7 +100,10 @@ def test_a_changed_machine_is_said(tmp_path, monkeypatch):
 
 def test_a_gpu_and_its_precision_are_part_of_the_machine(monkeypatch):
     """A stand-in for a GPU: float32 and tf32 are one dtype to torch, and all GPUs one device."""
-    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]))
+    model = SimpleNamespace(
+        parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]),
+        modules=lambda: iter(()),
+    )
     monkeypatch.setattr(resume, "is_sharded", lambda model: False)
     found = []
     for name, precision in (("A100", "highest"), ("A100", "high"), ("H100", "high")):

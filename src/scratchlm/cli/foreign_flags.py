@@ -85,6 +85,7 @@ TRAIN = _guesses(
     "bf16": "--dtype bfloat16",
     "fp16": "--dtype float16",
     "tf32": "--dtype tf32",
+    "fp8": "--dtype fp8",
     "resume_from_checkpoint": "--resume",
     "overwrite_output_dir": "a new folder in --out",
     "gradient_checkpointing": "--activation_checkpointing true",

@@ -179,7 +179,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.sample_tokens": ("tokens in a sample", "sample_tokens"),
     "train.seed": ("seed of weights, dropout and batches", "seed"),
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
-    "runtime.dtype": ("dtype of matrix products", "dtype"),
+    "runtime.dtype": (
+        "dtype of matrix products; fp8 is faster from about 1B parameters on, and slower below",
+        "dtype",
+    ),
     "runtime.compile": ("compile the model with torch.compile", "compile"),
     "runtime.parallel": ("how the processes of torchrun divide the work", "parallel"),
     "runtime.activation_checkpointing": (

@@ -23,13 +23,15 @@ class GPU:
     multiply this dtype. `peaks` is None if the table lacks all peaks. `memory` maps each version to
     its GiB (vendors write GB). Only the usual GPUs have an entry. `rates` are three rates in GB/s:
     of the largest version's memory, of the link between the GPUs of a node, and of one GPU's part
-    of the node's network. The last two rates count one direction.
+    of the node's network. The last two rates count one direction. `fp8` is the dense peak of 8-bit
+    floats in TFLOP/s, None without such products.
     """
 
     peaks: Peaks | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     bf16: bool = True
     rates: tuple[float, float, float] | None = None
+    fp8: float | None = None
 
 
 # A key is torch's name in capitals, without the vendor and the memory. A datasheet's peak "with
@@ -52,11 +54,11 @@ GPUS = {
     "RTX 3080": GPU(memory={"RTX 3080": 10}),
     "RTX 3090": GPU((71, 71, 35.6, 35.6), {"RTX 3090": 24}),
     # NVIDIA Ada GPU architecture whitepaper, appendix A
-    "RTX 4090": GPU((165.2, 165.2, 82.6, 82.6), {"RTX 4090": 24}),
+    "RTX 4090": GPU((165.2, 165.2, 82.6, 82.6), {"RTX 4090": 24}, fp8=330.3),
     # NVIDIA L4, L40 and L40S datasheets
-    "L4": GPU((121, 121, 60, 30.3)),
-    "L40": GPU((181, 181, 90.5, 90.5)),
-    "L40S": GPU((362, 362, 183, 91.6)),
+    "L4": GPU((121, 121, 60, 30.3), fp8=242.5),
+    "L40": GPU((181, 181, 90.5, 90.5), fp8=362),
+    "L40S": GPU((362, 362, 183, 91.6), fp8=733),
     # NVIDIA A100 datasheet: all form factors and memory sizes have the same peaks. The network is
     # the network of DGX A100 (one 200 Gb/s card per GPU).
     "A100 PCIE": GPU((312, 312, 156, 19.5)),
@@ -64,15 +66,15 @@ GPUS = {
     # NVIDIA H100, H100 NVL, H200 and GH200 datasheets (1,979 with sparsity is 989 dense), and the
     # H100 architecture whitepaper. A name without a suffix is an SXM module. The network is the
     # network of DGX H100 and DGX H200 (400 Gb/s).
-    "H100": GPU((989, 989, 494.7, 66.9), {"H100": 80}, rates=(3350, 450, 50)),
-    "H100 PCIE": GPU((756, 756, 378, 51.2)),
-    "H100 NVL": GPU((835.5, 835.5, 417.5, 60)),
-    "H200": GPU((989, 989, 494.7, 66.9), {"H200": 141}, rates=(4800, 450, 50)),
-    "H200 NVL": GPU((835.5, 835.5, 417.5, 60)),
-    "GH200": GPU((989, 989, 494.7, 66.9)),
+    "H100": GPU((989, 989, 494.7, 66.9), {"H100": 80}, rates=(3350, 450, 50), fp8=1979),
+    "H100 PCIE": GPU((756, 756, 378, 51.2), fp8=1513),
+    "H100 NVL": GPU((835.5, 835.5, 417.5, 60), fp8=1670.5),
+    "H200": GPU((989, 989, 494.7, 66.9), {"H200": 141}, rates=(4800, 450, 50), fp8=1979),
+    "H200 NVL": GPU((835.5, 835.5, 417.5, 60), fp8=1670.5),
+    "GH200": GPU((989, 989, 494.7, 66.9), fp8=1979),
     # NVIDIA Blackwell datasheet: HGX B200, GB200 NVL72
-    "B200": GPU((2250, 2250, 1100, 75)),
-    "GB200": GPU((2500, 2500, 1250, 80)),
+    "B200": GPU((2250, 2250, 1100, 75), fp8=4500),
+    "GB200": GPU((2500, 2500, 1250, 80), fp8=5000),
     "RX 6900 XT": GPU(memory={"RX 6900 XT": 16}, bf16=False),
     "RADEON VII": GPU(memory={"Radeon VII": 16}, bf16=False),
     # AMD Instinct datasheets, matrix cores. An MI250X is two devices with half of its peak each.
@@ -88,14 +90,12 @@ def peak_flops(device_name: str, dtype_name: str) -> float | None:
     """Return the peak dense FLOP/s of matrix products on a device, or None if it is unknown.
 
     `device_name` is the result of `torch.cuda.get_device_name`. `dtype_name` is float16, bfloat16,
-    tf32 (float32 if torch allows TF32) or float32. PEAKS has no CPU, no part of a GPU (MIG), and no
-    laptop chip with a desktop chip's name.
+    tf32 (float32 if torch allows TF32), float32 or fp8. The table has no CPU, no part of a GPU
+    (MIG), and no laptop chip with a desktop chip's name.
     """
     words = [word for word in re.split(r"[ -]+", device_name) if not NOT_THE_CHIP.fullmatch(word)]
-    peaks = PEAKS.get(" ".join(words).upper())
-    if peaks is None or dtype_name not in DTYPES:
-        return None
-    tera = peaks[DTYPES.index(dtype_name)]
+    gpu = GPUS.get(" ".join(words).upper(), GPU())
+    tera = dict(zip(DTYPES, gpu.peaks or (), strict=False), fp8=gpu.fp8).get(dtype_name)
     return None if tera is None else tera * 1e12
 
 

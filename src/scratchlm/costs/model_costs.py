@@ -1,6 +1,6 @@
 """Compute a model's parameters, FLOPs and memory before building it, and list suitable GPUs.
 
-    print(training_report(config, batch_size=16, optimizer="adamw", half=True))
+    print(training_report(config, batch_size=16, optimizer="adamw", precision="half"))
     print(generation_report(config))
 
 The functions count the shapes of a model on device "meta", and the tensors that autograd keeps for
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scratchlm.costs.gpus import GPUS
+from scratchlm.devices.runtime_config import Dtype
 from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
@@ -24,9 +25,24 @@ from scratchlm.optim.groups import muon_groups
 from scratchlm.optim.muon import stacks
 
 Optimizer = Literal["adamw", "muon", "sgd", "sgddecay"]
+Precision = Literal["float32", "half", "fp8"]  # of matrix products; half: 16 bits
 GIB = 1 << 30
 
 RESERVED = 0.08  # fraction of a GPU's memory for its libraries and for fragmentation
+
+
+_NARROW = {"float32": 4, "half": 2, "fp8": 2}  # bytes
+
+
+def precision_of(dtype: Dtype) -> Precision:
+    """Return the precision of a run's dtype; of auto, it is float32."""
+    match dtype:
+        case "bfloat16" | "float16":
+            return "half"
+        case "fp8":
+            return "fp8"
+        case _:
+            return "float32"
 
 
 @dataclass(frozen=True)
@@ -131,14 +147,16 @@ def training_memory(
     batch_size: int,
     optimizer: Optimizer = "adamw",
     *,
-    half: bool = False,
+    precision: Precision = "float32",
     accumulate: int = 1,
     momentum: float = 0.0,
 ) -> TrainingMemory:
     """Return the memory of a step with `accumulate` batches of `batch_size` full-length sequences.
 
-    `half` means bf16 autocast. `momentum` is the momentum of SGD. For a model with adapters, the
-    activations are an upper bound: a frozen matrix does not need its input for backward.
+    `precision` half means bf16 autocast. With fp8, the matrices of the blocks have no bf16 copies,
+    and backward keeps their inputs in 8 bits. `momentum` is the momentum of SGD. For a model with
+    adapters, the activations are an upper bound: a frozen matrix does not need its input for
+    backward.
     """
     counts = count_parameters(config)
     total, gradients = counts.total, 4 * counts.trainable
@@ -151,25 +169,27 @@ def training_memory(
                 model = Transformer(config)
             by_muon, *_ = muon_groups(model.named_parameters())
             state = 2 * gradients - 4 * sum(matrix.numel() for matrix in by_muon["params"])
-            update = max(_muon_bytes(some, half=half) for some in stacks(by_muon["params"]))
+            update = max(_muon_bytes(some, precision) for some in stacks(by_muon["params"]))
         case "sgd":
             state = gradients if momentum else 0
         case "sgddecay":
             state = 0
+    blocks = counts.attention + counts.feed_forward
+    copied = {"float32": 0, "half": total, "fp8": total - blocks}[precision]
     tokens = batch_size * config.context_length
     return TrainingMemory(
         weights=4 * total,
-        copies=2 * total if half else 0,
+        copies=2 * copied,
         gradients=gradients,
         optimizer=state,
-        activations=round(tokens * activation_bytes(config, half=half))
-        + loss_bytes(config, tokens, half=half),
+        activations=round(tokens * activation_bytes(config, precision=precision))
+        + loss_bytes(config, tokens, precision=precision),
         accumulated=accumulate > 1,
         update=update,
     )
 
 
-def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
+def _muon_bytes(matrices: list[Tensor], precision: Precision) -> int:
     """Return the bytes to orthogonalize a stack of matrices.
 
     The bytes include the updates, the stack before and after an iteration, and two Gram matrices.
@@ -178,25 +198,27 @@ def _muon_bytes(matrices: list[Tensor], *, half: bool) -> int:
     number = sum(matrix.numel() for matrix in matrices)
     grams = number * min(matrices[0].shape[-2:]) // max(matrices[0].shape[-2:])
     copies = 2 if len(matrices) > 1 else 1
-    return 4 * copies * number + (2 if half else 4) * 2 * (number + grams)
+    return 4 * copies * number + _NARROW[precision] * 2 * (number + grams)
 
 
-def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
+def activation_bytes(config: ModelConfig, *, precision: Precision = "float32") -> float:
     """Return the bytes per token that forward keeps for backward.
 
     `wide` is the item size of the residual stream and the norms, which are always fp32. `narrow` is
-    the item size of matrix products, which are bf16 under autocast. Sums and reshapes keep nothing,
+    the item size of matrix products, which are bf16 under autocast. `read` is the item size of what
+    a matrix of a block reads, which has 8 bits with fp8. Sums and reshapes keep nothing,
     because their backward does not need their outputs.
     """
     assert config.num_kv_heads is not None  # ModelConfig resolves both
     assert config.d_ff is not None
-    wide, narrow = 4, 2 if half else 4
+    wide, narrow = 4, _NARROW[precision]
+    read = 1 if precision == "fp8" else narrow
     d, heads = config.d_model, config.num_heads
     queries, keys = heads * config.d_head, config.num_kv_heads * config.d_head
 
     # Under autocast each matrix keeps its own cast input. Otherwise all keep one tensor.
-    def read_by(matrices: int) -> int:
-        return matrices * d * narrow if half else d * wide
+    def read_by(matrices: int, size: int = read) -> int:
+        return d * wide if precision == "float32" else matrices * d * size
 
     # RMSNorm keeps its input and the normalized tensor. LayerNorm keeps only its input.
     norm = (2 if config.norm == "rmsnorm" else 1) * d * wide
@@ -205,23 +227,23 @@ def activation_bytes(config: ModelConfig, *, half: bool = False) -> float:
     attention += (queries + 2 * keys) * narrow  # rotated queries and keys, and values
     attention += config.qk_norm * 2 * (queries + keys) * wide
     # The output by head and concatenated, the gate, and each head's log-sum-exp.
-    attention += (2 * queries + gated) * narrow + heads * 4
+    attention += queries * (narrow + read) + gated * narrow + heads * 4
     kept = 4 if config.ffn == "swiglu" else 2  # gate, up, silu, product; or in, out
     if config.moe is None:
-        feed_forward = norm + read_by(kept // 2) + kept * config.d_ff * narrow
+        feed_forward = norm + read_by(kept // 2) + config.d_ff * ((kept - 1) * narrow + read)
     else:
         paths = config.moe.num_active + config.moe.num_shared
         feed_forward = norm + paths * (2 * d + kept * config.d_ff) * narrow
     dropout = 2 * d * (1 + wide) if config.dropout else 0
     layers = config.num_layers * (attention + feed_forward + dropout)
-    return layers + norm + read_by(2)  # the head's input and its gradient
+    return layers + norm + read_by(2, narrow)  # the head's input and its gradient
 
 
-def loss_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
+def loss_bytes(config: ModelConfig, tokens: int, *, precision: Precision = "float32") -> int:
     """Return the bytes of the fused head and loss: the logits of one chunk in both dtypes, and the
     head's gradient, which the forward pass already computes unless the head is frozen."""
     rows = min(tokens, CHUNK)
-    logits = rows * config.padded_vocab_size * (4 + (2 if half else 0))
+    logits = rows * config.padded_vocab_size * (4 + (0 if precision == "float32" else 2))
     names = () if config.lora is None else config.lora.targets + config.lora.full
     heads = ("lm_head", "embedding") if config.tie_embeddings else ("lm_head",)
     frozen = config.lora is not None and not set(heads) & set(names)
@@ -240,21 +262,21 @@ def training_report(
     batch_size: int,
     optimizer: Optimizer = "adamw",
     *,
-    half: bool = False,
+    precision: Precision = "float32",
     accumulate: int = 1,
     momentum: float = 0.0,
 ) -> str:
     """Describe the parameters, the FLOPs, and the memory of a training step."""
     memory, in_float32 = (
         training_memory(
-            config, batch_size, optimizer, half=half, accumulate=accumulate, momentum=momentum
+            config, batch_size, optimizer, precision=each, accumulate=accumulate, momentum=momentum
         )
-        for half in (half, False)
+        for each in (precision, "float32")
     )
     a_token = training_flops_per_token(config)
     batch = f"{batch_size} sequences of {config.context_length}"
     times = f", {accumulate} times" if accumulate > 1 else ""
-    precision = "bf16 autocast, as on a GPU" if half else "float32"
+    computed = {"half": "bf16 autocast, as on a GPU", "fp8": "fp8 in the blocks"}
     step = a_token * batch_size * config.context_length * accumulate
     rows = {
         "weights": memory.weights,
@@ -269,10 +291,10 @@ def training_report(
         [
             _parameters(config),
             f"FLOPs to train  {_short(a_token)} a token, {_short(step)} a step: {batch}{times}",
-            f"memory to train {batch} at once, {precision}:",
+            f"memory to train {batch} at once, {computed.get(precision, precision)}:",
             *(f"  {name:<14}{size_text(size):>11}" for name, size in rows.items() if size),
             f"  {'peak':<14}{size_text(memory.peak):>11}{order}",
-            _fits("to train", memory.peak, in_float32.peak),
+            _fits("to train", memory.peak, in_float32.peak, fp8=precision == "fp8"),
             _fits("to run in 16 bits", 2 * count_parameters(config).total),
         ]
     )
@@ -311,17 +333,19 @@ def _parameters(config: ModelConfig) -> str:
     return f"parameters      {counts.total:,}{active}{learn}: {named}"
 
 
-def _fits(what: str, size: float, without_bf16: float | None = None) -> str:
-    versions = [(name, gib, gpu) for gpu in GPUS.values() for name, gib in gpu.memory.items()]
+def _fits(what: str, size: float, without_bf16: float | None = None, *, fp8: bool = False) -> str:
+    gpus = [gpu for gpu in GPUS.values() if gpu.fp8 or not fp8]
+    versions = [(name, gib, gpu) for gpu in gpus for name, gib in gpu.memory.items()]
     versions.sort(key=lambda version: version[1])
     holding = [
         f"{name} ({gib})"
         for name, gib, gpu in versions
         if (size if gpu.bf16 else without_bf16 or size) <= gib * GIB * (1 - RESERVED)
     ]
+    usual = "the usual GPUs with FP8" if fp8 else "the usual GPUs"
     if len(holding) == len(versions):
-        holding = [f"all of the usual GPUs, with {versions[0][1]} GiB or more"]
-    names = ", ".join(holding) or "none of the usual GPUs; shard the model over several GPUs"
+        holding = [f"all of {usual}, with {versions[0][1]} GiB or more"]
+    names = ", ".join(holding) or f"none of {usual}; shard the model over several GPUs"
     return f"GPUs with enough memory {what} ({RESERVED:.0%} stays free): {names}"
 
 

@@ -22,6 +22,7 @@ from scratchlm.costs.gpus import GPUS, peak_flops
 from scratchlm.costs.model_costs import (
     GIB,
     RESERVED,
+    Precision,
     TrainingMemory,
     activation_bytes,
     count_parameters,
@@ -167,10 +168,14 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
     section 5). It also stores the current layer, the next layer and the parts outside the layers in
     bf16, and the largest gradient of these in float32.
     """
-    memory = training_memory(config, plan.micro_batch, half=True, accumulate=plan.micro_steps)
+    memory = training_memory(
+        config, plan.micro_batch, precision="half", accumulate=plan.micro_steps
+    )
     memory = dataclasses.replace(memory, accumulated=plan.ranks > 1 or memory.accumulated)
     if plan.activation_checkpointing:
-        kept = checkpointed_bytes(config, plan.micro_batch * config.context_length, half=True)
+        kept = checkpointed_bytes(
+            config, plan.micro_batch * config.context_length, precision="half"
+        )
         memory = dataclasses.replace(memory, activations=kept)
     if plan.parallel == "ddp":
         return memory
@@ -184,7 +189,9 @@ def device_memory(config: ModelConfig, plan: Plan) -> TrainingMemory:
     )
 
 
-def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) -> int:
+def checkpointed_bytes(
+    config: ModelConfig, tokens: int, *, precision: Precision = "float32"
+) -> int:
     """Return the activation bytes of `tokens` if each layer keeps only its input.
 
     This is activation checkpointing (arXiv 1604.06174). The peak has these inputs and the larger of
@@ -193,12 +200,12 @@ def checkpointed_bytes(config: ModelConfig, tokens: int, *, half: bool = False) 
     first matrices.
     """
     assert config.d_ff is not None  # ModelConfig resolves it
-    layer, outside = _split(config, lambda shape: activation_bytes(shape, half=half))
+    layer, outside = _split(config, lambda shape: activation_bytes(shape, precision=precision))
     paths = 1 if config.moe is None else config.moe.num_active + config.moe.num_shared
     wide = paths * config.d_ff * (2 if config.ffn == "swiglu" else 1)
-    coming = config.d_model * FLOAT32 + wide * (BF16 if half else FLOAT32)
+    coming = config.d_model * FLOAT32 + wide * (FLOAT32 if precision == "float32" else BF16)
     inputs = config.num_layers * config.d_model * FLOAT32
-    at_the_loss = tokens * outside + loss_bytes(config, tokens, half=half)
+    at_the_loss = tokens * outside + loss_bytes(config, tokens, precision=precision)
     return round(tokens * inputs + max(tokens * (layer + coming), at_the_loss))
 
 
@@ -217,7 +224,7 @@ def memory_traffic(config: ModelConfig, plan: Plan) -> float:
     each weight and writes three; with fsdp, each rank updates only its part of the weights.
     """
     total = count_parameters(config).total
-    kept = plan.micro_batch * config.context_length * activation_bytes(config, half=True)
+    kept = plan.micro_batch * config.context_length * activation_bytes(config, precision="half")
     micro_step = (2 * BF16 + 2 * FLOAT32) * total + 2 * kept
     owned = total / plan.ranks if plan.parallel == "fsdp" else total
     return plan.micro_steps * micro_step + 7 * FLOAT32 * owned

@@ -64,7 +64,8 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
 
 def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products. "auto" is bfloat16 only if the hardware multiplies it
-    natively, so "auto" is never slower than float32."""
+    natively, so "auto" is never slower than float32. With fp8, the dtype is bfloat16, because only
+    some layers multiply 8-bit factors."""
     match name:
         case "auto":
             return torch.bfloat16 if _native_bfloat16(device) else torch.float32
@@ -79,6 +80,21 @@ def resolve_dtype(name: Dtype, device: torch.device) -> torch.dtype:
                 raise ValueError(f"tf32 needs a CUDA device ({device}); choose float32")
             torch.set_float32_matmul_precision("high")
             return torch.float32
+        case "fp8":
+            check_capability("fp8", device, (8, 9), "choose --dtype bfloat16")
+            return torch.bfloat16
+
+
+def check_capability(
+    feature: str, device: torch.device, least: tuple[int, int], remedy: str
+) -> None:
+    """Raise ValueError if the device is no NVIDIA GPU of at least this compute capability."""
+    rule = f"{feature} needs an NVIDIA GPU of compute capability {least[0]}.{least[1]} or higher"
+    if device.type != "cuda" or torch.version.hip is not None:
+        raise ValueError(f"{rule} ({device}); {remedy}")
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < least:
+        raise ValueError(f"{rule} ({device} has {major}.{minor}); {remedy}")
 
 
 def resolve_compile(

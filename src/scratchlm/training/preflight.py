@@ -13,7 +13,13 @@ from pathlib import Path
 
 import torch
 
-from scratchlm.costs.model_costs import Optimizer, TrainingMemory, size_text, training_memory
+from scratchlm.costs.model_costs import (
+    Optimizer,
+    Precision,
+    TrainingMemory,
+    size_text,
+    training_memory,
+)
 from scratchlm.model.config import ModelConfig
 from scratchlm.training.trainer_config import TrainerConfig
 
@@ -27,20 +33,21 @@ def check_room(
     say: Callable[[str], None],
     *,
     memory: int | None,
-    half: bool = False,
+    precision: Precision = "float32",
     shards: int = 1,
     beside: int = 1,
 ) -> None:
     """Check the disk and the memory of a run. `say` prints a warning if either may become full.
 
-    memory: the device's bytes (see `memory_of`); None skips the check of memory. half: matrix
-    products use 16 bits. shards: ranks that divide weights, gradients and optimizer. beside: ranks
-    on this machine, which divide a CPU's memory. Raise OSError if the run cannot write its folder,
-    or if two checkpoints do not fit there (the run keeps the last checkpoint while it writes the
-    next). Raise MemoryError if weights, gradients and optimizer alone do not fit.
+    memory: the device's bytes (see `memory_of`); None skips the check of memory. precision: the
+    precision of matrix products. shards: ranks that divide weights, gradients and optimizer.
+    beside: ranks on this machine, which divide a CPU's memory. Raise OSError if the run cannot
+    write its folder, or if two checkpoints do not fit there (the run keeps the last checkpoint
+    while it writes the next). Raise MemoryError if weights, gradients and optimizer alone do not
+    fit.
     """
     needed = training_memory(
-        model, train.batch_size, optimizer, half=half, accumulate=train.accumulate
+        model, train.batch_size, optimizer, precision=precision, accumulate=train.accumulate
     )
     _check_writable(out)
     _check_disk(out, needed.weights + needed.optimizer, train, say)

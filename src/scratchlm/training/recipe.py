@@ -14,7 +14,7 @@ from torch import nn
 
 from scratchlm.checkpoint.models import read_own_tokenizer
 from scratchlm.costs.gpus import peak_flops
-from scratchlm.costs.model_costs import training_flops_per_token
+from scratchlm.costs.model_costs import precision_of, training_flops_per_token
 from scratchlm.data.conversations.prepared import PreparedDialogues
 from scratchlm.data.mixture import MixedBatches, MixedEvalBatches
 from scratchlm.data.prepare import Prepared, prepare
@@ -35,6 +35,7 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
+from scratchlm.training.fp8_layers import check_tokens, use_fp8
 from scratchlm.training.initial_weights import initialize
 from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.objective import Objective
@@ -109,6 +110,8 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
+        # This error must come before the preparation of the data, which may take hours.
+        resolve_dtype(config.runtime.dtype, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.runtime.threads:
@@ -147,7 +150,7 @@ def _planned(
             device,
             say,
             memory=memory_of(device),
-            half=config.runtime.dtype in ("bfloat16", "float16"),
+            precision=precision_of(config.runtime.dtype),
             shards=ranks.size if _is_sharded(config, ranks) else 1,
             beside=ranks.local_size,
         )
@@ -289,7 +292,9 @@ def resolve_auto(
         _check_sharded(config)
     until = 1 + (train.ramp_steps or 0)  # after the ramp the number is constant
     for number in sorted({train.micro_batches(step) for step in range(min(steps or until, until))}):
-        Share.of(ranks, number, train.batch_size)
+        parts = Share.of(ranks, number, train.batch_size).parts
+        if runtime.dtype == "fp8":
+            check_tokens(train.batch_size // parts, config.model.context_length)
     if runtime.dtype == "auto":
         half = resolve_dtype("auto", device) == torch.bfloat16
         runtime = dataclasses.replace(runtime, dtype="bfloat16" if half else "float32")
@@ -299,6 +304,11 @@ def resolve_auto(
         tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
         flops = tokens * training_flops_per_token(config.model)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
+    if runtime.dtype == "fp8" and not compiled:
+        raise ValueError(
+            "fp8 must be compiled (runtime.compile off), because uncompiled fp8 is slower than "
+            "bfloat16; choose --compile on, or --dtype bfloat16"
+        )
     runtime = dataclasses.replace(
         runtime,
         compile="on" if compiled else "off",
@@ -335,11 +345,13 @@ def _spread(
 ) -> tuple[Transformer, nn.Module]:
     """Return the model on its devices, and its objective.
 
-    The order matters: first activation checkpointing, then compilation, then DDP or FSDP.
+    The order matters: first FP8, then activation checkpointing, then compilation, then DDP or FSDP.
     """
     runtime, sharded = config.runtime, _is_sharded(config, ranks)
     if not sharded:
         model = model.to(device)
+    if runtime.dtype == "fp8":
+        use_fp8(model.layers)
     if runtime.activation_checkpointing:
         recompute_activations(model.layers)
     if runtime.compile == "on":

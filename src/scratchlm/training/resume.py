@@ -21,6 +21,7 @@ from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import Transformer
+from scratchlm.training.fp8_layers import uses_fp8
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
         "smoothed": dict | None, "tokens": int, "cursor": dict, "optimizer_name": str,
@@ -43,12 +44,14 @@ def environment(
     """
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
-    tf32 = cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    products = str(dtype).removeprefix("torch.")
+    if cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        products = "tf32"
     return {
         "torch": str(torch.__version__),
         "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "dtype": "tf32" if tf32 else str(dtype).removeprefix("torch."),
+        "dtype": "fp8" if uses_fp8(model) else products,
         "threads": torch.get_num_threads(),
         "compiled": compiled,
         "recomputed": (compiled and recomputed) or None,

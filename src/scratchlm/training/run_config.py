@@ -13,7 +13,7 @@ from scratchlm import config as configuration
 from scratchlm.checkpoint.models import is_hf_folder, read_config
 from scratchlm.checkpoint.pointers import find_checkpoint, naming_an_earlier, whole_checkpoints
 from scratchlm.checkpoint.save_and_load import read_settings
-from scratchlm.costs.model_costs import training_report
+from scratchlm.costs.model_costs import precision_of, training_report
 from scratchlm.data.config import DataConfig
 from scratchlm.data.prepare import default_vocab_size
 from scratchlm.data.proportions import parts_of, with_paths
@@ -203,12 +203,12 @@ def costs(
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
     # "auto" assumes a GPU that computes in bfloat16, even if this machine has no GPU.
-    half = runtime.dtype == "bfloat16" or (runtime.dtype == "auto" and runtime.device != "cpu")
+    half = runtime.dtype == "auto" and runtime.device != "cpu"
     return training_report(
         configuration.build(ModelConfig, tree["model"], "model."),
         train.batch_size,
         optim.optimizer,
-        half=half,
+        precision="half" if half else precision_of(runtime.dtype),
         accumulate=train.accumulate,
         momentum=optim.momentum or 0.0,
     )
