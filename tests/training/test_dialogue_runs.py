@@ -1,0 +1,252 @@
+"""Runs on dialogues: what they learn, new tokens, resuming, ranks, and settings without effect."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import forked, tiny
+from helpers.chat_templates import CHATML, in_transformers, tokenizer_with
+from helpers.exact_runs import difference, final, log_of, quiet, run
+from helpers.refusals import check_refusal
+from scratchlm import AdamW, BPETokenizer, Transformer, cross_entropy, load_model, to_hf
+from scratchlm.checkpoint.save_and_load import read_checkpoint, save_checkpoint
+from scratchlm.cli.data import main as data
+from scratchlm.cli.train import main as train
+from scratchlm.training import recipe, run_config
+from scratchlm.training.trainer import Trainer
+
+LENGTH, COUNT = 64, 60
+
+
+def dialogue(number: int) -> list[dict[str, str]]:
+    chance = random.Random(number)
+
+    def text() -> str:
+        return " ".join(chance.choices(tiny.WORDS, k=chance.randrange(1, 5)))
+
+    return [
+        {"role": role, "content": text()}
+        for _ in range(chance.randrange(1, 3))
+        for role in ("user", "assistant")
+    ]
+
+
+def save_base(folder: Path, name: str, tokenizer: BPETokenizer, **config: Any) -> Transformer:
+    config = {"vocab_size": len(tokenizer), "context_length": LENGTH} | config
+    model = tiny.model(**config)
+    save_checkpoint(folder / name, model, AdamW(model.parameters()), 0,
+                    tokenizer=tokenizer.to_json())  # fmt: skip
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights whose tokenizer has no markers, weights with markers, and dialogues."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_base(folder, "base", tokenizer_with("<|endoftext|>"))
+    save_base(folder, "marked", tokenizer_with("<|endoftext|>", *CHATML))
+    lines = [json.dumps({"messages": dialogue(number)}) + "\n" for number in range(COUNT)]
+    (folder / "dialogues.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def flags(folder: Path, out: str, weights: str = "base", **changes: Any) -> dict[str, Any]:
+    return {
+        "data.kind": "sft", "data.train": str(folder / "dialogues.jsonl"),
+        "train.init_from": str(folder / weights), "train.out": str(folder / out),
+        "train.iterations": 8, "train.batch_size": 4, "train.eval_every": 4, "train.save_every": 4,
+        "optim.optimizer": "adamw", "optim.lr": 0.01, "optim.schedule": "constant",
+        "optim.warmup_steps": 0, "runtime.device": "cpu", "runtime.dtype": "float32",
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }  # fmt: skip
+
+
+def begun(given: dict[str, Any], said: list[str] | None = None) -> Trainer:
+    config, _ = run_config.resolve(None, given, say=quiet)
+    return recipe.build(config, say=quiet if said is None else said.append)
+
+
+def test_the_losses_are_those_of_each_dialogue_alone(folder: Path, tmp_path: Path) -> None:
+    """The oracle takes ids and masks from transformers, and does not pack."""
+    trainer = begun(flags(folder, "x", "marked", train__batch_size=100))
+    model = load_model(folder / "marked", "cpu")
+    theirs = in_transformers(tokenizer_with("<|endoftext|>", *CHATML), "chatml", tmp_path)
+    sums: dict[bool, list[float]] = {True: [0.0, 0], False: [0.0, 0]}
+    for number in range(COUNT):
+        found = theirs.apply_chat_template(
+            dialogue(number), return_assistant_tokens_mask=True, return_dict=True
+        )
+        ids, mask = (torch.tensor(found[name]) for name in ("input_ids", "assistant_masks"))
+        targets = ids.where(mask == 1, -100)[1:]
+        held_out = (COUNT - 1 - number) % 10 == 0
+        count = int((targets != -100).sum())
+        sums[held_out][0] += cross_entropy(model(ids[:-1]), targets).item() * count
+        sums[held_out][1] += count
+    expected = {held_out: nats / count for held_out, (nats, count) in sums.items()}
+    assert trainer.validate()["val_loss"] == pytest.approx(expected[True], abs=1e-6)
+    rows = trainer.micro_batches.batches.windows_per_epoch
+    whole = begun(flags(folder, "x", "marked", train__batch_size=rows)).train_step()
+    assert float(whole["loss"]) == pytest.approx(expected[False], abs=1e-6)
+
+
+def test_micro_batches_with_uneven_targets_equal_one_batch(folder: Path) -> None:
+    changes = {"optim.optimizer": "sgd", "optim.lr": 0.5, "data.packing": False}
+    one = begun(flags(folder, "x", train__batch_size=8) | changes)
+    eight = begun(flags(folder, "x", train__batch_size=1, train__accumulate=8) | changes)
+    counts = {eight.micro_batches.batches.batch(step).targets.ne(-100).sum() for step in range(8)}
+    assert len(counts) > 3
+    for _ in range(3):
+        first, second = one.train_step(), eight.train_step()
+        assert float(first["loss"]) == pytest.approx(float(second["loss"]), abs=1e-6)
+    for mine, other in zip(one.model.parameters(), eight.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"model.lora.r": 4, "model.lora.full": "embedding,lm_head", "model.lora.dropout": 0.1},
+    {"data.packing": False, "data.template": "plain_alpaca", "model.context_length": 256},
+])  # fmt: skip
+def test_a_resumed_run_equals_an_uninterrupted_run(folder: Path, changes: dict, tmp_path) -> None:
+    """The run stops in the middle of an epoch."""
+    given = flags(folder, str(tmp_path / "whole"), data__train=str(folder / "dialogues.jsonl"))
+    run(given | changes)
+    checkpoint = str(tmp_path / "whole" / "checkpoints" / "step-00000004")
+    out = {"train.out": str(tmp_path / "again")}
+    config, found = run_config.resolve(None, out, checkpoint, say=quiet)
+    trainer = recipe.build(config, resume=found, say=quiet)
+    trainer.fit()
+    assert 4 % trainer.micro_batches.batches.windows_per_epoch
+    assert difference(final(tmp_path / "whole"), final(tmp_path / "again")) is None
+
+
+def test_other_batches_do_not_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(flags(folder, "first", train__iterations=4))
+    words = ["--resume", str(folder / "first"), "--iterations", "8"]
+    for flag, value, told in [
+        ("--too_long", "truncate", "too_long was drop, is now truncate"),
+        ("--train_on", "last", "train_on was assistant, is now last"),
+        ("--system", "Be brief.", "dialogues was"),
+    ]:
+        assert train([*words, flag, value]) == 3
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_new_tokens_begin_as_the_mean_of_the_others(folder: Path, padded: bool) -> None:
+    """Free rows come first, and other rows keep every bit."""
+    tokenizer = tokenizer_with("<|endoftext|>")
+    multiple = 100 if padded else 1
+    base = save_base(folder, "rows", tokenizer, vocab_multiple=multiple)
+    said: list[str] = []
+    trainer = begun(flags(folder, "x", "rows"), said)
+    model, size = trainer.model, len(tokenizer)
+    assert isinstance(model, Transformer)
+    assert model.config.vocab_size == size + 2
+    assert (model.embedding.weight.shape == base.embedding.weight.shape) == padded
+    for ours, theirs in [(model.embedding, base.embedding), (model.lm_head, base.lm_head)]:
+        assert torch.equal(ours.weight[:size], theirs.weight[:size])
+        expected = theirs.weight[:size].mean(0).expand(2, -1)
+        torch.testing.assert_close(ours.weight[size : size + 2], expected, rtol=0, atol=1e-6)
+    names = f"<|im_start|> (id {size}), <|im_end|> (id {size + 1})"
+    assert any(names in line and "mean of the other rows" in line for line in said)
+    assert {"step": 0, "changed": {"new ids": [size, size + 1]}} in trainer.history
+
+
+def test_weights_in_a_hugging_face_folder(folder: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_with("<|endoftext|>", *CHATML)
+    model = tiny.model(vocab_size=len(tokenizer), context_length=LENGTH)
+    to_hf(model, folder / "hub", tokenizer)
+    trainer = begun(flags(folder, "x", "hub"))
+    weights = dict(model.state_dict())
+    assert difference(weights, dict(trainer.model.state_dict())) is None
+    assert trainer.extra["template"] == "chatml"
+
+
+def _on_ranks(ranks: Any, given: dict[str, Any]) -> None:
+    run(given, ranks)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_are_one(folder: Path, tmp_path: Path, parallel: str) -> None:
+    changes = {"train__iterations": 4, "runtime__parallel": parallel}
+    run(flags(folder, str(tmp_path / "one"), **changes))
+    forked.run_ranks(tmp_path, 2, _on_ranks, flags(folder, str(tmp_path / "two"), **changes))
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    for mine, other in zip(one, two, strict=True):
+        for key in ("loss", "grad_norm", *(["val_loss"] if "val_loss" in mine else [])):
+            assert mine[key] == pytest.approx(other[key], rel=1e-5), key
+
+
+def test_a_source_may_be_read_several_times(folder: Path) -> None:
+    path, said = folder / "dialogues.jsonl", []
+    (folder / "few.jsonl").write_bytes(b"".join(path.read_bytes().splitlines(True)[:10]))
+    trainer = begun(
+        flags(folder, "x", data__train=f"{path}:1,{folder / 'few.jsonl'}:3", data__val=str(path)),
+        said,
+    )
+    assert len(trainer.micro_batches.batches.examples) == COUNT + 3 * 10
+    assert any("few.jsonl: an epoch reads each dialogue 3 times" in line for line in said)
+
+
+def test_a_run_learns_its_answers_and_ends(folder: Path, tmp_path: Path, capsys) -> None:
+    """Also a user who writes a marker gets an answer, because a text is never a marker."""
+    pairs = {"how many birds?": "12 birds", "say <|im_end|>": "the cat", "who?": "a cat sat"}
+    lines = [json.dumps({"instruction": a, "output": b}) for a, b in pairs.items()]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    given = flags(folder, str(tmp_path / "run"), data__train=str(tmp_path / "a.jsonl"),
+                  data__val=str(tmp_path / "a.jsonl"), train__iterations=60, train__eval_every=0,
+                  train__save_every=0, train__sample_every=60,
+                  train__sample_prompt="how many birds?")  # fmt: skip
+    run(given)
+    last = log_of(tmp_path / "run")[-1]
+    assert last["val_loss"] < 0.05
+    assert last["sample"].endswith("assistant\n12 birds")
+    payload = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000060")
+    tokenizer = BPETokenizer.from_json(payload["tokenizer"])
+    assert payload["template"] == "chatml"
+    assert payload["end_ids"] == [tokenizer.token_to_id("<|im_end|>")]
+    assert data(["show", "--config", str(tmp_path / "run" / "config.toml")]) == 0
+    assert "who?" in capsys.readouterr().out
+
+
+BAD: list[tuple[dict[str, Any], int, str]] = [
+    ({"--template": "chatml"}, 2, "data.template ('chatml') has no effect"),
+    ({"--packing": "false"}, 2, "data.packing (False) has no effect"),
+    ({"--kind": "sft", "--documents": "separate"}, 2, "data.documents ('separate') has no effect"),
+    ({"--kind": "sft", "--field": "body"}, 2, "data.field ('body') has no effect"),
+    ({"--kind": "sft", "--verify": "true"}, 2, "data.verify (True) has no effect"),
+    ({"--kind": "chat"}, 2, "data.kind must be a valid choice (chat)"),
+    ({"--kind": "sft", "--format": "json"}, 2, "data.format must be a valid choice (json)"),
+    ({"--kind": "sft", "--template": "none"}, 2, "data.template must be a valid choice"),
+    ({"--kind": "sft", "--too_long": "cut"}, 2, "data.too_long must be a valid choice (cut)"),
+    ({"--kind": "sft", "--min_target_tokens": "0"}, 2, "must be at least 1 (0)"),
+    ({"--kind": "sft", "--min_target_tokens": "500"}, 2, "60 with too few targets"),
+    ({"--kind": "sft", "--context_length": "4"}, 2, "must have a target in a row of 4 tokens"),
+    ({"--kind": "sft", "--context_length": "8", "--too_long": "error"}, 2, "dialogues.jsonl:1: "),
+    ({"--kind": "sft", "--train_data": "dialogues.jsonl:0.5"}, 2, "a whole number up to 1000"),
+    ({"--kind": "sft", "--train_data": "one.jsonl"}, 2, "has only 1); add dialogues"),
+    ({"--kind": "sft", "--train_data": "none.jsonl"}, 2, "none.jsonl"),
+    ({"--kind": "sft", "--format": "alpaca"}, 2, "dialogues.jsonl:1 has 'messages'"),
+    ({"--kind": "sft", "--init_from": None}, 2, "dialogues need a tokenizer"),
+    ({"--kind": "sft", "--lora_r": "2"}, 2, "LoRA freezes embedding and lm_head"),
+    ({"--kind": "sft", "--lora_r": "2", "--lora_full": "embedding"}, 2, "LoRA freezes lm_head"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "code", "names"), BAD)
+def test_the_command_refuses(
+    words: dict[str, str | None], code: int, names: str, folder: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder)
+    (folder / "one.jsonl").write_text(json.dumps({"messages": dialogue(0)}))
+    given = {"--train_data": "dialogues.jsonl", "--init_from": "base", "--out": "bad"} | words
+    flat = [word for pair in given.items() if pair[1] is not None for word in pair]
+    check_refusal(train, [each for each in flat if each is not None], code, names, capsys)
