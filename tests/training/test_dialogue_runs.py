@@ -169,6 +169,14 @@ def test_weights_in_a_hugging_face_folder(folder: Path, tmp_path: Path) -> None:
     assert trainer.extra["template"] == "chatml"
 
 
+def test_a_run_keeps_the_template_of_its_weights(folder: Path) -> None:
+    changes = {"model__context_length": 256, "train__iterations": 1, "data__too_long": "truncate"}
+    run(flags(folder, "plain", "marked", data__template="plain_alpaca", **changes))
+    trainer = begun(flags(folder, "x", "plain", **changes))
+    assert trainer.extra["template"] == "plain_alpaca"
+    assert trainer.extra["recipe"]["data"]["template"] == "plain_alpaca"
+
+
 def _on_ranks(ranks: Any, given: dict[str, Any]) -> None:
     run(given, ranks)
 

@@ -154,7 +154,7 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
 
 
 def read_directory_settings(path: Path) -> Payload:
-    """Return `step`, and `recipe`, `config` and `tokenizer` if the checkpoint has them.
+    """Return `step`, and `recipe`, `template`, `config` and `tokenizer` if the checkpoint has them.
 
     It checks and reads only the files without tensors.
     """
@@ -162,7 +162,8 @@ def read_directory_settings(path: Path) -> Payload:
     names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
     with _fitting(path):
         values = _read_json(path / "state.json")["values"]
-        plainly = {key: plain_values.from_json(values.get(key), {}) for key in ("recipe", "step")}
+        keys = ("recipe", "step", "template")
+        plainly = {key: plain_values.from_json(values.get(key), {}) for key in keys}
         return plainly | _texts(path, names)
 
 

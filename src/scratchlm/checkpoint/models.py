@@ -210,6 +210,15 @@ def read_own_tokenizer(path: StrPath) -> BPETokenizer | None:
     return _own_tokenizer(read_settings(found), found)
 
 
+def read_own_template(path: StrPath) -> str | None:
+    """Return the name of the chat template of the model at `path`, or None."""
+    tokenizer = read_own_tokenizer(path)
+    if is_hf_folder(path):
+        return read_template(path, tokenizer)
+    found = find_checkpoint(path)
+    return _template(read_settings(found), tokenizer, found)
+
+
 def _own_tokenizer(payload: Payload, path: StrPath) -> BPETokenizer | None:
     stored = payload.get("tokenizer")
     if isinstance(stored, str | None):

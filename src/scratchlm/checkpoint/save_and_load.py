@@ -160,7 +160,7 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
 
 
 def read_settings(path: Path) -> Payload:
-    """Return `step`, `recipe`, `config` and `tokenizer` of a checkpoint.
+    """Return `step`, `recipe`, `template`, `config` and `tokenizer` of a checkpoint.
 
     It does not read the tensors of a directory.
     """

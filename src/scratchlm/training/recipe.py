@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scratchlm.checkpoint.models import read_own_tokenizer
+from scratchlm.checkpoint.models import read_own_template, read_own_tokenizer
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import precision_of, training_flops_per_token
 from scratchlm.data.conversations.prepared import PreparedDialogues
@@ -266,6 +266,9 @@ def _prepared(
     model = config.model
     with agreed(ranks):
         own = _own_tokenizer(config, resume, say)
+        weights = config.train.init_from
+        if own and weights and config.data.kind != "text" and config.data.template == "auto":
+            config = _with_template(config, read_own_template(weights))
     arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
     with agreed(ranks):
         data = prepare(*arguments) if ranks.first else None
@@ -274,10 +277,13 @@ def _prepared(
     model = dataclasses.replace(model, context_length=data.context_length, vocab_size=vocab_size)
     config = dataclasses.replace(config, model=model)
     if isinstance(data, PreparedDialogues):  # the run keeps its template, also if it was "auto"
-        name: Any = data.template.name
-        settings = dataclasses.replace(config.data, template=name)
-        config = dataclasses.replace(config, data=settings)
+        config = _with_template(config, data.template.name)
     return config, data
+
+
+def _with_template(config: TrainConfig, name: Any) -> TrainConfig:
+    data = dataclasses.replace(config.data, template=name or "auto")
+    return dataclasses.replace(config, data=data)
 
 
 def resolve_auto(
