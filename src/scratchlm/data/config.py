@@ -35,9 +35,10 @@ class DataConfig:
     of training begin at the start of a document.
 
     With `kind = "sft"`, the files contain dialogues, and the model learns the answers. `template`
-    turns a dialogue into ids, `format` is the form of the records, and `system` is the system text
-    of dialogues that have none. `Learning` explains `train_on`, `too_long` and `min_target_tokens`.
-    Without `packing`, a row has one dialogue.
+    turns a dialogue into ids; "auto" is the template of the weights if they record one. `format` is
+    the form of the records. `system` is the system text of dialogues that have none. `Learning`
+    explains `train_on`, `too_long` and `min_target_tokens`. Without `packing`, a row has one
+    dialogue.
 
     The constructor raises ValueError for a setting that has no effect on this kind of data.
     """
