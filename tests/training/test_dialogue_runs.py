@@ -224,6 +224,12 @@ def test_a_run_learns_its_answers_and_ends(folder: Path, tmp_path: Path, capsys)
     assert "who?" in capsys.readouterr().out
 
 
+def test_dialogues_that_are_read_as_text_get_the_remedy(folder: Path, tmp_path, capsys) -> None:
+    words = ["--train_data", str(folder / "dialogues.jsonl"), "--init_from", str(folder / "base")]
+    assert train([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "or train on dialogues with scratchlm-train --config sft" in capsys.readouterr().err
+
+
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"--template": "chatml"}, 2, "data.template ('chatml') has no effect"),
     ({"--packing": "false"}, 2, "data.packing (False) has no effect"),

@@ -8,6 +8,8 @@ from typing import Any
 from scratchlm.data.reading.json_values import LONGEST_NAME, told
 from scratchlm.data.reading.settings import Reading
 
+_OF_DIALOGUES = {"messages", "conversations", "instruction", "completion"}  # keys of a record
+
 
 def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
     """Return the text of a record. A string is the text itself. An object has no text if
@@ -50,6 +52,8 @@ def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueEr
     remedy = "choose a field with --field"
     if reading.field in has:
         remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
+    elif _OF_DIALOGUES.intersection(has):
+        remedy += ", or train on dialogues with scratchlm-train --config sft"
     what = f"{reading.field!r}, because {key!r} is missing" if reading.keys[1:] else repr(key)
     return ValueError(f"there is no field {what} ({place} has {names}); {remedy}")
 
