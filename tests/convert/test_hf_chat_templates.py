@@ -18,6 +18,8 @@ from scratchlm.chat.running_text import find_template
 from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
 from scratchlm.cli.inspect import main as inspect
+from scratchlm.convert.hf_tokenizer import tokenizer_files
+from scratchlm.convert.peft_folder import to_peft
 from scratchlm.model.config import LoRAConfig
 from scratchlm.tokenizer.chat_template import FORMS, ChatTemplate
 
@@ -161,6 +163,20 @@ def test_an_adapter_keeps_the_template(name: str, tmp_path: Path) -> None:
         assert (loaded.template, loaded.end_ids[0]) == (name, end_of(name))
         ids = torch.arange(9)[None]
         torch.testing.assert_close(loaded.model(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_needs_its_markers_in_the_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shapes of the other model fit, but its ids have other meanings."""
+    monkeypatch.chdir(tmp_path)
+    model = tiny.model(vocab_size=len(TOKENIZER))
+    to_hf(model, "other", tokenizer_with("<|endoftext|>"))
+    model.add_lora(LoRAConfig(2, targets=("q_proj",)))
+    to_peft(model, "adapter", tokenizer_files(TOKENIZER, 32, template="chatml"))
+    words = ["--from", "other", "--adapter", "adapter", "--to", "out"]
+    names = "(adapter: chatml needs <|im_start|>); use the model that the adapter was trained with"
+    check_refusal(convert, words, 3, names, capsys)
 
 
 BAD = [

@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from scratchlm.checkpoint.save_and_load import save_checkpoint
     from scratchlm.convert.hf_config import hub_architecture
     from scratchlm.convert.hf_folder import to_hf
-    from scratchlm.convert.hf_tokenizer import read_template, special_ids, tokenizer_files
+    from scratchlm.convert.hf_tokenizer import (
+        read_adapter_template,
+        special_ids,
+        tokenizer_files,
+    )
     from scratchlm.convert.peft_folder import from_peft, to_peft
     from scratchlm.errors import Notice
     from scratchlm.files.atomic import is_taken
@@ -38,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, tokenizer, ends, starts, template = load_parts(args.source, args.tokenizer_path)
     if args.adapter is not None:
         from_peft(model, args.adapter)
-        template = read_template(args.adapter, tokenizer) or template
-        ends, _ = special_ids(tokenizer, ends, starts, template)
+        if tokenizer is not None:
+            template = read_adapter_template(args.adapter, tokenizer) or template
+            ends, _ = special_ids(tokenizer, ends, starts, template)
     if args.adapter_only:
         how = (model.config.context_length, ends, starts, template)
         to_peft(model, target, {} if tokenizer is None else tokenizer_files(tokenizer, *how))

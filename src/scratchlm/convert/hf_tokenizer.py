@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,31 @@ def read_template(folder: StrPath, tokenizer: BPETokenizer | None) -> str | None
 
     The result is also None if the tokenizer does not have the template's markers.
     """
-    text = _chat_template(Path(folder))
-    name = next((name for name, form in FORMS.items() if form.jinja == text), None)
+    name = _template_name(folder)
     if name is None or tokenizer is None or missing_markers(FORMS[name], tokenizer):
         return None
     return name
+
+
+def read_adapter_template(folder: StrPath, tokenizer: BPETokenizer) -> str | None:
+    """Return the name of the chat template in a folder of adapters, if it is one of `FORMS`.
+
+    Raise FileFormatError if the model's tokenizer does not have the template's markers, because
+    then the adapters belong to another model.
+    """
+    name = _template_name(folder)
+    if name is not None and (missing := missing_markers(FORMS[name], tokenizer)):
+        raise FileFormatError(
+            f"the adapter's template needs a special token that the model's tokenizer does not "
+            f"have ({os.fspath(folder)}: {name} needs {missing[0]}); use the model that the "
+            "adapter was trained with"
+        )
+    return name
+
+
+def _template_name(folder: StrPath) -> str | None:
+    text = _chat_template(Path(folder))
+    return next((name for name, form in FORMS.items() if form.jinja == text), None)
 
 
 def _chat_template(folder: Path) -> Any:
