@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,14 @@ import torch
 
 from helpers import forked, tiny
 from helpers.chat_templates import CHATML, in_transformers, tokenizer_with
+from helpers.dialogue_runs import COUNT, LENGTH, begun, dialogue, flags, save_base
 from helpers.exact_runs import difference, final, log_of, quiet, run
 from helpers.refusals import check_refusal
-from scratchlm import AdamW, BPETokenizer, Transformer, cross_entropy, load_model, to_hf
-from scratchlm.checkpoint.save_and_load import read_checkpoint, save_checkpoint
+from scratchlm import BPETokenizer, Transformer, cross_entropy, load_model, to_hf
+from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.data import main as data
 from scratchlm.cli.train import main as train
 from scratchlm.training import recipe, run_config
-from scratchlm.training.trainer import Trainer
-
-LENGTH, COUNT = 64, 60
-
-
-def dialogue(number: int) -> list[dict[str, str]]:
-    chance = random.Random(number)
-
-    def text() -> str:
-        return " ".join(chance.choices(tiny.WORDS, k=chance.randrange(1, 5)))
-
-    return [
-        {"role": role, "content": text()}
-        for _ in range(chance.randrange(1, 3))
-        for role in ("user", "assistant")
-    ]
-
-
-def save_base(folder: Path, name: str, tokenizer: BPETokenizer, **config: Any) -> Transformer:
-    config = {"vocab_size": len(tokenizer), "context_length": LENGTH} | config
-    model = tiny.model(**config)
-    save_checkpoint(folder / name, model, AdamW(model.parameters()), 0,
-                    tokenizer=tokenizer.to_json())  # fmt: skip
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"messages": dialogue(number)}) + "\n" for number in range(COUNT)]
     (folder / "dialogues.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
-
-
-def flags(folder: Path, out: str, weights: str = "base", **changes: Any) -> dict[str, Any]:
-    return {
-        "data.kind": "sft", "data.train": str(folder / "dialogues.jsonl"),
-        "train.init_from": str(folder / weights), "train.out": str(folder / out),
-        "train.iterations": 8, "train.batch_size": 4, "train.eval_every": 4, "train.save_every": 4,
-        "optim.optimizer": "adamw", "optim.lr": 0.01, "optim.schedule": "constant",
-        "optim.warmup_steps": 0, "runtime.device": "cpu", "runtime.dtype": "float32",
-        **{key.replace("__", "."): value for key, value in changes.items()},
-    }  # fmt: skip
-
-
-def begun(given: dict[str, Any], said: list[str] | None = None) -> Trainer:
-    config, _ = run_config.resolve(None, given, say=quiet)
-    return recipe.build(config, say=quiet if said is None else said.append)
 
 
 def test_the_losses_are_those_of_each_dialogue_alone(folder: Path, tmp_path: Path) -> None:
@@ -200,7 +160,7 @@ def test_a_source_may_be_read_several_times(folder: Path) -> None:
         said,
     )
     assert len(trainer.micro_batches.batches.examples) == COUNT + 3 * 10
-    assert any("few.jsonl: an epoch reads each dialogue 3 times" in line for line in said)
+    assert any("few.jsonl: an epoch reads its dialogues 3 times" in line for line in said)
 
 
 def test_a_run_learns_its_answers_and_ends(folder: Path, tmp_path: Path, capsys) -> None:

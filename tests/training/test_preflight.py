@@ -9,6 +9,7 @@ import torch
 
 from helpers import tiny
 from scratchlm.cli.command import one_line
+from scratchlm.costs.model_costs import training_memory
 from scratchlm.training.preflight import check_room, memory_of
 from scratchlm.training.trainer_config import TrainerConfig
 
@@ -19,10 +20,8 @@ Usage = namedtuple("Usage", "total used free")
 def check(out, memory=None, shards=1, beside=1, **changes):
     said = []
     train = TrainerConfig(iterations=100, save_every=10, keep_last=3, batch_size=2, **changes)
-    check_room(
-        tiny.config(), train, "adamw", out, CPU, said.append,
-        memory=memory, shards=shards, beside=beside,
-    )  # fmt: skip
+    needed = training_memory(tiny.config(), train.batch_size, accumulate=train.accumulate)
+    check_room(needed, train, out, CPU, said.append, memory=memory, shards=shards, beside=beside)
     return said
 
 

@@ -52,7 +52,8 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "data.fit_context": ("shrink the context to fit a short text; true if no context is set",),
     "data.dtype": ("dtype of the ids in a .bin without a sidecar (the vocabulary decides)",),
     "data.kind": (
-        "text, or sft: the data is dialogues, and the model learns the answers",
+        "text; sft: the data is dialogues, and the model learns the answers; dpo: the data is "
+        "pairs of answers, and the model learns to prefer the chosen ones",
         "kind",
     ),
     "data.template": (
@@ -167,6 +168,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.ramp_steps": ("steps in which this number grows",),
     "train.max_grad_norm": ("clip the gradient to this norm", "max_grad_norm"),
     "train.z_loss": ("weight of the squared logsumexp of the logits in the loss", "z_loss"),
+    "train.dpo_beta": (
+        "pairs of answers: a larger number keeps the model closer to its start",
+        "dpo_beta",
+    ),
     "train.eval_every": ("steps between validations; 0: only at the end", "eval_every"),
     "train.eval_batches": ("batches in a validation; 0: all", "eval_batches"),
     "train.save_every": ("steps between checkpoints; 0: only at the end", "save_every"),

@@ -108,14 +108,15 @@ def _multiplying(config: ModelConfig) -> int:
     return counts.active - counts.embedding - counts.norms - counts.head + head
 
 
-def training_flops_per_token(config: ModelConfig) -> float:
-    """Return the FLOPs per token of a training step: 3 forward passes.
+def training_flops_per_token(config: ModelConfig, *, reference: bool = False) -> float:
+    """Return the FLOPs per token of a training step: 3 forward passes, and one more for a reference
+    model.
 
     Backward computes the gradients of each product's input and of each product's weight. With
     adapters, only the weights of the adapters have gradients.
     """
     frozen = 0 if config.lora is None else _multiplying(config) - count_parameters(config).trainable
-    return 3 * flops_per_token(config) - 2 * frozen
+    return (3 + reference) * flops_per_token(config) - 2 * frozen
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class TrainingMemory:
     activations: int
     accumulated: bool
     update: int = 0  # temporary tensors of the optimizer's step
+    reference: int = 0  # the weights of a frozen model, without those that it shares
 
     @property
     def peak(self) -> int:
@@ -139,7 +141,12 @@ class TrainingMemory:
         """
         before = self.activations + self.accumulated * self.gradients
         passing = max(before, self.gradients + self.update)
-        return self.weights + self.copies + self.optimizer + passing
+        return self.weights + self.reference + self.copies + self.optimizer + passing
+
+    @property
+    def fixed(self) -> int:
+        """Return the bytes that a step needs in any case, with the smallest batch."""
+        return self.weights + self.gradients + self.optimizer + self.reference
 
 
 def training_memory(
@@ -150,12 +157,14 @@ def training_memory(
     precision: Precision = "float32",
     accumulate: int = 1,
     momentum: float = 0.0,
+    reference: bool = False,
 ) -> TrainingMemory:
     """Return the memory of a step with `accumulate` batches of `batch_size` full-length sequences.
 
     `precision` half means bf16 autocast. With fp8, the matrices of the blocks have no bf16 copies,
-    and backward keeps their inputs in 8 bits. `momentum` is the momentum of SGD. For a model with
-    adapters, the activations are an upper bound: a frozen matrix does not need its input for
+    and backward keeps their inputs in 8 bits. `momentum` is the momentum of SGD. `reference` means
+    that a frozen copy of the model runs too. It shares the weights that do not learn. For a model
+    with adapters, the activations are an upper bound: a frozen matrix does not need its input for
     backward.
     """
     counts = count_parameters(config)
@@ -186,6 +195,7 @@ def training_memory(
         + loss_bytes(config, tokens, precision=precision),
         accumulated=accumulate > 1,
         update=update,
+        reference=gradients if reference else 0,
     )
 
 
@@ -265,21 +275,24 @@ def training_report(
     precision: Precision = "float32",
     accumulate: int = 1,
     momentum: float = 0.0,
+    reference: bool = False,
 ) -> str:
     """Describe the parameters, the FLOPs, and the memory of a training step."""
     memory, in_float32 = (
         training_memory(
-            config, batch_size, optimizer, precision=each, accumulate=accumulate, momentum=momentum
+            config, batch_size, optimizer, precision=each, accumulate=accumulate,
+            momentum=momentum, reference=reference,
         )
         for each in (precision, "float32")
-    )
-    a_token = training_flops_per_token(config)
+    )  # fmt: skip
+    a_token = training_flops_per_token(config, reference=reference)
     batch = f"{batch_size} sequences of {config.context_length}"
     times = f", {accumulate} times" if accumulate > 1 else ""
     computed = {"half": "bf16 autocast, as on a GPU", "fp8": "fp8 in the blocks"}
     step = a_token * batch_size * config.context_length * accumulate
     rows = {
         "weights": memory.weights,
+        "reference": memory.reference,
         "bf16 copies": memory.copies,
         "gradients": memory.gradients,
         optimizer: memory.optimizer,

@@ -9,10 +9,14 @@ from scratchlm.data.reading.settings import Reading
 from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 _OF_TEXT = ("dtype", "field", "separator", "join", "fit_context", "documents", "rows", "verify")
-_OF_DIALOGUES = (
-    *("template", "format", "train_on", "too_long", "min_target_tokens", "packing"),
-    "system",
-)
+_OF_DIALOGUES = ("format", "train_on", "min_target_tokens")
+_OF_TEMPLATES = ("template", "too_long", "packing", "system")
+# The settings without an effect on each kind of data.
+_WITHOUT_EFFECT = {
+    "text": _OF_DIALOGUES + _OF_TEMPLATES,
+    "sft": _OF_TEXT,
+    "dpo": _OF_TEXT + _OF_DIALOGUES,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class DataConfig:
     explains `train_on`, `too_long` and `min_target_tokens`. Without `packing`, a row has one
     dialogue.
 
+    With `kind = "dpo"`, the files contain pairs of a chosen and a rejected answer, and the model
+    learns to prefer the chosen answers.
+
     The constructor raises ValueError for a setting that has no effect on this kind of data.
     """
 
@@ -54,7 +61,7 @@ class DataConfig:
     fit_context: bool = False
     documents: Literal["ignore", "separate"] = "ignore"
     rows: Literal["stream", "aligned"] = "stream"
-    kind: Literal["text", "sft"] = "text"
+    kind: Literal["text", "sft", "dpo"] = "text"
     template: Literal["auto", "chatml", "llama3", "plain_alpaca"] = "auto"
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "ultrachat"] = (
         "auto"
@@ -71,18 +78,23 @@ class DataConfig:
                 f"data.min_target_tokens must be at least 1 ({self.min_target_tokens}); use 1"
             )
         defaults = {each.name: each.default for each in fields(self)}
-        for name in _OF_DIALOGUES if self.kind == "text" else _OF_TEXT:
+        for name in _WITHOUT_EFFECT[self.kind]:
             value = getattr(self, name)
             if value != defaults[name]:
-                remedy = "set --kind sft" if self.kind == "text" else "set --kind text"
+                kind = "text" if name in _OF_TEXT else "sft"
                 raise ValueError(
                     f"data.{name} ({value!r}) has no effect on data of the kind {self.kind}; "
-                    f"remove data.{name}, or {remedy}"
+                    f"remove data.{name}, or set --kind {kind}"
                 )
 
     @property
     def reading(self) -> Reading:
         return Reading(self.field, self.separator, self.join)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a run compares its model with a frozen copy of the model at the start."""
+        return self.kind == "dpo"
 
     @property
     def finds_documents(self) -> bool:

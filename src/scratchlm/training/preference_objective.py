@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Self
 
 import torch
@@ -72,6 +73,15 @@ def frozen_copy(model: Transformer) -> Transformer:
     """Return a copy that does not learn. It shares the weights that do not learn in `model`."""
     shared = {id(each): each for each in model.parameters() if not each.requires_grad}
     return copy.deepcopy(model, shared).requires_grad_(False).eval()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of the names and the values of all weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.contiguous().view(torch.uint8).numpy(force=True))
+    return digest.hexdigest()
 
 
 def _log_probs(model: Transformer, inputs: Tensor, targets: Tensor, first: Tensor) -> Tensor:

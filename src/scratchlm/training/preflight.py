@@ -13,42 +13,29 @@ from pathlib import Path
 
 import torch
 
-from scratchlm.costs.model_costs import (
-    Optimizer,
-    Precision,
-    TrainingMemory,
-    size_text,
-    training_memory,
-)
-from scratchlm.model.config import ModelConfig
+from scratchlm.costs.model_costs import TrainingMemory, size_text
 from scratchlm.training.trainer_config import TrainerConfig
 
 
 def check_room(
-    model: ModelConfig,
+    needed: TrainingMemory,
     train: TrainerConfig,
-    optimizer: Optimizer,
     out: Path,
     device: torch.device,
     say: Callable[[str], None],
     *,
     memory: int | None,
-    precision: Precision = "float32",
     shards: int = 1,
     beside: int = 1,
 ) -> None:
     """Check the disk and the memory of a run. `say` prints a warning if either may become full.
 
-    memory: the device's bytes (see `memory_of`); None skips the check of memory. precision: the
-    precision of matrix products. shards: ranks that divide weights, gradients and optimizer.
-    beside: ranks on this machine, which divide a CPU's memory. Raise OSError if the run cannot
-    write its folder, or if two checkpoints do not fit there (the run keeps the last checkpoint
-    while it writes the next). Raise MemoryError if weights, gradients and optimizer alone do not
-    fit.
+    memory: the device's bytes (see `memory_of`); None skips the check of memory. shards: ranks that
+    divide weights, gradients and optimizer. beside: ranks on this machine, which divide a CPU's
+    memory. Raise OSError if the run cannot write its folder, or if two checkpoints do not fit there
+    (the run keeps the last checkpoint while it writes the next). Raise MemoryError if weights,
+    gradients and optimizer alone do not fit.
     """
-    needed = training_memory(
-        model, train.batch_size, optimizer, precision=precision, accumulate=train.accumulate
-    )
     _check_writable(out)
     _check_disk(out, needed.weights + needed.optimizer, train, say)
     if memory is not None:
@@ -92,7 +79,7 @@ def _check_memory(
 ) -> None:
     if device.type == "cpu":
         have //= beside
-    fixed = (needed.weights + needed.gradients + needed.optimizer) // shards
+    fixed = needed.fixed // shards
     if fixed > have:
         raise MemoryError(
             f"the model does not fit ({size_text(fixed)} of weights, gradients and optimizer, "

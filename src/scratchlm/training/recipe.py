@@ -14,7 +14,7 @@ from torch import nn
 
 from scratchlm.checkpoint.models import read_own_template, read_own_tokenizer
 from scratchlm.costs.gpus import peak_flops
-from scratchlm.costs.model_costs import precision_of, training_flops_per_token
+from scratchlm.costs.model_costs import precision_of, training_flops_per_token, training_memory
 from scratchlm.data.conversations.prepared import PreparedDialogues
 from scratchlm.data.mixture import MixedBatches, MixedEvalBatches
 from scratchlm.data.prepare import Prepared, prepare
@@ -39,6 +39,11 @@ from scratchlm.training.fp8_layers import check_tokens, use_fp8
 from scratchlm.training.initial_weights import initialize
 from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.objective import Objective
+from scratchlm.training.preference_objective import (
+    PreferenceObjective,
+    frozen_copy,
+    weights_hash,
+)
 from scratchlm.training.preflight import check_room, memory_of
 from scratchlm.training.run_length import (
     counted,
@@ -78,8 +83,7 @@ def build(
     device = _set_device(config, ranks)
     config, data = _prepared(config, out, resume, ranks, say)
     config, batches = _planned(config, data, device, ranks, say, typed)
-    weights = config.train.init_from if resume is None else None  # a resumed run has weights
-    trainer = _assembled(config, data, batches, weights, device, ranks)
+    trainer = _assembled(config, data, batches, _weights(config, resume), device, ranks)
     if config.train.minutes is not None:
         trainer.limit = TimeLimit(60 * config.train.minutes, began)
         with agreed(ranks):
@@ -119,6 +123,23 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     return device
 
 
+def _weights(config: TrainConfig, resume: Path | None) -> str | None:
+    """Return the path of the weights that the run begins with, or None.
+
+    A resumed run has its own weights. But if it learns pairs of answers, the weights at the start
+    of the run are the weights of its reference model.
+    """
+    path = config.train.init_from
+    if resume is None or path is None or not config.data.has_reference:
+        return path if resume is None else None
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"the model that the run began from must still exist, because it is the reference "
+            f"model ({path}); move the model back to this path"
+        )
+    return path
+
+
 def _planned(
     config: TrainConfig,
     data: Prepared,
@@ -142,15 +163,22 @@ def _planned(
         config, reason = resolve_auto(config, steps, device, ranks)
         if steps is not None:
             config = of_length(config, steps, typed, say)
-        check_room(
+        train = counted(config.train)
+        needed = training_memory(
             config.model,
-            counted(config.train),
+            train.batch_size,
             config.optim.optimizer,
+            precision=precision_of(config.runtime.dtype),
+            accumulate=train.accumulate,
+            reference=config.data.has_reference,
+        )
+        check_room(
+            needed,
+            train,
             out,
             device,
             say,
             memory=memory_of(device),
-            precision=precision_of(config.runtime.dtype),
             shards=ranks.size if _is_sharded(config, ranks) else 1,
             beside=ranks.local_size,
         )
@@ -173,6 +201,7 @@ def _assembled(
         model = Transformer(config.model)
         if weights is not None:
             initialize(model, weights, data.new_ids)
+        reference = {"reference": weights_hash(model)} if config.data.has_reference else {}
         sample = _sampler(config, data)
     model, objective = _spread(model, config, device, ranks)
     seed_everything(train.seed + ranks.rank)  # ranks must drop different units
@@ -185,7 +214,7 @@ def _assembled(
         objective=objective,
         dtype=resolve_dtype(config.runtime.dtype, device),
         ranks=ranks,
-        notes=_notes(config, data, batches, sample, device, ranks),
+        notes=_notes(config, data, batches, sample, reference, device, ranks),
     )
 
 
@@ -194,18 +223,21 @@ def _notes(
     data: Prepared,
     batches: EpochBatches,
     sample: Callable[[nn.Module], str] | None,
+    reference: dict[str, Any],
     device: torch.device,
     ranks: Ranks,
 ) -> Notes:
+    """reference: the identity of the reference model, if the run has one."""
     train, tokenizer = config.train, data.tokenizer
+    vocab = tokenizer if tokenizer is not None and not reference else None
     return Notes(
-        data_id=data.data_id | _batches_id(train, config.model.context_length),
+        data_id=data.data_id | _batches_id(train, config.model.context_length) | reference,
         extra={**data.stored, "validation": data.val_id | {"batches": train.eval_batches}},
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
-        bytes_of=None if tokenizer is None else torch.from_numpy(bytes_of(tokenizer.parts)),
+        bytes_of=None if vocab is None else torch.from_numpy(bytes_of(vocab.parts)),
         sample=sample,
-        flops_per_token=training_flops_per_token(config.model),
+        flops_per_token=training_flops_per_token(config.model, reference=bool(reference)),
         peak=_peak(config.runtime.dtype, device, ranks),
         sources=batches.counts if isinstance(batches, MixedBatches) else None,
     )
@@ -308,7 +340,8 @@ def resolve_auto(
         flops = CPU_SPEED * 60 * (train.minutes or 0.0)
     else:
         tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
-        flops = tokens * training_flops_per_token(config.model)
+        reference = config.data.has_reference
+        flops = tokens * training_flops_per_token(config.model, reference=reference)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
     if runtime.dtype == "fp8" and not compiled:
         raise ValueError(
@@ -329,6 +362,11 @@ def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
 
 def _check_sharded(config: TrainConfig) -> None:
     """Raise a ValueError for a setting that a sharded model does not support."""
+    if config.data.has_reference:
+        raise ValueError(
+            "a sharded model cannot learn pairs of answers (runtime.parallel fsdp, data.kind "
+            f"{config.data.kind}); choose --runtime.parallel ddp"
+        )
     if config.runtime.dtype == "float16":
         raise ValueError(
             "a sharded model must not use float16 (runtime.parallel fsdp), because each rank would "
@@ -356,13 +394,17 @@ def _spread(
     runtime, sharded = config.runtime, _is_sharded(config, ranks)
     if not sharded:
         model = model.to(device)
-    if runtime.dtype == "fp8":
-        use_fp8(model.layers)
-    if runtime.activation_checkpointing:
-        recompute_activations(model.layers)
-    if runtime.compile == "on":
-        compile_blocks(model.layers)
     objective: nn.Module = Objective(model, config.train.z_loss)
+    if config.data.has_reference:
+        objective = PreferenceObjective(model, frozen_copy(model), config.train.dpo_beta)
+    for each in objective.children():  # the model, and its reference
+        assert isinstance(each, Transformer)
+        if runtime.dtype == "fp8":
+            use_fp8(each.layers)
+        if runtime.activation_checkpointing:
+            recompute_activations(each.layers)
+        if runtime.compile == "on":
+            compile_blocks(each.layers)
     if sharded:
         dtype = resolve_dtype(runtime.dtype, device)
         objective = fully_sharded(objective, model.layers, ranks, device, dtype)

@@ -30,7 +30,8 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
           "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
           "seed": "--train.seed {}", "context_length": "--model.context_length {}",
-          "documents": "--data.documents {}", "rows": "--data.rows {}"}  # fmt: skip
+          "documents": "--data.documents {}", "rows": "--data.rows {}",
+          "reference": "the weights that the run began from"}  # fmt: skip
 # Runs that ignore documents do not store these values.
 _IGNORED_DOCUMENTS = {"documents": "ignore", "rows": "stream"}
 
@@ -118,8 +119,9 @@ def check(
     for key in here | there:
         if here.get(key) != there.get(key):
             own = _FLAGS.get(key, "").format(there.get(key)) or "its own data"
+            what = "reference model" if key == "reference" else "batches"
             raise FileFormatError(
-                f"a resumed run must have the same batches ({path}: {key} was "
+                f"a resumed run must have the same {what} ({path}: {key} was "
                 f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with {own}, or "
                 "start a new run from these weights with --init_from"
             )

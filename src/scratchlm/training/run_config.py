@@ -211,6 +211,7 @@ def costs(
         precision="half" if half else precision_of(runtime.dtype),
         accumulate=train.accumulate,
         momentum=optim.momentum or 0.0,
+        reference=tree.get("data", {}).get("kind") == "dpo",
     )
 
 

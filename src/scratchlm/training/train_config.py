@@ -17,11 +17,28 @@ from scratchlm.training.trainer_config import TrainerConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """Store all settings of a run. The constructor raises ValueError for settings that exclude
+    each other, or that have no effect on this kind of data."""
+
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        kind, train = self.data.kind, self.train
+        if kind == "dpo" and train.init_from is None:
+            raise ValueError(
+                "training on pairs of answers must begin from a model (train.init_from is unset); "
+                "fine-tune a model with --kind sft first, and set --init_from MODEL"
+            )
+        name, default = ("z_loss", 0.0) if kind == "dpo" else ("dpo_beta", 0.1)
+        if (value := getattr(train, name)) != default:
+            raise ValueError(
+                f"train.{name} ({value}) has no effect on data of the kind {kind}; remove "
+                f"train.{name}"
+            )
 
 
 # A laptop trains this model in minutes. Its `vocab_size` comes from the tokenizer.

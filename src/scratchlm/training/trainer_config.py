@@ -21,11 +21,12 @@ class TrainerConfig:
     time of the whole process. batch_size: sequences in a micro-batch. accumulate: micro-batches in
     a step, on all ranks together. Their number grows from `ramp_from` to `accumulate` in the first
     `ramp_steps` steps (arXiv 2005.14165, table 2.1). z_loss: the loss adds z_loss · logsumexp² of
-    the logits (2204.02311). eval_every, save_every: 0 means only at the last step, which always
-    validates and saves. eval_batches: 0 means the whole validation set. keep_last: checkpoints that
-    the run keeps beside the best; 0 means all. log_every: the GPU is synchronized only every
-    `log_every` steps, a CPU at each step. sample_every: the run writes a sample of `sample_tokens`
-    tokens every `sample_every` steps. init_from: the weights of a new run.
+    the logits (2204.02311). dpo_beta: see `functional.dpo_loss`. eval_every, save_every: 0 means
+    only at the last step, which always validates and saves. eval_batches: 0 means the whole
+    validation set. keep_last: checkpoints that the run keeps beside the best; 0 means all.
+    log_every: the GPU is synchronized only every `log_every` steps, a CPU at each step.
+    sample_every: the run writes a sample of `sample_tokens` tokens every `sample_every` steps.
+    init_from: the weights of a new run.
     """
 
     out: str | None = None
@@ -39,6 +40,7 @@ class TrainerConfig:
     ramp_steps: int | None = None
     max_grad_norm: float = 1.0
     z_loss: float = 0.0
+    dpo_beta: float = 0.1
     eval_every: int = 250
     eval_batches: int = 50
     save_every: int = 1000
@@ -85,6 +87,10 @@ class TrainerConfig:
         if not 0 <= self.z_loss < math.inf:
             raise ValueError(
                 f"train.z_loss must be finite and 0 or more ({self.z_loss}); choose 0 or 1e-4"
+            )
+        if not 0 < self.dpo_beta < math.inf:
+            raise ValueError(
+                f"train.dpo_beta must be above 0 and finite ({self.dpo_beta}); use e.g. 0.1"
             )
         if (self.ramp_from is None) != (self.ramp_steps is None):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Turn the dialogues that a user specifies into the examples of a run."""
+"""Turn the dialogues that a user specifies into the examples of a run. Pairs of answers too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import numpy as np
 from tqdm import tqdm
 
 from scratchlm.data.config import DataConfig
-from scratchlm.data.conversations.batches import DialogueBatches, DialogueEvalBatches, Examples
+from scratchlm.data.conversations.batches import (
+    DialogueBatches,
+    DialogueEvalBatches,
+    Examples,
+    Pairs,
+)
 from scratchlm.data.conversations.dialogues import read_dialogues
 from scratchlm.data.conversations.examples import Counts, Learning, examples_of
 from scratchlm.data.conversations.masks import Example
+from scratchlm.data.conversations.pairs import Pair, PairCounts, pairs_of
+from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.packing import Numbers
 from scratchlm.data.proportions import Part, decimal, parts_of
+from scratchlm.data.reading.unpacked import Progress
 from scratchlm.data.sources import find_files, num_bytes
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.chat_template import ChatTemplate, template_for_training
@@ -31,8 +39,8 @@ class PreparedDialogues:
     `new_ids` are the ids that the template adds to the vocabulary of the weights.
     """
 
-    train: Examples
-    val: Examples
+    train: Examples | Pairs
+    val: Examples | Pairs
     template: ChatTemplate
     context_length: int
     packing: bool
@@ -75,15 +83,22 @@ def prepare_dialogues(
     own: the tokenizer of the initial or resumed weights. The markers of the template are special
     tokens; a tokenizer without them gets them as new ids. Without validation data, every tenth
     dialogue is held out. In a mixture, the weight of a source says how often an epoch reads each of
-    its dialogues. `say` receives a line for each decision, and the counts of each source.
+    its dialogues. `say` receives a line for each decision, and the counts of each source. The same
+    holds for pairs of answers.
 
     Raise ValueError for data without dialogues, without a tokenizer, or with a weight that is not a
-    whole number.
+    whole number. Raise ValueError for pairs if the tokenizer has no markers.
     """
     tokenizer = _tokenizer(config, say, own)
     template = template_for_training(config.template, tokenizer)
     known = min(len(tokenizer), len(own or tokenizer))
     new_ids = range(known, len(template.tokenizer))
+    if new_ids and config.kind == "dpo":
+        raise ValueError(
+            "a model must learn dialogues before it learns pairs of answers (its tokenizer has no "
+            f"{template.tokenizer.decode([new_ids[0]])}, which {template.name} needs); fine-tune "
+            "the model with --kind sft first, or choose --template plain_alpaca"
+        )
     say(f"the template of the dialogues is {template.name}{_told_of_new(new_ids, template)}")
     train, repeats = _examples(config.train, config, template, context_length, say)
     numbers = np.arange(len(train))
@@ -91,12 +106,12 @@ def prepare_dialogues(
         val_numbers = numbers[::-1][::_HELD_OUT]
         if len(val_numbers) == len(train):
             raise ValueError(
-                f"validation needs a dialogue that is not training data ({config.train} has only "
-                f"{len(train)}); add dialogues, or set --val_data FILE"
+                f"validation needs {train.KIND} that are not training data ({config.train} has "
+                f"only {len(train)}); add {train.KIND}, or set --val_data FILE"
             )
         say(
-            f"without validation data, {len(val_numbers):,} of {len(train):,} dialogues are held "
-            "out: every tenth"
+            f"without validation data, {len(val_numbers):,} of {len(train):,} {train.KIND} are "
+            "held out: every tenth"
         )
         val, numbers = train.chosen(val_numbers), np.setdiff1d(numbers, val_numbers)
     else:
@@ -151,27 +166,46 @@ def _examples(
     template: ChatTemplate,
     context_length: int,
     say: Callable[[str], None],
-) -> tuple[Examples, Numbers]:
+) -> tuple[Examples | Pairs, Numbers]:
     """Return the examples of all sources in order, and how often an epoch reads each example."""
-    learning = Learning(config.train_on, config.too_long, config.min_target_tokens)
     repeats: list[int] = []
+    store: Any = Pairs if config.kind == "dpo" else Examples
 
-    def encoded() -> Iterator[Example]:
+    def encoded() -> Iterator[Example | Pair]:
         for part in parts_of(text):
-            times, counts = _times(part), Counts()
+            times = _times(part)
             size = num_bytes(find_files(part.name))
             with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
-                read = read_dialogues(part.name, config.format, config.system, progress=bar.update)
-                for example in examples_of(read, template, context_length, learning, counts):
+                found, counts = _encoded(part.name, config, template, context_length, bar.update)
+                for example in found:
                     repeats.append(times)
                     yield example
             for line in counts.lines():
                 say(f"{part.name}: {line}")
             if times > 1:
-                say(f"{part.name}: an epoch reads each dialogue {times} times")
+                say(f"{part.name}: an epoch reads its {store.KIND} {times} times")
 
-    examples = Examples(encoded(), template.tokenizer.dtype)
+    examples = store(encoded(), template.tokenizer.dtype)
     return examples, np.array(repeats)
+
+
+def _encoded(
+    name: str,
+    config: DataConfig,
+    template: ChatTemplate,
+    context_length: int,
+    progress: Progress,
+) -> tuple[Iterator[Example | Pair], Counts | PairCounts]:
+    """Return the examples of a source, or its pairs, and what happened to them. The counts are
+    complete after the last example."""
+    if config.kind == "dpo":
+        of_pairs = PairCounts()
+        pairs = read_preferences(name, config.system, progress=progress)
+        return pairs_of(pairs, template, context_length, config.too_long, of_pairs), of_pairs
+    learning = Learning(config.train_on, config.too_long, config.min_target_tokens)
+    counts = Counts()
+    dialogues = read_dialogues(name, config.format, config.system, progress=progress)
+    return examples_of(dialogues, template, context_length, learning, counts), counts
 
 
 def _times(part: Part) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 from scratchlm.data.reading.json_values import LONGEST_NAME, told
 from scratchlm.data.reading.settings import Reading
 
-_OF_DIALOGUES = {"messages", "conversations", "instruction", "completion"}  # keys of a record
+_OF_PAIRS = {"chosen", "rejected"}  # keys of a record
+_OF_DIALOGUES = {"messages", "conversations", "instruction", "completion"}
 
 
 def text_in(value: Any, reading: Reading, what: str, place: str) -> str:
@@ -52,6 +53,8 @@ def _no_field(reading: Reading, has: list[str], key: str, place: str) -> ValueEr
     remedy = "choose a field with --field"
     if reading.field in has:
         remedy = f"for a key with a dot, use --field '{json.dumps([reading.field])}'"
+    elif _OF_PAIRS.issubset(has):
+        remedy += ", or train on pairs of answers with scratchlm-train --config dpo"
     elif _OF_DIALOGUES.intersection(has):
         remedy += ", or train on dialogues with scratchlm-train --config sft"
     what = f"{reading.field!r}, because {key!r} is missing" if reading.keys[1:] else repr(key)
