@@ -18,13 +18,14 @@ RUN = 6  # lines
 TWINS = "the readable function and its fast twin take the same parameters"
 ATTEND = (
     "functional scaled_dot_product_attention", "functional flash_attention",
-    "model/attention sdpa", "model/attention __call__",
+    "kernels/flash_attention flash_attention", "model/attention sdpa", "model/attention __call__",
 )  # fmt: skip
 # A repeat is named by the two places where it stands: module and innermost definition.
 REASONS = {
     frozenset(places): reason
     for reason, *places in [
-        (TWINS, "functional scaled_dot_product_attention", "model/attention sdpa"),
+        (TWINS, ATTEND[0], "kernels/flash_attention flash_attention", "model/attention sdpa"),
+        (TWINS, "functional flash_attention", "kernels/flash_attention flash_attention"),
         ("the protocol and all its functions take the same parameters", *ATTEND),
         ("these take a window too", *(place for place in ATTEND if "__call__" not in place)),
         (TWINS, *(f"optim/adamw adamw_update{twin}" for twin in ("", "_foreach", "_fused"))),

@@ -1,0 +1,111 @@
+"""Call the kernels of flash attention for tensors: strides, sizes, and the number of programs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from scratchlm.kernels import flash_kernels as kernels
+from scratchlm.kernels.flash_blocks import Blocks, Kernel, blocks_for
+
+_LONGEST_ROW = 2**24  # elements: 128 rows of a block then have 32-bit offsets
+
+
+class Inputs(NamedTuple):
+    """q (batch, head, query, width), k and v (batch, kv_head, key, width), first (batch, query).
+
+    `first` is int32 and contiguous. `window` implies `causal`, and is below the number of keys.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    first: Tensor | None
+    causal: bool
+    window: int | None
+
+    @property
+    def sizes(self) -> kernels.Sizes:
+        heads, queries = self.q.shape[1:3]
+        kv_heads, keys = self.k.shape[1:3]
+        return kernels.Sizes(heads, heads // kv_heads, queries, keys)
+
+    def blocks(self, kernel: Kernel) -> Blocks:
+        width = max(self.q.shape[-1], self.v.shape[-1])
+        return blocks_for(kernel, width, self.q.dtype, self.q.device)
+
+
+def forward(x: Inputs, output: Tensor, log_sums: Tensor, blocks: Blocks | None = None) -> None:
+    """Write `output` (batch, head, query, d_v), and log2 Σ exp(score) into `log_sums` (batch, head,
+    query) in fp32."""
+    if not (x.q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(
+            f"the Triton kernel needs a CUDA device ({x.q.device}); move the tensors to a GPU, or "
+            "use sdpa"
+        )
+    blocks = blocks or x.blocks("forward")
+    heads = map(_heads, (x.q, x.k, x.v, output))
+    _launch(kernels.forward, _programs(x.q, blocks.queries), blocks, x, *heads, log_sums, x.first)
+
+
+def backward(
+    x: Inputs,
+    grad: Tensor,
+    output: Tensor,
+    log_sums: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    blocks: Blocks | None = None,
+) -> None:
+    """Write the gradients of q, k and v for the gradient of the output."""
+    deltas = torch.empty_like(log_sums)
+    of_q, of_kv = blocks or x.blocks("grad_q"), blocks or x.blocks("grad_kv")
+    programs = _programs(x.q, of_q.queries)
+    q, k, v, dy, dq, dk, dv = map(_heads, (x.q, x.k, x.v, grad, *grads))
+    if programs:
+        with torch.cuda.device_of(x.q):
+            kernels.delta[(programs,)](
+                _heads(output), dy, deltas, x.sizes, DV=x.v.shape[-1], M=of_q.queries
+            )
+    numbers = (q, k, v, dy, log_sums, deltas)
+    _launch(kernels.grad_q, programs, of_q, x, *numbers, dq, x.first)
+    until = None if x.first is None else _until(x.first, x.k.shape[2])
+    programs = _programs(x.k, of_kv.keys)
+    _launch(kernels.grad_kv, programs, of_kv, x, *numbers, dk, dv, x.first, until)
+
+
+def _programs(x: Tensor, rows: int) -> int:
+    """Return the number of blocks of `rows` rows in all heads."""
+    return x.shape[0] * x.shape[1] * triton.cdiv(x.shape[2], rows)
+
+
+def _launch(kernel: Any, programs: int, blocks: Blocks, x: Inputs, *arguments: Any) -> None:
+    if not programs:  # CUDA refuses an empty grid
+        return
+    d_head = x.q.shape[-1]
+    with torch.cuda.device_of(x.q):  # Triton runs on the current device
+        kernel[(programs,)](
+            *arguments, x.sizes, x.window, d_head**-0.5, D=d_head, DV=x.v.shape[-1],
+            M=blocks.queries, N=blocks.keys, CAUSAL=x.causal, num_warps=blocks.warps,
+            num_stages=blocks.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+
+
+def _heads(x: Tensor) -> kernels.Heads:
+    if x.stride(-1) != 1 or x.stride(-2) >= _LONGEST_ROW:
+        x = x.contiguous()
+    return kernels.Heads(x, *x.stride()[:3])
+
+
+def _until(first: Tensor, keys: int) -> Tensor:
+    """first (batch, query) -> (batch, 2, key), as `grad_kv` needs: the number of queries before the
+    first query i with first[i] > key, and up to the last query with first[i] ≤ key."""
+    key = torch.arange(keys, dtype=first.dtype, device=first.device).repeat(first.shape[0], 1)
+    later = first.flip(-1).cummin(-1).values.flip(-1)  # the smallest from query i on
+    both = [
+        torch.searchsorted(each, key, right=True, out_int32=True)
+        for each in (first.cummax(-1).values, later)
+    ]
+    return torch.stack(both, 1)

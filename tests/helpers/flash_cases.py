@@ -1,0 +1,198 @@
+"""Cases of flash attention: random shapes, inputs between guards, the answer in fp64, a bound.
+
+The bound holds for each element of a result: |error| ≤ c · eps · (the sum of the absolute values of
+the terms that the result adds up). So a wrong small number counts as much as a wrong large number.
+A probability below the smallest normal number of fp16 has fewer digits, which the sum contains too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from scratchlm.kernels import flash_launch
+from scratchlm.kernels.flash_blocks import Blocks
+from scratchlm.kernels.flash_launch import Inputs
+
+SMALL = Blocks(16, 16, 4, 1)  # a short sequence has several blocks
+LIMITS = {torch.float32: 32, torch.bfloat16: 4, torch.float16: 4}  # c; exp2 decides that of fp32
+GUARD = 77.0
+NAMES = ("output", "grad_q", "grad_k", "grad_v")
+Starts = Literal["none", "documents", "padding", "any"]
+
+
+class Case(NamedTuple):
+    batch: int
+    heads: int
+    kv_heads: int
+    queries: int
+    keys: int
+    d_head: int
+    d_v: int
+    causal: bool = True
+    window: int | None = None
+    first: Starts = "none"
+    blocks: Blocks | None = SMALL  # None: those of the table
+
+
+FIXED = [
+    Case(1, 1, 1, 1, 1, 16, 16),
+    Case(1, 2, 1, 1, 33, 16, 16),
+    Case(1, 2, 2, 33, 1, 16, 16),
+    Case(1, 2, 1, 17, 17, 16, 16, window=1),
+    Case(1, 2, 1, 40, 40, 16, 16, window=16),
+    Case(1, 2, 1, 40, 40, 16, 16, window=17),
+    Case(1, 1, 1, 16, 48, 16, 16, causal=False),
+    Case(1, 4, 1, 31, 47, 24, 16),
+    Case(2, 2, 1, 33, 33, 40, 16, first="documents"),
+    Case(2, 4, 2, 50, 50, 16, 16, first="padding"),
+    Case(1, 2, 1, 50, 33, 16, 16, first="any", window=20),
+    Case(1, 2, 2, 20, 7, 16, 16, window=3),
+    Case(2, 6, 2, 50, 50, 16, 16, blocks=Blocks(32, 16, 4, 1)),
+    Case(2, 3, 1, 50, 47, 16, 24, blocks=Blocks(16, 32, 4, 1), first="documents"),
+    Case(1, 1, 1, 48, 48, 64, 64),
+    Case(1, 1, 1, 33, 33, 128, 128),
+    Case(1, 1, 1, 17, 17, 192, 128),
+    Case(1, 1, 1, 17, 17, 256, 256),
+    Case(1, 1, 1, 19, 21, 3, 5),
+]
+
+
+def cases(count: int, seed: int = 0) -> Iterator[Case]:
+    """Yield the fixed cases, then random ones."""
+    yield from FIXED[:count]
+    rng = random.Random(seed)
+    for _ in range(count - len(FIXED)):
+        heads = rng.choice([1, 2, 3, 4])
+        keys = rng.choice([1, 5, 15, 16, 17, 31, 32, 33, 47, 50])
+        d_head = rng.choice([16, 16, 16, 32, 24, 40])
+        causal = rng.random() < 0.8
+        yield Case(
+            rng.choice([1, 1, 2]) if heads < 3 else 1,
+            heads,
+            rng.choice([groups for groups in (1, 2, 3, 4) if heads % groups == 0]),
+            rng.choice([keys, keys, keys, 1, rng.randint(1, 50)]),
+            keys,
+            d_head,
+            rng.choice([d_head, d_head, 16]),
+            causal,
+            rng.choice([None, None, None, 1, 2, 7, 16, 17, 30]) if causal else None,
+            rng.choice(["none", "none", "none", "documents", "padding", "any"]),
+            rng.choice([SMALL, SMALL, Blocks(16, 32, 4, 1), Blocks(32, 16, 4, 1)]),
+        )
+
+
+def between_guards(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, guard: float
+) -> tuple[Tensor, Tensor]:
+    """Return a (batch, head, seq, width) view with a layer's strides, and the memory around it.
+
+    All of the memory contains `guard`.
+    """
+    batch, heads, seq, width = shape
+    whole = (batch + 2, seq + 2, heads + 1, width + 13)
+    memory = torch.full(whole, guard, dtype=dtype, device=device)
+    return memory[1:-1, 1:-1, :-1, 8 : 8 + width].transpose(1, 2), memory
+
+
+def firsts(case: Case, device: str) -> Tensor | None:
+    """Return the first key of each query (batch, query). The memory around it is a guard."""
+    batch, queries, keys = case.batch, case.queries, case.keys
+    if case.first == "none":
+        return None
+    if case.first == "padding":
+        values = torch.randint(0, keys, (batch, 1)).expand(batch, queries)
+    elif case.first == "any":  # not sorted, before the first key, after the last key
+        values = torch.randint(-3, keys + 3, (batch, queries))
+    else:
+        begins = torch.rand(batch, queries + keys) < 0.15
+        places = torch.arange(-queries, keys).expand(batch, -1)
+        values = torch.where(begins, places, -queries).cummax(1).values[:, -queries:].clamp(min=0)
+    memory = torch.full((batch * queries + 20,), 2**30, dtype=torch.int32, device=device)
+    return memory[10:-10].view(batch, queries).copy_(values)
+
+
+class Run(NamedTuple):
+    """The inputs of a case, and the results of the kernels: the output and three gradients."""
+
+    x: Inputs
+    grad: Tensor
+    results: tuple[Tensor, ...]
+
+
+def run(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> Run:
+    """Run the kernels with NaN around each input, and check that they write only the results."""
+    torch.manual_seed(seed)
+    c = case
+    of_q, of_k = (c.batch, c.heads, c.queries), (c.batch, c.kv_heads, c.keys)
+    shapes = (*of_q, c.d_head), (*of_k, c.d_head), (*of_k, c.d_v), (*of_q, c.d_v)
+    q, k, v, grad = (
+        between_guards(shape, dtype, device, torch.nan)[0].copy_(torch.randn(shape))
+        for shape in shapes
+    )
+    window = None if c.window is None or c.window >= c.keys else c.window
+    x = Inputs(q, k, v, firsts(c, device), c.causal or c.window is not None, window)
+
+    guarded = [between_guards(shape, dtype, device, GUARD) for shape in (shapes[3], *shapes[:3])]
+    output, *grads = (view for view, _ in guarded)
+    numbers = torch.full((c.batch * c.heads * c.queries + 20,), GUARD, device=device)
+    log_sums = numbers[10:-10].view(of_q)
+    flash_launch.forward(x, output, log_sums, c.blocks)
+    flash_launch.backward(x, grad, output, log_sums, tuple(grads), c.blocks)
+
+    results = tuple(view.clone() for view, _ in guarded)
+    for view, memory in [*guarded, (log_sums, numbers)]:
+        view.fill_(GUARD)
+        assert (memory == GUARD).all(), "a kernel wrote outside its result"
+    return Run(x, grad, results)
+
+
+def exact(x: Inputs, grad: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the output and the gradients of q, k, v in fp64, and the sums of absolute values.
+
+    This is the formula with a matrix of all scores: it shares no code with the kernels.
+    """
+    group, scale = x.q.shape[1] // x.k.shape[1], x.q.shape[-1] ** -0.5
+    q, k, v, dy = (each.double() for each in (x.q, x.k, x.v, grad))
+    k, v = (each.repeat_interleave(group, 1) for each in (k, v))
+    queries, keys = q.shape[2], k.shape[2]
+    key = torch.arange(keys, device=q.device)
+    position = torch.arange(queries, device=q.device)[:, None] + keys - queries
+    allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device)
+    if x.causal:
+        allowed = allowed & (key <= position)
+    if x.window is not None:
+        allowed = allowed & (key > position - x.window)
+    if x.first is not None:
+        allowed = allowed & (key >= x.first[:, None, :, None])
+    scores = q @ k.mT * scale
+    p = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1) * allowed
+    output = p @ v
+    ds = p * (dy @ v.mT - (dy * output).sum(-1, keepdim=True)) * scale
+    least = torch.finfo(x.q.dtype).tiny * allowed
+    terms = p * (dy.abs() @ v.abs().mT + (dy.abs() * (p @ v.abs())).sum(-1, keepdim=True)) + least
+
+    def summed(each: Tensor) -> Tensor:  # over the query heads of a group
+        return each.unflatten(1, (-1, group)).sum(2)
+
+    results = [output, ds @ k, summed(ds.mT @ q), summed(p.mT @ dy)]
+    kept = p + least
+    q_, k_, v_, dy_ = (each.abs() for each in (q, k, v, dy))
+    sums = [kept @ v_, scale * terms @ k_, scale * summed(terms.mT @ q_), summed(kept.mT @ dy_)]
+    return results, sums
+
+
+def errors(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, float]:
+    """Return the largest error of each result, in units of its bound. NaN counts as infinity."""
+    x, grad, results = run(case, dtype, device, seed)
+    found = {}
+    for name, ours, theirs, total in zip(NAMES, results, *exact(x, grad), strict=True):
+        error = (ours.double() - theirs).abs()
+        unit = torch.finfo(dtype).eps * total
+        ratio = torch.where(total > 0, error / unit, torch.where(error == 0, 0.0, torch.inf))
+        found[name] = ratio.nan_to_num(nan=torch.inf).max().item() / LIMITS[dtype]
+    return found

@@ -1,0 +1,37 @@
+"""Run tests/interpreted, where Triton's interpreter runs the kernels, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+FOLDER = Path(__file__).parents[1] / "interpreted"
+
+
+def run(path: Path, expression: str) -> None:
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", expression]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(path)],
+        cwd=FOLDER.parents[1],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+def test_the_kernels_in_the_interpreter(path: Path) -> None:
+    run(path, "not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+def test_more_of_the_kernels_in_the_interpreter(path: Path) -> None:
+    run(path, "slow")
