@@ -21,6 +21,7 @@ from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.training.fp8_layers import use_fp8
 from scratchlm.training.objective import Objective
+from scratchlm.training.preference_objective import PreferenceObjective, frozen_copy
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
 
@@ -98,29 +99,38 @@ def test_the_cache_is_as_large_as_it_is_said_to_be() -> None:
 
 
 class OneBatch:
-    def __init__(self, ids: torch.Tensor) -> None:
-        self.ids = ids
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        self.tensors = tensors
 
     def batch(self, index: int) -> Batch:
-        return Batch(self.ids, self.ids)
+        return Batch(*self.tensors)
 
 
-def real_peak(config: ModelConfig, batch: int, optimizer: str, accumulate: int) -> int:
+def real_peak(
+    config: ModelConfig, batch: int, optimizer: str, accumulate: int, *, reference: bool = False
+) -> int:
     """Return the peak bytes of tensors in a trainer's third step: the bytes before the step, and
-    the most that the profiler sees allocated during the step."""
+    the most that the profiler sees allocated during the step. With `reference`, each row is a
+    pair of answers."""
     torch.manual_seed(0)
     model = Transformer(config)
     steps = build_optimizer(OptimConfig(optimizer=optimizer), model)  # type: ignore[arg-type]
     ids = torch.randint(config.vocab_size, (batch, config.context_length))
     settings = TrainerConfig(iterations=3, accumulate=accumulate, batch_size=batch)
-    trainer = Trainer(model, steps, OneBatch(ids), settings)
+    batches, objective = OneBatch(ids, ids), None
+    if reference:
+        second = (torch.arange(config.context_length) >= config.context_length // 2).expand_as(ids)
+        batches = OneBatch(ids, ids, second * config.context_length // 2, 1 - 2 * second.int())
+        objective = PreferenceObjective(model, frozen_copy(model))
+    trainer = Trainer(model, steps, batches, settings, objective=objective)
     state: list[Any] = []
     for step in range(3):
         steps.zero_grad(set_to_none=True)
         state = [value for one in steps.state.values() for value in one.values()]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=step == 2) as profiled:
             trainer.train_step()
-    kept = [*model.parameters(), *(value for value in state if isinstance(value, torch.Tensor))]
+    weights = {*model.parameters(), *trainer.objective.parameters()}
+    kept = [*weights, *(value for value in state if isinstance(value, torch.Tensor))]
     assert profiled.profiler is not None
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
@@ -156,6 +166,17 @@ def test_memory_is_within_15_percent_of_what_a_step_takes(
     estimate = model_costs.training_memory(config, batch, optimizer, accumulate=accumulate).peak
     real = real_peak(config, batch, optimizer, accumulate)
     assert estimate == pytest.approx(real, rel=0.15)
+
+
+@pytest.mark.parametrize("lora", [None, EVERYWHERE], ids=["whole", "adapters"])
+def test_memory_of_a_step_on_pairs(lora: LoRAConfig | None) -> None:
+    """A reference model needs its weights. With adapters, it shares the frozen weights."""
+    config = ModelConfig(2048, 64, 256, 4, 4, lora=lora)
+    alone, both = (model_costs.training_memory(config, 4, reference=each) for each in (False, True))
+    real = real_peak(config, 4, "adamw", 1, reference=True)
+    assert both.peak == pytest.approx(real, rel=0.15)
+    assert both.peak - alone.peak == alone.gradients
+    assert (alone.gradients < alone.weights / 10) == (lora is not None)
 
 
 @pytest.mark.gpu

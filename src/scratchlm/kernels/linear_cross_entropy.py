@@ -58,6 +58,25 @@ def check_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) ->
         raise ValueError(f"chunk must be at least 1 token ({chunk}); pass e.g. 512")
 
 
+def chunk_buffers(tokens: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight (vocab, d_model) -> logits and probabilities (tokens, vocab), without values.
+
+    All chunks share these buffers, because new memory pages cost as much as a softmax. In fp32 one
+    buffer is enough for both, because log_softmax reads each element before it writes it.
+    """
+    logits = torch.empty(tokens, len(weight), dtype=weight.dtype, device=weight.device)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return logits, logits if weight.dtype == wide else torch.empty_like(logits, dtype=wide)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the matrix product of `left` and `right` to `total`, whose dtype may be wider."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -104,12 +123,8 @@ def _sum_over_chunks(
     index = targets.unsqueeze(-1).masked_fill(uncounted, 0)
     cross_entropy = torch.zeros((), dtype=wide, device=device)
     squares = torch.zeros((), dtype=wide, device=device)
-
-    # All chunks share these buffers, because new memory pages cost as much as a softmax. In fp32
-    # one buffer is enough for both, because log_softmax reads each element before it writes it.
     tokens = hidden.shape[0]
-    all_logits = torch.empty(min(chunk, tokens), weight.shape[0], dtype=dtype, device=device)
-    all_probs = all_logits if dtype == wide else torch.empty_like(all_logits, dtype=wide)
+    all_logits, all_probs = chunk_buffers(min(chunk, tokens), weight)
     with torch.autocast(device.type, enabled=False):
         for start in range(0, tokens, chunk):
             part = slice(start, min(start + chunk, tokens))
@@ -136,8 +151,6 @@ def _sum_over_chunks(
                 grad_logits = logits.copy_(grad_logits)
             if grad_hidden is not None:
                 grad_hidden[part] = (grad_logits @ weight).masked_fill_(skipped, 0)
-            if grad_weight is not None and grad_weight.dtype == dtype:
-                grad_weight.addmm_(grad_logits.T, x)
-            elif grad_weight is not None:
-                grad_weight += grad_logits.T @ x
+            if grad_weight is not None:
+                add_product(grad_weight, grad_logits.T, x)
     return cross_entropy + z_loss * squares, cross_entropy

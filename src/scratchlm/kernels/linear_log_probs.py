@@ -9,14 +9,14 @@ So the backward pass computes the logits of each chunk a second time: one more m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scratchlm.functional import IGNORED
-from scratchlm.kernels.linear_cross_entropy import CHUNK, check_shapes
+from scratchlm.kernels.linear_cross_entropy import CHUNK, add_product, check_shapes, chunk_buffers
 
 
 def linear_log_probs(
@@ -49,8 +49,9 @@ class _LinearLogProbs(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         found = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            for part, _, log_probs, target, skipped in _chunks(hidden, weight, targets, ctx):
-                found[part] = log_probs.gather(-1, target).masked_fill(skipped, 0).squeeze(-1)
+            for each in _chunks(hidden, weight.to(dtype), targets, chunk):
+                log_probs = each.log_probs.gather(-1, each.target)
+                found[each.part] = log_probs.masked_fill(each.is_ignored, 0).squeeze(-1)
         return found
 
     @staticmethod
@@ -60,33 +61,44 @@ class _LinearLogProbs(torch.autograd.Function):
         low, wide = weight.to(ctx.dtype), torch.promote_types(weight.dtype, torch.float32)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
-        for part, x, log_probs, target, skipped in _chunks(hidden, weight, targets, ctx):
-            incoming = grad[part].unsqueeze(-1).to(log_probs.dtype).masked_fill(skipped, 0)
+        for part, x, logits, log_probs, target, is_ignored in _chunks(
+            hidden, low, targets, ctx.chunk
+        ):
+            incoming = grad[part].unsqueeze(-1).masked_fill(is_ignored, 0)
             grad_logits = log_probs.exp_().mul_(-incoming).scatter_add_(-1, target, incoming)
-            grad_logits = grad_logits.to(ctx.dtype)
+            if grad_logits.dtype != logits.dtype:
+                grad_logits = logits.copy_(grad_logits)
             if grad_hidden is not None:
                 grad_hidden[part] = grad_logits @ low
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ x
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None,
-            None,
-        )
+                add_product(grad_weight, grad_logits.T, x)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None
 
 
-def _chunks(
-    hidden: Tensor, weight: Tensor, targets: Tensor, ctx: Any
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield for each chunk of tokens: its place, hidden, log-probabilities (token, vocab), targets
-    (token, 1), and whether each target is ignored (token, 1)."""
-    weight, wide = weight.to(ctx.dtype), torch.promote_types(ctx.dtype, torch.float32)
-    for start in range(0, len(hidden), ctx.chunk):
-        part = slice(start, start + ctx.chunk)
+class _Chunk(NamedTuple):
+    """One chunk of tokens. logits, log_probs: (token, vocab), perhaps in the same memory. target,
+    is_ignored: (token, 1)."""
+
+    part: slice
+    x: Tensor
+    logits: Tensor
+    log_probs: Tensor
+    target: Tensor
+    is_ignored: Tensor
+
+
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Iterator[_Chunk]:
+    """Yield the chunks in order. Each chunk overwrites the logits of the chunk before it."""
+    all_logits, all_log_probs = chunk_buffers(min(chunk, len(hidden)), weight)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
         target = targets[part].unsqueeze(-1)
-        skipped = target == IGNORED
+        is_ignored = target == IGNORED
         # An ignored token is a zero vector, so that it may contain any number, also NaN.
-        x = hidden[part].to(ctx.dtype).masked_fill(skipped, 0)
-        log_probs = torch.log_softmax(x @ weight.T, -1, dtype=wide)
-        yield part, x, log_probs, target.masked_fill(skipped, 0), skipped
+        x = hidden[part].to(weight.dtype).masked_fill(is_ignored, 0)
+        logits, log_probs = all_logits[: len(x)], all_log_probs[: len(x)]
+        torch.mm(x, weight.T, out=logits)
+        torch.log_softmax(logits, -1, dtype=log_probs.dtype, out=log_probs)
+        yield _Chunk(part, x, logits, log_probs, target.masked_fill(is_ignored, 0), is_ignored)
