@@ -71,11 +71,15 @@ def _size(inputs: list[int], targets: list[int]) -> int:
 def _tokens(
     inputs: list[int], targets: list[int], first: list[int] | None, separator: int | None
 ) -> list[_Token]:
-    """Return the inputs, and the last target. The other targets are inputs too."""
+    """Return the inputs, and the targets that are no inputs: the last target of the row, and the
+    last target of each dialogue."""
     tokens = []
     for place, id in enumerate(inputs):
         begins = inputs[place - 1] == separator if first is None else first[place] == place
         is_target = place > 0 and targets[place - 1] != IGNORED
+        if is_target and targets[place - 1] != id:  # the end of a dialogue is no input
+            tokens.append(_Token(targets[place - 1], True, False))
+            is_target = False
         tokens.append(_Token(id, is_target, place == 0 or begins))
     if targets and targets[-1] != IGNORED:
         tokens.append(_Token(targets[-1], True, inputs[-1] == separator))
