@@ -105,7 +105,7 @@ def test_the_reference_of_a_resumed_run_must_be_the_same(folder, tmp_path, capsy
     shutil.move(tmp_path / "base", tmp_path / "moved")
     assert train(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"must still exist, because it is the reference model ({tmp_path / 'base'}); " in line
+    assert f"({tmp_path / 'base'}) must still exist, because it is the reference model; " in line
     model = load_model(tmp_path / "moved", "cpu")
     model.norm.weight.data[0] += 1e-6
     tokenizer = tokenizer_with("<|endoftext|>", *CHATML).to_json()

@@ -134,8 +134,8 @@ def _weights(config: TrainConfig, resume: Path | None) -> str | None:
         return path if resume is None else None
     if not Path(path).exists():
         raise FileNotFoundError(
-            f"the model that the run began from must still exist, because it is the reference "
-            f"model ({path}); move the model back to this path"
+            f"the model that the run began from ({path}) must still exist, because it is the "
+            "reference model; move the model back to this path"
         )
     return path
 
