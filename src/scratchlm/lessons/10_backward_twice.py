@@ -330,8 +330,8 @@ WRONG = [constant_slope, adds_up, not_squared, by_x, no_graph]
 FAULTS = [  # planted in the library, each must make this lesson fail
     (
         "scratchlm.training.trainer",
-        "mean = total / num_targets + ",
-        "mean = total / (batch.targets != -100).sum() / len(micro) + ",
+        "mean = loss / num_terms + ",
+        "mean = loss / batch.num_terms() / len(micro) + ",
     ),
     (
         "scratchlm.training.micro_batches",
