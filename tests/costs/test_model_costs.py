@@ -94,8 +94,8 @@ def test_flops_by_hand() -> None:
 def test_the_cache_is_as_large_as_it_is_said_to_be() -> None:
     config = ModelConfig(100, 64, 32, 3, 4, num_kv_heads=2)
     cache = Transformer(config).new_cache(5, 40)
-    real = cache.keys.nbytes + cache.values.nbytes
-    assert model_costs.cache_bytes(config, 40, 5, 4) == real
+    assert model_costs.cache_bytes(config, 40, 5, 4) == cache.nbytes
+    assert cache.nbytes == cache.keys.nbytes + cache.values.nbytes
 
 
 class OneBatch:
@@ -156,9 +156,11 @@ def real_peak(
         (ModelConfig(5000, 128, 64, 2, 4, vocab_multiple=64), 4, "adamw", 1),
         (from_file("pile-13m"), 4, "adamw", 1),  # most of it logits
         (ModelConfig(2048, 64, 256, 4, 4, lora=EVERYWHERE), 4, "adamw", 1),
+        (ModelConfig(512, 128, 128, 4, 4, window=16, window_pattern="SSSL", nope_every=4,
+                     local_rope_theta=1e3), 8, "adamw", 1),
     ],
     ids=["llama", "gpt2", "gated", "moe", "weights", "accumulated", "muon", "sgd", "padded",
-         "pile-13m", "adapters"],
+         "pile-13m", "adapters", "layers"],
 )  # fmt: skip
 def test_memory_is_within_15_percent_of_what_a_step_takes(
     config: ModelConfig, batch: int, optimizer: Any, accumulate: int

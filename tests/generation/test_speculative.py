@@ -14,11 +14,12 @@ from torch import Tensor
 from helpers import chi_square
 from helpers.twins import loud
 from helpers.variants import small
-from scratchlm import Transformer, generate
+from scratchlm import BPETokenizer, TextGenerator, Transformer, generate
 from scratchlm.generation.decoder import Decoder
 from scratchlm.generation.sampling import Continuation
 from scratchlm.generation.speculative import judge, speculate
 from scratchlm.generation.strategies import Strategy
+from scratchlm.model.kv_cache import REWIND
 
 GREEDY = Strategy(temperature=0)
 
@@ -130,6 +131,21 @@ def test_behind_the_drafts_context_the_large_model_goes_on_alone(
         text = finished(decoder, draft, [1, 2, 3], GREEDY)
         assert text.ids == generate(large, [1, 2, 3], 30, temperature=0)
         assert bool(draft.passes) == (context_length >= 3)
+
+
+def test_models_with_windows_can_forget_few_tokens() -> None:
+    """The text is that of the large model alone. More guesses than the cache can forget are
+    refused."""
+    torch.manual_seed(0)
+    large, draft = (
+        loud(small(context_length=160, num_layers=n, window=3, window_pattern="SL")) for n in (3, 1)
+    )
+    decoders = Decoder(large, 100), Decoder(draft, 100)
+    text = finished(*decoders, [1, 2, 3], GREEDY, num_draft=REWIND)
+    assert text.ids == generate(large, [1, 2, 3], 100, temperature=0)
+    tokenizer = BPETokenizer({byte: bytes([byte]) for byte in range(61)}, [])
+    with pytest.raises(ValueError, match=r"num_draft must be at most 16 .* a window \(17\); dec"):
+        TextGenerator(large, tokenizer, draft_model=draft, num_draft=REWIND + 1)
 
 
 @pytest.mark.parametrize("num_draft", [1, 4])

@@ -20,6 +20,7 @@ from scratchlm.costs.gpus import GPUS
 from scratchlm.devices.runtime_config import Dtype
 from scratchlm.kernels.linear_cross_entropy import CHUNK
 from scratchlm.model.config import ModelConfig
+from scratchlm.model.kv_cache import stored_positions
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.groups import muon_groups
 from scratchlm.optim.muon import stacks
@@ -95,9 +96,10 @@ def flops_per_token(config: ModelConfig) -> float:
     Attention takes 2 · 2 · d_head for each head and key. A token attends to T/2 keys on average, or
     to w − w²/2T keys with a window of w.  arXiv 2204.02311, appendix B
     """
-    window = min(config.window or config.context_length, config.context_length)
-    keys = window * (1 - window / (2 * config.context_length))
-    attention = config.num_layers * config.num_heads * config.d_head * keys
+    context = config.context_length
+    reach = [min(window or context, context) for window in config.windows]
+    keys = sum(each * (1 - each / (2 * context)) for each in reach)
+    attention = config.num_heads * config.d_head * keys
     return 2 * _multiplying(config) + 4 * attention
 
 
@@ -261,10 +263,13 @@ def loss_bytes(config: ModelConfig, tokens: int, *, precision: Precision = "floa
 
 
 def cache_bytes(config: ModelConfig, context_length: int, batch_size: int, itemsize: int) -> int:
-    """Return the bytes of a KV cache: keys and values of every layer, position and sequence."""
+    """Return the bytes of a KV cache: keys and values of every layer, position and sequence.
+
+    A layer with a window stores only the positions that its window reaches, and a few more.
+    """
     assert config.num_kv_heads is not None  # ModelConfig resolves it
-    numbers = 2 * config.num_layers * config.num_kv_heads * config.d_head
-    return numbers * context_length * batch_size * itemsize
+    positions = sum(stored_positions(window, context_length) for window in config.windows)
+    return 2 * positions * config.num_kv_heads * config.d_head * batch_size * itemsize
 
 
 def training_report(

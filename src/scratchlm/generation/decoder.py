@@ -194,9 +194,7 @@ class Decoder:
         for row in full:
             fresh = self.model.new_cache(1, kept, dtype=self.cache_dtype)
             self._read(torch.tensor([self.ids[row][-kept:]]), fresh, [0])
-            end = self.cache.length
-            self.cache.keys[:, row, :, end - kept : end] = fresh.keys[:, 0]
-            self.cache.values[:, row, :, end - kept : end] = fresh.values[:, 0]
+            self.cache.replace_last(row, fresh)
             self.lengths[row] = kept
         self._align()
 
@@ -238,7 +236,7 @@ class CompiledStep:
         room = min(1 << (room - 1).bit_length(), self.model.config.context_length)
         del self._free[:-KEPT]
         for cache in self._free:
-            if cache.keys.shape[1] == batch_size and cache.context_length == room:
+            if cache.batch_size == batch_size and cache.context_length == room:
                 self._free.remove(cache)
                 break
         else:

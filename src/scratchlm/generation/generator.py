@@ -33,6 +33,7 @@ from scratchlm.generation.sampling import (
 from scratchlm.generation.speculative import speculate
 from scratchlm.generation.strategies import Strategy
 from scratchlm.generation.text_stream import check_stop, with_text
+from scratchlm.model.kv_cache import REWIND
 from scratchlm.model.transformer import Transformer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.chat_template import ChatTemplate
@@ -121,6 +122,12 @@ class TextGenerator:
             draft_model = transformer_of(draft_model)
             check_ids(tokenizer, (), (), draft_model.config.vocab_size, "draft model")
             self.draft = packed(draft_model.to(place), weights)
+            windows = {model.config.window, draft_model.config.window}
+            if windows != {None} and num_draft > REWIND:
+                raise ValueError(
+                    f"num_draft must be at most {REWIND} for models with a window ({num_draft}); "
+                    "decrease num_draft"
+                )
         self.num_draft = num_draft
         self.tokenizer = tokenizer
         # A tokenizer may skip numbers. No token has these ids.

@@ -211,6 +211,7 @@ class MultiHeadAttention(nn.Module):
         q, k = self.rope.turn(q, k, positions)
         if cache is not None:
             k, v = cache.update(k, v)  # in the cache's dtype, which may be wider
+            mask, first = cache.cut(mask, first, x.shape[-2], k.shape[-2])
         # Without documents, `attend` may be a function that accepts no `first`.
         own = {} if first is None else {"first": first}
         attended = self.attend(q.to(k.dtype), k, v, mask, causal=self.causal, **own).to(x.dtype)

@@ -178,6 +178,12 @@ class ModelConfig:
     feed-forward layer `silu` is SwiGLU without its gate. With `lora`, the model has adapters, and
     all other weights are frozen.
 
+    Three settings make the attention of the layers different. `window_pattern` has a letter for
+    each layer, and repeats over the layers: S for attention to the last `window` keys, and L for
+    attention to all keys (arXiv 2408.00118). With `nope_every` n, the layers n, 2n, 3n, … have no
+    rotary positions (arXiv 2501.18795). `local_rope_theta` is the rotary base of the layers with a
+    window, which then do not use `rope_scaling` either (Gemma 3, arXiv 2503.19786).
+
     The constructor raises ValueError for a value that is out of range or has no effect.
     """
 
@@ -207,6 +213,9 @@ class ModelConfig:
     qk_norm_gain: bool = True
     gated_attention: Gate = "none"
     window: int | None = None
+    window_pattern: str | None = None
+    nope_every: int | None = None
+    local_rope_theta: float | None = None
     moe: MoEConfig | None = None
     lora: LoRAConfig | None = None
 
@@ -234,7 +243,7 @@ class ModelConfig:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.d_ff is None:
             object.__setattr__(self, "d_ff", default_d_ff(self.d_model, self.ffn))
-        for name in ("num_kv_heads", "d_ff", "head_dim", "window"):
+        for name in ("num_kv_heads", "d_ff", "head_dim", "window", "nope_every"):
             if getattr(self, name) is not None:
                 _require_count(name, getattr(self, name))
         for name in (
@@ -247,14 +256,33 @@ class ModelConfig:
                 )
         for name, example in (("rope_theta", _ROPE_THETA), ("norm_eps", 1e-5)):
             _require_positive(name, getattr(self, name), example=example)
+        if self.local_rope_theta is not None:
+            _require_positive("local_rope_theta", self.local_rope_theta, example=_ROPE_THETA)
         _require_fraction("dropout", self.dropout)
         self._check_heads()
         self._check_position()
+        self._check_layers()
         self._check_effects()
 
     @property
     def d_head(self) -> int:
         return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def windows(self) -> list[int | None]:
+        """The window of each layer; None: the layer attends to all keys so far."""
+        pattern = self.window_pattern or "S"
+        kinds = (pattern[layer % len(pattern)] for layer in range(self.num_layers))
+        return [self.window if kind == "S" else None for kind in kinds]
+
+    @property
+    def rotary(self) -> list[bool]:
+        """Whether each layer has rotary positions."""
+        every = self.nope_every or self.num_layers + 1
+        return [
+            self.position == "rope" and layer % every != 0
+            for layer in range(1, self.num_layers + 1)
+        ]
 
     @property
     def derived(self) -> list[str]:
@@ -294,12 +322,41 @@ class ModelConfig:
                     )
             case other:
                 rope = (self.rope_theta, self.rope_interleaved, self.rope_scaling)
+                for name in ("nope_every", "local_rope_theta"):
+                    if getattr(self, name) is not None:
+                        raise ValueError(
+                            f"{name} ({getattr(self, name)}) has no effect with position {other}; "
+                            f"remove {name}"
+                        )
                 if rope != (_ROPE_THETA, False, None):
                     raise ValueError(
                         f"rope_theta ({rope[0]}), rope_interleaved ({rope[1]}) and rope_scaling "
                         f"({rope[2]}) have no effect with position {other}; remove these settings, "
                         f"or set their defaults: {_ROPE_THETA:g}, false, none"
                     )
+
+    def _check_layers(self) -> None:
+        """Raise ValueError for settings of single layers that are wrong or have no effect."""
+        pattern = self.window_pattern
+        if pattern is not None:
+            if not isinstance(pattern, str) or set(pattern) != {"S", "L"}:
+                raise ValueError(
+                    f"window_pattern must contain the letters S and L ({pattern!r}); use e.g. "
+                    "'SSSL', or remove window_pattern if all layers are equal"
+                )
+            if self.window is None:
+                raise ValueError(
+                    f"window_pattern ({pattern}) has no effect without window; set window too"
+                )
+        if self.nope_every == 1:
+            raise ValueError(
+                "nope_every must be at least 2 (1); set position to none if no layer has positions"
+            )
+        if self.local_rope_theta is not None and pattern is None:
+            raise ValueError(
+                f"local_rope_theta ({self.local_rope_theta}) has no effect without window_pattern; "
+                "set window_pattern, or use rope_theta"
+            )
 
     def _check_effects(self) -> None:
         """Raise ValueError for a setting that has no effect."""

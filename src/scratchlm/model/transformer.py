@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +40,17 @@ class TransformerBlock(nn.Module):
     """x (..., seq, d_model) -> (..., seq, d_model), in two residual steps.
 
     x + attn(attn_norm(x)), then x + ffn(ffn_norm(x)).  Pre-norm: arXiv 2002.04745
+
+    `layer` is the number of the block, which determines the window of its attention.
     """
 
     def __init__(
-        self, config: ModelConfig, *, rope: RotaryEmbedding | None = None, attend: Attend = sdpa
+        self,
+        config: ModelConfig,
+        *,
+        layer: int = 0,
+        rope: RotaryEmbedding | None = None,
+        attend: Attend = sdpa,
     ) -> None:
         super().__init__()
         assert config.d_ff is not None  # ModelConfig replaces None
@@ -59,7 +67,7 @@ class TransformerBlock(nn.Module):
             qk_norm=config.qk_norm,
             qk_norm_gain=config.qk_norm_gain,
             gate=config.gated_attention,
-            window=config.window,
+            window=config.windows[layer],
             norm_eps=config.norm_eps,
         )
         self.ffn_norm = _new_norm(config)
@@ -125,9 +133,9 @@ class Transformer(nn.Module):
                 case "rope" | "none":
                     self.position_embedding = NoPositions()
             self.dropout = nn.Dropout(config.dropout)
-            rope = _new_rope(config)  # all layers use this one table
             self.layers = nn.ModuleList(
-                TransformerBlock(config, rope=rope, attend=attend) for _ in range(config.num_layers)
+                TransformerBlock(config, layer=layer, rope=rope, attend=attend)
+                for layer, rope in enumerate(_new_ropes(config))
             )
             self.norm = _new_norm(config)
             self.lm_head = Linear(config.d_model, config.padded_vocab_size)
@@ -294,6 +302,7 @@ class Transformer(nn.Module):
             self.config.d_head,
             device=weight.device,
             dtype=weight.dtype if dtype is None else dtype,
+            windows=self.config.windows,
         )
 
     def auxiliary_loss(self) -> Tensor | None:
@@ -338,18 +347,24 @@ def as_ids(ids: Ids, device: torch.device) -> Tensor:
     return torch.from_numpy(array.astype(np.int64)).to(device)
 
 
-def _new_rope(config: ModelConfig) -> RotaryEmbedding | None:
-    match config.position:
-        case "rope":
-            return RotaryEmbedding(
-                config.d_head,
-                config.context_length,
-                config.rope_theta,
-                config.rope_interleaved,
-                scaling=config.rope_scaling,
-            )
-        case "learned" | "none":
-            return None
+def _new_ropes(config: ModelConfig) -> list[RotaryEmbedding | None]:
+    """Return the rotary positions of each layer. All layers of one kind use the same table."""
+    new = partial(
+        RotaryEmbedding,
+        config.d_head,
+        config.context_length,
+        interleaved=config.rope_interleaved,
+    )
+    ropes = {}
+    if True in config.rotary:
+        ropes["all"] = new(theta=config.rope_theta, scaling=config.rope_scaling)
+        ropes["window"] = ropes["all"]
+    if config.local_rope_theta is not None:
+        ropes["window"] = new(theta=config.local_rope_theta)
+    return [
+        ropes["all" if window is None else "window"] if rotary else None
+        for window, rotary in zip(config.windows, config.rotary, strict=True)
+    ]
 
 
 def _new_norm(config: ModelConfig) -> nn.Module:
