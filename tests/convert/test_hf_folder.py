@@ -172,6 +172,20 @@ def change(folder: Path, **values: Any) -> None:
         ({"is_causal": False}, r"is_causal False\); use a model with is_causal True"),
         ({"intermediate_size": None}, r"intermediate_size is null"),
         ({"layer_types": ["sliding_attention"] * 2}, r"layer_types must all be full_attention"),
+        (
+            {"model_type": "smollm3", "no_rope_layers": [0, 1]},
+            r"no_rope_layers \[0, 1\]\); use a model with a 0 at every nth layer",
+        ),
+        (
+            {"model_type": "smollm3", "use_sliding_window": True},
+            r"use_sliding_window True\); use a",
+        ),
+        (
+            {"model_type": "mellum"},
+            r"a mellum with experts is not supported .*mlp_layer_types None",
+        ),
+        ({"model_type": "gemma2"}, r"parts that are not supported .*soft-cap in attention.*; use"),
+        ({"model_type": "gpt_oss"}, r"parts that are not supported .*: experts with biases"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, r"rope_scaling .* differ"),
         ({"num_hidden_layers": 10**30}, r"config.json does not describe a valid model"),
         ({"vocab_size": 10**30}, r"config.json does not describe a valid model"),
@@ -251,7 +265,16 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
         ({"gated_attention": "headwise"}, "llama, without gated_attention headwise"),
         ({"ffn": "relu2"}, "llama, without ffn relu2"),
         ({"qk_norm": True, "qk_norm_gain": False}, "qwen3, without qk_norm_gain False"),
-        ({"window": 8}, "llama, without window 8"),
+        ({"window": 8, "bias": True}, "mistral, without bias True"),
+        (
+            {"window": 8, "window_pattern": "SSL", "nope_every": 4},
+            "ministral, without nope_every 4",
+        ),
+        (
+            {"window": 8, "window_pattern": "SL", "local_rope_theta": 1e3},
+            "ministral, without local_rope_theta 1000.0",
+        ),
+        ({"nope_every": 2, "qk_norm": True}, "qwen3, without nope_every 2"),
         ({"moe": MoEConfig(4, 2, num_shared=1)}, "mixtral, without moe.num_shared 1"),
         ({"moe": MoEConfig(4, 2), "qk_norm": True}, "mixtral, without qk_norm True"),
         (

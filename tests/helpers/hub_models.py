@@ -42,6 +42,34 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def kinds(letters: str) -> list[str]:
+    """The `layer_types` of a pattern of S and L."""
+    return [{"S": "sliding_attention", "L": "full_attention"}[letter] for letter in letters]
+
+
+# Layers of several kinds: six of Gemma 3's, with its two rotary bases, and others
+MODELS |= {
+    "smollm3": ("SmolLM3", SIZES | {"num_hidden_layers": 5, "tie_word_embeddings": True,
+                                    "pad_token_id": None}),
+    "smollm3-halves": ("SmolLM3", SIZES | {"no_rope_layers": [1, 0],
+                                           "no_rope_layer_interval": 2, "pad_token_id": None}),
+    "mistral": ("Mistral", SIZES | {"sliding_window": 8, "head_dim": 16}),
+    "ministral": ("Ministral", SIZES | {"sliding_window": 8, "layer_types": kinds("SL"),
+                                        "head_dim": 8}),
+    "qwen2-window": ("Qwen2", SIZES | {"use_sliding_window": True, "sliding_window": 8,
+                                       "max_window_layers": 1}),
+    "qwen3-window": ("Qwen3", SIZES | {"use_sliding_window": True, "sliding_window": 8,
+                                       "head_dim": 16, "layer_types": kinds("SL")}),
+    "gemma3-layers": ("Mellum", SIZES | {
+        "num_hidden_layers": 6, "head_dim": 16, "sliding_window": 8, "initializer_range": 0.15,
+        "layer_types": kinds("SSSSSL"), "mlp_layer_types": ["dense"] * 6,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 8.0},
+        }}),
+}  # fmt: skip
+
+
 def theirs_of(name: str) -> Any:
     """A model of `transformers` with random weights: biases and gains too."""
     import transformers

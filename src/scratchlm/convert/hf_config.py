@@ -13,10 +13,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from scratchlm.convert.hf_layers import WITH_PATTERN, WITH_WINDOW, layers_from, layers_to
+from scratchlm.convert.hf_rope import rope_from, rope_to
 from scratchlm.errors import FileFormatError
 from scratchlm.files.file_kinds import check_downloaded
 from scratchlm.files.strict_json import parse_json
-from scratchlm.model.config import ModelConfig, MoEConfig, RopeScaling
+from scratchlm.model.config import ModelConfig, MoEConfig
 
 Json = dict[str, Any]
 
@@ -51,6 +53,10 @@ NAMES = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "mixtral": _LLAMA,
+    "mistral": _LLAMA,
+    "ministral": _LLAMA,
+    "smollm3": _LLAMA,
+    "mellum": _LLAMA,
 }
 # The fields that a Hugging Face architecture fixes, under our names.
 _FIXED: dict[str, Json] = {
@@ -59,6 +65,10 @@ _FIXED: dict[str, Json] = {
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": True},
     "mixtral": {},
+    "mistral": {},
+    "ministral": {},
+    "smollm3": {},
+    "mellum": {"qk_norm": True},
 }
 # The defaults of Hugging Face classes for keys that config.json lacks.
 _DEFAULTS: dict[str, Json] = {
@@ -69,9 +79,29 @@ _DEFAULTS: dict[str, Json] = {
         "tie_word_embeddings": True,
     },
     "llama": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0},
-    "qwen2": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0},
-    "qwen3": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "head_dim": 128},
+    "qwen2": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+    "qwen3": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "head_dim": 128,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
     "mixtral": {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
+    "mistral": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "sliding_window": 4096},
+    "ministral": {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0, "sliding_window": 4096},
+    "smollm3": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 2_000_000.0,
+        "no_rope_layer_interval": 4,
+        "tie_word_embeddings": True,
+    },
+    "mellum": {"rms_norm_eps": 1e-6, "head_dim": 128, "sliding_window": 1024},
 }
 _COMMON_DEFAULTS = {"tie_word_embeddings": False, "num_key_value_heads": None, "head_dim": None}
 # Keys with the only values that our model supports.
@@ -83,17 +113,29 @@ _REQUIRED = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
-    "use_sliding_window": (False,),
     "is_causal": (True,),
     "activation": ("swiglu",),
     "partial_rotary_factor": (1.0,),
+}
+# Keys that one architecture has, with the only values that our model supports.
+_OWN_REQUIRED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": {"use_sliding_window": (False,)},
+    "smollm3": {"use_sliding_window": (False,)},
+}
+# Settings of experts, which have no effect in a model without experts.
+_OWN_SILENT = {"mellum": {"moe_intermediate_size", "norm_topk_prob", "num_experts"}}
+# Architectures of which our model lacks a part, and these parts.
+_LACKED = {
+    "gemma2": "norms after each branch, a soft-cap in attention, GeGLU",
+    "gemma3_text": "norms after each branch, scaled embeddings, GeGLU",
+    "gpt_oss": "experts with biases and a clamped activation",
 }
 # These keys do not change what a trained model computes. A key that is neither here nor above
 # raises an error, unless it is off: null, false, 0 or empty.
 _SILENT = {
     "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "bos_token_id",
     "chunk_size_feed_forward", "dtype", "embd_pdrop", "eos_token_id", "gradient_checkpointing",
-    "id2label", "initializer_range", "label2id", "max_window_layers", "model_type", "n_ctx",
+    "id2label", "initializer_range", "label2id", "model_type", "n_ctx",
     "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id",
     "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "return_dict",
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
@@ -128,8 +170,10 @@ _SILENT |= {
 }  # fmt: skip
 # The functions below read these keys, in addition to the tables.
 _READ = {
-    "layer_types", "num_experts_per_tok", "num_local_experts", "rope_parameters", "rope_scaling",
+    "layer_types", "max_window_layers", "mlp_layer_types", "no_rope_layer_interval",
+    "no_rope_layers", "num_experts_per_tok", "num_local_experts", "rope_parameters", "rope_scaling",
     "rope_theta", "router_aux_loss_coef", "router_jitter_noise", "sliding_window",
+    "use_sliding_window",
 }  # fmt: skip
 _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
@@ -143,13 +187,14 @@ _VARIANTS = (
 def config_from_hub(hub: Mapping[str, Any], path: Path) -> ModelConfig:
     """Return the model config of a config.json. Raise FileFormatError for an unsupported one."""
     architecture = architecture_of(hub, path)
-    for key, possible in _REQUIRED.items():
+    for key, possible in (_REQUIRED | _OWN_REQUIRED.get(architecture, {})).items():
         if key in hub and hub[key] not in possible:
             raise FileFormatError(
                 f"this kind of {architecture} is not supported ({path}: {key} {hub[key]!r}); use a "
                 f"model with {key} {possible[0]!r}"
             )
-    for key in hub.keys() - _SILENT - _READ - _REQUIRED.keys() - set(NAMES[architecture].values()):
+    known = _SILENT | _READ | _REQUIRED.keys() | set(NAMES[architecture].values())
+    for key in hub.keys() - known - _OWN_SILENT.get(architecture, set()):
         if hub[key]:
             raise FileFormatError(
                 f"config.json has an unknown key ({path}: {key} {hub[key]!r}); "
@@ -182,15 +227,12 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
         values[ours] = value
     if values["num_layers"] > _MOST_LAYERS:
         raise ValueError(f"{values['num_layers']} layers are too many")
-    if set(known.get("layer_types") or ()) - {"full_attention"}:
-        raise ValueError(f"layer_types must all be full_attention, not {known['layer_types']}")
     if architecture == "gpt2":
         values["d_ff"] = values["d_ff"] or 4 * values["d_model"]
     else:
-        values |= _rope_from(known, path)
-        # Mixtral's window. Qwen has this key too, but it applies only with `use_sliding_window`.
-        if architecture == "mixtral":
-            values["window"] = known.get("sliding_window")
+        values |= layers_from(architecture, known, path)
+        kinds = set(known.get("layer_types") or ()) if architecture == "mellum" else set()
+        values |= rope_from(known, kinds, path)
     if architecture == "mixtral":
         values["moe"] = MoEConfig(
             num_experts=known["num_local_experts"],
@@ -207,6 +249,11 @@ def _model_config(architecture: str, hub: Mapping[str, Any], path: Path) -> Mode
 def architecture_of(hub: Mapping[str, Any], path: Path) -> str:
     """Return the `model_type` of a config.json. Raise FileFormatError if it is unknown."""
     architecture = hub.get("model_type")
+    if isinstance(architecture, str) and architecture in _LACKED:
+        raise FileFormatError(
+            f"a model of {architecture} has parts that are not supported ({path}: "
+            f"{_LACKED[architecture]}); use one of {', '.join(NAMES)}"
+        )
     if not isinstance(architecture, str) or architecture not in NAMES:
         raise FileFormatError(
             f"this architecture is not supported ({path}: model_type {architecture!r}); "
@@ -221,35 +268,6 @@ def is_base_model(hub: Mapping[str, Any]) -> bool:
     return bool(hub.get("architectures") == [base])
 
 
-def _rope_from(hub: Mapping[str, Any], path: Path) -> Json:
-    """Read `rope_parameters`, or `rope_theta` and `rope_scaling` of transformers before 5."""
-    rope, scaling = hub.get("rope_parameters") or {}, dict(hub.get("rope_scaling") or {})
-    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type", "default"))
-    if rope and hub.get("rope_scaling") and scaling.items() - rope.items():
-        raise ValueError(f"rope_parameters {rope} and rope_scaling {scaling} differ")
-    rope = rope or scaling
-    values: Json = {"rope_theta": float(rope.get("rope_theta", hub["rope_theta"]))}
-    match rope.get("rope_type", "default"):
-        case "default":
-            pass
-        case "linear":
-            values["rope_scaling"] = RopeScaling("linear", rope["factor"])
-        case "llama3":
-            values["rope_scaling"] = RopeScaling(
-                "llama3",
-                rope["factor"],
-                rope["low_freq_factor"],
-                rope["high_freq_factor"],
-                rope["original_max_position_embeddings"],
-            )
-        case other:
-            raise FileFormatError(
-                f"these rotary positions are not supported ({path}: rope_type {other!r}); "
-                "use a model with rope_type default, linear or llama3"
-            )
-    return values
-
-
 def config_to_hub(config: ModelConfig) -> Json:
     """Return the config.json of a model. Raise ValueError if no architecture fits the model."""
     architecture = hub_architecture(config)
@@ -262,8 +280,8 @@ def config_to_hub(config: ModelConfig) -> Json:
     hub["hidden_act"] = "silu"
     if "head_dim" in hub:
         hub["head_dim"] = config.d_head
-    hub |= _rope_to(config)
-    if architecture in ("llama", "qwen3"):
+    hub |= rope_to(config) | layers_to(architecture, config)
+    if architecture in ("llama", "qwen3", "smollm3", "mellum"):
         hub["attention_bias"] = False
     if config.moe is not None:
         hub |= {
@@ -271,8 +289,9 @@ def config_to_hub(config: ModelConfig) -> Json:
             "num_experts_per_tok": config.moe.num_active,
             "router_aux_loss_coef": config.moe.balance_weight,
             "router_jitter_noise": config.moe.jitter,
-            "sliding_window": config.window,
         }
+    if architecture == "smollm3":
+        hub["pad_token_id"] = None  # the default is an id of SmolLM3's own tokenizer
     return hub
 
 
@@ -282,6 +301,10 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "mellum": "MellumForCausalLM",
 }
 
 
@@ -305,32 +328,19 @@ def _lacking(architecture: str, config: ModelConfig) -> list[str]:
     found = [f"{n} {getattr(config, n)}" for n in wanted if getattr(config, n) != wanted[n]]
     if config.moe is not None and config.moe.num_shared:
         found.append(f"moe.num_shared {config.moe.num_shared}")
-    if config.window is not None and architecture != "mixtral":
+    if config.window is not None and architecture not in WITH_WINDOW:
         found.append(f"window {config.window}")
+    if config.window_pattern is not None and architecture not in WITH_PATTERN:
+        found.append(f"window_pattern {config.window_pattern}")
+    if config.nope_every is not None and architecture != "smollm3":
+        found.append(f"nope_every {config.nope_every}")
+    if config.local_rope_theta is not None and architecture != "mellum":
+        found.append(f"local_rope_theta {config.local_rope_theta}")
     if config.head_dim is not None and architecture == "gpt2":
         found.append(f"head_dim {config.head_dim}")
     if config.num_kv_heads != config.num_heads and architecture == "gpt2":
         found.append(f"num_kv_heads {config.num_kv_heads}")
     return found
-
-
-def _rope_to(config: ModelConfig) -> Json:
-    """Return the rotary settings for transformers 5 and for earlier versions."""
-    rope: Json = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if (scaling := config.rope_scaling) is not None:
-        rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
-        if scaling.kind == "llama3":
-            rope |= {
-                "low_freq_factor": scaling.low_freq_factor,
-                "high_freq_factor": scaling.high_freq_factor,
-                "original_max_position_embeddings": scaling.original_context_length,
-            }
-    before = {key: value for key, value in rope.items() if key != "rope_theta"}
-    return {
-        "rope_parameters": rope,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": before if config.rope_scaling else None,
-    }
 
 
 def read_json(path: Path) -> Json:

@@ -23,9 +23,10 @@ from torch import Tensor
 from scratchlm.model.config import ModelConfig
 
 HEAD = "lm_head.weight"
+_LLAMAS = ("llama", "qwen2", "qwen3", "mixtral", "mistral", "ministral", "smollm3", "mellum")
 EMBEDDINGS = {  # HEAD is tied to these; in a base model they lack the first word
     "gpt2": "transformer.wte.weight",
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mixtral"), "model.embed_tokens.weight"),
+    **dict.fromkeys(_LLAMAS, "model.embed_tokens.weight"),
 }
 _STACKED = {"gate_up_proj": (1, 3), "down_proj": (2,)}
 
