@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 def load(path: StrPath) -> tuple[Transformer, ChatTemplate]:
     """Return a model and its template. Raise ValueError if its tokenizer has no template."""
     loaded = load_with_tokenizer(path)
-    form = fitting_form(loaded.tokenizer)
+    form = loaded.template or fitting_form(loaded.tokenizer)
     if form is None:
         raise ValueError(
             f"the tokenizer must have the markers of a template ({path}); train a tokenizer with "
@@ -122,10 +122,10 @@ def tables(before: Measured, after: Measured, questions: Sequence[Question]) -> 
 
 
 def _cell(text: str) -> str:
-    """Return at most 160 characters of a text, in one line of code, so that no character is a
+    """Return at most 100 characters of a text, in one line of code, so that no character is a
     mark of Markdown."""
     line = " ".join(text.replace("|", "/").replace("`", "'").split())
-    return f"`{line}`" if len(line) <= 160 else f"`{line[:160]}` …"
+    return f"`{line}`" if len(line) <= 100 else f"`{line[:100]}` …"
 
 
 @command()
