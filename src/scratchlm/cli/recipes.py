@@ -58,7 +58,7 @@ def listing() -> str:
     for name, path in _recipes().items():
         first, tree = path.read_text(encoding="utf-8").partition("\n")[0], read_toml(path)
         total, size = 0, "any model"
-        if "model" in tree:
+        if "d_model" in tree.get("model", {}):  # other recipes begin from weights
             total = count_parameters(build(ModelConfig, tree["model"], "model.")).total
             size = f"{total / 1e6:,.1f}M"
         rows.append((total, f"{name:<13} {size:>10}  {first.removeprefix('# ')}"))

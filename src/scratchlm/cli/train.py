@@ -28,6 +28,7 @@ from scratchlm.errors import Interrupted, NumericalError, OtherRankError
 
 if TYPE_CHECKING:
     from scratchlm.devices.ranks import Ranks
+    from scratchlm.training.train_config import TrainConfig
     from scratchlm.training.trainer import Trainer
 
 
@@ -71,16 +72,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             return
         say(f"trained: {trainer.saved}")
-        say(_what_now(trainer, config.model.context_length))
+        say(_what_now(trainer, config))
 
 
-def _what_now(trainer: Trainer, context_length: int) -> str:
+def _what_now(trainer: Trainer, config: TrainConfig) -> str:
     """Return the command that uses the trained model."""
     path = f"--model_path {shlex.quote(str(trainer.out))}"
     if "template" in trainer.extra:
-        return f"talk to it: scratchlm-chat {path}"
+        system = config.data.system
+        return f"talk to it: scratchlm-chat {path}" + (
+            f" --system {shlex.quote(system)}" if system else ""
+        )
     tokenizer = "" if "tokenizer" in trainer.extra else "--tokenizer_path tokenizer.json "
-    length = min(200, context_length // 2)
+    length = min(200, config.model.context_length // 2)
     return f'generate: scratchlm-generate {path} {tokenizer}--prompt "..." --max_tokens {length}'
 
 

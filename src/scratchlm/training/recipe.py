@@ -229,7 +229,8 @@ def _notes(
 ) -> Notes:
     """reference: the identity of the reference model, if the run has one."""
     train, tokenizer = config.train, data.tokenizer
-    vocab = tokenizer if tokenizer is not None and not reference else None
+    # Only a text has bits per byte: the loss of an answer counts an end marker, which has no bytes.
+    vocab = tokenizer if config.data.kind == "text" else None
     return Notes(
         data_id=data.data_id | _batches_id(train, config.model.context_length) | reference,
         extra={**data.stored, "validation": data.val_id | {"batches": train.eval_batches}},
