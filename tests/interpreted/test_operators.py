@@ -126,3 +126,18 @@ def test_a_model_computes_equal_logits_and_gradients() -> None:
     for ours, theirs in zip(*found, strict=True):
         largest = theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("variant", [{}, {"qk_norm": True}, {"position": "learned", "bias": True}])
+def test_a_model_under_autocast_hands_over_one_dtype(variant: dict[str, Any]) -> None:
+    """torch's attention casts its inputs. An operator of our own gets them as they are."""
+    config = ModelConfig(31, 20, 32, 1, 2, **variant)
+    ids, found = torch.randint(0, 31, (2, 20)), []
+    for how in ({}, {"attend": flash_attention}):
+        torch.manual_seed(1)
+        model = Transformer(config, **how)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(model(ids))
+    assert found[0].dtype == found[1].dtype == torch.bfloat16
+    difference = (found[0].float() - found[1].float()).norm() / found[0].float().norm()
+    assert difference < 0.02

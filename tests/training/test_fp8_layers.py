@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pydoc_data.topics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,7 @@ def test_a_compiled_run_resumes_exactly(tmp_path: Path) -> None:
     ("changes", "ranks", "message"),
     [
         ({"runtime.compile": "off"}, ALONE, r"fp8 must be compiled \(runtime.compile off\)"),
+        ({"data.kind": "dpo"}, ALONE, r"pairs of answers cannot use fp8 \(data.kind dpo\)"),
         ({"model.context_length": 9}, ALONE, r"must be a multiple of 16 \(4 x 9\); change --batch"),
         (
             {"model.context_length": 24, "train.accumulate": 1},
@@ -213,7 +215,10 @@ def test_a_compiled_run_resumes_exactly(tmp_path: Path) -> None:
 def test_settings_that_it_cannot_have(
     changes: dict[str, Any], ranks: Ranks, message: str, tmp_path: Path
 ) -> None:
+    kind = changes.pop("data.kind", "text")
     config, _ = run_config.resolve(None, settings(tmp_path, **changes), say=quiet)
+    begun = replace(config.train, init_from="model")  # pairs of answers need it
+    config = replace(config, data=replace(config.data, kind=kind), train=begun)
     with pytest.raises(ValueError, match=message):
         recipe.resolve_auto(config, 8, CPU, ranks)
 

@@ -109,8 +109,8 @@ def test_a_gpu_and_its_precision_are_part_of_the_machine(monkeypatch):
     for name, precision in (("A100", "highest"), ("A100", "high"), ("H100", "high")):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda to=precision: to)
-        found.append(resume.environment(model, torch.float32, True, False, ALONE))
-    found.append(resume.environment(model, torch.float32, True, True, ALONE))
+        found.append(resume.environment(model, torch.float32, True, False, ALONE, "sdpa"))
+    found.append(resume.environment(model, torch.float32, True, True, ALONE, "sdpa"))
     assert resume.differences(found[0], found[1]) == "dtype float32 -> tf32"
     assert resume.differences(found[1], found[2]) == "gpu A100 -> H100"
     assert resume.differences(found[2], found[3]) == "recomputed None -> True"

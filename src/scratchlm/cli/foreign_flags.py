@@ -86,6 +86,7 @@ TRAIN = _guesses(
     "fp16": "--dtype float16",
     "tf32": "--dtype tf32",
     "fp8": "--dtype fp8",
+    "attn_implementation": "--attention",
     "resume_from_checkpoint": "--resume",
     "overwrite_output_dir": "a new folder in --out",
     "gradient_checkpointing": "--activation_checkpointing true",

@@ -191,6 +191,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "dtype of matrix products; fp8 is faster from about 1B parameters on, and slower below",
         "dtype",
     ),
+    "runtime.attention": (
+        "function of attention: sdpa is torch's, triton is our kernel for GPUs, readable is the "
+        "slow definition; auto is always sdpa",
+        "attention",
+    ),
     "runtime.compile": ("compile the model with torch.compile", "compile"),
     "runtime.parallel": ("how the processes of torchrun divide the work", "parallel"),
     "runtime.activation_checkpointing": (

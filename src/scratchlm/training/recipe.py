@@ -35,6 +35,7 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
+from scratchlm.training.attention_choice import resolve_attention
 from scratchlm.training.fp8_layers import check_tokens, use_fp8
 from scratchlm.training.initial_weights import initialize
 from scratchlm.training.micro_batches import EpochBatches
@@ -114,8 +115,9 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
-        # This error must come before the preparation of the data, which may take hours.
+        # These errors must come before the preparation of the data, which may take hours.
         resolve_dtype(config.runtime.dtype, device)
+        resolve_attention(config.runtime.attention, device, config.model.d_head)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.runtime.threads:
@@ -198,7 +200,8 @@ def _assembled(
     train = config.train
     with agreed(ranks):
         seed_everything(train.seed)
-        model = Transformer(config.model)
+        attend = resolve_attention(config.runtime.attention, device, config.model.d_head)
+        model = Transformer(config.model, attend)
         if weights is not None:
             initialize(model, weights, data.new_ids)
         reference = {"reference": weights_hash(model)} if config.data.has_reference else {}
@@ -236,6 +239,7 @@ def _notes(
         extra={**data.stored, "validation": data.val_id | {"batches": train.eval_batches}},
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,
+        attention=config.runtime.attention,
         bytes_of=None if vocab is None else torch.from_numpy(bytes_of(vocab.parts)),
         sample=sample,
         flops_per_token=training_flops_per_token(config.model, reference=bool(reference)),
@@ -344,17 +348,29 @@ def resolve_auto(
         reference = config.data.has_reference
         flops = tokens * training_flops_per_token(config.model, reference=reference)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
-    if runtime.dtype == "fp8" and not compiled:
+    if runtime.dtype == "fp8":
+        _check_fp8(config, compiled)
+    runtime = dataclasses.replace(
+        runtime,
+        compile="on" if compiled else "off",
+        attention="sdpa" if runtime.attention == "auto" else runtime.attention,
+        parallel="ddp" if runtime.parallel == "auto" else runtime.parallel,
+    )
+    return dataclasses.replace(config, runtime=runtime), reason
+
+
+def _check_fp8(config: TrainConfig, compiled: bool) -> None:
+    """Raise a ValueError for a setting that FP8 does not support."""
+    if not compiled:
         raise ValueError(
             "fp8 must be compiled (runtime.compile off), because uncompiled fp8 is slower than "
             "bfloat16; choose --compile on, or --dtype bfloat16"
         )
-    runtime = dataclasses.replace(
-        runtime,
-        compile="on" if compiled else "off",
-        parallel="ddp" if runtime.parallel == "auto" else runtime.parallel,
-    )
-    return dataclasses.replace(config, runtime=runtime), reason
+    if config.data.has_reference:
+        raise ValueError(
+            f"pairs of answers cannot use fp8 (data.kind {config.data.kind}), because the model "
+            "and its reference would round in different ways; choose --dtype bfloat16"
+        )
 
 
 def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:

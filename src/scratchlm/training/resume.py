@@ -35,9 +35,17 @@ _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumula
 # Runs that ignore documents do not store these values.
 _IGNORED_DOCUMENTS = {"documents": "ignore", "rows": "stream"}
 
+# An older checkpoint does not store this choice, because there was no other.
+_BEFORE = {"attention": "sdpa"}
+
 
 def environment(
-    model: nn.Module, dtype: torch.dtype, compiled: bool, recomputed: bool, ranks: Ranks
+    model: nn.Module,
+    dtype: torch.dtype,
+    compiled: bool,
+    recomputed: bool,
+    ranks: Ranks,
+    attention: str,
 ) -> dict[str, Any]:
     """Return what must stay the same so that a resumed run is bit-exact.
 
@@ -55,6 +63,7 @@ def environment(
         "dtype": "fp8" if uses_fp8(model) else products,
         "threads": torch.get_num_threads(),
         "compiled": compiled,
+        "attention": attention,
         "recomputed": (compiled and recomputed) or None,
         "ranks": ranks.size,
         "parallel": None if ranks.size == 1 else "fsdp" if is_sharded(model) else "ddp",
@@ -63,6 +72,7 @@ def environment(
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return the differences, such as `threads 2 -> 1`; "" if a resumed run is bit-exact."""
+    saved = _BEFORE | dict(saved)
     return ", ".join(
         f"{key} {saved.get(key)} -> {here.get(key)}"
         for key in {**saved, **here}

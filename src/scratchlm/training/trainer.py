@@ -52,15 +52,17 @@ class Notes:
     These values change no step. data_id: plain values that identify the batches; a checkpoint with
     another `data_id` does not resume. extra: more content for each checkpoint (recipe, tokenizer,
     identity of the validation data). compiled: torch compiles the objective. recomputed: activation
-    checkpointing. bytes_of: (vocab,) bytes of each id's text, for bits per byte. sample: model ->
-    text, for `config.sample_every`. flops_per_token and peak (FLOP/s of all devices) determine the
-    MFU. sources: number of micro-batches -> how many sequences come from each source of a mixture.
+    checkpointing. attention: the name of the function that computes attention. bytes_of: (vocab,)
+    bytes of each id's text, for bits per byte. sample: model -> text, for `config.sample_every`.
+    flops_per_token and peak (FLOP/s of all devices) determine the MFU. sources: number of
+    micro-batches -> how many sequences come from each source of a mixture.
     """
 
     data_id: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     compiled: bool = False
     recomputed: bool = False
+    attention: str = "sdpa"
     bytes_of: Tensor | None = None
     sample: Callable[[nn.Module], str] | None = None
     flops_per_token: float = 0.0
@@ -113,7 +115,9 @@ class Trainer:
         # A gradient too large for fp16 is not an error: the scaler skips the step and scales less.
         self.finite = ("loss",) if self.scaler.is_enabled() else ("loss", "grad_norm")
         self.compiling = compiling if notes.compiled else nullcontext
-        self.environment = resume.environment(model, dtype, notes.compiled, notes.recomputed, ranks)
+        self.environment = resume.environment(
+            model, dtype, notes.compiled, notes.recomputed, ranks, notes.attention
+        )
         self.out = None if config.out is None else Path(config.out)
         self.folder: CheckpointFolder | None = None
         if self.out:

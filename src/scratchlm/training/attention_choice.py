@@ -1,0 +1,42 @@
+"""Choose the function that computes attention in a run."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from scratchlm.devices.runtime import check_capability
+from scratchlm.devices.runtime_config import Attention
+from scratchlm.functional import scaled_dot_product_attention
+from scratchlm.kernels.flash_blocks import LARGEST_WIDTH
+from scratchlm.model.attention import Attend, sdpa
+
+
+def resolve_attention(name: Attention, device: torch.device, d_head: int) -> Attend:
+    """Return the attention called `name`. "auto" is always sdpa.
+
+    sdpa is torch's fused attention. triton is our kernel. readable is the definition. Raise
+    ValueError if triton cannot run on the device, or with heads of `d_head` numbers.
+    """
+    match name:
+        case "auto" | "sdpa":
+            return sdpa
+        case "readable":
+            return scaled_dot_product_attention
+        case "triton":
+            remedy = "choose --attention sdpa"
+            check_capability("attention triton", device, (8, 0), remedy)
+            if d_head > LARGEST_WIDTH:
+                raise ValueError(
+                    f"attention triton needs heads of at most {LARGEST_WIDTH} numbers ({d_head}); "
+                    f"{remedy}"
+                )
+            if importlib.util.find_spec("triton") is None:
+                raise ValueError(
+                    "attention triton needs a package that is not installed (triton); run pip "
+                    "install 'scratchlm[gpu]'"
+                )
+            from scratchlm.kernels.flash_attention import flash_attention  # imports triton
+
+            return flash_attention

@@ -1,0 +1,99 @@
+"""The function of attention in a run: its name, its numbers, and where it cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import exact_runs, tiny
+from helpers.refusals import check_refusal
+from scratchlm import functional
+from scratchlm.cli.train import main as train
+from scratchlm.model.attention import sdpa
+from scratchlm.training import recipe, resume, run_config
+from scratchlm.training.attention_choice import resolve_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def started(folder: Path, out: str, **changes: Any) -> tuple[list[str], dict[str, Any]]:
+    """Train, or resume the run in `out`. Return the printed lines, and the checkpoint."""
+    said: list[str] = []
+    given = exact_runs.flags(folder, out, **{
+        "train.epochs": None, "train.iterations": 3, "optim.warmup_steps": 1,
+        "runtime.dtype": "float32", "model.dropout": 0.0, **changes,
+    })  # fmt: skip
+    config, checkpoint = run_config.resolve(None, given, "auto", say=said.append)
+    recipe.build(config, resume=checkpoint, say=said.append).fit()
+    return said, exact_runs.final(folder / out)
+
+
+def test_names() -> None:
+    assert resolve_attention("auto", CPU, 64) is sdpa
+    assert resolve_attention("sdpa", CPU, 64) is sdpa
+    assert resolve_attention("readable", CPU, 64) is functional.scaled_dot_product_attention
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_run_uses_the_chosen_function(window: int | None, tmp_path: Path) -> None:
+    more = {"model.window": window, "data.documents": "ignore"}
+    _, fused = started(tmp_path, "auto", **more)
+    _, readable = started(tmp_path, "readable", **more, **{"runtime.attention": "readable"})
+    assert fused["environment"]["attention"] == "sdpa"
+    assert fused["recipe"]["runtime"]["attention"] == "sdpa"
+    assert readable["environment"]["attention"] == "readable"
+    losses = [
+        [line["loss"] for line in exact_runs.log_of(tmp_path / out)] for out in ("auto", "readable")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # Another function rounds in another way.
+    assert exact_runs.difference(fused["model"], readable["model"]) is not None
+
+
+def test_a_resumed_run_keeps_it_and_reports_a_change(tmp_path: Path) -> None:
+    started(tmp_path, "run", **{"runtime.attention": "readable"})
+    exact = {"train.iterations": 4}
+    said, payload = started(tmp_path, "run", **exact)
+    assert payload["environment"]["attention"] == "readable"
+    assert not [line for line in said if "bit-exact" in line]
+    said, _ = started(tmp_path, "run", **{"train.iterations": 5, "runtime.attention": "sdpa"})
+    assert "runtime.attention: readable -> sdpa" in said
+    assert "the run is not bit-exact: attention readable -> sdpa" in said
+
+
+def test_a_checkpoint_without_a_name_used_sdpa() -> None:
+    assert resume.differences({"threads": 1}, {"threads": 1, "attention": "sdpa"}) == ""
+    changed = resume.differences({}, {"attention": "readable"})
+    assert changed == "attention sdpa -> readable"
+
+
+def test_a_cpu_without_triton_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = tiny.corpus(tmp_path)
+    words = ["--train_data", str(corpus), "--device", "cpu", "--attention", "triton"]
+    message = "attention triton needs an NVIDIA GPU of compute capability 8.0 or higher (cpu); "
+    check_refusal(train, words, 2, message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("capability", "d_head", "package", "message"),
+    [
+        ((7, 5), 64, True, r"capability 8\.0 or higher \(cuda has 7\.5\); choose --attention sdpa"),
+        ((9, 0), 257, True, r"heads of at most 256 numbers \(257\); choose --attention sdpa"),
+        ((9, 0), 64, False, r"not installed \(triton\); run pip install 'scratchlm\[gpu\]'"),
+    ],
+)
+def test_a_gpu_that_cannot_run_the_kernel_is_refused(
+    capability: tuple[int, int], d_head: int, package: bool, message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if package else None)
+    with pytest.raises(ValueError, match=message):
+        resolve_attention("triton", CUDA, d_head)
