@@ -45,6 +45,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "124M": {"d_model": 768, "num_layers": 12, "num_heads": 12},
     "1.5B": {"d_model": 1600, "num_layers": 48, "num_heads": 25},
 }
+HEAD = (
+    "| parameters | dtype | batch | peer | ours, tokens/s | peer's | ratio | first token | "
+    "of bandwidth | weights held | same ids |\n" + "|---|---|---:|---|" + "---:|" * 7
+)
 
 
 @dataclass(frozen=True)
@@ -240,10 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, "
           f"{torch.get_num_threads()} threads, {args.rounds} rounds, "
           f"{bandwidth(device) / 1e9:.1f} GB/s")  # fmt: skip
-    print(
-        "\n| parameters | dtype | batch | peer | ours, tokens/s | peer's | ratio | first token | "
-        "of bandwidth | weights held | same ids |\n" + "|---|---|---:|---|" + "---:|" * 7
-    )
+    print(f"\n{HEAD}")
     for case in CUDA if device == "cuda" else CPU:
         if args.size in (None, case.size):
             measure(case, args.rounds, device)

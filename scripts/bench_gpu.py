@@ -1,19 +1,31 @@
-"""Compare training on one GPU with a nanoGPT-style loop, in one run: `python scripts/bench_gpu.py`.
+"""Measure everything on one GPU, in one run of at most six minutes: `python scripts/bench_gpu.py`.
 
-Ours is the setup of `scratchlm-train` for the config. The peer is GPT-2 in torch's own modules, in
-bfloat16, compiled as a whole, with torch's fused AdamW, as in nanoGPT. They take turns. MFU is a
-share of the device's dense peak in the dtype. `scratchlm.costs.model_costs` counts the FLOPs.
+The script needs the extras `dev` and `gpu`. It has five parts, and --parts selects some of them:
 
-    python scripts/bench_gpu.py --config configs/gpt2-350m.toml --batch_size 16
+- shapes: the tests of our kernels on the GPU, against float64.
+- memory: NVIDIA's compute-sanitizer looks for accesses outside of tensors, if it is installed.
+- attention: our attention kernel beside FlashAttention-2 and cuDNN (`bench_attention.py`).
+- training: the setup of `scratchlm-train`, with torch's attention and with ours, beside a
+  nanoGPT-style loop: GPT-2 in torch's own modules, in bfloat16, compiled as a whole, with torch's
+  fused AdamW. They take turns. The MFU is relative to the device's dense peak in the dtype.
+- decoding: new tokens for one prompt, beside `transformers` (`bench_generate.py`).
+
+A part that would begin after --minutes is not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import bench_attention
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,18 +33,22 @@ from torch import Tensor, nn
 
 from scratchlm import config as configuration
 from scratchlm.costs.gpus import mfu, peak_flops
-from scratchlm.costs.model_costs import flops_per_token
+from scratchlm.costs.model_costs import training_flops_per_token
 from scratchlm.data.batches import TrainBatches
 from scratchlm.devices.runtime import autocast, compile_blocks, resolve_device, resolve_dtype
+from scratchlm.devices.runtime_config import Attention, Dtype
 from scratchlm.model.config import ModelConfig
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.config import OptimConfig
 from scratchlm.optim.recipe import build_optimizer
+from scratchlm.training.attention_choice import resolve_attention
+from scratchlm.training.fp8_layers import use_fp8
 from scratchlm.training.objective import Objective
 from scratchlm.training.trainer import Trainer
 from scratchlm.training.trainer_config import TrainerConfig
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 ROUNDS, STEPS = 5, 10  # steps per round
 
 
@@ -98,8 +114,16 @@ class PeerLoop:
         self.step += 1
 
 
-def ours(config: ModelConfig, batches: TrainBatches, device: torch.device) -> Trainer:
-    model = Transformer(config).to(device)
+def ours(
+    config: ModelConfig,
+    batches: TrainBatches,
+    device: torch.device,
+    attention: Attention,
+    dtype: Dtype,
+) -> Trainer:
+    model = Transformer(config, resolve_attention(attention, device, config.d_head)).to(device)
+    if dtype == "fp8":
+        use_fp8(model.layers)
     compile_blocks(model.layers)
     return Trainer(
         model,
@@ -107,7 +131,7 @@ def ours(config: ModelConfig, batches: TrainBatches, device: torch.device) -> Tr
         batches,
         TrainerConfig(iterations=10**6, batch_size=batches.batch_size, log_every=10**6),
         objective=Objective(model),
-        dtype=resolve_dtype("auto", device),
+        dtype=resolve_dtype(dtype, device),
     )
 
 
@@ -120,39 +144,134 @@ def seconds_of(run: Trainer | PeerLoop, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=Path, default=CONFIGS / "gpt2-124m.toml")
-    parser.add_argument("--batch_size", type=int, default=32, help="sequences per step")
-    parser.add_argument("--device", default="cuda")
-    args = parser.parse_args()
-    device = resolve_device(args.device)
-    tree = configuration.read_toml(args.config)["model"]
+def print_training(
+    file: Path,
+    batch_size: int,
+    device: torch.device,
+    attentions: Sequence[Attention],
+    dtype: Dtype = "auto",
+) -> None:
+    """Print one row for each function of attention, and one for the peer of a GPT-2."""
+    tree = configuration.read_toml(file)["model"]
     config = configuration.build(ModelConfig, tree, "model.")
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 4_000_000).astype(np.uint16)
-    batches = TrainBatches(ids, args.batch_size, config.context_length, 0)
-    is_gpt2 = config.position == "learned"
-    runs: dict[str, Trainer | PeerLoop] = {"ours": ours(config, batches, device)}
-    if is_gpt2:
-        runs["a nanoGPT-style loop"] = PeerLoop(config, batches, device)
+    batches = TrainBatches(ids, batch_size, config.context_length, 0)
+    runs: dict[str, Trainer | PeerLoop] = {
+        f"{file.stem}, {name}": ours(config, batches, device, name, dtype) for name in attentions
+    }
+    if config.position == "learned":
+        runs[f"{file.stem}, a nanoGPT-style loop"] = PeerLoop(config, batches, device)
     for run in runs.values():
         seconds_of(run, device)  # compile
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
             taken[name].append(seconds_of(run, device))
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
-    peak = peak_flops(chip, dtype)
-    print(f"{chip}, torch {torch.__version__}, {dtype}, {args.config.stem}")
-    print("\n| training | tokens/s | MFU | ratio |\n|---|---:|---:|---:|")
-    tokens = STEPS * args.batch_size * config.context_length
+    products = str(resolve_dtype("auto", device)).removeprefix("torch.")
+    peak = peak_flops(chip(device), products if dtype == "auto" else dtype)
+    tokens = STEPS * batch_size * config.context_length
+    *_, last = taken.values()
     for each, times in taken.items():
         speed = tokens / statistics.median(times)
-        used = mfu(speed, 3 * flops_per_token(config), peak)
-        ratio = statistics.median(b / a for a, b in zip(taken["ours"], times, strict=True))
+        used = mfu(speed, training_flops_per_token(config), peak)
+        ratio = statistics.median(b / a for a, b in zip(times, last, strict=True))
         share = "n/a" if used is None else f"{used:.1%}"
         print(f"| {each} | {speed:,.0f} | {share} | {ratio:.2f}x |", flush=True)
+
+
+def chip(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def last_line_of(command: Sequence[str]) -> str:
+    """Run a program from the root of the repository. Return its last line, and its exit code if it
+    failed."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).strip().splitlines() or [""]
+    return lines[-1] + (f" (exit code {done.returncode})" if done.returncode else "")
+
+
+SMALL_CASE = """
+import torch
+from scratchlm.kernels.flash_attention import flash_attention
+q, k, v = (torch.randn(1, 2, 65, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+flash_attention(*(x.requires_grad_() for x in (q, k, v)), causal=True).square().sum().backward()
+torch.cuda.synchronize()
+"""
+
+
+def check_shapes(device: torch.device) -> None:
+    words = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels")
+    print(f"shapes: {last_line_of(words)}")
+
+
+def check_memory(device: torch.device) -> None:
+    sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+    if sanitizer is None:
+        print("memory: not measured (compute-sanitizer is not installed)")
+        return
+    words = (sanitizer, "--tool", "memcheck", "--error-exitcode", "1", sys.executable, "-c")
+    print(f"memory: {last_line_of((*words, SMALL_CASE))}")
+
+
+def measure_attention(device: torch.device) -> None:
+    bench_attention.print_table(resolve_attention("triton", device, 128), device)
+
+
+def measure_training(device: torch.device) -> None:
+    print("| training | tokens/s | MFU | beside the last |\n|---|---:|---:|---:|")
+    print_training(CONFIGS / "gpt2-124m.toml", 32, device, ("sdpa", "triton"))
+    print_training(CONFIGS / "gpt2-350m.toml", 16, device, ("triton",))
+
+
+def measure_decoding(device: torch.device) -> None:
+    import bench_generate  # imports transformers
+
+    print(bench_generate.HEAD)
+    bench_generate.measure(bench_generate.Case("124M", torch.bfloat16, 1), 3, device.type)
+
+
+PARTS: dict[str, Callable[[torch.device], None]] = {
+    "shapes": check_shapes,
+    "memory": check_memory,
+    "attention": measure_attention,
+    "training": measure_training,
+    "decoding": measure_decoding,
+}
+
+
+def run_parts(names: Sequence[str], device: torch.device, minutes: float) -> None:
+    """Run the parts in this order, until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    for name in names:
+        print(f"\n## {name}\n", flush=True)
+        if time.monotonic() > end:
+            print("not measured (the time is over)")
+            continue
+        PARTS[name](device)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=5.0, help="no part begins later (5)")
+    parser.add_argument("--config", type=Path, help="instead of all parts, train this config")
+    parser.add_argument("--batch_size", type=int, default=16, help="sequences per step (16)")
+    parser.add_argument(
+        "--attention", nargs="+", default=["triton"], help="with --config: sdpa, triton, readable"
+    )
+    parser.add_argument(
+        "--dtype", choices=["auto", "fp8"], default="auto", help="with --config: of ours"
+    )
+    parser.add_argument("--device", default="cuda")
+    args = parser.parse_args(argv)
+    device = resolve_device(args.device)
+    dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
+    print(f"{chip(device)}, torch {torch.__version__}, {dtype}")
+    if args.config is None:
+        run_parts(args.parts, device, args.minutes)
+    else:
+        print_training(args.config, args.batch_size, device, args.attention, args.dtype)
 
 
 if __name__ == "__main__":

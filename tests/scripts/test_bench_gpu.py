@@ -1,0 +1,168 @@
+"""The benchmarks for a GPU run on a CPU, with small sizes and torch's attention instead of ours."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from scratchlm.model.attention import sdpa
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    names: list[str] = []
+
+    def load(name: str) -> ModuleType:
+        names.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in (*names, "bench_attention"):
+        sys.modules.pop(name, None)
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        "[model]\nvocab_size = 100\ncontext_length = 16\nd_model = 16\nnum_layers = 1\n"
+        'num_heads = 2\nposition = "learned"\nnorm = "layernorm"\nffn = "gelu"\n'
+    )
+    return path
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def test_flops_are_those_of_the_causal_half(script) -> None:
+    """Query i meets i keys, each product takes 2 · d_head FLOPs, and a pass has so many."""
+    shape = script("bench_attention").Shape(3, 4, 1000, 16)
+    forward = 3 * 4 * sum(2 * 2 * 16 * keys for keys in range(1, 1001))
+    assert shape.flops(2) == pytest.approx(forward, rel=2e-3)
+    assert shape.flops(5) == 2.5 * shape.flops(2)
+
+
+def test_the_shapes_are_those_of_the_goals(script) -> None:
+    shapes = script("bench_attention").SHAPES
+    assert {shape.seq for shape in shapes} == {1024, 2048, 4096, 8192, 16384}
+    assert {shape.d_head for shape in shapes} == {64, 128}
+    assert {shape.batch * shape.seq for shape in shapes} == {16_384}
+    assert {shape.heads * shape.d_head for shape in shapes} == {2_048}
+
+
+def test_attention_prints_speeds_and_ratios(script, capsys: Capture) -> None:
+    bench = script("bench_attention")
+    bench.print_table(sdpa, CPU, [bench.Shape(2, 2, 32, 16)], rounds=2)
+    head, *rows = rows_of(capsys.readouterr().out)
+    assert head == ["TFLOP/s", "ours", "FlashAttention-2", "ratio", "cuDNN", "ratio"]
+    assert [row[0].split(", ")[-1] for row in rows] == ["forward", "backward"]
+    for row in rows:
+        assert float(row[1]) > 0
+        assert float(row[2]) > 0
+        assert row[3].endswith("x")
+        assert row[4:] == ["n/a", "n/a"]  # a CPU has no cuDNN
+
+
+def test_a_peer_is_the_kernel_of_its_name(script) -> None:
+    bench = script("bench_attention")
+    q, k, v = (torch.randn(1, 2, 8, 16) for _ in range(3))
+    torch.testing.assert_close(bench.PEERS["FlashAttention-2"](q, k, v), sdpa(q, k, v, causal=True))
+    with pytest.raises(RuntimeError, match=r"No (viable|available)"):
+        bench.pinned(SDPBackend.CUDNN_ATTENTION)(q, k, v)
+
+
+def test_ratios_are_the_peers_time_over_ours(script, monkeypatch, capsys: Capture) -> None:
+    bench = script("bench_attention")
+
+    def slow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return sdpa(q, k, v, causal=True) + 0 * sum(q.sum() for _ in range(300))
+
+    monkeypatch.setattr(bench, "PEERS", {"slow": slow})
+    bench.print_table(sdpa, CPU, [bench.Shape(1, 2, 16, 16)], rounds=3)
+    forward = rows_of(capsys.readouterr().out)[1]
+    assert float(forward[3].rstrip("x")) > 3
+
+
+# --- all parts ------------------------------------------------------------------------------------
+
+
+def test_training_prints_a_row_for_each_way(
+    script, tiny_config: Path, monkeypatch, capsys: Capture
+) -> None:
+    bench = script("bench_gpu")
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    monkeypatch.setattr(bench, "STEPS", 1)
+    words = ["--device", "cpu", "--config", str(tiny_config), "--batch_size", "2"]
+    with torch.compiler.set_stance("force_eager"):
+        bench.main([*words, "--attention", "sdpa", "readable"])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows] == [
+        "tiny, sdpa", "tiny, readable", "tiny, a nanoGPT-style loop"
+    ]  # fmt: skip
+    assert rows[-1][3] == "1.00x"
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows)
+    assert {row[2] for row in rows} == {"n/a"}  # a CPU's peak is unknown
+
+
+def test_no_part_begins_after_the_end(script, monkeypatch, capsys: Capture) -> None:
+    bench = script("bench_gpu")
+    done: list[str] = []
+    for name in bench.PARTS:
+        monkeypatch.setitem(bench.PARTS, name, lambda device, name=name: done.append(name))
+    bench.run_parts(list(bench.PARTS), CPU, minutes=1)
+    assert done == ["shapes", "memory", "attention", "training", "decoding"]
+    bench.run_parts(["training"], CPU, minutes=-1)
+    assert len(done) == 5
+    assert "not measured (the time is over)" in capsys.readouterr().out
+
+
+def test_a_programs_last_line_and_failure(script) -> None:
+    bench = script("bench_gpu")
+    code = "import sys; print('one'); print(sys.argv[1]); sys.exit(int(sys.argv[1]))"
+    assert bench.last_line_of((sys.executable, "-c", code, "0")) == "0"
+    assert bench.last_line_of((sys.executable, "-c", code, "3")) == "3 (exit code 3)"
+
+
+def test_memory_needs_the_sanitizer(script, monkeypatch, tmp_path: Path, capsys: Capture) -> None:
+    bench = script("bench_gpu")
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    bench.check_memory(CPU)
+    assert "compute-sanitizer is not installed" in capsys.readouterr().out
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho $1 $2 $3 $4\necho 0 errors\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda name, path: str(tool))
+    bench.check_memory(CPU)
+    assert capsys.readouterr().out == "memory: 0 errors\n"
+
+
+@pytest.mark.slow
+def test_decoding_prints_its_row(script, monkeypatch, capsys: Capture) -> None:
+    pytest.importorskip("transformers")
+    bench, generation = script("bench_gpu"), script("bench_generate")
+    monkeypatch.setattr(generation, "VOCAB", 64)
+    monkeypatch.setattr(generation, "NEW", 4)
+    small = {"d_model": 16, "num_layers": 1, "num_heads": 2}
+    monkeypatch.setattr(generation, "SHAPES", {"124M": small})
+    bench.measure_decoding(CPU)
+    head, row = rows_of(capsys.readouterr().out)
+    assert len(head) == len(row)
+    assert row[:4] == ["124M", "bfloat16", "1", "transformers"]
