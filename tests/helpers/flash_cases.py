@@ -2,7 +2,8 @@
 
 The bound holds for each element of a result: |error| ≤ c · eps · (the sum of the absolute values of
 the terms that the result adds up). So a wrong small number counts as much as a wrong large number.
-A probability below the smallest normal number of fp16 has fewer digits, which the sum contains too.
+Below the smallest normal number, probabilities and results have fewer digits. So this number is a
+term too. It matters only for fp16.
 """
 
 from __future__ import annotations
@@ -188,11 +189,41 @@ def exact(x: Inputs, grad: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 
 def errors(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, float]:
     """Return the largest error of each result, in units of its bound. NaN counts as infinity."""
-    x, grad, results = run(case, dtype, device, seed)
-    found = {}
-    for name, ours, theirs, total in zip(NAMES, results, *exact(x, grad), strict=True):
+    return dict(zip(NAMES, ratios(*run(case, dtype, device, seed)), strict=True))
+
+
+def ratios(x: Inputs, grad: Tensor, results: tuple[Tensor, ...]) -> list[float]:
+    found, dtype = [], x.q.dtype
+    for ours, theirs, total in zip(results, *exact(x, grad), strict=True):
         error = (ours.double() - theirs).abs()
-        unit = torch.finfo(dtype).eps * total
+        unit = torch.finfo(dtype).eps * (total + torch.finfo(dtype).tiny)
         ratio = torch.where(total > 0, error / unit, torch.where(error == 0, 0.0, torch.inf))
-        found[name] = ratio.nan_to_num(nan=torch.inf).max().item() / LIMITS[dtype]
+        found.append(ratio.nan_to_num(nan=torch.inf).max().item() / LIMITS[dtype])
+    return found
+
+
+def errors_of_far_memory() -> list[float]:
+    """Return the errors for k and v whose batches, heads or rows are 2³¹ elements away.
+
+    The memory has 5 GB, but the pages that no tensor touches need no RAM.
+    """
+    memory = torch.empty(2**31 + 2**29, dtype=torch.bfloat16)
+    found = []
+    for shape, strides in (
+        ((2, 1, 20, 16), (2**31 + 64, 320, 16)),  # the stride needs 64 bits
+        ((3, 1, 20, 16), (2**30 + 64, 320, 16)),  # the stride times the batch does
+        ((1, 3, 20, 16), (640, 2**30 + 64, 16)),
+        ((1, 1, 160, 16), (64, 64, 2**24 - 64)),
+    ):
+        torch.manual_seed(0)
+        k, v = (
+            memory[at:].as_strided(shape, (*strides, 1)).copy_(torch.randn(shape)) for at in (0, 32)
+        )
+        q, grad = torch.randn(2, *shape).bfloat16()
+        x = Inputs(q, k, v, None, True, None)
+        output, *grads = (torch.empty(shape, dtype=q.dtype) for _ in range(4))
+        log_sums = torch.empty(shape[:3])
+        flash_launch.forward(x, output, log_sums, SMALL)
+        flash_launch.backward(x, grad, output, log_sums, tuple(grads), SMALL)
+        found += ratios(x, grad, (output, *grads))
     return found

@@ -219,34 +219,16 @@ import sys
 sys.path.insert(0, "tests")
 from helpers import interpreter
 interpreter.mend()
-import torch
-from helpers.flash_cases import SMALL, exact
-from scratchlm.kernels import flash_launch
-
-torch.manual_seed(0)
-memory = torch.empty(2**31 + 2**29, dtype=torch.bfloat16)  # pages that nobody touches take no RAM
-for strides, seq in [((2**31 + 64, 320, 16, 1), 20), ((2**30, 2**30 + 2**29 + 48, 16, 1), 20),
-                     ((64, 64, 2**24 - 64, 1), 140)]:
-    shape = (2, 1, seq, 16) if strides[0] > 2**30 else (1, 1 + (seq == 20), seq, 16)
-    k, v = (memory[start:].as_strided(shape, strides) for start in (0, 16))
-    q, grad = torch.randn(2, *shape).bfloat16()
-    k.copy_(torch.randn(shape))
-    v.copy_(torch.randn(shape))
-    x = flash_launch.Inputs(q, k, v, None, True, None)
-    output, log_sums = torch.empty_like(q), torch.empty(shape[:3])
-    flash_launch.forward(x, output, log_sums, SMALL)
-    grads = tuple(torch.empty(shape, dtype=q.dtype) for _ in range(3))
-    flash_launch.backward(x, grad, output, log_sums, grads, SMALL)
-    for ours, theirs in zip((output, *grads), exact(x, grad)[0]):
-        assert (ours.double() - theirs).abs().max() < 0.05, strides
-print("right")
+from helpers.flash_cases import errors_of_far_memory
+print(max(errors_of_far_memory()))
 """
 
 
 def test_offsets_past_2_to_the_31() -> None:
     """A 32-bit offset would read elsewhere, or end the process with a segmentation fault."""
     done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True)
-    assert done.stdout == "right\n", (done.returncode, done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 1
 
 
 @pytest.mark.parametrize(

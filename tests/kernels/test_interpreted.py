@@ -35,3 +35,10 @@ def test_the_kernels_in_the_interpreter(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
 def test_more_of_the_kernels_in_the_interpreter(path: Path) -> None:
     run(path, "slow")
+
+
+@pytest.mark.slow
+def test_each_planted_fault_is_caught() -> None:
+    script = FOLDER.parents[1] / "scripts" / "mutate_kernels.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from torch import Tensor
 from scratchlm.kernels import flash_kernels as kernels
 from scratchlm.kernels.flash_blocks import Blocks, Kernel, blocks_for
 
+_DELTA_ROWS = 32  # of a program; 256 columns then fit in registers
 _LONGEST_ROW = 2**24  # elements: 128 rows of a block then have 32-bit offsets
 
 
@@ -61,19 +62,50 @@ def backward(
 ) -> None:
     """Write the gradients of q, k and v for the gradient of the output."""
     deltas = torch.empty_like(log_sums)
-    of_q, of_kv = blocks or x.blocks("grad_q"), blocks or x.blocks("grad_kv")
-    programs = _programs(x.q, of_q.queries)
-    q, k, v, dy, dq, dk, dv = map(_heads, (x.q, x.k, x.v, grad, *grads))
-    if programs:
+    delta(x, grad, output, deltas)
+    grad_q(x, grad, log_sums, deltas, grads[0], blocks)
+    grad_kv(x, grad, log_sums, deltas, grads[1], grads[2], blocks)
+
+
+def delta(x: Inputs, grad: Tensor, output: Tensor, deltas: Tensor) -> None:
+    """Write Σ grad ⊙ output (batch, head, query) in fp32."""
+    if programs := _programs(x.q, _DELTA_ROWS):
         with torch.cuda.device_of(x.q):
             kernels.delta[(programs,)](
-                _heads(output), dy, deltas, x.sizes, DV=x.v.shape[-1], M=of_q.queries
+                _heads(output), _heads(grad), deltas, x.sizes, DV=x.v.shape[-1], M=_DELTA_ROWS
             )
+
+
+def grad_q(
+    x: Inputs,
+    grad: Tensor,
+    log_sums: Tensor,
+    deltas: Tensor,
+    dq: Tensor,
+    blocks: Blocks | None = None,
+) -> None:
+    blocks = blocks or x.blocks("grad_q")
+    q, k, v, dy, result = map(_heads, (x.q, x.k, x.v, grad, dq))
     numbers = (q, k, v, dy, log_sums, deltas)
-    _launch(kernels.grad_q, programs, of_q, x, *numbers, dq, x.first)
+    programs = _programs(x.q, blocks.queries)
+    _launch(kernels.grad_q, programs, blocks, x, *numbers, result, x.first)
+
+
+def grad_kv(
+    x: Inputs,
+    grad: Tensor,
+    log_sums: Tensor,
+    deltas: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    blocks: Blocks | None = None,
+) -> None:
+    blocks = blocks or x.blocks("grad_kv")
+    q, k, v, dy, *results = map(_heads, (x.q, x.k, x.v, grad, dk, dv))
+    numbers = (q, k, v, dy, log_sums, deltas)
     until = None if x.first is None else _until(x.first, x.k.shape[2])
-    programs = _programs(x.k, of_kv.keys)
-    _launch(kernels.grad_kv, programs, of_kv, x, *numbers, dk, dv, x.first, until)
+    programs = _programs(x.k, blocks.keys)
+    _launch(kernels.grad_kv, programs, blocks, x, *numbers, *results, x.first, until)
 
 
 def _programs(x: Tensor, rows: int) -> int:
