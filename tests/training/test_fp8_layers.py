@@ -184,6 +184,24 @@ def test_a_run_uses_it_in_the_blocks(tmp_path: Path) -> None:
     assert all(isinstance(block.attn.q_proj, FP8Linear) for block in trainer.model.layers)
 
 
+@pytest.mark.usefixtures("any_device")
+def test_a_model_is_refused_before_the_data_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--train_data",
+        str(tiny.corpus(tmp_path)),
+        "--dtype",
+        "fp8",
+        "--model.moe.num_experts",
+    ]
+    words += ["4", "--model.moe.num_active", "2", "--device", "cpu", "--out", "run"]
+    message = "experts must not use FP8 (layers.0.ffn.experts); choose --dtype bfloat16"
+    for more in ([], ["--dry_run"]):
+        check_refusal(train, [*words, *more], 2, message, capsys)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("any_device")
 def test_a_compiled_run_resumes_exactly(tmp_path: Path) -> None:

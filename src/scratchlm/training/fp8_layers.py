@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.kernels.fp8_linear import MULTIPLE, Product, fp8_linear, scaled_product
+from scratchlm.model.config import ModelConfig
 from scratchlm.model.layers import Linear
 from scratchlm.model.lora import LoRALinear
 from scratchlm.model.moe import Experts
+from scratchlm.model.transformer import Transformer
 
 
 class FP8Linear(Linear):
@@ -56,6 +58,12 @@ def use_fp8(blocks: nn.ModuleList, product: Product = scaled_product) -> None:
         new = FP8Linear(layer, product)
         new.train(layer.training)
         setattr(modules[parent], last, new)
+
+
+def check_layers(config: ModelConfig) -> None:
+    """Raise the ValueError of `use_fp8` without allocating a model."""
+    with torch.device("meta"):
+        use_fp8(Transformer(config).layers)
 
 
 def uses_fp8(model: nn.Module) -> bool:

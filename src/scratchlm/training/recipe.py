@@ -36,7 +36,7 @@ from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.training.attention_choice import resolve_attention
-from scratchlm.training.fp8_layers import check_tokens, use_fp8
+from scratchlm.training.fp8_layers import check_layers, check_tokens, use_fp8
 from scratchlm.training.initial_weights import initialize
 from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.objective import Objective
@@ -115,9 +115,7 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
-        # These errors must come before the preparation of the data, which may take hours.
-        resolve_dtype(config.runtime.dtype, device)
-        resolve_attention(config.runtime.attention, device, config.model.d_head)
+        _check_early(config, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.runtime.threads:
@@ -140,6 +138,15 @@ def _weights(config: TrainConfig, resume: Path | None) -> str | None:
             "reference model; move the model back to this path"
         )
     return path
+
+
+def _check_early(config: TrainConfig, device: torch.device) -> None:
+    """Raise a ValueError for settings that the device or the model does not support, before the
+    preparation of the data, which may take hours."""
+    resolve_dtype(config.runtime.dtype, device)
+    resolve_attention(config.runtime.attention, device, config.model.d_head)
+    if config.runtime.dtype == "fp8":
+        check_layers(config.model)
 
 
 def _planned(

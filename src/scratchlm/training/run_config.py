@@ -24,6 +24,7 @@ from scratchlm.files.file_kinds import check_folder_name
 from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
+from scratchlm.training.fp8_layers import check_layers
 from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
 from scratchlm.training.trainer_config import TrainerConfig
 
@@ -202,10 +203,13 @@ def costs(
     )
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
+    model = configuration.build(ModelConfig, tree["model"], "model.")
+    if runtime.dtype == "fp8":
+        check_layers(model)
     # "auto" assumes a GPU that computes in bfloat16, even if this machine has no GPU.
     half = runtime.dtype == "auto" and runtime.device != "cpu"
     return training_report(
-        configuration.build(ModelConfig, tree["model"], "model."),
+        model,
         train.batch_size,
         optim.optimizer,
         precision="half" if half else precision_of(runtime.dtype),
