@@ -193,6 +193,16 @@ def test_no_tensor_is_larger_than_the_logits_of_a_chunk() -> None:
         assert outputs.largest == largest
 
 
+def test_tokens_without_a_target_need_no_logits() -> None:
+    hidden = torch.randn(4, 64, 4, requires_grad=True)
+    weight = torch.randn(1000, 4, requires_grad=True)
+    targets = torch.full((4, 64), -100)
+    targets[1, :40] = targets[3, 60:] = 7
+    with Outputs() as outputs:
+        linear_cross_entropy(hidden, weight, targets, chunk=512)[0].backward()
+    assert outputs.largest == 44 * 1000
+
+
 def test_without_gradients_only_the_loss_is_computed() -> None:
     hidden, weight, targets = inputs()
     with torch.no_grad(), Outputs() as outputs:

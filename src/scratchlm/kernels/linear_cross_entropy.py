@@ -39,6 +39,12 @@ def linear_cross_entropy(
     """
     check_shapes(hidden, weight, targets, chunk)
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.flatten()
+    if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Many tokens of a dialogue have no target, so they need no logits. On a GPU, the number of
+        # targets would need a synchronization.
+        counted = targets != IGNORED
+        if not counted.all():
+            hidden, targets = hidden[counted], targets[counted]
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
         # Without z_loss both are equal. inductor would merge them into one without a gradient.
