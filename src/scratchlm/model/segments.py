@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Up to this length, torch's 16-bit attention on a CPU takes up to five times as long as fp32.
-_SHORT = 256
+_SHORT = 512
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
