@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from allocated_memory import peak_bytes
 from bench_model import ROUNDS, Job, measure
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from transformers.utils import logging
 
 from scratchlm import AdamW, ModelConfig, Transformer
@@ -276,24 +276,6 @@ def compare_steps() -> None:
 
 
 STEP = "a whole step: 18M Llama, 8 x 256 tokens"
-
-
-def peak_bytes(job: Job) -> int:
-    """Return the bytes that a step allocates, by the profiler of torch's allocator.
-
-    The process's memory would include the compiler's own, which is no part of a step.
-    """
-    for _ in range(2):
-        job()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        job()
-    assert profiled.profiler is not None
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def compare_peaks() -> None:
