@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -101,6 +102,11 @@ def _new_heads(like: Tensor, width: int) -> Tensor:
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, causal: bool, window: int | None
 ) -> tuple[Tensor, Tensor]:
+    if not (q.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(
+            f"the Triton kernel needs a CUDA device ({q.device}); move the tensors to a GPU, or "
+            "use sdpa"
+        )
     output, log_sums = _outputs(q, k, v, first, causal, window)
     flash_launch.forward(Inputs(q, k, v, first, causal, window), output, log_sums)
     return output, log_sums

@@ -42,11 +42,6 @@ class Inputs(NamedTuple):
 def forward(x: Inputs, output: Tensor, log_sums: Tensor, blocks: Blocks | None = None) -> None:
     """Write `output` (batch, head, query, d_v), and log2 Σ exp(score) into `log_sums` (batch, head,
     query) in fp32."""
-    if not (x.q.is_cuda or triton.knobs.runtime.interpret):
-        raise ValueError(
-            f"the Triton kernel needs a CUDA device ({x.q.device}); move the tensors to a GPU, or "
-            "use sdpa"
-        )
     blocks = blocks or x.blocks("forward")
     heads = map(_heads, (x.q, x.k, x.v, output))
     _launch(kernels.forward, _programs(x.q, blocks.queries), blocks, x, *heads, log_sums, x.first)
