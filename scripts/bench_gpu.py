@@ -1,13 +1,14 @@
-"""Measure everything on one GPU, in one run of at most six minutes: `python scripts/bench_gpu.py`.
+"""Measure everything on one GPU, in one run of about six minutes: `python scripts/bench_gpu.py`.
 
-The script needs the extras `dev` and `gpu`. It has five parts, and --parts selects some of them:
+The script needs the extras `dev` and `gpu`. It has six parts, and --parts selects some of them:
 
-- shapes: the tests of our kernels on the GPU, against float64.
+- shapes: our kernels on the GPU, against float64, as many cases as a minute allows.
 - memory: NVIDIA's compute-sanitizer looks for accesses outside of tensors, if it is installed.
 - attention: our attention kernel beside FlashAttention-2 and cuDNN (`bench_attention.py`).
-- training: the setup of `scratchlm-train`, with torch's attention and with ours, beside a
-  nanoGPT-style loop: GPT-2 in torch's own modules, in bfloat16, compiled as a whole, with torch's
-  fused AdamW. They take turns. The MFU is relative to the device's dense peak in the dtype.
+- training-124m, training-350m: the setup of `scratchlm-train`, with torch's attention and with
+  ours, beside a nanoGPT-style loop: GPT-2 in torch's own modules, in bfloat16, compiled as a whole,
+  with torch's fused AdamW. They take turns. The MFU is relative to the device's dense peak in the
+  dtype.
 - decoding: new tokens for one prompt, beside `transformers` (`bench_generate.py`).
 
 A part that would begin after --minutes is not measured.
@@ -22,8 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import bench_attention
 import numpy as np
@@ -50,6 +52,7 @@ from scratchlm.training.trainer_config import TrainerConfig
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 ROUNDS, STEPS = 5, 10  # steps per round
+SHAPE_MINUTES = 1.0
 
 
 class PeerBlock(nn.Module):
@@ -152,6 +155,7 @@ def print_training(
     dtype: Dtype = "auto",
 ) -> None:
     """Print one row for each function of attention, and one for the peer of a GPT-2."""
+    print("| training | tokens/s | MFU | beside the last |\n|---|---:|---:|---:|")
     tree = configuration.read_toml(file)["model"]
     config = configuration.build(ModelConfig, tree, "model.")
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 4_000_000).astype(np.uint16)
@@ -200,9 +204,44 @@ torch.cuda.synchronize()
 """
 
 
+def shapes_within_bounds(
+    cases: Sequence[Any], errors_of: Callable[[Any], Mapping[str, float]], minutes: float
+) -> str:
+    """Compare as many cases as the time allows. errors_of: case -> {result: error / bound}."""
+    end, worst, wrong, done = time.monotonic() + 60 * minutes, 0.0, [], 0
+    for case in cases:
+        if done and time.monotonic() > end:
+            break
+        error, done = max(errors_of(case).values()), done + 1
+        worst = max(worst, error)
+        if not error <= 1:  # NaN is wrong too
+            wrong.append(case)
+    found = f"{done} of {len(cases)} cases, largest error {worst:.2f} of its bound"
+    return found + "".join(f"\nWRONG: {case}" for case in wrong)
+
+
 def check_shapes(device: torch.device) -> None:
-    words = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels")
-    print(f"shapes: {last_line_of(words)}")
+    """Compare long sequences first, then the random cases of the tests, with the table's blocks.
+
+    The tests of the kernels (`pytest -m gpu tests/kernels`) compare all of them, in three dtypes.
+    They compile so many variants that they take much longer.
+    """
+    sys.path.insert(0, str(ROOT / "tests"))
+    from helpers.flash_cases import Case, cases, errors  # type: ignore[import-not-found]
+
+    sizes = [
+        Case(2, 4, 2, length, length, width, width, window=window)
+        for width in (64, 128)
+        for length in (129, 1024)
+        for window in (None, 100)
+    ]
+    every = [case._replace(blocks=None) for case in (*sizes, *cases(200))]
+    found = shapes_within_bounds(
+        every, lambda case: errors(case, torch.bfloat16, device.type), SHAPE_MINUTES
+    )
+    print(f"attention: {found}")
+    words = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels/test_fp8_linear.py")
+    print(f"FP8: {last_line_of(words)}")
 
 
 def check_memory(device: torch.device) -> None:
@@ -218,9 +257,11 @@ def measure_attention(device: torch.device) -> None:
     bench_attention.print_table(resolve_attention("triton", device, 128), device)
 
 
-def measure_training(device: torch.device) -> None:
-    print("| training | tokens/s | MFU | beside the last |\n|---|---:|---:|---:|")
+def measure_124m(device: torch.device) -> None:
     print_training(CONFIGS / "gpt2-124m.toml", 32, device, ("sdpa", "triton"))
+
+
+def measure_350m(device: torch.device) -> None:
     print_training(CONFIGS / "gpt2-350m.toml", 16, device, ("triton",))
 
 
@@ -235,7 +276,8 @@ PARTS: dict[str, Callable[[torch.device], None]] = {
     "shapes": check_shapes,
     "memory": check_memory,
     "attention": measure_attention,
-    "training": measure_training,
+    "training-124m": measure_124m,
+    "training-350m": measure_350m,
     "decoding": measure_decoding,
 }
 

@@ -113,7 +113,7 @@ def test_training_prints_a_row_for_each_way(
     words = ["--device", "cpu", "--config", str(tiny_config), "--batch_size", "2"]
     with torch.compiler.set_stance("force_eager"):
         bench.main([*words, "--attention", "sdpa", "readable"])
-    rows = rows_of(capsys.readouterr().out)
+    _, *rows = rows_of(capsys.readouterr().out)
     assert [row[0] for row in rows] == [
         "tiny, sdpa", "tiny, readable", "tiny, a nanoGPT-style loop"
     ]  # fmt: skip
@@ -128,10 +128,24 @@ def test_no_part_begins_after_the_end(script, monkeypatch, capsys: Capture) -> N
     for name in bench.PARTS:
         monkeypatch.setitem(bench.PARTS, name, lambda device, name=name: done.append(name))
     bench.run_parts(list(bench.PARTS), CPU, minutes=1)
-    assert done == ["shapes", "memory", "attention", "training", "decoding"]
-    bench.run_parts(["training"], CPU, minutes=-1)
-    assert len(done) == 5
+    assert done == ["shapes", "memory", "attention", "training-124m", "training-350m", "decoding"]
+    bench.run_parts(["decoding"], CPU, minutes=-1)
+    assert len(done) == 6
     assert "not measured (the time is over)" in capsys.readouterr().out
+
+
+def test_shapes_are_compared_with_their_bounds(script) -> None:
+    within = script("bench_gpu").shapes_within_bounds
+    errors = {"a": 0.5, "b": 0.25, "c": 1.5, "d": float("nan")}
+
+    def errors_of(case: str) -> dict[str, float]:
+        return {"output": errors[case], "grad_q": 0.1}
+
+    assert within("ab", errors_of, 1) == "2 of 2 cases, largest error 0.50 of its bound"
+    lines = within("abc", errors_of, 1).splitlines()
+    assert lines == ["3 of 3 cases, largest error 1.50 of its bound", "WRONG: c"]
+    assert within("ad", errors_of, 1).endswith("WRONG: d")
+    assert within("ab", errors_of, -1).startswith("1 of 2 cases")  # the time is over
 
 
 def test_a_programs_last_line_and_failure(script) -> None:
