@@ -28,6 +28,13 @@ REASONS = {
         (TWINS, "functional flash_attention", "kernels/flash_attention flash_attention"),
         ("the protocol and all its functions take the same parameters", *ATTEND),
         ("these take a window too", *(place for place in ATTEND if "__call__" not in place)),
+        (
+            TWINS,
+            *(
+                f"{room} linear_cross_entropy"
+                for room in ("functional", "kernels/linear_cross_entropy")
+            ),
+        ),
         (TWINS, *(f"optim/adamw adamw_update{twin}" for twin in ("", "_foreach", "_fused"))),
         (TWINS, "optim/muon muon_update", "optim/muon muon_update_stacked"),
         (

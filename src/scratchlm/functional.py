@@ -81,18 +81,34 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.sum() / (targets != IGNORED).sum()
 
 
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """x (...) -> (...):  cap · tanh(x / cap), which is between −cap and cap.  arXiv 2408.00118
+
+    Small numbers stay almost equal. Gemma 2 limits its logits with the cap 30.
+    """
+    return (cap * (_wide(x) / cap).tanh()).to(x.dtype)
+
+
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
-    x = W h are the logits. Both results are sums over the targets t ≠ −100:
+    x = W h are the logits, and with `softcap`, x = soft_cap(W h). Both results are sums over the
+    targets t ≠ −100:
     nats = Σ (log Σ_j exp x_j − x_t),  loss = nats + z_loss · Σ (log Σ_j exp x_j)²
 
     The nats are for the training log and have no gradient. The second term of the loss prevents
     large logits (PaLM, arXiv 2204.02311, section 5).
     """
-    losses, log_sums = _target_losses(linear(hidden, weight), targets)
+    logits = linear(hidden, weight)
+    logits = logits if softcap is None else soft_cap(logits, softcap)
+    losses, log_sums = _target_losses(logits, targets)
     cross_entropy = losses.sum()
     return cross_entropy + z_loss * log_sums.square().sum(), cross_entropy.detach()
 

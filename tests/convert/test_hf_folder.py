@@ -157,8 +157,8 @@ def change(folder: Path, **values: Any) -> None:
         ({"hidden_act": "gelu"}, r"this kind of llama is not supported .*hidden_act 'gelu'"),
         ({"attention_bias": True}, r"attention_bias True\); use a model with attention_bias False"),
         (
-            {"rope_parameters": {"rope_type": "yarn"}},
-            r"^these rotary positions .*rope_type 'yarn'\); use a model .* linear or llama3$",
+            {"rope_parameters": {"rope_type": "longrope"}},
+            r"^these rotary positions .*rope_type 'longrope'\); use a model .* llama3 or yarn$",
         ),
         ({"num_attention_heads": 5}, r"does not describe a valid model .*multiple of num_kv_heads"),
         (
@@ -264,6 +264,7 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
     [
         ({"gated_attention": "headwise"}, "llama, without gated_attention headwise"),
         ({"ffn": "relu2"}, "llama, without ffn relu2"),
+        ({"logit_softcap": 30.0}, "llama, without logit_softcap 30.0"),
         ({"qk_norm": True, "qk_norm_gain": False}, "qwen3, without qk_norm_gain False"),
         ({"window": 8, "bias": True}, "mistral, without bias True"),
         (

@@ -27,6 +27,10 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "lo
 
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
 
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0,
+             "original_max_position_embeddings": 24, "beta_fast": 6.0, "beta_slow": 0.5,
+             "attention_factor": 1.3, "truncate": False}  # fmt: skip
+
 # name -> architecture, and its sizes
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2_SIZES),
@@ -35,6 +39,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-grouped": ("Llama", SIZES | {"tie_word_embeddings": True, "rms_norm_eps": 1e-4}),
     "llama3": ("Llama", SIZES | {"rope_parameters": LLAMA3_ROPE, "head_dim": 16}),
     "llama-interpolated": ("Llama", SIZES | {"rope_parameters": LINEAR_ROPE}),
+    "llama-yarn": ("Llama", SIZES | {"rope_parameters": YARN_ROPE, "head_dim": 32}),
     "qwen2": ("Qwen2", SIZES),
     "qwen3": ("Qwen3", SIZES | {"head_dim": 16}),
     "mixtral": ("Mixtral", SIZES | {"num_local_experts": 4}),

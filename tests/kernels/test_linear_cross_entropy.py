@@ -28,10 +28,15 @@ def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple[Ten
 
 
 def torchs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     cross_entropy = F.cross_entropy(logits, targets, reduction="sum")
     squares = logits.logsumexp(-1).square()[targets != -100]
     return cross_entropy + z_loss * squares.sum(), cross_entropy
@@ -49,30 +54,36 @@ def check(ours: Any, theirs: Any, leaves: tuple[Tensor, ...], rtol: float, atol:
         torch.testing.assert_close(mine, other, rtol=rtol, atol=atol)
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 5, 23, 512])
-def test_equals_torchs_two_steps(chunk: int, z_loss: float) -> None:
+def test_equals_torchs_two_steps(chunk: int, z_loss: float, softcap: float | None) -> None:
     for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
         hidden, weight, targets = inputs(dtype)
-        ours = linear_cross_entropy(hidden, weight, targets, z_loss=z_loss, chunk=chunk)
-        theirs = torchs(hidden, weight, targets, z_loss)
+        ours = linear_cross_entropy(
+            hidden, weight, targets, z_loss=z_loss, softcap=softcap, chunk=chunk
+        )
+        theirs = torchs(hidden, weight, targets, z_loss, softcap)
         check(ours, theirs, (hidden, weight), tolerance, tolerance)
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
-def test_the_definition_equals_torchs_two_steps(z_loss: float) -> None:
+def test_the_definition_equals_torchs_two_steps(z_loss: float, softcap: float | None) -> None:
     hidden, weight, targets = inputs()
-    ours = functional.linear_cross_entropy(hidden, weight, targets, z_loss=z_loss)
-    theirs = torchs(hidden, weight, targets, z_loss)
+    ours = functional.linear_cross_entropy(hidden, weight, targets, z_loss=z_loss, softcap=softcap)
+    theirs = torchs(hidden, weight, targets, z_loss, softcap)
     check(ours, theirs, (hidden, weight), 1e-10, 1e-10)
     assert not ours[1].requires_grad
 
 
-def test_gradients_equal_differences_of_the_loss() -> None:
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_gradients_equal_differences_of_the_loss(softcap: float | None) -> None:
     hidden, weight, targets = inputs()
 
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden, weight, targets, z_loss=0.1, chunk=5)[0]
+        keywords = {"z_loss": 0.1, "softcap": softcap, "chunk": 5}
+        return linear_cross_entropy(hidden, weight, targets, **keywords)[0]
 
     assert torch.autograd.gradcheck(loss, (hidden, weight), fast_mode=True)
 

@@ -23,32 +23,36 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, 
     return hidden, weight, targets, torch.randn(TOKENS, dtype=dtype)
 
 
-def torchs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def torchs(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("chunk", [1, 5, 23, 512])
-def test_equals_torchs_steps_with_any_weight_of_a_token(chunk: int) -> None:
+def test_equals_torchs_steps_with_any_weight_of_a_token(chunk: int, softcap: float | None) -> None:
     for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
         hidden, weight, targets, factors = inputs(dtype)
-        ours = linear_log_probs(hidden, weight, targets, chunk=chunk)
-        theirs = torchs(hidden, weight, targets)
+        ours = linear_log_probs(hidden, weight, targets, softcap=softcap, chunk=chunk)
+        theirs = torchs(hidden, weight, targets, softcap)
         assert ours.dtype == dtype
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
         gradients = (
-            torch.autograd.grad((each * factors).sum().tanh(), (hidden, weight))
+            torch.autograd.grad((each * factors).sum().div(50).tanh(), (hidden, weight))
             for each in (ours, theirs)
         )
         for mine, other in zip(*gradients, strict=True):
             torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
 
 
-def test_gradients_equal_differences_of_the_log_probabilities() -> None:
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_gradients_equal_differences_of_the_log_probabilities(softcap: float | None) -> None:
     hidden, weight, targets, _ = inputs()
     assert torch.autograd.gradcheck(
-        lambda *leaves: linear_log_probs(*leaves, targets, chunk=5), (hidden, weight)
+        lambda *leaves: linear_log_probs(*leaves, targets, softcap=softcap, chunk=5),
+        (hidden, weight),
     )
 
 

@@ -3,10 +3,16 @@ rotations must not change."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from scratchlm import RotaryEmbedding, functional
+from scratchlm.convert.hf_folder import read_hf_config
+from scratchlm.model.config import RopeScaling
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +126,64 @@ def test_tables_are_right_after_the_meta_device() -> None:
         rope = RotaryEmbedding(8, 20)
     assert rope.table.is_meta
     assert torch.equal(rope.to_empty(device="cpu").table, RotaryEmbedding(8, 20).table)
+
+
+@pytest.mark.parametrize("d_head", [2, 16, 64])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"truncate": False},
+        {"beta_fast": 8.0, "beta_slow": 2.0},
+        {"beta_slow": 0.02},
+        {"attention_factor": 0.7},
+        {"mscale": 1.0, "mscale_all_dim": 0.8},
+        {"factor": 0.5},
+    ],
+)
+def test_yarn_matches_the_hub(settings: dict[str, float], d_head: int, tmp_path: Path) -> None:
+    """Angles and temperature, as Hugging Face computes them from its own settings."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rope = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 16.0,
+            "original_max_position_embeddings": 128} | settings  # fmt: skip
+    hub = LlamaConfig(
+        hidden_size=d_head * 4, num_attention_heads=4, rope_parameters=rope, vocab_size=61
+    )
+    cos, sin = LlamaRotaryEmbedding(hub)(torch.zeros(1), torch.arange(200)[None])
+    hub.save_pretrained(tmp_path)
+    config = read_hf_config(tmp_path)
+    ours = RotaryEmbedding(d_head, 200, config.rope_theta, scaling=config.rope_scaling)
+    mine, signed = ours.table.chunk(2, -1)
+    torch.testing.assert_close(mine, cos[0], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(signed[:, d_head // 2 :], sin[0, :, : d_head // 2],
+                               rtol=1e-5, atol=2e-5)  # fmt: skip
+
+
+def test_yarn_changes_the_temperature_of_the_scores() -> None:
+    """Every vector gets longer by 0.1 ln(factor) + 1. Pairs with many turns keep their angles."""
+    scaling = RopeScaling("yarn", 8.0, original_context_length=64)
+    assert scaling.attention_factor == pytest.approx(0.1 * math.log(8) + 1)
+    rope, plain = RotaryEmbedding(64, 50, scaling=scaling), RotaryEmbedding(64, 50)
+    x = torch.randn(50, 64)
+    turned, before = rope(x, torch.arange(50)), plain(x, torch.arange(50))
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1) * scaling.attention_factor)
+    torch.testing.assert_close(turned[:, 0], before[:, 0] * scaling.attention_factor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"original_context_length": None}, r"original_context_length must be positive"),
+        ({"beta_slow": 40}, r"beta_slow \(40\) must be below beta_fast \(32.0\); use 1 and 32"),
+        ({"low_freq_factor": 1}, r"low_freq_factor \(1\) has no effect with kind yarn; remove"),
+        ({"truncate": 1}, r"truncate must be a bool \(1\); use true or false"),
+        ({"attention_factor": 0}, r"attention_factor must be positive and finite \(0\)"),
+        ({"kind": "linear", "original_context_length": None, "beta_fast": 32},
+         r"beta_fast \(32\) has no effect with kind linear"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_of_yarn_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RopeScaling(**{"kind": "yarn", "factor": 4.0, "original_context_length": 64} | changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,31 @@ def _scaling_from(rope: Mapping[str, Any], path: Path) -> RopeScaling | None:
                 rope["high_freq_factor"],
                 rope["original_max_position_embeddings"],
             )
+        case "yarn":
+            return RopeScaling(
+                "yarn",
+                rope["factor"],
+                original_context_length=rope["original_max_position_embeddings"],
+                beta_fast=rope.get("beta_fast") or None,
+                beta_slow=rope.get("beta_slow") or None,
+                attention_factor=_attention_factor(rope),
+                truncate=rope.get("truncate", True),
+            )
         case other:
             raise FileFormatError(
                 f"these rotary positions are not supported ({path}: rope_type {other!r}); "
-                "use a model with rope_type default, linear or llama3"
+                "use a model with rope_type default, linear, llama3 or yarn"
             )
+
+
+def _attention_factor(rope: Mapping[str, Any]) -> float | None:
+    """Return the factor of YaRN, which DeepSeek writes as two numbers."""
+    given: float | None = rope.get("attention_factor")
+    one, other = rope.get("mscale"), rope.get("mscale_all_dim")
+    if given is not None or not one or not other:
+        return given
+    growth = 0.1 * math.log(max(rope["factor"], 1))
+    return (one * growth + 1) / (other * growth + 1)
 
 
 def rope_to(config: ModelConfig) -> Json:
@@ -84,6 +105,14 @@ def rope_to(config: ModelConfig) -> Json:
                 "low_freq_factor": scaling.low_freq_factor,
                 "high_freq_factor": scaling.high_freq_factor,
                 "original_max_position_embeddings": scaling.original_context_length,
+            }
+        if scaling.kind == "yarn":
+            rope |= {
+                "original_max_position_embeddings": scaling.original_context_length,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "attention_factor": scaling.attention_factor,
+                "truncate": scaling.truncate,
             }
     if config.local_rope_theta is not None:
         local = {"rope_type": "default", "rope_theta": config.local_rope_theta}

@@ -253,9 +253,11 @@ def activation_bytes(config: ModelConfig, *, precision: Precision = "float32") -
 
 def loss_bytes(config: ModelConfig, tokens: int, *, precision: Precision = "float32") -> int:
     """Return the bytes of the fused head and loss: the logits of one chunk in both dtypes, and the
-    head's gradient, which the forward pass already computes unless the head is frozen."""
+    head's gradient, which the forward pass already computes unless the head is frozen. A soft-cap
+    needs the logits of one chunk once more."""
     rows = min(tokens, CHUNK)
-    logits = rows * config.padded_vocab_size * (4 + (0 if precision == "float32" else 2))
+    size = 4 + (0 if precision == "float32" else 2) + (4 if config.logit_softcap else 0)
+    logits = rows * config.padded_vocab_size * size
     names = () if config.lora is None else config.lora.targets + config.lora.full
     heads = ("lm_head", "embedding") if config.tie_embeddings else ("lm_head",)
     frozen = config.lora is not None and not set(heads) & set(names)

@@ -9,6 +9,7 @@ them by the incoming gradient (Liger-Kernel, arXiv 2410.10989, section 3.2).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,13 @@ CHUNK = 512  # tokens
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0, chunk: int = CHUNK
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> () loss, () nats.
 
@@ -35,6 +42,9 @@ def linear_cross_entropy(
     and costs time: its matrix products are small, and each chunk updates the whole gradient of
     `weight`.
 
+    softcap: the logits become `functional.soft_cap` of themselves. One more chunk of logits is
+    then in memory.
+
     The loss is differentiable only once. Raise ValueError for shapes that do not match.
     """
     check_shapes(hidden, weight, targets, chunk)
@@ -46,10 +56,10 @@ def linear_cross_entropy(
         if not counted.all():
             hidden, targets = hidden[counted], targets[counted]
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk)
+        loss, nats = _LinearCrossEntropy.apply(hidden, weight, targets, z_loss, softcap, chunk)
         # Without z_loss both are equal. inductor would merge them into one without a gradient.
         return loss, nats if z_loss else loss.detach()
-    return _sum_over_chunks(hidden, weight, targets, z_loss, chunk)
+    return _sum_over_chunks(hidden, weight, targets, z_loss, softcap, chunk)
 
 
 def check_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> None:
@@ -64,15 +74,45 @@ def check_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) ->
         raise ValueError(f"chunk must be at least 1 token ({chunk}); pass e.g. 512")
 
 
-def chunk_buffers(tokens: int, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight (vocab, d_model) -> logits and probabilities (tokens, vocab), without values.
+class ChunkBuffers:
+    """Memory for the logits of a chunk: `logits` and `probs`, both (tokens, vocab).
 
     All chunks share these buffers, because new memory pages cost as much as a softmax. In fp32 one
-    buffer is enough for both, because log_softmax reads each element before it writes it.
+    buffer is enough for both, because log_softmax reads each element before it writes it. With
+    `softcap`, backward needs the third buffer `tanhs`, which in fp32 is the buffer `logits`.
     """
-    logits = torch.empty(tokens, len(weight), dtype=weight.dtype, device=weight.device)
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    return logits, logits if weight.dtype == wide else torch.empty_like(logits, dtype=wide)
+
+    def __init__(self, tokens: int, weight: Tensor, softcap: float | None) -> None:
+        self.softcap = softcap
+        self.logits = torch.empty(tokens, len(weight), dtype=weight.dtype, device=weight.device)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        new = partial(torch.empty_like, self.logits, dtype=wide)
+        one = weight.dtype == wide
+        self.probs = self.logits if one and softcap is None else new()
+        self.tanhs = self.logits if one or softcap is None else new()
+
+    def fill(self, x: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (token, d_model), target (token, 1) -> logits and log-probabilities (token, vocab), and
+        the logit of each target (token, 1)."""
+        logits, probs = self.logits[: len(x)], self.probs[: len(x)]
+        torch.mm(x, weight.T, out=logits)
+        scores = logits
+        if self.softcap is not None:
+            tanhs = torch.div(logits, self.softcap, out=self.tanhs[: len(x)]).tanh_()
+            scores = torch.mul(tanhs, self.softcap, out=probs)
+        target_logits = scores.gather(-1, target)
+        torch.log_softmax(scores, -1, dtype=probs.dtype, out=probs)
+        return logits, probs, target_logits
+
+    def before_cap(self, grad: Tensor) -> Tensor:
+        """Turn the gradient of the capped logits (token, vocab) into that of the logits, in place.
+
+        c tanh(x/c) has the slope 1 − tanh(x/c)².
+        """
+        if self.softcap is not None:
+            tanhs = self.tanhs[: len(grad)]
+            grad.mul_(tanhs.square_().neg_().add_(1))
+        return grad
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -86,13 +126,14 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, *settings: Any
     ) -> tuple[Tensor, Tensor]:
+        z_loss, softcap, chunk = settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         wide = torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         loss, cross_entropy = _sum_over_chunks(
-            hidden, weight, targets, z_loss, chunk, grad_hidden, grad_weight
+            hidden, weight, targets, z_loss, softcap, chunk, grad_hidden, grad_weight
         )
         ctx.save_for_backward(
             grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
@@ -104,7 +145,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _sum_over_chunks(
@@ -112,6 +153,7 @@ def _sum_over_chunks(
     weight: Tensor,
     targets: Tensor,
     z_loss: float,
+    softcap: float | None,
     chunk: int,
     grad_hidden: Tensor | None = None,
     grad_weight: Tensor | None = None,
@@ -130,17 +172,14 @@ def _sum_over_chunks(
     cross_entropy = torch.zeros((), dtype=wide, device=device)
     squares = torch.zeros((), dtype=wide, device=device)
     tokens = hidden.shape[0]
-    all_logits, all_probs = chunk_buffers(min(chunk, tokens), weight)
+    buffers = ChunkBuffers(min(chunk, tokens), weight, softcap)
     with torch.autocast(device.type, enabled=False):
         for start in range(0, tokens, chunk):
             part = slice(start, min(start + chunk, tokens))
             target, skipped = index[part], uncounted[part]
             # An ignored token is a zero vector, so it adds nothing to the gradient of `weight`.
             x = hidden[part].masked_fill(skipped, 0)
-            logits, probs = all_logits[: len(x)], all_probs[: len(x)]
-            torch.mm(x, weight.T, out=logits)
-            target_logits = logits.gather(-1, target)
-            torch.log_softmax(logits, -1, dtype=wide, out=probs)
+            logits, probs, target_logits = buffers.fill(x, weight, target)
             target_log_probs = probs.gather(-1, target)
             log_sums = target_logits - target_log_probs
             cross_entropy -= target_log_probs.masked_fill(skipped, 0).sum()
@@ -153,6 +192,7 @@ def _sum_over_chunks(
             if z_loss:  # d/dx of z·s² is 2·z·s·softmax(x), with s = log Σ exp x
                 grad_logits *= 1 + 2 * z_loss * log_sums
             grad_logits.scatter_add_(-1, target, target_log_probs.new_full(target.shape, -1))
+            grad_logits = buffers.before_cap(grad_logits)
             if dtype != wide:
                 grad_logits = logits.copy_(grad_logits)
             if grad_hidden is not None:

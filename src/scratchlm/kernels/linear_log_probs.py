@@ -16,11 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scratchlm.functional import IGNORED
-from scratchlm.kernels.linear_cross_entropy import CHUNK, add_product, check_shapes, chunk_buffers
+from scratchlm.kernels.linear_cross_entropy import CHUNK, ChunkBuffers, add_product, check_shapes
 
 
 def linear_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """hidden (..., d_model), weight (vocab, d_model), integer targets (...) -> (...), in nats.
 
@@ -28,28 +33,30 @@ def linear_log_probs(
 
     `functional.sequence_log_probs` is the sum over a sequence. Under autocast, matrix products use
     the dtype of autocast. Exponentials and sums use at least fp32. `linear_cross_entropy` explains
-    `chunk`.
+    `softcap` and `chunk`.
 
     The result is differentiable only once. Raise ValueError for shapes that do not match.
     """
     check_shapes(hidden, weight, targets, chunk)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    found: Tensor = _LinearLogProbs.apply(flat, weight, targets.flatten(), chunk)
+    found: Tensor = _LinearLogProbs.apply(flat, weight, targets.flatten(), softcap, chunk)
     return found.view(targets.shape)
 
 
 class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, *given: Any) -> Tensor:
+        targets, softcap, chunk = given
         dtype = weight.dtype
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.chunk, ctx.dtype = chunk, dtype
+        ctx.chunk, ctx.dtype, ctx.softcap = chunk, dtype, softcap
         wide = torch.promote_types(dtype, torch.float32)
         found = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            for each in _chunks(hidden, weight.to(dtype), targets, chunk):
+            buffers = ChunkBuffers(min(chunk, len(hidden)), weight.to(dtype), softcap)
+            for each in _chunks(hidden, weight.to(dtype), targets, chunk, buffers):
                 log_probs = each.log_probs.gather(-1, each.target)
                 found[each.part] = log_probs.masked_fill(each.is_ignored, 0).squeeze(-1)
         return found
@@ -61,11 +68,13 @@ class _LinearLogProbs(torch.autograd.Function):
         low, wide = weight.to(ctx.dtype), torch.promote_types(weight.dtype, torch.float32)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        buffers = ChunkBuffers(min(ctx.chunk, len(hidden)), low, ctx.softcap)
         for part, x, logits, log_probs, target, is_ignored in _chunks(
-            hidden, low, targets, ctx.chunk
+            hidden, low, targets, ctx.chunk, buffers
         ):
             incoming = grad[part].unsqueeze(-1).masked_fill(is_ignored, 0)
             grad_logits = log_probs.exp_().mul_(-incoming).scatter_add_(-1, target, incoming)
+            grad_logits = buffers.before_cap(grad_logits)
             if grad_logits.dtype != logits.dtype:
                 grad_logits = logits.copy_(grad_logits)
             if grad_hidden is not None:
@@ -74,7 +83,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 add_product(grad_weight, grad_logits.T, x)
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 class _Chunk(NamedTuple):
@@ -89,16 +98,16 @@ class _Chunk(NamedTuple):
     is_ignored: Tensor
 
 
-def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Iterator[_Chunk]:
+def _chunks(
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, buffers: ChunkBuffers
+) -> Iterator[_Chunk]:
     """Yield the chunks in order. Each chunk overwrites the logits of the chunk before it."""
-    all_logits, all_log_probs = chunk_buffers(min(chunk, len(hidden)), weight)
     for start in range(0, len(hidden), chunk):
         part = slice(start, start + chunk)
         target = targets[part].unsqueeze(-1)
         is_ignored = target == IGNORED
         # An ignored token is a zero vector, so that it may contain any number, also NaN.
         x = hidden[part].to(weight.dtype).masked_fill(is_ignored, 0)
-        logits, log_probs = all_logits[: len(x)], all_log_probs[: len(x)]
-        torch.mm(x, weight.T, out=logits)
-        torch.log_softmax(logits, -1, dtype=log_probs.dtype, out=log_probs)
-        yield _Chunk(part, x, logits, log_probs, target.masked_fill(is_ignored, 0), is_ignored)
+        target = target.masked_fill(is_ignored, 0)
+        logits, log_probs, _ = buffers.fill(x, weight, target)
+        yield _Chunk(part, x, logits, log_probs, target, is_ignored)

@@ -39,39 +39,71 @@ class RopeScaling:
     `linear` divides every frequency by `factor` (position interpolation, arXiv 2306.15595).
     `llama3` counts the turns of a pair within `original_context_length`. It divides the frequency
     by `factor` below `low_freq_factor` turns, keeps the frequency above `high_freq_factor` turns,
-    and interpolates in between (arXiv 2407.21783). The `rope_type: llama3` of Hugging
-    Face has these fields.
+    and interpolates in between (arXiv 2407.21783).
+    `yarn` interpolates by the number of the pair, between the pair with `beta_slow` turns and the
+    pair with `beta_fast` turns. With `truncate`, both numbers are rounded outwards. It also
+    multiplies the rotated vectors by `attention_factor`, so the scores are multiplied by its square
+    (arXiv 2309.00071). None means 32, 1, true and 0.1 ln(factor) + 1.
+    The `rope_type` llama3 and yarn of Hugging Face have these fields.
 
     The constructor raises ValueError for a value that is out of range or has no effect.
     """
 
-    kind: Literal["linear", "llama3"]
+    kind: Literal["linear", "llama3", "yarn"]
     factor: float
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
     original_context_length: int | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    truncate: bool | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("rope_scaling.kind", self.kind, ("linear", "llama3"))
+        _require_choice("rope_scaling.kind", self.kind, ("linear", "llama3", "yarn"))
         _require_positive("rope_scaling.factor", self.factor, example=8)
-        llama3 = {"low_freq_factor": 1, "high_freq_factor": 4, "original_context_length": 8192}
-        for name, example in llama3.items():
+        if self.kind == "yarn":
+            defaults = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+            defaults["attention_factor"] = 0.1 * math.log(max(self.factor, 1)) + 1
+            for name, value in defaults.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+        examples = {
+            "low_freq_factor": 1,
+            "high_freq_factor": 4,
+            "original_context_length": 8192,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "attention_factor": 1.1,
+        }
+        for name in (*examples, "truncate"):
             value = getattr(self, name)
-            if self.kind == "linear" and value is not None:
+            if name not in _SCALING_FIELDS[self.kind] and value is not None:
                 raise ValueError(
-                    f"rope_scaling.{name} ({value}) has no effect with kind linear; "
+                    f"rope_scaling.{name} ({value}) has no effect with kind {self.kind}; "
                     "remove this setting"
                 )
-            if self.kind == "llama3":
-                _require_positive(f"rope_scaling.{name}", value, example=example)
-        if self.kind == "llama3":
-            assert self.low_freq_factor is not None
-            assert self.high_freq_factor is not None
-            if self.low_freq_factor >= self.high_freq_factor:
-                raise ValueError(
-                    f"rope_scaling.low_freq_factor ({self.low_freq_factor}) must be below "
-                    f"high_freq_factor ({self.high_freq_factor}); use 1 and 4, as Llama 3 does"
-                )
+            if name in examples and name in _SCALING_FIELDS[self.kind]:
+                _require_positive(f"rope_scaling.{name}", value, example=examples[name])
+        if self.truncate is not None and not isinstance(self.truncate, bool):
+            raise ValueError(
+                f"rope_scaling.truncate must be a bool ({self.truncate!r}); use true or false"
+            )
+        self._require_order("low_freq_factor", "high_freq_factor", "use 1 and 4, as Llama 3 does")
+        self._require_order("beta_slow", "beta_fast", "use 1 and 32")
+
+    def _require_order(self, low: str, high: str, remedy: str) -> None:
+        """Raise ValueError unless the first of two fields has the smaller value, or both none."""
+        one, other = getattr(self, low), getattr(self, high)
+        if one is not None and one >= other:
+            raise ValueError(f"rope_scaling.{low} ({one}) must be below {high} ({other}); {remedy}")
+
+
+_SCALING_FIELDS = {
+    "linear": (),
+    "llama3": ("low_freq_factor", "high_freq_factor", "original_context_length"),
+    "yarn": ("original_context_length", "beta_fast", "beta_slow", "attention_factor", "truncate"),
+}
 
 
 @takes_synonyms()
@@ -178,6 +210,8 @@ class ModelConfig:
     feed-forward layer `silu` is SwiGLU without its gate. With `lora`, the model has adapters, and
     all other weights are frozen.
 
+    With `logit_softcap` c, the logits x of the head become c tanh(x/c), as in Gemma 2.
+
     Three settings make the attention of the layers different. `window_pattern` has a letter for
     each layer, and repeats over the layers: S for attention to the last `window` keys, and L for
     attention to all keys (arXiv 2408.00118). With `nope_every` n, the layers n, 2n, 3n, … have no
@@ -216,6 +250,7 @@ class ModelConfig:
     window_pattern: str | None = None
     nope_every: int | None = None
     local_rope_theta: float | None = None
+    logit_softcap: float | None = None
     moe: MoEConfig | None = None
     lora: LoRAConfig | None = None
 
@@ -256,8 +291,9 @@ class ModelConfig:
                 )
         for name, example in (("rope_theta", _ROPE_THETA), ("norm_eps", 1e-5)):
             _require_positive(name, getattr(self, name), example=example)
-        if self.local_rope_theta is not None:
-            _require_positive("local_rope_theta", self.local_rope_theta, example=_ROPE_THETA)
+        for name, example in (("local_rope_theta", _ROPE_THETA), ("logit_softcap", 30)):
+            if getattr(self, name) is not None:
+                _require_positive(name, getattr(self, name), example=example)
         _require_fraction("dropout", self.dropout)
         self._check_heads()
         self._check_position()
@@ -315,6 +351,12 @@ class ModelConfig:
     def _check_position(self) -> None:
         match self.position:
             case "rope":
+                yarn = self.rope_scaling is not None and self.rope_scaling.kind == "yarn"
+                if yarn and self.rope_theta <= 1:
+                    raise ValueError(
+                        f"rope_theta must be above 1 with yarn ({self.rope_theta}); use e.g. "
+                        f"{_ROPE_THETA:g}"
+                    )
                 if self.d_head % 2:
                     raise ValueError(
                         f"the width of a head must be even with rope ({self.d_head}); change "

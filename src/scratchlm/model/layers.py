@@ -149,6 +149,21 @@ class LearnedPositions(nn.Module):
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
 
 
+class SoftCap(nn.Module):
+    """x (...) -> (...):  cap · tanh(x / cap), in at least fp32.  arXiv 2408.00118"""
+
+    def __init__(self, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return ((wide / self.cap).tanh() * self.cap).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.cap}"
+
+
 class NoPositions(nn.Module):
     """The layer that replaces `LearnedPositions` or `RotaryEmbedding` in other models: x -> x."""
 

@@ -18,9 +18,9 @@ class RotaryEmbedding(nn.Module):
     """x (..., seq, d_head), positions (seq,) or (..., seq) -> (..., seq, d_head), in x's dtype.
 
     Pair i of the vector at position p turns by p · theta^(−2i / d_head) radians. `scaling` changes
-    these angles. Positions broadcast over x's leading axes. Pair i is elements i and i + d_head/2,
-    as in Llama weights of Hugging Face. With `interleaved`, pair i is elements 2i and 2i + 1, as in
-    the paper (arXiv 2104.09864).
+    these angles, and for YaRN also the length of the result. Positions broadcast over x's leading
+    axes. Pair i is elements i and i + d_head/2, as in Llama weights of Hugging Face. With
+    `interleaved`, pair i is elements 2i and 2i + 1, as in the paper (arXiv 2104.09864).
 
     A position outside 0…max_seq_len − 1 raises ValueError. On a GPU, such a position fails a device
     assertion instead, because a check would make every call wait for the GPU.
@@ -57,13 +57,14 @@ class RotaryEmbedding(nn.Module):
         exponents = (
             -torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head
         )
-        frequencies = scaled_frequencies(self.theta**exponents, self.scaling)
+        frequencies = scaled_frequencies(self.theta**exponents, self.scaling, self.theta)
         positions = torch.arange(self.max_seq_len, dtype=torch.float64, device="cpu")
         angles = torch.outer(positions, frequencies)  # (position, pair)
         # (a, b) turns to (a cos - b sin, b cos + a sin), so both elements use the same cosine.
         cos = self._spread(angles.cos(), angles.cos())
         sin = self._spread(-angles.sin(), angles.sin())
-        table = torch.cat((cos, sin), -1).float()
+        factor = None if self.scaling is None else self.scaling.attention_factor
+        table = (torch.cat((cos, sin), -1) * (1.0 if factor is None else factor)).float()
         self.register_buffer("table", table.to(device), persistent=False)
 
     def _spread(self, first: Tensor, second: Tensor) -> Tensor:
@@ -124,17 +125,56 @@ def _swap_neighbours(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
-def scaled_frequencies(frequencies: Tensor, scaling: RopeScaling | None) -> Tensor:
-    """frequencies (pair,), radians per position -> (pair,), scaled as `RopeScaling` describes."""
+def scaled_frequencies(
+    frequencies: Tensor, scaling: RopeScaling | None, theta: float = 10_000.0
+) -> Tensor:
+    """frequencies (pair,), radians per position -> (pair,), scaled as `RopeScaling` describes.
+
+    `theta` is the base of the frequencies. Only YaRN needs it.
+    """
     if scaling is None:
         return frequencies
     slow = frequencies / scaling.factor
-    if scaling.kind == "linear":
-        return slow
+    match scaling.kind:
+        case "linear":
+            return slow
+        case "llama3":
+            kept = _kept_by_llama3(frequencies, scaling)
+        case "yarn":
+            kept = _kept_by_yarn(frequencies, scaling, theta)
+    return kept * frequencies + (1 - kept) * slow
+
+
+def _kept_by_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Return for each pair 1 (unchanged), 0 (slow), or a number in between."""
     assert scaling.low_freq_factor is not None
     assert scaling.high_freq_factor is not None
     assert scaling.original_context_length is not None
     turns = scaling.original_context_length * frequencies / (2 * math.pi)
     width = scaling.high_freq_factor - scaling.low_freq_factor
-    kept = ((turns - scaling.low_freq_factor) / width).clamp(0, 1)  # 0: slow, 1: unchanged
-    return kept * frequencies + (1 - kept) * slow
+    return ((turns - scaling.low_freq_factor) / width).clamp(0, 1)
+
+
+def _kept_by_yarn(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """Return for each pair 1 (unchanged), 0 (slow), or a number in between.
+
+    Pair i makes n = T / (2π) · theta^(−i / pairs) turns in T positions. So the pair with n turns
+    has the number i = pairs · ln(T / (2π n)) / ln theta.
+    """
+    assert scaling.beta_fast is not None
+    assert scaling.beta_slow is not None
+    assert scaling.original_context_length is not None
+    pairs = len(frequencies)
+    most = scaling.original_context_length / (2 * math.pi)
+    first, last = (
+        pairs * math.log(most / turns) / math.log(theta)
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    # The limit of `last` is the width of a head, and not the number of pairs, as in the code of
+    # the paper and in Hugging Face.
+    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    last += 0.001 if first == last else 0
+    number = torch.arange(pairs, dtype=frequencies.dtype, device=frequencies.device)
+    return 1 - ((number - first) / (last - first)).clamp(0, 1)

@@ -26,6 +26,7 @@ from scratchlm.model.layers import (
     Linear,
     NoPositions,
     RMSNorm,
+    SoftCap,
 )
 from scratchlm.model.lora import LoRALinear, add_adapters, merge_adapters
 from scratchlm.model.moe import MixtureOfExperts
@@ -139,6 +140,8 @@ class Transformer(nn.Module):
             )
             self.norm = _new_norm(config)
             self.lm_head = Linear(config.d_model, config.padded_vocab_size)
+            cap = config.logit_softcap
+            self.softcap = nn.Identity() if cap is None else SoftCap(cap)
             self._tie()
             if config.lora is not None:
                 self.add_lora(config.lora)
@@ -230,12 +233,14 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., d_model), the result of `hidden` -> logits (..., vocab)."""
-        return self.lm_head(hidden)[..., : self.config.vocab_size]  # without the padding rows
+        logits = self.lm_head(hidden)[..., : self.config.vocab_size]  # without the padding rows
+        return self.softcap(logits)
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """hidden (..., d_model) -> z (..., width), W (vocab, width), with W z = `logits(hidden)`.
 
-        A loss that fuses the head needs this. z is `hidden`, unless the head has an adapter.
+        With `config.logit_softcap`, the logits are the soft-cap of W z. A loss that fuses the head
+        needs this method. z is `hidden`, unless the head has an adapter.
         """
         head = self.lm_head
         z, weight = head.as_one(hidden) if isinstance(head, LoRALinear) else (hidden, head.weight)

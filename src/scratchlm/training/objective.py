@@ -32,7 +32,10 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         if isinstance(self.model, Transformer):
             hidden, head = self.model.head(self.model.hidden(inputs, first=first))
-            loss, nats = linear_cross_entropy(hidden, head, targets, z_loss=self.z_loss)
+            cap = self.model.config.logit_softcap
+            loss, nats = linear_cross_entropy(
+                hidden, head, targets, z_loss=self.z_loss, softcap=cap
+            )
             routers = self.model.auxiliary_loss()
             return loss, {"loss": nats}, nats.new_zeros(()) if routers is None else routers
         if first is not None:

@@ -86,4 +86,4 @@ def weights_hash(model: nn.Module) -> str:
 
 def _log_probs(model: Transformer, inputs: Tensor, targets: Tensor, first: Tensor) -> Tensor:
     hidden, head = model.head(model.hidden(inputs, first=first))
-    return linear_log_probs(hidden, head, targets)
+    return linear_log_probs(hidden, head, targets, softcap=model.config.logit_softcap)
