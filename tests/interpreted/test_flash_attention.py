@@ -113,7 +113,7 @@ def test_queries_without_a_key_get_zeros_and_give_none() -> None:
     """Queries 0 to 3 come before the first key. Query 5 has a document that begins after it."""
     torch.manual_seed(0)
     qkv = heads(1, 2, 9, 16), heads(1, 1, 5, 16), heads(1, 1, 5, 16)
-    first = torch.tensor([[0, 0, 0, 0, 0, 9, 1, 1, 1]])
+    first = torch.tensor([[0, 0, 0, 0, -(2**40), 2**40, 1, 1, 1]])
     output, grad_q, *_ = with_gradients(
         *qkv, grad=torch.randn(1, 2, 9, 16), causal=True, first=first
     )

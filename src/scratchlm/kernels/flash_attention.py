@@ -50,7 +50,7 @@ def flash_attention(
     _check(q, k, v, window)
     if first is not None:
         check_first(first, q)
-        first = first.reshape(-1, q.shape[-2]).to(torch.int32).contiguous()
+        first = first.reshape(-1, q.shape[-2]).clamp(0, k.shape[-2]).to(torch.int32).contiguous()
     if window is not None:
         causal = True
         window = window if window < k.shape[-2] else None

@@ -18,7 +18,8 @@ _LONGEST_ROW = 2**24  # elements: 128 rows of a block then have 32-bit offsets
 class Inputs(NamedTuple):
     """q (batch, head, query, width), k and v (batch, kv_head, key, width), first (batch, query).
 
-    `first` is int32 and contiguous. `window` implies `causal`, and is below the number of keys.
+    `first` is int32 and contiguous, and not far above the number of keys. `window` implies
+    `causal`, and is below the number of keys.
     """
 
     q: Tensor
