@@ -125,13 +125,13 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def caught(fault: Fault) -> str:
+def caught(fault: Fault, folder: Path) -> str:
     """Return the first case that fails with the fault, or "" if all pass.
 
     The fault must be planted before its module is imported, so this runs in a child process.
     """
     if fault.module:
-        plant(fault)
+        plant(fault, folder)
     import torch
 
     from helpers import flash_cases, interpreter  # type: ignore[import-not-found]
@@ -152,12 +152,12 @@ def caught(fault: Fault) -> str:
     return ""
 
 
-def plant(fault: Fault) -> None:
+def plant(fault: Fault, folder: Path) -> None:
     """Import the module with the fault. Triton reads the source of a kernel from its file."""
     source = (ROOT / "src" / "scratchlm" / "kernels" / f"{fault.module}.py").read_text("utf-8")
     if fault.old not in source:
         raise ValueError(f"{fault.module} must contain the line to break ({fault.old!r})")
-    path = Path(tempfile.mkdtemp()) / f"{fault.module}.py"
+    path = folder / f"{fault.module}.py"
     path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
     name = f"scratchlm.kernels.{fault.module}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -169,13 +169,14 @@ def plant(fault: Fault) -> None:
 
 def main() -> None:
     missed = 0
-    for fault in tqdm(FAULTS, disable=None):
-        try:
-            by = in_child(caught, fault)
-        except EOFError:  # a segmentation fault
-            by = "the process ended"
-        missed += not by
-        tqdm.write(f"{'caught' if by else 'MISSED'}  {fault.name}  {by}", file=sys.stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        for fault in tqdm(FAULTS, disable=None):
+            try:
+                by = in_child(caught, fault, Path(folder))
+            except EOFError:  # a segmentation fault
+                by = "the process ended"
+            missed += not by
+            tqdm.write(f"{'caught' if by else 'MISSED'}  {fault.name}  {by}", file=sys.stdout)
     print(f"the cases catch {len(FAULTS) - missed} of {len(FAULTS)} faults")
     if missed:
         raise SystemExit(1)
