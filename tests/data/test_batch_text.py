@@ -105,12 +105,13 @@ def test_a_batch_by_hand(tokenizer):
     ]
     first = torch.tensor([[0, 0, 2, 2]] * 4, dtype=torch.int32)
     (row, *_) = batch_text(Batch(inputs, targets, first), None, None)
-    assert row[1:] == ["   1  ⟨ 5⟩ 6", "   2   9 7 8"]
-    dialogues = torch.tensor([[-100, 9, -100, 8]] * 4)  # 9 and 8 end a dialogue, and are no inputs
-    inputs = torch.tensor([[5, 6, 5, 7]] * 4)
-    (row, *_) = batch_text(Batch(inputs, dialogues, first), None, None)
-    assert row == ["2 documents, 4 inputs, 2 targets",
-                   "   1  ⟨ 5 6⟩ 9", "   2  ⟨ 5 7⟩ 8"]  # fmt: skip
+    assert row[1:] == ["   1  ⟨ 5⟩ 6 9", "   2  ⟨ 9⟩ 7 8"]
+    for begin in (5, 9):  # 9 and 8 end a dialogue, and are no inputs; 9 may begin the next one
+        dialogues = torch.tensor([[-100, 9, -100, 8]] * 4)
+        packed = Batch(torch.tensor([[5, 6, begin, 7]] * 4), dialogues, first)
+        (row, *_) = batch_text(packed, None, None)
+        assert row == ["2 documents, 4 inputs, 2 targets",
+                       "   1  ⟨ 5 6⟩ 9", f"   2  ⟨ {begin} 7⟩ 8"]  # fmt: skip
     ends = Batch(torch.tensor([[5, 6, 9]]), torch.tensor([[6, 9, -100]]))  # 9 has no target
     assert list(batch_text(ends, None, 9)) == [
         ["1 document, 3 inputs, 2 targets", "   1  ⟨ 5⟩ 6 9"]

@@ -24,7 +24,6 @@ from scratchlm.tokenizer.playground.page import BACKGROUNDS, BLACK, GREY, painte
 class _Token(NamedTuple):
     id: int
     is_target: bool
-    begins: bool  # whether a document begins here
 
 
 def batch_text(
@@ -44,12 +43,11 @@ def batch_text(
     ):
         first = None if batch.first is None else batch.first[row].tolist()
         size = _size(inputs, targets)
-        tokens = _tokens(inputs[:size], targets[:size], first, separator)
-        documents = list(_documents(tokens))
+        documents = list(_documents(inputs[:size], targets[:size], first, separator))
         counts = [
             _counted(len(documents), "document"),
             _counted(size, "input"),
-            _counted(sum(token.is_target for token in tokens), "target"),
+            _counted(sum(token.is_target for tokens in documents for token in tokens), "target"),
         ]
         counts += [f"{len(inputs) - size:,} places of padding"] * (size < len(inputs))
         lines = [", ".join(counts)]
@@ -68,28 +66,31 @@ def _size(inputs: list[int], targets: list[int]) -> int:
     return size
 
 
-def _tokens(
+def _documents(
     inputs: list[int], targets: list[int], first: list[int] | None, separator: int | None
-) -> list[_Token]:
-    """Return the inputs, and the targets that are no inputs: the last target of the row, and the
-    last target of each dialogue."""
-    tokens = []
-    for place, id in enumerate(inputs):
-        begins = inputs[place - 1] == separator if first is None else first[place] == place
-        is_target = place > 0 and targets[place - 1] != IGNORED
-        if is_target and targets[place - 1] != id:  # the end of a dialogue is no input
-            tokens.append(_Token(targets[place - 1], True, False))
-            is_target = False
-        tokens.append(_Token(id, is_target, place == 0 or begins))
-    if targets and targets[-1] != IGNORED:
-        tokens.append(_Token(targets[-1], True, inputs[-1] == separator))
-    return tokens
+) -> Iterator[list[_Token]]:
+    """Yield the tokens of each document.
+
+    With `first`, the last target of a document is not the input after it. Without `first`, the
+    targets are the inputs, one place later.
+    """
+    places = range(len(inputs))
+    starts = [place for place in places if place == 0 or (first and first[place] == place)]
+    for start, end in itertools.pairwise([*starts, len(inputs)]):
+        tokens = [_Token(inputs[start], False)]
+        for place in range(start + 1, end):
+            tokens.append(_Token(inputs[place], targets[place - 1] != IGNORED))
+        if targets[end - 1] != IGNORED:  # this target is no input
+            tokens.append(_Token(targets[end - 1], True))
+        yield from [tokens] if first else _cut(tokens, separator)
 
 
-def _documents(tokens: list[_Token]) -> Iterator[list[_Token]]:
-    starts = [place for place, token in enumerate(tokens) if token.begins]
-    for start, end in itertools.pairwise([*starts, len(tokens)]):
-        yield tokens[start:end]
+def _cut(tokens: list[_Token], separator: int | None) -> Iterator[list[_Token]]:
+    """Cut the tokens after each separator."""
+    ends = [place for place, token in enumerate(tokens, 1) if token.id == separator]
+    for start, end in itertools.pairwise([0, *ends, len(tokens)]):
+        if start < end:
+            yield tokens[start:end]
 
 
 def _shown(
