@@ -17,7 +17,7 @@ from torch import nn
 
 from helpers import tiny
 from scratchlm import AdamW, load_checkpoint, load_model, save_checkpoint
-from scratchlm.checkpoint.models import read_own_tokenizer
+from scratchlm.checkpoint.models import read_own_texts
 from scratchlm.checkpoint.pointers import find_checkpoint, write_pointer
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.errors import FileFormatError
@@ -134,8 +134,9 @@ def test_load_model_needs_nothing_else(tmp_path, name):
     assert torch.equal(loaded(ids), model(ids))
     assert not loaded.training
     assert type(read_checkpoint(tmp_path / name)["config"]) is dict
-    own = read_own_tokenizer(tmp_path / name)
-    assert own.hash == tokenizer.hash
+    own = read_own_texts(tmp_path / name)
+    assert own is not None
+    assert own.tokenizer.hash == tokenizer.hash
 
 
 def test_load_model_says_where_there_is_no_config(tmp_path):

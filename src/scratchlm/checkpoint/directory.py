@@ -154,7 +154,8 @@ def read_directory(path: Path, *, mapped: bool = False) -> Payload:
 
 
 def read_directory_settings(path: Path) -> Payload:
-    """Return `step`, and `recipe`, `template`, `config` and `tokenizer` if the checkpoint has them.
+    """Return `step`, and what else the checkpoint has of `recipe`, `template`, `end_ids`,
+    `start_ids`, `config` and `tokenizer`.
 
     It checks and reads only the files without tensors.
     """
@@ -162,7 +163,7 @@ def read_directory_settings(path: Path) -> Payload:
     names = _verified(path, ("state.json", "config.json", "tokenizer.json"))
     with _fitting(path):
         values = _read_json(path / "state.json")["values"]
-        keys = ("recipe", "step", "template")
+        keys = ("recipe", "step", "template", "end_ids", "start_ids")
         plainly = {key: plain_values.from_json(values.get(key), {}) for key in keys}
         return plainly | _texts(path, names)
 

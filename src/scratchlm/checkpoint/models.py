@@ -15,6 +15,7 @@ from scratchlm.checkpoint.save_and_load import read_checkpoint, read_settings, r
 from scratchlm.config import takes_synonyms
 from scratchlm.convert.hf_folder import from_hf, read_hf_config
 from scratchlm.convert.hf_tokenizer import (
+    has_other_template,
     read_end_ids,
     read_start_ids,
     read_template,
@@ -98,23 +99,37 @@ def load_parts(
         model = from_hf(path)
         own, vocab_size = read_tokenizer(path), model.config.vocab_size
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, path)
-        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
-        ends, starts = read_end_ids(path, known), read_start_ids(path, known)
-        template = read_template(path, tokenizer)
+        ends, starts, template = _of_folder(path, tokenizer, vocab_size)
     else:
         name = find_checkpoint(path)
         payload = read_checkpoint(name)
         model = model_from(payload, name)
         own, vocab_size = _own_tokenizer(payload, name), model.config.vocab_size
         tokenizer = _agreeing(own, tokenizer_path, vocab_size, name)
-        known = range(vocab_size) if tokenizer is None else tokenizer.vocab
-        ends, starts = (_ids(payload, key, name) for key in ("end_ids", "start_ids"))
-        ends = known_ids(ends, known, "end_ids", name)
-        check_start_ids(starts, known, name)
-        template = _template(payload, tokenizer, name)
+        ends, starts, template = _stored(payload, tokenizer, name, vocab_size)
     if tokenizer is not None:
         ends = ends or default_end_ids(tokenizer)
     return model, tokenizer, ends, starts, template
+
+
+def _of_folder(
+    path: StrPath, tokenizer: BPETokenizer | None, vocab_size: int = 0
+) -> tuple[list[int], list[int], str | None]:
+    """Return the end ids, the start ids and the template of a Hugging Face folder."""
+    known = range(vocab_size) if tokenizer is None else tokenizer.vocab
+    ends, starts = read_end_ids(path, known), read_start_ids(path, known)
+    return ends, starts, read_template(path, tokenizer)
+
+
+def _stored(
+    payload: Payload, tokenizer: BPETokenizer | None, path: Path, vocab_size: int = 0
+) -> tuple[list[int], list[int], str | None]:
+    """Return the end ids, the start ids and the template of a checkpoint."""
+    known = range(vocab_size) if tokenizer is None else tokenizer.vocab
+    ends, starts = (_ids(payload, key, path) for key in ("end_ids", "start_ids"))
+    ends = known_ids(ends, known, "end_ids", path)
+    check_start_ids(starts, known, path)
+    return ends, starts, _template(payload, tokenizer, path)
 
 
 def _ids(payload: Payload, key: str, path: Path) -> list[int]:
@@ -202,21 +217,32 @@ def config_from(payload: Payload, path: StrPath) -> ModelConfig:
         ) from None
 
 
-def read_own_tokenizer(path: StrPath) -> BPETokenizer | None:
-    """Return the tokenizer stored with the model at `path` (see `load_model`), or None."""
-    if is_hf_folder(path):
-        return read_tokenizer(path)
-    found = find_checkpoint(path)
-    return _own_tokenizer(read_settings(found), found)
+class OwnTexts(NamedTuple):
+    """What the files of a model say about its texts (see `Loaded`)."""
+
+    tokenizer: BPETokenizer
+    end_ids: list[int]
+    start_ids: list[int]
+    template: str | None
 
 
-def read_own_template(path: StrPath) -> str | None:
-    """Return the name of the chat template of the model at `path`, or None."""
-    tokenizer = read_own_tokenizer(path)
+def read_own_texts(path: StrPath) -> OwnTexts | None:
+    """Return what `path` (see `load_model`) says about texts, or None if it has no tokenizer.
+
+    It does not read the weights of a folder. `end_ids` may be empty.
+    """
     if is_hf_folder(path):
-        return read_template(path, tokenizer)
+        tokenizer = read_tokenizer(path)
+        return None if tokenizer is None else OwnTexts(tokenizer, *_of_folder(path, tokenizer))
     found = find_checkpoint(path)
-    return _template(read_settings(found), tokenizer, found)
+    payload = read_settings(found)
+    tokenizer = _own_tokenizer(payload, found)
+    return None if tokenizer is None else OwnTexts(tokenizer, *_stored(payload, tokenizer, found))
+
+
+def other_template(path: StrPath) -> bool:
+    """Return whether `path` is a Hugging Face folder with a chat template that is not ours."""
+    return is_hf_folder(path) and has_other_template(path)
 
 
 def _own_tokenizer(payload: Payload, path: StrPath) -> BPETokenizer | None:

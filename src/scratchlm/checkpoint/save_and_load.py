@@ -160,7 +160,8 @@ def read_checkpoint(path_or_file: PathOrFile, *, mapped: bool = False) -> Payloa
 
 
 def read_settings(path: Path) -> Payload:
-    """Return `step`, `recipe`, `template`, `config` and `tokenizer` of a checkpoint.
+    """Return `step`, `recipe`, `template`, `end_ids`, `start_ids`, `config` and `tokenizer` of a
+    checkpoint.
 
     It does not read the tensors of a directory.
     """

@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scratchlm.cli.command import Once, Parser, has_colour
 from scratchlm.cli.recipes import find_config
@@ -67,13 +67,13 @@ def run(args: Namespace) -> None:
     if not (args.config or "data.train" in flags):
         raise ValueError("the data is missing (no --train_data, no --config); set one of them")
     file = find_config(args.config) if args.config else None
-    from scratchlm.training.run_config import resolve
+    from scratchlm.training.run_data import prepare_for
 
     with tempfile.TemporaryDirectory() as folder:
         # A run's own folder stays as it is: a text is tokenized a second time, with the same ids.
         run_folder = Path(folder) / "run"
-        config, _ = resolve(file, flags | {"train.out": str(run_folder)}, say=_say)
-        data = _prepared(config, run_folder)
+        config, weights = _config(file, flags | {"train.out": str(run_folder)})
+        config, data = prepare_for(config, weights, run_folder, _say)
         print(LEGEND[has_colour()])
         for lines in islice(_rows(config, data, args.step - 1), args.print_rows):
             print("\n".join(lines))
@@ -83,18 +83,28 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _prepared(config: TrainConfig, folder: Path) -> Prepared:
-    """Return the data of the configuration, with the tokenizer that `scratchlm-train` uses."""
-    from scratchlm.checkpoint.models import read_own_tokenizer
-    from scratchlm.data.prepare import prepare
+def _config(file: Path | None, flags: dict[str, Any]) -> tuple[TrainConfig, str | None]:
+    """Return the configuration, and the weights whose tokenizer and template the data uses.
 
-    weights = config.train.init_from
-    own = None if weights is None else read_own_tokenizer(weights)
-    folder.mkdir()
-    if own is not None:
-        own.save(folder / "tokenizer.json")  # `prepare` needs the file for a text
-    model = config.model
-    return prepare(config.data, model.vocab_size, model.context_length, folder / "data", _say, own)
+    A run's config.toml is complete, and the run has its own tokenizer. So it needs no weights.
+    """
+    from scratchlm import config as configuration
+    from scratchlm.training.run_config import resolve
+    from scratchlm.training.train_config import TrainConfig
+
+    if file is None or not _is_of_a_run(file):
+        config, _ = resolve(file, flags, say=_say)
+        return config, config.train.init_from
+    own = {"data": {"tokenizer": str(file.with_name("tokenizer.json"))}}
+    if flags.get("data.val") == "none":
+        flags = flags | {"data.val": None}
+    tree = configuration.merge(configuration.read_toml(file), own, configuration.nest(flags))
+    return configuration.build(TrainConfig, tree), None
+
+
+def _is_of_a_run(file: Path) -> bool:
+    has = file.with_name("checkpoints").is_dir() and file.with_name("tokenizer.json").is_file()
+    return has and file.name == "config.toml"
 
 
 def _rows(config: TrainConfig, data: Prepared, step: int) -> Iterator[list[str]]:

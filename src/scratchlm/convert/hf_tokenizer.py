@@ -81,6 +81,11 @@ def read_template(folder: StrPath, tokenizer: BPETokenizer | None) -> str | None
     return name
 
 
+def has_other_template(folder: StrPath) -> bool:
+    """Return whether the folder has a chat template that is not one of `FORMS`."""
+    return bool(_chat_template(Path(folder))) and _template_name(folder) is None
+
+
 def read_adapter_template(folder: StrPath, tokenizer: BPETokenizer) -> str | None:
     """Return the name of the chat template in a folder of adapters, if it is one of `FORMS`.
 

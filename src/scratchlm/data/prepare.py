@@ -55,7 +55,8 @@ class PreparedData:
 
     `context_length` is the requested length. With `fit_context`, it may be shorter to fit the data.
     `data_id` identifies the training ids and `val_id` the validation ids. `documents` says how
-    batches treat documents, or is None if they ignore documents.
+    batches treat documents, or is None if they ignore documents. `end_ids` and `start_ids` end and
+    begin a text of the run's weights.
     """
 
     train: TokenArray | Mixture
@@ -65,6 +66,8 @@ class PreparedData:
     data_id: dict[str, Any]
     val_id: dict[str, Any]
     documents: Documents | None = None
+    end_ids: Sequence[int] = ()
+    start_ids: Sequence[int] = ()
 
     @property
     def new_ids(self) -> Sequence[int]:
@@ -74,7 +77,9 @@ class PreparedData:
     @property
     def stored(self) -> dict[str, Any]:
         """What each checkpoint of the run contains about its data."""
-        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.to_json()}
+        ids = {"end_ids": list(self.end_ids), "start_ids": list(self.start_ids)}
+        own = {} if self.tokenizer is None else {"tokenizer": self.tokenizer.to_json()}
+        return own | {key: some for key, some in ids.items() if some}
 
     def train_batches(self, batch_size: int, seed: int) -> TrainBatches | MixedBatches:
         return train_batches(self.train, batch_size, self.context_length, seed, self.documents)

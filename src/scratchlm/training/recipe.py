@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from scratchlm.checkpoint.models import read_own_template, read_own_tokenizer
 from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import precision_of, training_flops_per_token, training_memory
-from scratchlm.data.conversations.prepared import PreparedDialogues
 from scratchlm.data.mixture import MixedBatches, MixedEvalBatches
-from scratchlm.data.prepare import Prepared, prepare
+from scratchlm.data.prepare import Prepared
 from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (
     CPU_SPEED,
@@ -28,12 +26,10 @@ from scratchlm.devices.runtime import (
     resolve_dtype,
     seed_everything,
 )
-from scratchlm.errors import FileFormatError
 from scratchlm.files.atomic import write_file
 from scratchlm.generation.sampling import generate
 from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
-from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.training.attention_choice import resolve_attention
 from scratchlm.training.fp8_layers import check_layers, check_tokens, use_fp8
@@ -46,6 +42,7 @@ from scratchlm.training.preference_objective import (
     weights_hash,
 )
 from scratchlm.training.preflight import check_room, memory_of
+from scratchlm.training.run_data import prepare_for
 from scratchlm.training.run_length import (
     counted,
     given_steps,
@@ -82,7 +79,7 @@ def build(
     assert config.train.out is not None
     out = Path(config.train.out)
     device = _set_device(config, ranks)
-    config, data = _prepared(config, out, resume, ranks, say)
+    config, data = prepare_for(config, resume or config.train.init_from, out, say, ranks)
     config, batches = _planned(config, data, device, ranks, say, typed)
     trainer = _assembled(config, data, batches, _weights(config, resume), device, ranks)
     if config.train.minutes is not None:
@@ -96,7 +93,7 @@ def build(
         for line in _told_of_mixture(trainer, batches):
             say(line)
         if new := data.new_ids:
-            trainer.note_change({"new ids": [new[0], new[-1]]})
+            trainer.note_change({"tokens": [new[0], new[-1] + 1]})
         for line in trainer.resume(resume) if resume is not None else ():
             say(line)
     # Change the run's folder only after everything above has succeeded.
@@ -278,56 +275,6 @@ def _told_of_mixture(trainer: Trainer, batches: EpochBatches) -> Iterator[str]:
         yield "each validation reads " + ", ".join(
             f"{count:,} sequences of {name}" for count, name in counts
         )
-
-
-def _own_tokenizer(
-    config: TrainConfig, resume: Path | None, say: Callable[[str], None]
-) -> BPETokenizer | None:
-    """Return the tokenizer of the weights that training begins with, or None if it is unknown."""
-    weights = resume or config.train.init_from
-    if weights is None:
-        return None
-    try:
-        return read_own_tokenizer(weights)
-    except FileFormatError as error:  # a Hugging Face folder may have another kind of tokenizer
-        if resume is not None or config.data.tokenizer is None:
-            raise
-        say(f"the run does not use the weights' own tokenizer ({error})")
-        return None
-
-
-def _prepared(
-    config: TrainConfig,
-    out: Path,
-    resume: Path | None,
-    ranks: Ranks,
-    say: Callable[[str], None],
-) -> tuple[TrainConfig, Prepared]:
-    """Return the configuration, with the context length that the data allows, and the data.
-
-    Rank 0 prepares the data first. Then the other ranks read the prepared data from the disk.
-    """
-    model = config.model
-    with agreed(ranks):
-        own = _own_tokenizer(config, resume, say)
-        weights = config.train.init_from
-        if own and weights and config.data.kind != "text" and config.data.template == "auto":
-            config = _with_template(config, read_own_template(weights))
-    arguments = (config.data, model.vocab_size, model.context_length, out / "data", say, own)
-    with agreed(ranks):
-        data = prepare(*arguments) if ranks.first else None
-    data = data or prepare(*arguments)
-    vocab_size = max(model.vocab_size, len(data.tokenizer or ()))  # a template adds its markers
-    model = dataclasses.replace(model, context_length=data.context_length, vocab_size=vocab_size)
-    config = dataclasses.replace(config, model=model)
-    if isinstance(data, PreparedDialogues):  # the run keeps its template, also if it was "auto"
-        config = _with_template(config, data.template.name)
-    return config, data
-
-
-def _with_template(config: TrainConfig, name: Any) -> TrainConfig:
-    data = dataclasses.replace(config.data, template=name or "auto")
-    return dataclasses.replace(config, data=data)
 
 
 def resolve_auto(

@@ -36,7 +36,8 @@ _MOST = 1000  # times that an epoch reads a dialogue
 class PreparedDialogues:
     """Store the examples of a run, as `PreparedData` does for text. `template` has the tokenizer.
 
-    `new_ids` are the ids that the template adds to the vocabulary of the weights.
+    `new_ids` are the ids that the template adds to the vocabulary of the weights. `end_ids` end an
+    answer or a text, and `start_ids` begin a text of the weights.
     """
 
     train: Examples | Pairs
@@ -47,6 +48,8 @@ class PreparedDialogues:
     new_ids: Sequence[int]
     data_id: dict[str, Any]
     val_id: dict[str, Any]
+    end_ids: Sequence[int]
+    start_ids: Sequence[int] = ()
 
     @property
     def tokenizer(self) -> BPETokenizer:
@@ -58,7 +61,8 @@ class PreparedDialogues:
         return {
             "tokenizer": self.tokenizer.to_json(),
             "template": self.template.name,
-            "end_ids": [self.template.end_of_answer],
+            "end_ids": list(self.end_ids),
+            "start_ids": list(self.start_ids),
         }
 
     def train_batches(self, batch_size: int, seed: int) -> DialogueBatches:
@@ -86,19 +90,11 @@ def prepare_dialogues(
     its dialogues. `say` receives a line for each decision, and the counts of each source. The same
     holds for pairs of answers.
 
-    Raise ValueError for data without dialogues, without a tokenizer, or with a weight that is not a
-    whole number. Raise ValueError for pairs if the tokenizer has no markers.
+    Raise ValueError for data without dialogues, without a tokenizer, with another tokenizer than
+    `own`, or with a weight that is not a whole number. Raise ValueError for pairs if the tokenizer
+    has no markers.
     """
-    tokenizer = _tokenizer(config, say, own)
-    template = template_for_training(config.template, tokenizer)
-    known = min(len(tokenizer), len(own or tokenizer))
-    new_ids = range(known, len(template.tokenizer))
-    if new_ids and config.kind == "dpo":
-        raise ValueError(
-            "a model must learn dialogues before it learns pairs of answers (its tokenizer has no "
-            f"{template.tokenizer.decode([new_ids[0]])}, which {template.name} needs); fine-tune "
-            "the model with --kind sft first, or choose --template plain_alpaca"
-        )
+    template, new_ids = _template(config, own)
     say(f"the template of the dialogues is {template.name}{_told_of_new(new_ids, template)}")
     train, repeats = _examples(config.train, config, template, context_length, say)
     numbers = np.arange(len(train))
@@ -125,9 +121,25 @@ def prepare_dialogues(
         "dialogues": train.hash(),
     }
     val_id = {"dialogues": val.hash()}
+    end_ids = [template.end_of_answer]
     return PreparedDialogues(
-        train, val, template, context_length, config.packing, new_ids, data_id, val_id
+        train, val, template, context_length, config.packing, new_ids, data_id, val_id, end_ids
     )
+
+
+def _template(config: DataConfig, own: BPETokenizer | None) -> tuple[ChatTemplate, Sequence[int]]:
+    """Return the template with its tokenizer, and the ids that are new for the weights."""
+    tokenizer = _tokenizer(config, own)
+    template = template_for_training(config.template, tokenizer)
+    known = min(len(tokenizer), len(own or tokenizer))
+    new_ids = range(known, len(template.tokenizer))
+    if new_ids and config.kind == "dpo":
+        raise ValueError(
+            "a model must learn dialogues before it learns pairs of answers (its tokenizer has no "
+            f"{template.tokenizer.decode([new_ids[0]])}, which {template.name} needs); fine-tune "
+            "the model with --kind sft first, or choose --template plain_alpaca"
+        )
+    return template, new_ids
 
 
 def _told_of_new(new_ids: Sequence[int], template: ChatTemplate) -> str:
@@ -140,17 +152,23 @@ def _told_of_new(new_ids: Sequence[int], template: ChatTemplate) -> str:
     )
 
 
-def _tokenizer(
-    config: DataConfig, say: Callable[[str], None], own: BPETokenizer | None
-) -> BPETokenizer:
+def _tokenizer(config: DataConfig, own: BPETokenizer | None) -> BPETokenizer:
     if config.tokenizer is None:
         if own is None:
             raise no_tokenizer(config.train)
         return own
     tokenizer = BPETokenizer.load(config.tokenizer)
-    if own is not None and own.hash != tokenizer.hash:
-        say(f"{config.tokenizer} is not the tokenizer that the weights were trained with")
+    if own is not None and not _extends(tokenizer, own):
+        raise ValueError(
+            "the tokenizer must be the tokenizer of the weights, or the same tokenizer with more "
+            f"ids at the end ({config.tokenizer}), because a model has learned the meaning of each "
+            "id; remove --tokenizer_path"
+        )
     return tokenizer
+
+
+def _extends(tokenizer: BPETokenizer, own: BPETokenizer) -> bool:
+    return all(tokenizer.vocab.get(id) == token for id, token in own.vocab.items())
 
 
 def no_tokenizer(name: str) -> ValueError:
