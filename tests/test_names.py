@@ -162,7 +162,7 @@ ADVICE = {
     "ModelConfig(n_blocks=4)": r"did you mean num_layers\?",
     "ModelConfig(seq_len=4)": r"did you mean context_length\?",
     "ModelConfig(embd_pdrop=4)": r"did you mean dropout\?",
-    "ModelConfig(pos_emb=4)": "the arguments are: bias, context_length, d_ff",
+    "ModelConfig(pos_emb=4)": "the arguments are: attention_sinks, bias, context_length, d_ff",
     "AdamW(None, lr=1e-3, seed=1)": "the arguments are: betas, eps",
     "AdamW(None, wd=1)": r"did you mean weight_decay\?",
     "train_bpe(['x'], 300, seed=1)": "the arguments are: max_token_length",

@@ -24,7 +24,7 @@ ATTEND = (
 REASONS = {
     frozenset(places): reason
     for reason, *places in [
-        (TWINS, ATTEND[0], "kernels/flash_attention flash_attention", "model/attention sdpa"),
+        (TWINS, ATTEND[0], "model/attention sdpa"),
         (TWINS, "functional flash_attention", "kernels/flash_attention flash_attention"),
         ("the protocol and all its functions take the same parameters", *ATTEND),
         ("these take a window too", *(place for place in ATTEND if "__call__" not in place)),

@@ -341,6 +341,7 @@ def scaled_dot_product_attention(
     causal: bool = False,
     window: int | None = None,
     first: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
@@ -353,14 +354,16 @@ def scaled_dot_product_attention(
     first: whole numbers (..., query), with the leading axes of q but without heads. Query i may
     attend only to the keys j ≥ first[i]. If a row contains several documents, this is the first
     token of the query's own document.
+    sinks: (head,), one more logit for each head in the softmax, without a key or a value. A head
+    can give its weight to the sink instead of a key (gpt-oss, arXiv 2508.10925).
     A query attends to a key only if `mask`, `causal`, `window` and `first` allow the key. A query
     that may attend to no key gets zeros.
 
     `k` and `v` may have fewer heads (axis −3) than `q`. Then a group of neighbouring heads of `q`
     uses the same head of `k` and `v`.  arXiv 2305.13245
 
-    Raise ValueError if `mask` is not boolean, or if the numbers of heads or the axes of `first` do
-    not fit.
+    Raise ValueError if `mask` is not boolean, or if the numbers of heads, the axes of `first` or
+    the number of `sinks` do not fit.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
@@ -384,8 +387,19 @@ def scaled_dot_product_attention(
             allowed = allowed & einx.greater("key, query -> query key", keys, last - window)
     # The smallest number, unlike −inf, keeps a row without allowed keys finite. Then × allowed
     # makes this row 0.
-    weights = softmax(scores.where(allowed, torch.finfo(scores.dtype).min)) * allowed
+    scores = scores.where(allowed, torch.finfo(scores.dtype).min)
+    weights = softmax(scores) * allowed if sinks is None else _softmax_beside(scores, sinks)
     return einx.dot("... query [key], ... [key] d_v -> ... query d_v", weights, wide_v).to(q.dtype)
+
+
+def _softmax_beside(scores: Tensor, sinks: Tensor) -> Tensor:
+    """scores (..., head, query, key), sinks (head,) -> (..., head, query, key).
+
+    The sums over the keys are below 1, because each softmax has the sink as one more key.
+    """
+    check_sinks(sinks, scores)
+    column = einx.id("head -> head 1 1", _wide(sinks)).expand(*scores.shape[:-1], 1)
+    return softmax(torch.cat((scores, column), -1))[..., :-1]
 
 
 def flash_attention(
@@ -530,4 +544,13 @@ def check_first(first: Tensor, q: Tensor) -> None:
         raise ValueError(
             f"first must contain a whole number for each query ({first.dtype}, shape "
             f"{tuple(first.shape)}, not {expected}); use the axes of q without heads and d_head"
+        )
+
+
+def check_sinks(sinks: Tensor, q: Tensor) -> None:
+    """Raise ValueError unless q (..., head, query, d_head) has one head for each sink."""
+    if q.ndim < 3 or sinks.shape != (q.shape[-3],):
+        raise ValueError(
+            f"sinks must contain one number for each head of q ({tuple(sinks.shape)}, q has the "
+            f"shape {tuple(q.shape)}); use (head,) and (..., head, query, d_head)"
         )

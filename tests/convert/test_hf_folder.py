@@ -264,6 +264,7 @@ def test_broken_folders_are_refused(tmp_path: Path) -> None:
     [
         ({"gated_attention": "headwise"}, "llama, without gated_attention headwise"),
         ({"ffn": "relu2"}, "llama, without ffn relu2"),
+        ({"attention_sinks": True}, "llama, without attention_sinks True"),
         ({"logit_softcap": 30.0}, "llama, without logit_softcap 30.0"),
         ({"qk_norm": True, "qk_norm_gain": False}, "qwen3, without qk_norm_gain False"),
         ({"window": 8, "bias": True}, "mistral, without bias True"),

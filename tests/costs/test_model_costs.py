@@ -159,9 +159,10 @@ def real_peak(
         (ModelConfig(512, 128, 128, 4, 4, window=16, window_pattern="SSSL", nope_every=4,
                      local_rope_theta=1e3), 8, "adamw", 1),
         (ModelConfig(5000, 128, 64, 2, 4, logit_softcap=30.0), 4, "adamw", 1),
+        (ModelConfig(512, 128, 128, 4, 4, attention_sinks=True), 8, "adamw", 1),
     ],
     ids=["llama", "gpt2", "gated", "moe", "weights", "accumulated", "muon", "sgd", "padded",
-         "pile-13m", "adapters", "layers", "soft-cap"],
+         "pile-13m", "adapters", "layers", "soft-cap", "sinks"],
 )  # fmt: skip
 def test_memory_is_within_15_percent_of_what_a_step_takes(
     config: ModelConfig, batch: int, optimizer: Any, accumulate: int

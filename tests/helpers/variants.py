@@ -31,6 +31,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"nope_every": 2, "tie_embeddings": True,
      "rope_scaling": RopeScaling("yarn", 4.0, original_context_length=12)},
     {"logit_softcap": 10.0, "vocab_multiple": 16},
+    {"attention_sinks": True, "window": 4, "window_pattern": "SL", "num_kv_heads": 2},
 ]  # fmt: skip
 
 

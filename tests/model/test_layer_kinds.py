@@ -38,7 +38,7 @@ def ids_of(seq: int, seed: int = 0) -> list[int]:
 
 def close(ours: Tensor, theirs: Tensor) -> None:
     """Check to 1e-5 of the largest logit, as in test_decoder."""
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
 # The layers

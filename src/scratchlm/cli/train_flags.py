@@ -119,6 +119,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "model.window": ("attend to the last N tokens only (all)",),
     "model.window_pattern": ("layers with (S) and without (L) the window, such as SSSL (S)",),
     "model.nope_every": ("every Nth layer has no rotary positions (off)",),
+    "model.attention_sinks": ("one more logit for each head in attention, as in gpt-oss",),
     "model.logit_softcap": ("limit the logits to this number with tanh (off)",),
     "model.local_rope_theta": ("base of the rotary angles in layers with a window (rope_theta)",),
     "model.moe.num_experts": ("number of experts in a mixture (off)",),

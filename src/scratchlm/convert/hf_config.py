@@ -180,7 +180,7 @@ _MOST_LAYERS = 10_000
 # The export raises an error if Hugging Face cannot express a non-default value of these fields.
 _VARIANTS = (
     *("norm", "position", "ffn", "bias", "qkv_bias", "qk_norm", "qk_norm_gain"),
-    *("gated_attention", "rope_interleaved", "logit_softcap"),
+    *("gated_attention", "rope_interleaved", "logit_softcap", "attention_sinks"),
 )
 
 

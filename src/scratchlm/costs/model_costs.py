@@ -235,11 +235,13 @@ def activation_bytes(config: ModelConfig, *, precision: Precision = "float32") -
     # RMSNorm keeps its input and the normalized tensor. LayerNorm keeps only its input.
     norm = (2 if config.norm == "rmsnorm" else 1) * d * wide
     gated = {"none": 0, "headwise": heads, "elementwise": queries}[config.gated_attention]
-    attention = norm + read_by(3 + bool(gated))
-    attention += (queries + 2 * keys) * narrow  # rotated queries and keys, and values
+    attention: float = norm + read_by(3 + bool(gated))
+    # Sinks make a head wider by 8 elements (`model.sinks`).
+    wider = 1 + 8 / config.d_head if config.attention_sinks else 1
+    attention += (queries + 2 * keys) * narrow * wider  # rotated queries and keys, and values
     attention += config.qk_norm * 2 * (queries + keys) * wide
     # The output by head and concatenated, the gate, and each head's log-sum-exp.
-    attention += queries * (narrow + read) + gated * narrow + heads * 4
+    attention += queries * (narrow * wider + read) + gated * narrow + heads * 4
     kept = 4 if config.ffn == "swiglu" else 2  # gate, up, silu, product; or in, out
     if config.moe is None:
         feed_forward = norm + read_by(kept // 2) + config.d_ff * ((kept - 1) * narrow + read)

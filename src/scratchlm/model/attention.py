@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from scratchlm.model.kv_cache import LayerCache
 from scratchlm.model.layers import Linear, NoPositions, RMSNorm
 from scratchlm.model.rope import RotaryEmbedding
 from scratchlm.model.segments import by_documents, keys_from, positions_from
+from scratchlm.model.sinks import attend_with_sinks
 
 
 class Attend(Protocol):
@@ -42,6 +44,7 @@ def sdpa(
     causal: bool = False,
     window: int | None = None,
     first: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """q (..., query, d_head), k (..., key, d_head), v (..., key, d_v) -> (..., query, d_v).
 
@@ -57,19 +60,21 @@ def sdpa(
     document. On a CPU, causal attention without `mask` then computes document by document. Other
     devices use a mask.
 
+    With `sinks` (head,), the softmax has one more logit for each head (`model.sinks`).
+
     Raise ValueError if `mask` is not boolean, if `window` is below 1, or if `first` does not have
-    the axes of q without heads and d_head.
+    the axes of q without heads and d_head, or `sinks` not one number for each head.
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1 ({window}); use 1 for the query's own key")
-
     query, key = q.shape[-2], k.shape[-2]
     if first is not None:
         check_first(first, q)
         if mask is None and (causal or window is not None) and q.device.type == "cpu":
-            attended = by_documents(partial(sdpa, causal=True, window=window), q, k, v, first)
+            alone = partial(sdpa, causal=True, window=window, sinks=sinks)
+            attended = by_documents(alone, q, k, v, first)
             if attended is not None:
                 return attended
         mask = keys_from(first, q, key) if mask is None else mask & keys_from(first, q, key)
@@ -83,15 +88,23 @@ def sdpa(
     # with the last key. Both mean the same only for equal lengths.
     is_causal = causal and window is None and mask is None and query == key
     if causal and not is_causal and (window is not None or query > 1):
-        last = key - query  # query i has the position of key i + last
-        band = torch.ones(query, key, dtype=torch.bool, device=q.device).tril(last)
-        if window is not None:
-            band = band.triu(last - window + 1)
-        mask = band if mask is None else mask & band
+        mask = _in_band(mask, query, key, window, q.device)
+    if sinks is not None:
+        return attend_with_sinks(q, k, v, mask, sinks, is_causal=is_causal)
     grouped = q.ndim > 2 and q.shape[-3] != k.shape[-3]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=grouped
     )
+
+
+def _in_band(
+    mask: Tensor | None, query: int, key: int, window: int | None, device: torch.device
+) -> Tensor:
+    """Return `mask` and the causal mask (query, key), with only the last `window` keys."""
+    last = key - query  # query i has the position of key i + last
+    band = torch.ones(query, key, dtype=torch.bool, device=device).tril(last)
+    band = band if window is None else band.triu(last - window + 1)
+    return band if mask is None else mask & band
 
 
 class AttentionGate(nn.Module):
@@ -130,11 +143,13 @@ class MultiHeadAttention(nn.Module):
     `rope` rotates q and k by their positions. Without `rope`, the layer learns the order of tokens
     only from the causal mask. `qk_norm` applies an RMSNorm over d_head to q and k before `rope`
     (arXiv 2302.05442), and `qk_norm_gain` adds a gain to this RMSNorm. `gate` multiplies the output
-    of attention before W_o (`AttentionGate`). The layer passes `window` to `attend`, where it means
+    of attention before W_o (`AttentionGate`). `sinks` learns one more logit for each head, which
+    `attend` must accept. The layer passes `window` to `attend`, where it means
     the same as in `sdpa`. `bias` adds a bias to all four projections, and `qkv_bias` only to the
     projections of q, k and v.
 
-    Raise ValueError if `d_model`, `num_heads` and `num_kv_heads` do not fit together.
+    Raise ValueError if `d_model`, `num_heads` and `num_kv_heads` do not fit together, or if
+    `attend` cannot compute sinks.
     """
 
     def __init__(
@@ -153,6 +168,7 @@ class MultiHeadAttention(nn.Module):
         qk_norm_gain: bool = True,
         gate: Gate = "none",
         window: int | None = None,
+        sinks: bool = False,
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
@@ -166,6 +182,12 @@ class MultiHeadAttention(nn.Module):
         self.causal = causal
         # Without a window, `attend` may be a function that accepts no `window`.
         self.attend: Attend = attend if window is None else partial(attend, window=window)  # type: ignore[call-arg]
+        if sinks and "sinks" not in inspect.signature(attend).parameters:
+            raise ValueError(
+                "the function that computes attention must accept sinks "
+                f"({getattr(attend, '__name__', attend)}); choose --attention sdpa"
+            )
+        self.sinks = nn.Parameter(torch.zeros(num_heads)) if sinks else None
         self.rope: RotaryEmbedding | NoPositions = NoPositions() if rope is None else rope
         qkv_bias = qkv_bias or bias
         self.q_proj = Linear(d_model, num_heads * self.d_head, qkv_bias)
@@ -212,8 +234,9 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v)  # in the cache's dtype, which may be wider
             mask, first = cache.cut(mask, first, x.shape[-2], k.shape[-2])
-        # Without documents, `attend` may be a function that accepts no `first`.
-        own = {} if first is None else {"first": first}
+        # Without documents and sinks, `attend` may be a function that accepts neither.
+        given = {"first": first, "sinks": self.sinks}
+        own = {name: value for name, value in given.items() if value is not None}
         attended = self.attend(q.to(k.dtype), k, v, mask, causal=self.causal, **own).to(x.dtype)
         y = self.gate(attended, x)
         # (..., head, seq, d_head) -> (..., seq, head, d_head) -> (..., seq, head · d_head)

@@ -210,7 +210,9 @@ class ModelConfig:
     feed-forward layer `silu` is SwiGLU without its gate. With `lora`, the model has adapters, and
     all other weights are frozen.
 
-    With `logit_softcap` c, the logits x of the head become c tanh(x/c), as in Gemma 2.
+    With `attention_sinks`, each head learns one more logit, to which its weight can go instead of
+    a key (gpt-oss). With `logit_softcap` c, the logits x of the head become c tanh(x/c), as in
+    Gemma 2.
 
     Three settings make the attention of the layers different. `window_pattern` has a letter for
     each layer, and repeats over the layers: S for attention to the last `window` keys, and L for
@@ -251,6 +253,7 @@ class ModelConfig:
     nope_every: int | None = None
     local_rope_theta: float | None = None
     logit_softcap: float | None = None
+    attention_sinks: bool = False
     moe: MoEConfig | None = None
     lora: LoRAConfig | None = None
 
@@ -283,7 +286,7 @@ class ModelConfig:
                 _require_count(name, getattr(self, name))
         for name in (
             *("rope_interleaved", "tie_embeddings", "bias", "qkv_bias", "qk_norm"),
-            "qk_norm_gain",
+            *("qk_norm_gain", "attention_sinks"),
         ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(

@@ -1,6 +1,6 @@
 """The initial weights of a model: one table, applied by name and shape.
 
-Gains start at 1 and biases at 0. Matrices (out, in) start as in this table:
+Gains start at 1, and biases and attention sinks at 0. Matrices (out, in) start as in this table:
 
 | `init`      | distribution           | std of embedding, positions, lm_head | std of the others |
 | ----------- | ---------------------- | ------------------------------------ | ----------------- |
@@ -50,7 +50,7 @@ def initialize(model: nn.Module, init: Init = "truncated", residual_scale: float
         if is_adapter(name):
             continue
         if weight.ndim < 2:
-            nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)
+            nn.init.constant_(weight, 0.0 if name.endswith(("bias", "sinks")) else 1.0)
             continue
         out, fan_in = weight.shape[-2:]
         in_vocabulary = name in _VOCABULARY

@@ -69,6 +69,7 @@ class TransformerBlock(nn.Module):
             qk_norm_gain=config.qk_norm_gain,
             gate=config.gated_attention,
             window=config.windows[layer],
+            sinks=config.attention_sinks,
             norm_eps=config.norm_eps,
         )
         self.ffn_norm = _new_norm(config)
