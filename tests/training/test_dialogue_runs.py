@@ -72,6 +72,7 @@ def test_micro_batches_with_uneven_targets_equal_one_batch(folder: Path) -> None
     {},
     {"model.lora.r": 4, "model.lora.full": "embedding,lm_head", "model.lora.dropout": 0.1},
     {"data.packing": False, "data.template": "plain_alpaca", "model.context_length": 256},
+    {"data.row_length": 40},
 ])  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_run(folder: Path, changes: dict, tmp_path) -> None:
     """The run stops in the middle of an epoch."""
@@ -92,6 +93,7 @@ def test_other_batches_do_not_resume(folder: Path, capsys: pytest.CaptureFixture
     for flag, value, told in [
         ("--too_long", "truncate", "too_long was drop, is now truncate"),
         ("--train_on", "last", "train_on was assistant, is now last"),
+        ("--row_length", "40", "row_length was None, is now 40"),
         ("--system", "Be brief.", "dialogues was"),
     ]:
         assert train([*words, flag, value]) == 3
@@ -117,6 +119,32 @@ def test_new_tokens_begin_as_the_mean_of_the_others(folder: Path, padded: bool) 
     names = f"<|im_start|> (id {size}), <|im_end|> (id {size + 1})"
     assert any(names in line and "mean of the other rows" in line for line in said)
     assert {"step": 0, "changed": {"tokens": [size, size + 2]}} in trainer.history
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_rows_may_be_shorter_than_the_context(folder: Path, tmp_path: Path, position: str) -> None:
+    """The model keeps its context, and the batches are those of a model with a short context."""
+    tokenizer = tokenizer_with("<|endoftext|>")
+    for length in (64, 40):
+        save_base(folder, f"context{length}", tokenizer, context_length=length, position=position)
+    changes = {"data__too_long": "truncate", "train__iterations": 2}
+    short = {"data__row_length": 40, **changes}
+    trainer = begun(flags(folder, str(tmp_path / "run"), "context64", **short))
+    other = begun(flags(folder, "x", "context40", **changes))
+    for step in range(3):
+        ours, theirs = (each.micro_batches.batches.batch(step) for each in (trainer, other))
+        assert ours.inputs.shape == (4, 40)
+        assert torch.equal(ours.inputs, theirs.inputs)
+        assert torch.equal(ours.targets, theirs.targets)
+    assert {each.inputs.shape[1] for each in trainer.val_batches} == {40}
+    trainer.fit()
+    assert load_model(tmp_path / "run", "cpu").config.context_length == 64
+
+
+def test_the_costs_are_those_of_the_rows(folder: Path) -> None:
+    given = flags(folder, "x", "marked")
+    rows, context = ({**given, key: 48} for key in ("data.row_length", "model.context_length"))
+    assert run_config.costs(None, rows) == run_config.costs(None, context)
 
 
 def test_weights_in_a_hugging_face_folder(folder: Path, tmp_path: Path) -> None:
@@ -197,6 +225,9 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"--kind": "sft", "--documents": "separate"}, 2, "data.documents ('separate') has no effect"),
     ({"--kind": "sft", "--field": "body"}, 2, "data.field ('body') has no effect"),
     ({"--kind": "sft", "--verify": "true"}, 2, "data.verify (True) has no effect"),
+    ({"--row_length": "16"}, 2, "data.row_length (16) has no effect"),
+    ({"--kind": "sft", "--row_length": "0"}, 2, "data.row_length must be at least 1 (0)"),
+    ({"--kind": "sft", "--row_length": "65"}, 2, "at most the model's context_length (65, context"),
     ({"--kind": "chat"}, 2, "data.kind must be a valid choice (chat)"),
     ({"--kind": "sft", "--format": "json"}, 2, "data.format must be a valid choice (json)"),
     ({"--kind": "sft", "--template": "none"}, 2, "data.template must be a valid choice"),

@@ -65,6 +65,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
         "dialogues: what the model learns: each answer, the last answer, or all tokens",
         "train_on",
     ),
+    "data.row_length": ("dialogues: tokens in a row (the model's context)", "row_length"),
     "data.too_long": ("dialogues: what happens to one that is longer than a row", "too_long"),
     "data.min_target_tokens": (
         "dialogues: drop one with fewer tokens that the model learns",

@@ -10,7 +10,7 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 _OF_TEXT = ("dtype", "field", "separator", "join", "fit_context", "documents", "rows", "verify")
 _OF_DIALOGUES = ("format", "train_on", "min_target_tokens")
-_OF_TEMPLATES = ("template", "too_long", "packing", "system")
+_OF_TEMPLATES = ("template", "row_length", "too_long", "packing", "system")
 # The settings without an effect on each kind of data.
 _WITHOUT_EFFECT = {
     "text": _OF_DIALOGUES + _OF_TEMPLATES,
@@ -41,8 +41,8 @@ class DataConfig:
     With `kind = "sft"`, the files contain dialogues, and the model learns the answers. `template`
     turns a dialogue into ids; "auto" is the template of the weights if they record one. `format` is
     the form of the records. `system` is the system text of dialogues that have none. `Learning`
-    explains `train_on`, `too_long` and `min_target_tokens`. Without `packing`, a row has one
-    dialogue.
+    explains `train_on`, `too_long` and `min_target_tokens`. A row of a batch has `row_length`
+    tokens; None means the model's context. Without `packing`, a row has one dialogue.
 
     With `kind = "dpo"`, the files contain pairs of a chosen and a rejected answer, and the model
     learns to prefer the chosen answers.
@@ -67,6 +67,7 @@ class DataConfig:
         "auto"
     )
     train_on: Literal["assistant", "last", "all"] = "assistant"
+    row_length: int | None = None
     too_long: Literal["drop", "truncate", "error"] = "drop"
     min_target_tokens: int = 1
     packing: bool = True
@@ -77,6 +78,8 @@ class DataConfig:
             raise ValueError(
                 f"data.min_target_tokens must be at least 1 ({self.min_target_tokens}); use 1"
             )
+        if self.row_length is not None and self.row_length < 1:
+            raise ValueError(f"data.row_length must be at least 1 ({self.row_length}); use 512")
         defaults = {each.name: each.default for each in fields(self)}
         for name in _WITHOUT_EFFECT[self.kind]:
             value = getattr(self, name)

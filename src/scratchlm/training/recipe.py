@@ -171,7 +171,7 @@ def _planned(
             config = of_length(config, steps, typed, say)
         train = counted(config.train)
         needed = training_memory(
-            config.model,
+            config.rows_model,
             train.batch_size,
             config.optim.optimizer,
             precision=precision_of(config.runtime.dtype),
@@ -246,7 +246,7 @@ def _notes(
         attention=config.runtime.attention,
         bytes_of=None if vocab is None else torch.from_numpy(bytes_of(vocab.parts)),
         sample=sample,
-        flops_per_token=training_flops_per_token(config.model, reference=bool(reference)),
+        flops_per_token=training_flops_per_token(config.rows_model, reference=bool(reference)),
         peak=_peak(config.runtime.dtype, device, ranks),
         sources=batches.counts if isinstance(batches, MixedBatches) else None,
     )
@@ -284,23 +284,23 @@ def resolve_auto(
 
     A resumed run keeps these choices, because other choices would change its numbers.
     """
-    train, runtime = config.train, config.runtime
+    train, runtime, model = config.train, config.runtime, config.rows_model
     if _is_sharded(config, ranks):
         _check_sharded(config)
     until = 1 + (train.ramp_steps or 0)  # after the ramp the number is constant
     for number in sorted({train.micro_batches(step) for step in range(min(steps or until, until))}):
         parts = Share.of(ranks, number, train.batch_size).parts
         if runtime.dtype == "fp8":
-            check_tokens(train.batch_size // parts, config.model.context_length)
+            check_tokens(train.batch_size // parts, model.context_length)
     if runtime.dtype == "auto":
         half = resolve_dtype("auto", device) == torch.bfloat16
         runtime = dataclasses.replace(runtime, dtype="bfloat16" if half else "float32")
     if steps is None:
         flops = CPU_SPEED * 60 * (train.minutes or 0.0)
     else:
-        tokens = train.first_micro_batch(steps) * train.batch_size * config.model.context_length
+        tokens = train.first_micro_batch(steps) * train.batch_size * model.context_length
         reference = config.data.has_reference
-        flops = tokens * training_flops_per_token(config.model, reference=reference)
+        flops = tokens * training_flops_per_token(model, reference=reference)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
     if runtime.dtype == "fp8":
         _check_fp8(config, compiled)

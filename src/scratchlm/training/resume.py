@@ -30,6 +30,7 @@ KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
 _FLAGS = {"batch_size": "--train.batch_size {}", "accumulate": "--train.accumulate {}",
           "ramp_from": "--train.ramp_from {}", "ramp_steps": "--train.ramp_steps {}",
           "seed": "--train.seed {}", "context_length": "--model.context_length {}",
+          "row_length": "the same --row_length",
           "documents": "--data.documents {}", "rows": "--data.rows {}",
           "reference": "the weights that the run began from"}  # fmt: skip
 # Runs that ignore documents do not store these values.

@@ -25,7 +25,12 @@ from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
 from scratchlm.training.fp8_layers import check_layers
-from scratchlm.training.train_config import DEFAULT_ITERATIONS, DEFAULT_MODEL, TrainConfig
+from scratchlm.training.train_config import (
+    DEFAULT_ITERATIONS,
+    DEFAULT_MODEL,
+    TrainConfig,
+    with_rows,
+)
 from scratchlm.training.trainer_config import TrainerConfig
 
 # A run uses these keys only at its start, or turns them into other keys.
@@ -203,7 +208,9 @@ def costs(
     )
     optim = configuration.build(OptimConfig, tree.get("optim", {}), "optim.")
     runtime = configuration.build(RuntimeConfig, tree.get("runtime", {}), "runtime.")
+    data = configuration.build(DataConfig, {"train": "", **tree.get("data", {})}, "data.")
     model = configuration.build(ModelConfig, tree["model"], "model.")
+    model = with_rows(model, data.row_length)
     if runtime.dtype == "fp8":
         check_layers(model)
     # "auto" assumes a GPU that computes in bfloat16, even if this machine has no GPU.
@@ -215,7 +222,7 @@ def costs(
         precision="half" if half else precision_of(runtime.dtype),
         accumulate=train.accumulate,
         momentum=optim.momentum or 0.0,
-        reference=tree.get("data", {}).get("kind") == "dpo",
+        reference=data.has_reference,
     )
 
 

@@ -39,6 +39,27 @@ class TrainConfig:
                 f"train.{name} ({value}) has no effect on data of the kind {kind}; remove "
                 f"train.{name}"
             )
+        with_rows(self.model, self.data.row_length)
+
+    @property
+    def rows_model(self) -> ModelConfig:
+        """The model with the context of a row. A step costs as much as a step of this model."""
+        return with_rows(self.model, self.data.row_length)
+
+
+def with_rows(model: ModelConfig, row_length: int | None) -> ModelConfig:
+    """Return the model with a context of `row_length` tokens, if it is not None.
+
+    Raise ValueError if a row is longer than the context.
+    """
+    if row_length is None:
+        return model
+    if row_length > model.context_length:
+        raise ValueError(
+            f"data.row_length must be at most the model's context_length ({row_length}, context "
+            f"{model.context_length}); decrease --row_length, or increase --context_length"
+        )
+    return dataclasses.replace(model, context_length=row_length)
 
 
 # A laptop trains this model in minutes. Its `vocab_size` comes from the tokenizer.

@@ -36,6 +36,7 @@ _MOST = 1000  # times that an epoch reads a dialogue
 class PreparedDialogues:
     """Store the examples of a run, as `PreparedData` does for text. `template` has the tokenizer.
 
+    `context_length` is the model's, and `row_length` is the number of tokens in a row of a batch.
     `new_ids` are the ids that the template adds to the vocabulary of the weights. `end_ids` end an
     answer or a text, and `start_ids` begin a text of the weights.
     """
@@ -44,6 +45,7 @@ class PreparedDialogues:
     val: Examples | Pairs
     template: ChatTemplate
     context_length: int
+    row_length: int
     packing: bool
     new_ids: Sequence[int]
     data_id: dict[str, Any]
@@ -66,10 +68,10 @@ class PreparedDialogues:
         }
 
     def train_batches(self, batch_size: int, seed: int) -> DialogueBatches:
-        return DialogueBatches(self.train, batch_size, self.context_length, seed, self.packing)
+        return DialogueBatches(self.train, batch_size, self.row_length, seed, self.packing)
 
     def eval_batches(self, batch_size: int, max_batches: int) -> DialogueEvalBatches:
-        return DialogueEvalBatches(self.val, batch_size, self.context_length, max_batches)
+        return DialogueEvalBatches(self.val, batch_size, self.row_length, max_batches)
 
     def prompt(self, text: str) -> list[int]:
         """Return the ids of a user's text and of the beginning of an answer."""
@@ -82,7 +84,8 @@ def prepare_dialogues(
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
 ) -> PreparedDialogues:
-    """Read and encode the dialogues of `config`. A row has `context_length` tokens.
+    """Read and encode the dialogues of `config`. A row has `config.row_length` tokens, or
+    `context_length` (the model's) without this setting.
 
     own: the tokenizer of the initial or resumed weights. The markers of the template are special
     tokens; a tokenizer without them gets them as new ids. Without validation data, every tenth
@@ -94,9 +97,10 @@ def prepare_dialogues(
     `own`, or with a weight that is not a whole number. Raise ValueError for pairs if the tokenizer
     has no markers.
     """
+    length = config.row_length or context_length
     template, new_ids = _template(config, own)
     say(f"the template of the dialogues is {template.name}{_told_of_new(new_ids, template)}")
-    train, repeats = _examples(config.train, config, template, context_length, say)
+    train, repeats = _examples(config.train, config, template, length, say)
     numbers = np.arange(len(train))
     if config.val is None:
         val_numbers = numbers[::-1][::_HELD_OUT]
@@ -111,9 +115,9 @@ def prepare_dialogues(
         )
         val, numbers = train.chosen(val_numbers), np.setdiff1d(numbers, val_numbers)
     else:
-        val, _ = _examples(config.val, config, template, context_length, say)
+        val, _ = _examples(config.val, config, template, length, say)
     train = train.chosen(np.repeat(numbers, repeats[numbers]))
-    settings = ("train_on", "too_long", "min_target_tokens", "packing")
+    settings = ("train_on", "row_length", "too_long", "min_target_tokens", "packing")
     data_id = {
         "tokenizer": template.tokenizer.hash,
         "template": template.name,
@@ -123,8 +127,9 @@ def prepare_dialogues(
     val_id = {"dialogues": val.hash()}
     end_ids = [template.end_of_answer]
     return PreparedDialogues(
-        train, val, template, context_length, config.packing, new_ids, data_id, val_id, end_ids
-    )
+        train, val, template, context_length, length, config.packing, new_ids, data_id, val_id,
+        end_ids,
+    )  # fmt: skip
 
 
 def _template(config: DataConfig, own: BPETokenizer | None) -> tuple[ChatTemplate, Sequence[int]]:
@@ -182,7 +187,7 @@ def _examples(
     text: str,
     config: DataConfig,
     template: ChatTemplate,
-    context_length: int,
+    row_length: int,
     say: Callable[[str], None],
 ) -> tuple[Examples | Pairs, Numbers]:
     """Return the examples of all sources in order, and how often an epoch reads each example."""
@@ -194,7 +199,7 @@ def _examples(
             times = _times(part)
             size = num_bytes(find_files(part.name))
             with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
-                found, counts = _encoded(part.name, config, template, context_length, bar.update)
+                found, counts = _encoded(part.name, config, template, row_length, bar.update)
                 for example in found:
                     repeats.append(times)
                     yield example
@@ -211,7 +216,7 @@ def _encoded(
     name: str,
     config: DataConfig,
     template: ChatTemplate,
-    context_length: int,
+    row_length: int,
     progress: Progress,
 ) -> tuple[Iterator[Example | Pair], Counts | PairCounts]:
     """Return the examples of a source, or its pairs, and what happened to them. The counts are
@@ -219,11 +224,11 @@ def _encoded(
     if config.kind == "dpo":
         of_pairs = PairCounts()
         pairs = read_preferences(name, config.system, progress=progress)
-        return pairs_of(pairs, template, context_length, config.too_long, of_pairs), of_pairs
+        return pairs_of(pairs, template, row_length, config.too_long, of_pairs), of_pairs
     learning = Learning(config.train_on, config.too_long, config.min_target_tokens)
     counts = Counts()
     dialogues = read_dialogues(name, config.format, config.system, progress=progress)
-    return examples_of(dialogues, template, context_length, learning, counts), counts
+    return examples_of(dialogues, template, row_length, learning, counts), counts
 
 
 def _times(part: Part) -> int:
