@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from scratchlm.data.conversations.dialogues import read_dialogues
+from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.reading.rejects import Rejects
+from scratchlm.errors import Notice
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}
@@ -34,13 +36,13 @@ BAD = [  # (the second line of a file, a part of the message)
     # not an object of a known form
     ('"just a text"', "must be an object (F: str)"),
     ("null", "must be an object"),
-    ("[1, 2]", "must be an object"),
+    ("[1, 2]", "must be an object or a string (F: a list); write a JSON object"),
     ("5", "must be an object"),
     ("{", "must be JSON (F:"),
     ("{}", "must have the key 'messages' (F has none)"),
     ({"text": "a story"}, "must have the key 'messages' (F has 'text')"),
     ({"prompt": "a", "response": "b"}, "must have the key 'messages'"),
-    ({"messages": None}, "must have the key 'messages' (F has none)"),
+    ({"messages": None}, "the value of 'messages' must not be null (F); write the value"),
     # mixed forms
     (ALPACA, "form messages must have the key 'messages' (F has 'instruction', 'output')"),
     (SHAREGPT, "put records of another form into another file"),
@@ -66,7 +68,10 @@ BAD = [  # (the second line of a file, a part of the message)
     (messages({"role": "user"}, ANSWER), "content must be a string (F: message 0: null)"),
     (messages(USER, said("assistant", None)), "(F: message 1: null)"),
     (messages(USER, said("assistant", 4)), "(F: message 1: int)"),
-    (messages(USER, said("assistant", [{"type": "text", "text": "4"}])), "(F: message 1: list)"),
+    (messages(USER, said("assistant", ["4"])), "must have the type text (F: message 1: '4')"),
+    (messages(said("user", [{"type": "image_url"}]), ANSWER), "(F: message 0: 'image_url')"),
+    (messages(said("user", [{"type": "text"}]), ANSWER), "text must be a string (F: message 0: nu"),
+    (messages(USER, said("assistant", [])), "must have text (F: message 1 from the assistant: '')"),
     (messages(USER, said("assistant", {"text": "4"})), "(F: message 1: dict)"),
     (messages(said("user", "\ud800"), ANSWER), "lone surrogate (F: message 0: U+D800"),
     (messages(USER, said("assistant", "")), "must have text (F: message 1 from the assistant: '')"),
@@ -156,6 +161,7 @@ def test_a_first_record_of_no_form_or_of_two_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     for value, part in (
         ({"text": "a"}, "must have the keys of a dialogue"),
+        ({"messages": None}, "a.jsonl:1 has 'messages' (null)"),
         (GOOD | ALPACA, "messages and alpaca); specify the form with --format"),
     ):
         path.write_text(json.dumps(value), encoding="utf-8")
@@ -197,3 +203,74 @@ def test_bad_dialogues_are_kept_aside(tmp_path):
     assert [json.loads(each)["line"] for each in kept] == [2, 3]
     with Rejects(tmp_path / "bad.jsonl", 1) as rejects, pytest.raises(ValueError, match="last"):
         list(read_dialogues(path, rejects=rejects))
+
+
+def test_places_in_lists_and_tables_are_no_lines(tmp_path):
+    """The third record of each file is bad: records of lists and tables count from 0."""
+    arrow, parquet = (pytest.importorskip(f"pyarrow{name}") for name in ("", ".parquet"))
+    rows = [GOOD, GOOD, messages(USER), GOOD]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name, good, bad in (
+        ("a.parquet", ", row 1", ", row 2"), ("a.json", ", item 1", ", item 2"),
+        ("a.jsonl", ":2", ":3"),
+    ):  # fmt: skip
+        path = tmp_path / name
+        read = read_dialogues(path)
+        assert [next(read).place for _ in range(2)][1] == f"{path}{good}"
+        with pytest.raises(ValueError) as caught:
+            next(read)
+        assert f"({path}{bad}: user)" in str(caught.value)
+        pairs = read_preferences(path)
+        with pytest.raises(ValueError) as caught:
+            next(pairs)
+        assert f"({path}{bad.replace('2', '0').replace('3', '1')} has 'messages')" in str(
+            caught.value
+        )
+
+
+def test_parts_of_a_content_are_joined(tmp_path):
+    path = tmp_path / "a.jsonl"
+    parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
+    path.write_text(json.dumps(messages(said("user", parts), ANSWER)), encoding="utf-8")
+    (dialogue,) = read_dialogues(path)
+    assert dialogue.messages == GOOD["messages"]
+    pair = {"prompt": [said("user", parts)], "chosen": "4", "rejected": "5"}
+    path.write_text(json.dumps(pair), encoding="utf-8")
+    (preference,) = read_preferences(path)
+    assert preference.chosen == GOOD["messages"]
+
+
+def test_a_folder_has_only_its_files_of_records(tmp_path):
+    (tmp_path / "README.md").write_text("# Dialogues", encoding="utf-8")
+    (tmp_path / "a.csv").write_text("a,b", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps(GOOD), encoding="utf-8")
+    with pytest.warns(Notice, match=r"skipped 2 files .*: a name must end in \.json, \.jsonl or "):
+        assert len(list(read_dialogues(tmp_path))) == 1
+    (tmp_path / "b.jsonl").unlink()
+    with (
+        pytest.warns(Notice),
+        pytest.raises(ValueError, match=r"no JSON and no Parquet .* \.json, \.json\.gz, "),
+    ):
+        list(read_dialogues(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.bin", "a.xlsx"])
+def test_other_files_are_refused_by_their_names(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe\0a")
+    wanted = rf"must be in JSON lines, JSON or Parquet \(.*{name}\); choose"
+    for read in (read_dialogues, read_preferences):
+        with pytest.raises(ValueError, match=wanted):
+            list(read(tmp_path / name))
+
+
+def test_an_empty_system_text_is_none(tmp_path):
+    path = tmp_path / "a.jsonl"
+    empty = messages(said("system", " "), USER, ANSWER)
+    path.write_text(f"{json.dumps(empty)}\n{json.dumps(GOOD)}", encoding="utf-8")
+    for system in (None, ""):
+        for each in read_dialogues(path, system=system):
+            assert each.messages == [USER, ANSWER]
+    for each in read_dialogues(path, system="Be kind."):
+        assert each.messages == [said("system", "Be kind."), USER, ANSWER]

@@ -95,7 +95,7 @@ def test_counts(files, monkeypatch, read):
 def test_another_field(files):
     found = inspect("d.parquet", Reading("other.k"))
     assert (found.documents, found.records) == (3, 3)
-    assert found.samples == [(f"d.parquet:{i}", "v") for i in range(3)]
+    assert found.samples == [(f"d.parquet, row {i}", "v") for i in range(3)]
     (files / "e.jsonl").write_text('{"a": ["x", "y"]}')
     assert inspect("e.jsonl", Reading("a", join=", ")).samples == [("e.jsonl:1", "x, y")]
 

@@ -92,7 +92,7 @@ def test_each_form_becomes_two_dialogues(tmp_path, record, chosen):
     assert pair.chosen == chosen
     assert pair.rejected[:-1] == chosen[:-1]
     assert pair.rejected[-1]["content"] in ("5", "No.")
-    assert pair.place == f"{path}:0"
+    assert pair.place == f"{path}, item 0"
 
 
 @pytest.mark.parametrize(("second", "part"), BAD)
@@ -122,7 +122,7 @@ def test_a_file_of_pairs_is_not_read_as_dialogues(tmp_path):
         (WHOLE, ""),
     ):
         path.write_text(json.dumps([record]), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"a\.json:0 has a pair of answers") as caught:
+        with pytest.raises(ValueError, match=r"a\.json, item 0 has a pair of answers") as caught:
             list(read_dialogues(path))
         assert str(caught.value).endswith(f"train on pairs with --kind dpo{rest}")
     path.write_text(json.dumps([ALPACA]), encoding="utf-8")

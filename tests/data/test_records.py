@@ -222,9 +222,9 @@ def test_places_and_sizes(tmp_path, monkeypatch):
     found = [(place(each), each.num_bytes) for each in read_records(".")]
     assert found == [
         ("a.jsonl:1", 14), ("a.jsonl:3", 8), ("a.jsonl:4", 12),
-        ("b.json:0", 4), ("b.json:1", 14),
+        ("b.json, item 0", 4), ("b.json, item 1", 14),
         ("c.txt:0", 3), ("c.txt:1", 3),
-        ("d.parquet:0", 2), ("d.parquet:1", 0),
+        ("d.parquet, row 0", 2), ("d.parquet, row 1", 0),
     ]  # fmt: skip
 
 
@@ -363,7 +363,7 @@ def test_records_without_a_field_are_whole_objects(tmp_path):
     assert [record.value for record in records] == [*values, *values, "bare", *values]
     assert [record.text for record in records] == [*[""] * 200, "bare", *[""] * 100]
     (tmp_path / "d.jsonl").write_text("[1]\n")
-    with pytest.raises(ValueError, match="must be an object or a string"):
+    with pytest.raises(ValueError, match=r"object or a string \(.*a list\); write a JSON"):
         list(read_records(tmp_path / "d.jsonl", Reading(field=None)))
 
 

@@ -24,11 +24,10 @@ from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.pieces.text_files import BYTE_ORDER_MARK
 
 PACKED = ("", ".gz", ".zst")
-FOLDER_SUFFIXES = (
-    *(f"{kind}{packed}" for kind in (".txt", ".md", ".json", ".jsonl", ".ndjson")
-      for packed in PACKED),
-    ".parquet",
-)  # fmt: skip
+# The files of a folder that find_files returns have one of these endings, also packed, or
+# .parquet.
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+TEXT_ENDINGS = (".txt", ".md", *JSON_ENDINGS)
 _OWN = {  # this library writes these files beside documents and token files
     *("corpus.json", "manifest.json", "tokenizer.json"),
     *("gpt2.json", "r50k_base.json", "cl100k_base.json"),
@@ -80,22 +79,24 @@ def told_bytes(files: Sequence[Path]) -> str:
     return f"{num_bytes(files):,} bytes of {'packed ' if packed else ''}text"
 
 
-def find_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
+def find_files(
+    paths: StrPath | Sequence[StrPath], endings: Sequence[str] = TEXT_ENDINGS
+) -> list[Path]:
     """Return the files for some paths, folders and globs. Each file appears once, in the order of
     `paths`.
 
     For a folder, return the files in the folder and its subfolders whose names end in one of
-    FOLDER_SUFFIXES. Sort these files by path, and follow links to folders. Skip hidden files. Skip
-    a `.json` file without a list or JSON lines, because a file such as a tokenizer contains no
-    documents. A `Notice` reports the skipped files, except hidden files, token files and the files
-    that this library writes beside them. A string with `*`, `?` or `[` is a glob if no such file
-    exists; `**` matches any number of folders. Raise ValueError if a glob matches no file, and
-    FileNotFoundError if a path does not exist.
+    `endings`, also packed, or in .parquet. Sort these files by path, and follow links to folders.
+    Skip hidden files. Skip a `.json` file without a list or JSON lines, because a file such as a
+    tokenizer contains no documents. A `Notice` reports the skipped files, except hidden files,
+    token files and the files that this library writes beside them. A string with `*`, `?` or `[` is
+    a glob if no such file exists; `**` matches any number of folders. Raise ValueError if a glob
+    matches no file, and FileNotFoundError if a path does not exist.
     """
     found: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | os.PathLike) else paths:
         for path in matches(os.fspath(name)):
-            for file in _files_in(path) if path.is_dir() else [path]:
+            for file in _files_in(path, endings) if path.is_dir() else [path]:
                 if not file.is_file():
                     raise ValueError(
                         f"a path must be a file or a folder ({file}); choose files of text"
@@ -144,16 +145,20 @@ def files_below(folder: Path) -> list[Path]:
     return files
 
 
-def texts_among(files: Sequence[Path]) -> list[Path]:
+def texts_among(files: Sequence[Path], endings: Sequence[str] = TEXT_ENDINGS) -> list[Path]:
     """Return the files that contain texts or documents, sorted by path."""
-    found = [file for file in files if file.name.lower().endswith(FOLDER_SUFFIXES)]
+    found = [file for file in files if file.name.lower().endswith(_suffixes(endings))]
     return sorted(file for file in found if format_of(file).kind != "json" or _has_documents(file))
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _suffixes(endings: Sequence[str]) -> tuple[str, ...]:
+    return (*(f"{ending}{packed}" for ending in endings for packed in PACKED), ".parquet")
+
+
+def _files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
     files = files_below(folder)
-    found = texts_among(files)
-    _tell_skipped(folder, files, found)
+    found = texts_among(files, endings)
+    _tell_skipped(folder, files, found, endings)
     if found:
         return found
     shards = sorted(filter(is_shard, files))
@@ -162,13 +167,16 @@ def _files_in(folder: Path) -> list[Path]:
             f"the folder contains token files but no text ({folder}: {len(shards)} files, such as "
             f"{shards[0]}); choose a folder of texts"
         )
-    endings = ", ".join(FOLDER_SUFFIXES)
+    what = "text" if ".txt" in endings else "JSON and no Parquet"
     raise ValueError(
-        f"the folder contains no text ({folder}); choose a folder of files that end in {endings}"
+        f"the folder contains no {what} ({folder}); choose a folder of files that end in "
+        f"{', '.join(_suffixes(endings))}"
     )
 
 
-def _tell_skipped(folder: Path, files: Sequence[Path], found: Sequence[Path]) -> None:
+def _tell_skipped(
+    folder: Path, files: Sequence[Path], found: Sequence[Path], endings: Sequence[str]
+) -> None:
     """Report the files that are not among `found`: one `Notice` for each reason."""
     shards = {file for file in files if is_shard(file)}
     own = shards | {file.with_name(f"{file.name}.json") for file in shards} | set(found)
@@ -176,8 +184,8 @@ def _tell_skipped(folder: Path, files: Sequence[Path], found: Sequence[Path]) ->
     json = [file for file in skipped if format_of(file).kind == "json"]
     for alike, reason in (
         ([file for file in skipped if file not in set(json)],
-         "a name must end in .txt, .md, .json, .jsonl or .ndjson, each also with .gz or .zst, "
-         "or in .parquet"),
+         f"a name must end in {', '.join(endings[:-1])} or {endings[-1]}, each also with .gz or "
+         ".zst, or in .parquet"),
         (json, "a .json file must contain a list or JSON lines"),
     ):  # fmt: skip
         if alike:

@@ -24,6 +24,20 @@ def text_of(value: Any, name: str, place: str) -> str:
     return value
 
 
+def content_of(value: Any, name: str, place: str) -> str:
+    """Return the text of a message: a string, or a list of parts `{"type": "text", "text": …}`."""
+    if not isinstance(value, list):
+        return text_of(value, name, place)
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else part
+        if kind != "text":
+            raise ValueError(
+                f"a part of {name} must have the type text ({place}: {kind!r:.40}); remove the "
+                "part, or remove the dialogue"
+            )
+    return "".join(text_of(part.get("text"), "text", place) for part in value)
+
+
 def list_of(value: Any, name: str, place: str) -> list[Any]:
     """Return `value`, which must be a list."""
     if not isinstance(value, list):
@@ -45,6 +59,12 @@ def object_of(value: Any, name: str, place: str) -> dict[str, Any]:
                 "a template has no place for it"
             )
     return {key: each for key, each in value.items() if each is not None}
+
+
+def told_keys(record: dict[str, Any]) -> str:
+    """Return the first keys of a record for a message."""
+    first = list(record.items())[:8]
+    return ", ".join(f"{key!r}{' (null)' * (each is None)}" for key, each in first) or "none"
 
 
 def check_messages(messages: Sequence[Message], place: str) -> None:

@@ -19,6 +19,7 @@ from scratchlm.data.reading.records import read_records
 from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.settings import Reading
 from scratchlm.data.reading.unpacked import Progress
+from scratchlm.data.sources import JSON_ENDINGS, find_files, format_of
 from scratchlm.files.paths import StrPath
 from scratchlm.tokenizer.chat_template import Message
 
@@ -59,6 +60,19 @@ def read_dialogues(
     yield from converted(paths, dialogue_in, rejects or Rejects(), progress)
 
 
+def dialogue_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
+    """Return the files of JSON and Parquet, as `find_files` does. Raise ValueError for a path of
+    another file."""
+    files = find_files(paths, JSON_ENDINGS)
+    for file in files:
+        if format_of(file).kind == "text":
+            raise ValueError(
+                f"dialogues must be in JSON lines, JSON or Parquet ({file}); choose a file that "
+                "ends in .jsonl, .json or .parquet"
+            )
+    return files
+
+
 def converted(
     paths: StrPath | Sequence[StrPath],
     convert: Callable[[Record], T],
@@ -67,7 +81,7 @@ def converted(
 ) -> Iterator[T]:
     """Yield `convert(record)` for the records of all files. `rejects` receives each record for
     which `convert` raises a ValueError."""
-    for record in read_records(paths, Reading(field=None), rejects, progress):
+    for record in read_records(dialogue_files(paths), Reading(field=None), rejects, progress):
         try:
             found = convert(record)
         except ValueError as error:
@@ -77,8 +91,13 @@ def converted(
 
 
 def with_system(messages: list[Message], system: str | None) -> list[Message]:
-    """Return the messages, after the text `system` if they have no system text."""
-    if system is None or messages[0]["role"] == "system":
+    """Return the messages, after the text `system` if they have no system text. An empty system
+    text is none."""
+    if messages[0]["role"] == "system":
+        if messages[0]["content"].strip():
+            return messages
+        messages = messages[1:]
+    if not system:
         return messages
     return [{"role": "system", "content": system}, *messages]
 

@@ -16,7 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scratchlm.data.conversations.checks import ROLES, list_of, object_of, text_of
+from scratchlm.data.conversations.checks import (
+    ROLES,
+    content_of,
+    list_of,
+    object_of,
+    text_of,
+    told_keys,
+)
 from scratchlm.tokenizer.chat_template import Message
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
@@ -34,7 +41,7 @@ def recognised(value: Any, place: str) -> str:
         )
     if len(fitting) == 1:
         return fitting[0]
-    has = ", ".join(map(repr, list(record)[:8])) or "none"
+    has = told_keys(value)
     if fitting:
         raise ValueError(
             f"a record must have one form of a dialogue ({place} has {has}: {' and '.join(fitting)}"
@@ -53,11 +60,15 @@ def to_messages(value: Any, form: str, place: str) -> list[Message]:
     """
     record = object_of(value, "a record", place)
     missing = [key for key in KEYS[form] if key not in record]
-    if missing:
-        has = ", ".join(map(repr, list(record)[:8])) or "none"
+    if missing and missing[0] in value:
         raise ValueError(
-            f"a record of the form {form} must have the key {missing[0]!r} ({place} has {has}); "
-            "put records of another form into another file"
+            f"the value of {missing[0]!r} must not be null ({place}); write the value, or remove "
+            "the record"
+        )
+    if missing:
+        raise ValueError(
+            f"a record of the form {form} must have the key {missing[0]!r} ({place} has "
+            f"{told_keys(value)}); put records of another form into another file"
         )
     return _CONVERT[form](record, place)
 
@@ -132,7 +143,7 @@ def _message(turn: dict[str, Any], role: Any, content: str, where: str) -> Messa
             f"a role must be system, user or assistant ({where}: {role!r:.40}); correct the role, "
             "or remove the dialogue"
         )
-    message: Message = {"role": role, "content": text_of(turn.get(content), content, where)}
+    message: Message = {"role": role, "content": content_of(turn.get(content), content, where)}
     if "weight" in turn:
         weight = turn["weight"]
         if type(weight) not in (int, float) or weight not in (0, 1):

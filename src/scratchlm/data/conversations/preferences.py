@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from scratchlm.data.conversations.checks import check_messages, object_of, text_of
+from scratchlm.data.conversations.checks import check_messages, object_of, text_of, told_keys
 from scratchlm.data.conversations.dialogues import converted, with_system
 from scratchlm.data.conversations.forms import alpaca_prompt, message_list, system_of
 from scratchlm.data.reading.record import Record, place
@@ -65,9 +65,8 @@ def _pair(value: Any, place: str) -> tuple[list[Message], list[Message]]:
     record = object_of(value, "a record", place)
     for name in ANSWERS:
         if name not in record:
-            has = ", ".join(map(repr, list(record)[:8])) or "none"
             raise ValueError(
-                f"a pair must have the key {name!r} ({place} has {has}); write "
+                f"a pair must have the key {name!r} ({place} has {told_keys(value)}); write "
                 '{"prompt": "text", "chosen": "text", "rejected": "text"}, or train on dialogues '
                 "with --kind sft"
             )
@@ -122,7 +121,7 @@ def _prompt(record: dict[str, Any], place: str) -> list[Message]:
     prompt = record.get("prompt")
     if prompt is None:
         raise ValueError(
-            f"a pair must have a prompt ({place} has {', '.join(map(repr, list(record)[:8]))}); "
+            f"a pair must have a prompt ({place} has {told_keys(record)}); "
             "add the key 'prompt', or write the whole dialogues"
         )
     if isinstance(prompt, list):

@@ -16,7 +16,7 @@ from scratchlm.data.conversations.batches import (
     Examples,
     Pairs,
 )
-from scratchlm.data.conversations.dialogues import read_dialogues
+from scratchlm.data.conversations.dialogues import dialogue_files, read_dialogues
 from scratchlm.data.conversations.examples import Counts, Learning, examples_of
 from scratchlm.data.conversations.masks import Example
 from scratchlm.data.conversations.pairs import Pair, PairCounts, pairs_of
@@ -24,7 +24,7 @@ from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.packing import Numbers
 from scratchlm.data.proportions import Part, decimal, parts_of
 from scratchlm.data.reading.unpacked import Progress
-from scratchlm.data.sources import find_files, num_bytes
+from scratchlm.data.sources import num_bytes
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.chat_template import ChatTemplate, template_for_training
 
@@ -197,7 +197,7 @@ def _examples(
     def encoded() -> Iterator[Example | Pair]:
         for part in parts_of(text):
             times = _times(part)
-            size = num_bytes(find_files(part.name))
+            size = num_bytes(dialogue_files(part.name))
             with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
                 found, counts = _encoded(part.name, config, template, row_length, bar.update)
                 for example in found:

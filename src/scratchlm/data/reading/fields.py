@@ -28,10 +28,9 @@ def strings_in(value: Any, reading: Reading, what: str, place: str) -> list[str]
     if isinstance(value, str):
         return [value]
     if not isinstance(value, dict):
-        key = (*reading.keys, "text")[0]
+        written = f'{{"{reading.keys[0]}": "text"}}' if reading.keys else "a JSON object"
         raise ValueError(
-            f"{what} must be an object or a string ({place}: {told(value)}); write "
-            f'{{"{key}": "text"}}'
+            f"{what} must be an object or a string ({place}: {told(value)}); write {written}"
         )
     if not reading.keys:
         return []

@@ -39,7 +39,8 @@ def json_list(
         except ValueError as error:
             rejects.add(error, path, number, text[start:end].encode())
             continue
-        yield Record(found, path, number, len(text[start:end].encode()), value)
+        size = len(text[start:end].encode())
+        yield Record(found, path, number, size, value, unit="item")
 
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, int, Any]]:

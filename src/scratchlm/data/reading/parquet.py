@@ -39,7 +39,7 @@ def parquet_rows(
                     value = json.dumps(value, default=str).encode()
                 rejects.add(error, path, row, value)
             else:
-                yield Record(text, path, row, len(text.encode()), value)
+                yield Record(text, path, row, len(text.encode()), value, unit="row")
             row += 1
 
 

@@ -12,7 +12,8 @@ class Record(NamedTuple):
 
     `more` yields the rest of a text that is too long for memory, in pieces. Only readers that do
     not need whole records receive such a record. `raw` contains the bytes of a JSON line, unless
-    the line is long.
+    the line is long. `unit` says what `line` counts: an item of a JSON list, a row of Parquet, or
+    lines if `unit` is empty.
     """
 
     text: str
@@ -22,10 +23,13 @@ class Record(NamedTuple):
     value: Any
     more: Iterator[str] | None = None
     raw: bytes | bytearray | None = None
+    unit: str = ""
 
 
 def place(record: Record) -> str:
     """Return the place of a record for a message."""
+    if record.unit:
+        return f"{record.path}, {record.unit} {record.line}"
     return f"{record.path}:{record.line}"
 
 
