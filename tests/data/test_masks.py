@@ -97,20 +97,30 @@ def test_an_answer_of_one_token_has_two_targets(tokenizer):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_old_pairs_go_before_an_answer_is_cut(tokenizer, name):
-    """Compare with all ends of the dialogue, for every length of a row."""
+    """Compare with all parts of the dialogue in the order of preference, for every length."""
     template, chance = ChatTemplate(name, tokenizer), random.Random(3)
     for _ in range(2):
         messages = dialogue(chance)
         head, said = [m for m in messages if m["role"] == "system"], messages[-8:]
         said = [message for message in said if message["role"] != "system"]
-        ends = [[*head, *said[start:]] for start in range(0, len(said), 2)]
-        wholes = [example_of(each, template) for each in ends]
-        for most in range(1, wholes[0].num_predictions + 2):
+        every = [  # (the messages, their example, how many of the last messages are missing)
+            (part, example_of(part, template), len(said) - end)
+            for end in range(len(said), 0, -2)
+            for start in range(0, end, 2)
+            for part in [[*head, *said[start:end]]]
+        ]
+        for most in range(1, every[0][1].num_predictions + 2):
             fitted = truncated([*head, *said], template, most)
-            fitting = [i for i, whole in enumerate(wholes) if whole.num_predictions <= most]
-            chosen = fitting[0] if fitting else len(ends) - 1
-            assert list(fitted.messages) == ends[chosen]
-            assert fitted.is_cut == (not fitting)
+            part, whole, missing = next(
+                (part, whole, missing)
+                for part, whole, missing in every
+                if whole.num_predictions <= most
+                or (len(part) == len(head) + 2 and whole.is_target[: most + 1].any())
+                or missing == len(said) - 2
+            )
+            assert list(fitted.messages) == part
+            assert fitted.is_cut == (whole.num_predictions > most)
+            assert fitted.lost_last == missing
             ids, is_target = fitted.example
-            assert ids.tolist() == wholes[chosen].ids[: most + 1].tolist()
-            assert np.array_equal(is_target, wholes[chosen].is_target[: most + 1])
+            assert ids.tolist() == whole.ids[: most + 1].tolist()
+            assert np.array_equal(is_target, whole.is_target[: most + 1])

@@ -110,21 +110,23 @@ def test_every_pair_is_counted_once(template, preferences, row_length, too_long)
     pairs, counts = made(preferences, template, row_length, too_long)
     assert counts.read == len(preferences)
     check_sums(pairs, counts)
+    whole = made(preferences, template, 10_000)[1]
+    assert counts.lost_targets == whole.targets - counts.targets
     for pair in pairs:
         assert pair.num_predictions <= row_length
         assert all(each.num_targets for each in pair)
         assert not np.array_equal(pair.chosen.ids, pair.rejected.ids)
     text = "\n".join(counts.lines())
     for name, number in vars(counts).items():
-        if number or name not in ("shortened", "lost_messages", "cut_answers"):
+        if number or name not in ("shortened", "lost_messages", "cut_answers", "lost_targets"):
             assert f"{number:,}" in text
 
 
 def test_a_set_in_which_nothing_remains_is_refused(template):
     equal = preference(said("a", "b"), "b")
-    with pytest.raises(ValueError, match=r"\(2 pairs: 1 too long, 1 with equal answers\); "):
+    with pytest.raises(ValueError, match=r"data: 2 pairs, 1 too long, 1 with equal answers\); "):
         made([SHORT, equal], template, 8)
-    with pytest.raises(ValueError, match=r"\(0 pairs: "):
+    with pytest.raises(ValueError, match=r"at least one pair \(the data has none\)"):
         made([], template, 8)
 
 
@@ -154,7 +156,7 @@ def test_a_row_has_both_answers_of_each_pair(template, preferences, dtype):
     ]
     assert sorted(found) == sorted(expected * 2)
     (line,) = batches.told_of_rows()
-    assert line.startswith(f"an epoch has {len(pairs)} pairs of answers in ")
+    assert line.startswith(f"an epoch has {len(pairs)} pairs in ")
 
 
 def test_a_part_of_the_pairs(template, preferences):

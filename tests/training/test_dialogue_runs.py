@@ -89,13 +89,21 @@ def test_a_resumed_run_equals_an_uninterrupted_run(folder: Path, changes: dict, 
 
 def test_other_batches_do_not_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(flags(folder, "first", train__iterations=4))
+    lines = (folder / "dialogues.jsonl").read_bytes()
+    (folder / "more.jsonl").write_bytes(lines + lines.splitlines(True)[0])
     words = ["--resume", str(folder / "first"), "--iterations", "8"]
     for flag, value, told in [
         ("--too_long", "truncate", "too_long was drop, is now truncate"),
         ("--train_on", "last", "train_on was assistant, is now last"),
         ("--row_length", "40", "row_length was None, is now 40"),
-        ("--system", "Be brief.", "dialogues was"),
+        ("--system", "Be brief.", "data.system was None, is now Be brief.)"),
+        ("--format", "messages", None),  # the same dialogues
+        ("--context_length", "48", "context_length was 64, is now 48"),
+        ("--train_data", str(folder / "more.jsonl"), "more.jsonl)"),
     ]:
+        if told is None:
+            assert train([*words, flag, value, "--out", str(folder / "same")]) == 0
+            continue
         assert train([*words, flag, value]) == 3
         assert told in capsys.readouterr().err
 
@@ -189,6 +197,49 @@ def test_a_source_may_be_read_several_times(folder: Path) -> None:
     )
     assert len(trainer.micro_batches.batches.examples) == COUNT + 3 * 10
     assert any("few.jsonl: an epoch reads its dialogues 3 times" in line for line in said)
+    both = [line for line in said if "the validation loss is too low" in line]
+    assert both == [
+        f"{path} is training data and validation data, so the validation loss is too low",
+        f"{COUNT} of {COUNT} dialogues for validation are equal to training data, so the "
+        "validation loss is too low",
+    ]
+
+
+def test_equal_dialogues_in_both_parts_are_told(folder: Path, tmp_path: Path) -> None:
+    """12 dialogues: the last and the second are held out. Only the second occurs twice."""
+    lines = (folder / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    lines[4] = lines[1]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    said: list[str] = []
+    begun(flags(folder, "x", data__train=str(tmp_path / "a.jsonl")), said)
+    assert (
+        "without validation data, 2 of 12 dialogues are held out: the last, and every tenth before "
+        "it"
+    ) in said
+    assert any(line.startswith("1 of 2 dialogues for validation are equal to") for line in said)
+    clean: list[str] = []
+    begun(flags(folder, "x"), clean)
+    assert not [line for line in clean if "too low" in line]
+
+
+def test_bad_records_are_kept_aside_in_the_folder_of_the_run(folder: Path, tmp_path, capsys):
+    empty = {"instruction": "a", "input": "", "output": ""}
+    path = tmp_path / "a.jsonl"
+    good = (folder / "dialogues.jsonl").read_text(encoding="utf-8")
+    path.write_text(f"{good}{json.dumps(empty)}\n{{\n", encoding="utf-8")
+    begin = ["--config", "sft", "--init_from", str(folder / "marked"), "--train_data", str(path),
+             "--val_data", str(path), "--iterations", "1"]  # fmt: skip
+    assert train([*begin, "--out", str(tmp_path / "no")]) == 2
+    assert "or accept N bad records with --max_bad N" in capsys.readouterr().err
+    assert train([*begin, "--out", str(tmp_path / "no"), "--max_bad", "3"]) == 2
+    assert "this is bad record 4 (max_bad 3)" in capsys.readouterr().err
+    assert not (tmp_path / "no" / "data" / "rejects.jsonl").exists()
+    assert train([*begin, "--out", str(tmp_path / "run"), "--max_bad", "4"]) == 0
+    kept = tmp_path / "run" / "data" / "rejects.jsonl"
+    assert f"4 bad records of {2 * COUNT + 4}: {kept}" in capsys.readouterr().out
+    rejects = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert [each["line"] for each in rejects] == [COUNT + 1, COUNT + 2] * 2
+    assert all(f"{path}:{each['line']}" in each["reason"] for each in rejects)
 
 
 def test_a_run_learns_its_answers_and_ends(folder: Path, tmp_path: Path, capsys) -> None:
@@ -221,6 +272,12 @@ def test_dialogues_that_are_read_as_text_get_the_remedy(folder: Path, tmp_path, 
 
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"--template": "chatml"}, 2, "data.template ('chatml') has no effect"),
+    ({"--max_bad": "3"}, 2, "data.max_bad (3) has no effect"),
+    ({"--kind": "sft", "--max_bad": "-1"}, 2, "max_bad must be at least 0 (-1)"),
+    ({"--config": "sft", "--kind": "text"}, 2, "must agree with the recipe (text, "),
+    ({"--kind": "sft", "--sample_every": "2"}, 2, "must answer the text of a user (train.sample_p"),
+    ({"--kind": "sft", "--train_data": "empty.jsonl"}, 2, "empty.jsonl has none); choose other"),
+    ({"--kind": "sft", "--train_data": "dialogues.jsonl,one.jsonl"}, 2, "such as books/:2,code.h5"),
     ({"--packing": "false"}, 2, "data.packing (False) has no effect"),
     ({"--kind": "sft", "--documents": "separate"}, 2, "data.documents ('separate') has no effect"),
     ({"--kind": "sft", "--field": "body"}, 2, "data.field ('body') has no effect"),
@@ -233,7 +290,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"--kind": "sft", "--template": "none"}, 2, "data.template must be a valid choice"),
     ({"--kind": "sft", "--too_long": "cut"}, 2, "data.too_long must be a valid choice (cut)"),
     ({"--kind": "sft", "--min_target_tokens": "0"}, 2, "must be at least 1 (0)"),
-    ({"--kind": "sft", "--min_target_tokens": "500"}, 2, "60 with too few targets"),
+    ({"--kind": "sft", "--min_target_tokens": "500"}, 2, "60 dialogues, 0 too long, 60"),
     ({"--kind": "sft", "--context_length": "4"}, 2, "must have a target in a row of 4 tokens"),
     ({"--kind": "sft", "--context_length": "8", "--too_long": "error"}, 2, "dialogues.jsonl:1: "),
     ({"--kind": "sft", "--train_data": "dialogues.jsonl:0.5"}, 2, "a whole number up to 1000"),
@@ -253,6 +310,7 @@ def test_the_command_refuses(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(folder)
     (folder / "one.jsonl").write_text(json.dumps({"messages": dialogue(0)}))
+    (folder / "empty.jsonl").write_text("")
     given = {"--train_data": "dialogues.jsonl", "--init_from": "base", "--out": "bad"} | words
     flat = [word for pair in given.items() if pair[1] is not None for word in pair]
     check_refusal(train, [each for each in flat if each is not None], code, names, capsys)

@@ -63,9 +63,9 @@ def test_the_command_trains_on_preferences(folder: Path, tmp_path: Path, capsys)
              "--device", "cpu"]  # fmt: skip
     assert train(words) == 0
     told = capsys.readouterr().out
-    assert "41 pairs of answers: 40 kept, 0 dropped because they are too long, 1 dropped" in told
-    assert "4 of 40 pairs of answers are held out" in told
-    assert "an epoch has 36 pairs of answers in " in told
+    assert "41 pairs: 40 kept, 0 dropped because they are too long, 1 dropped" in told
+    assert "4 of 40 pairs are held out" in told
+    assert "an epoch has 36 pairs in " in told
     log = log_of(tmp_path / "run")
     assert log[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert log[0]["reward_accuracy"] == log[0]["reward_margin"] == 0
@@ -185,7 +185,7 @@ def test_a_dry_run_counts_the_reference(folder: Path, capsys: pytest.CaptureFixt
 
 BAD: list[tuple[dict[str, str | None], int, str]] = [
     ({"--train_data": "dialogues.jsonl"}, 2, "dialogues.jsonl:1 has 'instruction', 'output'"),
-    ({"--kind": "sft"}, 2, "pairs.json:0 has a pair of answers); train on pairs with --kind dpo"),
+    ({"--kind": "sft"}, 2, "json, item 0 has a pair of answers); train on pairs with --kind dpo"),
     ({"--kind": "sft", "--dpo_beta": "0.5"}, 2, "train.dpo_beta (0.5) has no effect"),
     ({"--dpo_beta": "0"}, 2, "train.dpo_beta must be above 0 and finite (0.0)"),
     ({"--dpo_beta": "-1"}, 2, "train.dpo_beta must be above 0"),
@@ -201,8 +201,8 @@ BAD: list[tuple[dict[str, str | None], int, str]] = [
     ({"--init_from": "unmarked"}, 2, "its tokenizer has no <|im_start|>, which chatml needs"),
     ({"--init_from": "nowhere"}, 2, "nowhere"),
     ({"--context_length": "8"}, 2, "at least one pair of different answers must fit into a row"),
-    ({"--context_length": "8", "--too_long": "error"}, 2, "pairs.json:0: "),
-    ({"--train_data": "one.json"}, 2, "has only 1); add pairs of answers"),
+    ({"--context_length": "8", "--too_long": "error"}, 2, "pairs.json, item 0: "),
+    ({"--train_data": "one.json"}, 2, "has only 1); add pairs"),
     ({"--train_data": "pairs.json:0.5"}, 2, "a whole number up to 1000"),
 ]  # fmt: skip
 

@@ -73,6 +73,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     ),
     "data.packing": ("dialogues: put several into a row; each attends only to itself", "packing"),
     "data.system": ("dialogues: the system text of dialogues that have none", "system"),
+    "data.max_bad": (
+        "dialogues: write up to N bad records to data/rejects.jsonl in the run's folder, and "
+        "continue",
+        "max_bad",
+    ),
     "model.vocab_size": (
         "number of ids (the tokenizer decides; for a new tokenizer, the size of the text)",
         "vocab_size",

@@ -10,7 +10,7 @@ from scratchlm.tokenizer.special_tokens import END_OF_TEXT
 
 _OF_TEXT = ("dtype", "field", "separator", "join", "fit_context", "documents", "rows", "verify")
 _OF_DIALOGUES = ("format", "train_on", "min_target_tokens")
-_OF_TEMPLATES = ("template", "row_length", "too_long", "packing", "system")
+_OF_TEMPLATES = ("template", "row_length", "too_long", "packing", "system", "max_bad")
 # The settings without an effect on each kind of data.
 _WITHOUT_EFFECT = {
     "text": _OF_DIALOGUES + _OF_TEMPLATES,
@@ -42,7 +42,8 @@ class DataConfig:
     turns a dialogue into ids; "auto" is the template of the weights if they record one. `format` is
     the form of the records. `system` is the system text of dialogues that have none. `Learning`
     explains `train_on`, `too_long` and `min_target_tokens`. A row of a batch has `row_length`
-    tokens; None means the model's context. Without `packing`, a row has one dialogue.
+    tokens; None means the model's context. Without `packing`, a row has one dialogue. A run keeps
+    up to `max_bad` bad records aside; one more is an error.
 
     With `kind = "dpo"`, the files contain pairs of a chosen and a rejected answer, and the model
     learns to prefer the chosen answers.
@@ -72,12 +73,12 @@ class DataConfig:
     min_target_tokens: int = 1
     packing: bool = True
     system: str | None = None
+    max_bad: int = 0
 
     def __post_init__(self) -> None:
-        if self.min_target_tokens < 1:
-            raise ValueError(
-                f"data.min_target_tokens must be at least 1 ({self.min_target_tokens}); use 1"
-            )
+        for name, least in (("min_target_tokens", 1), ("max_bad", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"data.{name} must be at least {least} ({value}); use {least}")
         if self.row_length is not None and self.row_length < 1:
             raise ValueError(f"data.row_length must be at least 1 ({self.row_length}); use 512")
         defaults = {each.name: each.default for each in fields(self)}

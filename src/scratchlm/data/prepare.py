@@ -36,7 +36,7 @@ from scratchlm.data.open_sources import (
 from scratchlm.data.reading.text_warnings import read_as_text
 from scratchlm.data.rows import Documents
 from scratchlm.data.shards import open_shard, read_info
-from scratchlm.data.sources import num_bytes, told_bytes
+from scratchlm.data.sources import num_bytes, told_bytes, told_of_both
 from scratchlm.data.tokenized import name_of, tokenized
 from scratchlm.data.vocabulary import (
     BYTES_ALONE,
@@ -117,7 +117,7 @@ def prepare(
     or FileFormatError for data that does not fit.
     """
     if config.kind != "text":
-        return prepare_dialogues(config, context_length, say, own)
+        return prepare_dialogues(config, context_length, folder, say, own)
     sources = _sources(config, say)
     tokenizer, tokenizer_path = _tokenizer(config, sources["train"], vocab_size, folder, say, own)
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -247,13 +247,11 @@ def _sources(config: DataConfig, say: Callable[[str], None]) -> dict[str, list[S
     elif has_held_out(config.train):
         sources["val"] = sources_of(config.train, "val")
         say(f"the validation data is the held-out documents of {config.train}")
-    own, val = (
-        {file.resolve(): file for source in sources.get(name, []) for file in source.files}
+    for line in told_of_both(*(
+        [file for source in sources.get(name, []) for file in source.files]
         for name in ("train", "val")
-    )
-    for file in own.keys() & val.keys():
-        say(f"{own[file]} is training data and validation data, so the validation loss is too low")
-        break
+    )):  # fmt: skip
+        say(line)
     if config.tokenizer is not None:
         with open(config.tokenizer, "rb"):
             pass

@@ -65,8 +65,8 @@ def _check_is_one(name: str, text: str) -> None:
 
 def _without_weight(name: str, text: str) -> ValueError:
     return ValueError(
-        f"each source of a mixture must have a weight ({name} in {text}); write PATH:NUMBER, such "
-        "as books/:0.7,code.h5:0.3"
+        f"each source of a mixture must have a weight ({name} in {text}); write PATH:NUMBER for "
+        "each source, such as books/:2,code.h5:1"
     )
 
 

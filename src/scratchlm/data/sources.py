@@ -14,7 +14,7 @@ from __future__ import annotations
 import glob
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -65,6 +65,14 @@ def is_plain(path: Path) -> bool:
 def is_shard(path: Path) -> bool:
     """Check whether the file's name ends like the name of a token file."""
     return path.suffix.lower() in (".bin", ".npy", ".h5", ".hdf5")
+
+
+def told_of_both(train: Sequence[Path], val: Sequence[Path]) -> Iterator[str]:
+    """Yield a warning if a file is training data and validation data."""
+    own, other = ({file.resolve(): file for file in files} for files in (train, val))
+    for file in own.keys() & other.keys():
+        yield f"{own[file]} is training data and validation data, so the validation loss is too low"
+        break
 
 
 def num_bytes(files: Sequence[Path]) -> int:

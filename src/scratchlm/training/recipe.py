@@ -239,7 +239,8 @@ def _notes(
     # Only a text has bits per byte: the loss of an answer counts an end marker, which has no bytes.
     vocab = tokenizer if config.data.kind == "text" else None
     return Notes(
-        data_id=data.data_id | _batches_id(train, config.model.context_length) | reference,
+        # A hash of the data comes last, because a changed setting tells a user more.
+        data_id=_batches_id(train, config.model.context_length) | data.data_id | reference,
         extra={**data.stored, "validation": data.val_id | {"batches": train.eval_batches}},
         compiled=config.runtime.compile == "on",
         recomputed=config.runtime.activation_checkpointing,

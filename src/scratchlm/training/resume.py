@@ -102,12 +102,14 @@ def check(
     path: StrPath,
     *,
     data_id: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     cursor: Callable[[int], Mapping[str, int]],
     optimizer_name: str,
 ) -> None:
     """Raise a FileFormatError for a checkpoint that this run cannot continue from.
 
-    cursor: step -> the position of this run's stream of batches after that step.
+    recipe: the settings of this run. cursor: step -> the position of this run's stream of batches
+    after that step.
     """
     for key, kind in KEYS.items():
         if key not in payload or not isinstance(payload[key], kind):
@@ -131,9 +133,11 @@ def check(
         if here.get(key) != there.get(key):
             own = _FLAGS.get(key, "").format(there.get(key)) or "its own data"
             what = "reference model" if key == "reference" else "batches"
+            told = f"{key} was {there.get(key)!s:.12}, is now {here.get(key)!s:.12}"
+            if key == "dialogues":  # their settings tell a user more than their hash
+                told = _changed_data(payload.get("recipe", {}), recipe) or told
             raise FileFormatError(
-                f"a resumed run must have the same {what} ({path}: {key} was "
-                f"{there.get(key)!s:.12}, is now {here.get(key)!s:.12}); resume with {own}, or "
+                f"a resumed run must have the same {what} ({path}: {told}); resume with {own}, or "
                 "start a new run from these weights with --init_from"
             )
     if payload["optimizer_name"] != optimizer_name:
@@ -141,6 +145,13 @@ def check(
             f"the checkpoint belongs to another optimizer ({path}: {payload['optimizer_name']}, "
             f"not {optimizer_name}); remove --optimizer, or start a new run with --init_from"
         )
+
+
+def _changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the settings of the data that differ between two recipes."""
+    changed = changes(before, now).items()
+    data = [(key, was, new) for key, (was, new) in changed if key.startswith("data.")]
+    return ", ".join(f"{key} was {was!s:.60}, is now {new!s:.60}" for key, was, new in data)
 
 
 def restore_keeping_settings(

@@ -59,6 +59,7 @@ def resolve(
     overrides.
     """
     from_file = {} if file is None else _with_absolute_paths(configuration.read_toml(file))
+    _check_kind(from_file, file, flags)
     in_file = from_file.get("train", {})
     out, weights = flags.get("train.out"), flags.get("train.init_from")
     if out == "":
@@ -100,6 +101,16 @@ def resolve(
         last_start.get("train", {}).pop("out", None)  # this path is relative to another directory
         _say_kept(last_start, saved, recipe, whose, flags, say)
     return configuration.build(TrainConfig, tree), checkpoint
+
+
+def _check_kind(from_file: Layer, file: StrPath | None, flags: Mapping[str, Any]) -> None:
+    """Raise ValueError if a flag changes the kind of data that the settings of a file are for."""
+    kind = from_file.get("data", {}).get("kind")
+    if kind is not None and flags.get("data.kind", kind) != kind:
+        raise ValueError(
+            f"the flag --kind must agree with the recipe ({flags['data.kind']}, {file} has "
+            f"data.kind {kind}); remove --kind, or choose another recipe with --config"
+        )
 
 
 def _leave_out(

@@ -33,6 +33,11 @@ class TrainConfig:
                 "training on pairs of answers must begin from a model (train.init_from is unset); "
                 "fine-tune a model with --kind sft first, and set --init_from MODEL"
             )
+        if kind != "text" and train.sample_every and not train.sample_prompt.strip():
+            raise ValueError(
+                "a sample of a dialogue must answer the text of a user (train.sample_prompt "
+                f"{train.sample_prompt!r}); set --sample_prompt TEXT, or --sample_every 0"
+            )
         name, default = ("z_loss", 0.0) if kind == "dpo" else ("dpo_beta", 0.1)
         if (value := getattr(train, name)) != default:
             raise ValueError(

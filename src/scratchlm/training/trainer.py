@@ -388,7 +388,8 @@ class Trainer:
         path = Path(path)
         with naming_an_earlier(path):
             payload = read_checkpoint(path, mapped=self.ranks.size > 1)
-        resume.check(payload, path, data_id=self.data_id, cursor=self.micro_batches.cursor,
+        resume.check(payload, path, data_id=self.data_id, recipe=self.extra.get("recipe", {}),
+                     cursor=self.micro_batches.cursor,
                      optimizer_name=type(self.optimizer).__name__)  # fmt: skip
         resume.restore_keeping_settings(payload, self.model, self.optimizer, str(path))
         self.step, self.tokens = payload["step"], payload["tokens"]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from scratchlm.data.batches import numbers_in
+from scratchlm.data.conversations.examples import number_of
 from scratchlm.data.conversations.masks import Example
 from scratchlm.data.conversations.pairs import Pair
 from scratchlm.data.packing import Numbers, Packing, pack
@@ -33,7 +34,7 @@ class Examples:
     lengths: (examples,) the number of predictions of each example.
     """
 
-    KIND = "dialogues"
+    KIND = "dialogue"
 
     def __init__(self, examples: Iterable[Example], dtype: npt.DTypeLike = np.int64) -> None:
         ids, marks, sizes = bytearray(), bytearray(), [0]
@@ -59,6 +60,12 @@ class Examples:
         stored = self._numbers[number]
         place = slice(self._ends[stored], self._ends[stored + 1])
         return Example(self._ids[place].astype(np.int64), self._marks[place])
+
+    def hashes(self) -> Iterator[bytes]:
+        """Yield a hash of the ids of each example."""
+        for stored in self._numbers:
+            ids = self._ids[self._ends[stored] : self._ends[stored + 1]]
+            yield hashlib.sha256(ids.tobytes()).digest()
 
     def hash(self) -> str:
         """Return the SHA-256 of the ids and the marks of all examples in order."""
@@ -89,7 +96,7 @@ class Pairs:
     lengths: (pairs,) the number of predictions of each pair.
     """
 
-    KIND = "pairs of answers"
+    KIND = "pair"
 
     def __init__(self, pairs: Iterable[Pair], dtype: npt.DTypeLike = np.int64) -> None:
         self.examples = Examples(itertools.chain.from_iterable(pairs), dtype)
@@ -115,6 +122,11 @@ class Pairs:
             pairs[row, : len(marks)] = marks
         batch = self.examples.batch(examples, batch_size, context_length)
         return replace(batch, pairs=torch.from_numpy(pairs))
+
+    def hashes(self) -> Iterator[bytes]:
+        """Yield a hash of the ids of each pair."""
+        both = self.examples.hashes()
+        yield from (chosen + rejected for chosen, rejected in zip(both, both, strict=True))
 
     def hash(self) -> str:
         """Return the SHA-256 of the ids and the marks of all pairs in order."""
@@ -164,8 +176,9 @@ class DialogueBatches:
         places = rows * self.context_length
         wasted = places - int(self.examples.lengths.sum())
         yield (
-            f"an epoch has {len(self.examples):,} {self.examples.KIND} in {rows:,} rows of "
-            f"{self.context_length:,} tokens; padding is {wasted:,} of {places:,} places "
+            f"an epoch has {number_of(len(self.examples), self.examples.KIND)} in "
+            f"{number_of(rows, 'row')} of {self.context_length:,} tokens; padding is {wasted:,} of "
+            f"{places:,} places "
             f"({wasted / places:.2%})"
         )
 

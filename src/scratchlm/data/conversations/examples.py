@@ -55,39 +55,75 @@ class Counts:
     without_targets: int = 0  # dropped
     shortened: int = 0  # kept, without their oldest messages
     lost_messages: int = 0  # the messages that these dialogues lost
+    ended_early: int = 0  # kept, without their last messages
+    lost_last: int = 0  # the messages that these dialogues lost
     cut_answers: int = 0  # answers without their end
-    masked_answers: int = 0  # answers of kept dialogues that the model does not learn
+    lost_targets: int = 0  # of dropped and shortened dialogues
+    answers: int = 0  # of all dialogues
+    masked_answers: int = 0  # answers of all dialogues that the model does not learn
     predictions: int = 0
     targets: int = 0
 
-    def keep(self, before: Sequence[Message], fitted: Fitted, is_learned: Sequence[bool]) -> None:
-        """Add a kept dialogue. `before` and `fitted` are the dialogue as read and as kept."""
-        lost = len(before) - len(fitted.messages)
+    def keep(self, before: Sequence[Message], fitted: Fitted, targets: int) -> None:
+        """Add a kept dialogue. `before` and `fitted` are the dialogue as read and as kept. targets:
+        the number of targets of the whole dialogue."""
+        lost = len(before) - len(fitted.messages) - fitted.lost_last
         self.kept += 1
         self.shortened += lost > 0
         self.lost_messages += lost
+        self.ended_early += fitted.lost_last > 0
+        self.lost_last += fitted.lost_last
         self.cut_answers += fitted.is_cut
-        self.masked_answers += len(is_learned) - sum(is_learned)
+        self.lost_targets += targets - fitted.example.num_targets
         self.predictions += fitted.example.num_predictions
         self.targets += fitted.example.num_targets
 
     def lines(self) -> Iterator[str]:
         """Yield what happened, in sentences for a user."""
         yield (
-            f"{self.read:,} dialogues: {self.kept:,} kept, {self.too_long:,} dropped because they "
-            f"are too long, {self.without_targets:,} dropped because they have too few targets"
+            f"{number_of(self.read, 'dialogue')}: {self.kept:,} kept, {self.too_long:,} dropped "
+            f"because they are too long, {self.without_targets:,} dropped because they have too "
+            "few targets"
         )
-        if self.shortened or self.cut_answers:
+        if self.shortened or self.ended_early or self.cut_answers:
             yield (
                 f"{self.shortened:,} of the kept dialogues lost their oldest messages "
-                f"({self.lost_messages:,} messages), and {self.cut_answers:,} lost the end of an "
-                "answer"
+                f"({number_of(self.lost_messages, 'message')}), {self.ended_early:,} lost their "
+                f"last messages ({number_of(self.lost_last, 'message')}), and "
+                f"{self.cut_answers:,} lost the end of an answer"
             )
+        if self.lost_targets:
+            yield told_of_lost("dialogues", self.lost_targets, self.targets)
         fraction = self.targets / max(1, self.predictions)
         yield (
             f"{self.targets:,} of {self.predictions:,} predictions are targets ({fraction:.1%}); "
-            f"{self.masked_answers:,} answers are masked"
+            f"{self.masked_answers:,} of {self.answers:,} answers are masked"
         )
+
+    def check(self, source: str, row_length: int) -> None:
+        """Raise ValueError if no dialogue remains."""
+        if not self.read:
+            raise nothing_in(source, "dialogue")
+        if not self.kept:
+            raise ValueError(
+                f"at least one dialogue must have a target in a row of {row_length} tokens "
+                f"({source}: {number_of(self.read, 'dialogue')}, {self.too_long:,} too long, "
+                f"{self.without_targets:,} with too few targets); use longer rows "
+                "(--row_length, --context_length), or other dialogues"
+            )
+
+
+def number_of(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def told_of_lost(what: str, lost: int, kept: int) -> str:
+    """Return a line about the targets that dropped and shortened dialogues, or pairs, lost."""
+    return (
+        f"the dropped and shortened {what} lost {lost:,} of {lost + kept:,} targets "
+        f"({lost / (lost + kept):.1%}); longer rows (--row_length, --context_length) keep more of "
+        "them"
+    )
 
 
 def examples_of(
@@ -96,12 +132,13 @@ def examples_of(
     row_length: int,
     learning: Learning,
     counts: Counts,
+    source: str = "the data",
 ) -> Iterator[Example]:
     """Yield an example for each dialogue that is not dropped, in order. Add to `counts`.
 
-    An example has 1 to `row_length` predictions. Raise ValueError for a text that the tokenizer
-    cannot encode, for a dialogue that is too long if `learning.too_long` is "error", and if no
-    dialogue remains.
+    `source` says in a message where the dialogues come from. An example has 1 to `row_length`
+    predictions. Raise ValueError for a text that the tokenizer cannot encode, for a dialogue that
+    is too long if `learning.too_long` is "error", and if no dialogue remains.
     """
     for messages, place in dialogues:
         counts.read += 1
@@ -109,28 +146,42 @@ def examples_of(
             example = example_of(messages, template, learning.train_on)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        if example.num_targets < learning.min_target_tokens:
+        is_learned = learned(messages, learning.train_on)
+        counts.answers += len(is_learned)
+        counts.masked_answers += len(is_learned) - sum(is_learned)
+        targets = example.num_targets
+        if targets < learning.min_target_tokens:
             counts.without_targets += 1
+            counts.lost_targets += targets
             continue
         fitted = Fitted(messages, example, False)
         if example.num_predictions > row_length:
             if learning.too_long == "error":
                 raise ValueError(
-                    f"a dialogue must have at most {row_length + 1} tokens ({place}: "
-                    f"{len(example.ids)}); shorten the dialogue, use longer rows, or set "
-                    "too_long to truncate"
+                    f"a dialogue must have at most {row_length} predictions ({place}: "
+                    f"{example.num_predictions}); {remedy_of(example.num_predictions)}"
                 )
+            least = learning.min_target_tokens
             if learning.too_long == "truncate":
-                fitted = truncated(messages, template, row_length, learning.train_on)
-            few = fitted.example.num_targets < learning.min_target_tokens
-            if learning.too_long == "drop" or few:
+                fitted = truncated(messages, template, row_length, learning.train_on, least)
+            if learning.too_long == "drop" or fitted.example.num_targets < least:
                 counts.too_long += 1
+                counts.lost_targets += targets
                 continue
-        counts.keep(messages, fitted, learned(fitted.messages, learning.train_on))
+        counts.keep(messages, fitted, targets)
         yield fitted.example
-    if not counts.kept:
-        raise ValueError(
-            f"at least one dialogue must have a target in a row of {row_length} tokens "
-            f"({counts.read:,} dialogues: {counts.too_long:,} too long, {counts.without_targets:,} "
-            "with too few targets); use longer rows, or other dialogues"
-        )
+    counts.check(source, row_length)
+
+
+def remedy_of(predictions: int) -> str:
+    """Return the remedy for a dialogue, or a pair, that is longer than a row."""
+    return (
+        f"shorten the text, use rows of {predictions} tokens (--row_length, --context_length), or "
+        "set --too_long truncate"
+    )
+
+
+def nothing_in(source: str, noun: str) -> ValueError:
+    return ValueError(
+        f"the data must have at least one {noun} ({source} has none); choose other files"
+    )

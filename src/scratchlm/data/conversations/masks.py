@@ -78,29 +78,40 @@ def example_of(
 
 class Fitted(NamedTuple):
     """An example that fits into a row. messages: those that it still contains. is_cut: whether the
-    last answer lost its end."""
+    last answer lost its end. lost_last: how many of the last messages it lost."""
 
     messages: Sequence[Message]
     example: Example
     is_cut: bool
+    lost_last: int = 0
 
 
 def truncated(
-    messages: Sequence[Message], template: ChatTemplate, most: int, train_on: TrainOn = "assistant"
+    messages: Sequence[Message],
+    template: ChatTemplate,
+    most: int,
+    train_on: TrainOn = "assistant",
+    least: int = 1,
 ) -> Fitted:
     """Return an example with at most `most` predictions.
 
     Drop the oldest pairs of messages, but keep the system text. If the last pair is still too long,
     cut the end of its answer. Then the example has no end marker, so the model does not learn to
-    end there. If the answer begins after the cut, the example has no target.
+    end there. If the rest has fewer than `least` targets, drop the last pair too, and begin again.
+    "last" always keeps the last pair. If the only pair's answer begins after the cut, the example
+    has no target.
     """
     head = messages[:1] if messages[0]["role"] == "system" else []
 
     def example(rest: Sequence[Message]) -> Example:
         return example_of([*head, *rest], template, train_on)
 
-    said = messages[len(head) :]
-    rest = newest_that_fit(said, lambda rest: example(rest).num_predictions <= most) or said[-2:]
-    ids, is_target = example(rest)
-    cut = Example(ids[: most + 1], is_target[: most + 1])
-    return Fitted([*head, *rest], cut, len(cut.ids) < len(ids))
+    for end in range(len(messages), len(head), -2):
+        said = messages[len(head) : end]
+        rest = newest_that_fit(said, lambda each: example(each).num_predictions <= most)
+        rest = rest or said[-2:]
+        ids, is_target = example(rest)
+        cut = Example(ids[: most + 1], is_target[: most + 1])
+        if cut.num_targets >= least or train_on == "last":
+            break
+    return Fitted([*head, *rest], cut, len(cut.ids) < len(ids), len(messages) - end)

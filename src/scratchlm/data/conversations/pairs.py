@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scratchlm.data.conversations.examples import TooLong
+from scratchlm.data.conversations.examples import (
+    TooLong,
+    nothing_in,
+    number_of,
+    remedy_of,
+    told_of_lost,
+)
 from scratchlm.data.conversations.masks import Example, example_of
 from scratchlm.data.conversations.preferences import Preference
 from scratchlm.tokenizer.chat_template import ChatTemplate, newest_that_fit
@@ -49,23 +55,38 @@ class PairCounts:
     shortened: int = 0  # kept, without their oldest messages
     lost_messages: int = 0  # the messages that these pairs lost
     cut_answers: int = 0  # answers without their end
+    lost_targets: int = 0  # of the pairs that are too long or shortened
     predictions: int = 0
     targets: int = 0
 
     def lines(self) -> Iterator[str]:
         """Yield what happened, in sentences for a user."""
         yield (
-            f"{self.read:,} pairs of answers: {self.kept:,} kept, {self.too_long:,} dropped "
+            f"{number_of(self.read, 'pair')}: {self.kept:,} kept, {self.too_long:,} dropped "
             f"because they are too long, {self.equal:,} dropped because both answers are equal"
         )
         if self.shortened or self.cut_answers:
             yield (
                 f"{self.shortened:,} of the kept pairs lost the oldest messages of their prompt "
-                f"({self.lost_messages:,} messages), and {self.cut_answers:,} answers lost their "
-                "end"
+                f"({number_of(self.lost_messages, 'message')}), and "
+                f"{number_of(self.cut_answers, 'answer')} lost their end"
             )
+        if self.lost_targets:
+            yield told_of_lost("pairs", self.lost_targets, self.targets)
         fraction = self.targets / max(1, self.predictions)
         yield f"{self.targets:,} of {self.predictions:,} predictions are targets ({fraction:.1%})"
+
+    def check(self, source: str, row_length: int) -> None:
+        """Raise ValueError if no pair remains."""
+        if not self.read:
+            raise nothing_in(source, "pair")
+        if not self.kept:
+            raise ValueError(
+                f"at least one pair of different answers must fit into a row of {row_length} "
+                f"tokens ({source}: {number_of(self.read, 'pair')}, {self.too_long:,} too long, "
+                f"{self.equal:,} with equal answers); use longer rows (--row_length, "
+                "--context_length), or other pairs"
+            )
 
 
 def pairs_of(
@@ -74,13 +95,15 @@ def pairs_of(
     row_length: int,
     too_long: TooLong,
     counts: PairCounts,
+    source: str = "the data",
 ) -> Iterator[Pair]:
     """Yield a pair for each preference that is not dropped, in order. Add to `counts`.
 
-    A pair has at most `row_length` predictions. too_long: what happens to a longer pair. "drop"
-    leaves the pair out, and "error" stops. "truncate" drops the oldest messages of the prompt, but
-    keeps the system text. If the pair is still too long, it cuts the ends of the answers. A pair of
-    equal answers teaches nothing, so it is dropped.
+    `source` says in a message where the pairs come from. A pair has at most `row_length`
+    predictions. too_long: what happens to a longer pair. "drop" leaves the pair out, and "error"
+    stops. "truncate" drops the oldest messages of the prompt, but keeps the system text. If the
+    pair is still too long, it cuts the ends of the answers. A pair of equal answers teaches
+    nothing, so it is dropped.
 
     Raise ValueError for a text that the tokenizer cannot encode, for a pair that is too long if
     `too_long` is "error", and if no pair remains.
@@ -95,18 +118,20 @@ def pairs_of(
             counts.equal += 1
             continue
         kept, lost = pair, 0
+        targets = sum(each.num_targets for each in pair)
         if pair.num_predictions > row_length:
             if too_long == "error":
                 raise ValueError(
                     f"both dialogues of a pair must have at most {row_length} predictions together "
-                    f"({preference.place}: {pair.num_predictions}); shorten the texts, use longer "
-                    "rows, or set too_long to truncate"
+                    f"({preference.place}: {pair.num_predictions}); "
+                    f"{remedy_of(pair.num_predictions)}"
                 )
             if too_long == "truncate":
                 pair, lost = _shortened(preference, template, row_length)
                 kept = pair.cut(row_length)
             if too_long == "drop" or kept.is_equal() or not all(each.num_targets for each in kept):
                 counts.too_long += 1
+                counts.lost_targets += targets
                 continue
         counts.kept += 1
         counts.shortened += lost > 0
@@ -114,14 +139,11 @@ def pairs_of(
         cut = (len(mine.ids) < len(whole.ids) for mine, whole in zip(kept, pair, strict=True))
         counts.cut_answers += sum(cut)
         counts.predictions += kept.num_predictions
-        counts.targets += sum(each.num_targets for each in kept)
+        remaining = sum(each.num_targets for each in kept)
+        counts.targets += remaining
+        counts.lost_targets += targets - remaining
         yield kept
-    if not counts.kept:
-        raise ValueError(
-            f"at least one pair of different answers must fit into a row of {row_length} tokens "
-            f"({counts.read:,} pairs: {counts.too_long:,} too long, {counts.equal:,} with equal "
-            "answers); use longer rows, or other pairs"
-        )
+    counts.check(source, row_length)
 
 
 def _pair(preference: Preference, template: ChatTemplate, lost: int = 0) -> Pair:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +20,15 @@ from scratchlm.data.conversations.batches import (
     Pairs,
 )
 from scratchlm.data.conversations.dialogues import dialogue_files, read_dialogues
-from scratchlm.data.conversations.examples import Counts, Learning, examples_of
+from scratchlm.data.conversations.examples import Counts, Learning, examples_of, number_of
 from scratchlm.data.conversations.masks import Example
 from scratchlm.data.conversations.pairs import Pair, PairCounts, pairs_of
 from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.packing import Numbers
 from scratchlm.data.proportions import Part, decimal, parts_of
+from scratchlm.data.reading.rejects import Rejects
 from scratchlm.data.reading.unpacked import Progress
-from scratchlm.data.sources import num_bytes
+from scratchlm.data.sources import num_bytes, told_of_both
 from scratchlm.tokenizer.bpe import BPETokenizer
 from scratchlm.tokenizer.chat_template import ChatTemplate, template_for_training
 
@@ -81,17 +85,20 @@ class PreparedDialogues:
 def prepare_dialogues(
     config: DataConfig,
     context_length: int,
+    folder: Path,
     say: Callable[[str], None] = print,
     own: BPETokenizer | None = None,
 ) -> PreparedDialogues:
     """Read and encode the dialogues of `config`. A row has `config.row_length` tokens, or
     `context_length` (the model's) without this setting.
 
+    With `config.max_bad`, write the bad records to rejects.jsonl in `folder`.
+
     own: the tokenizer of the initial or resumed weights. The markers of the template are special
-    tokens; a tokenizer without them gets them as new ids. Without validation data, every tenth
-    dialogue is held out. In a mixture, the weight of a source says how often an epoch reads each of
-    its dialogues. `say` receives a line for each decision, and the counts of each source. The same
-    holds for pairs of answers.
+    tokens; a tokenizer without them gets them as new ids. Without validation data, the last
+    dialogue is held out, and every tenth before it. In a mixture, the weight of a source says how
+    often an epoch reads each of its dialogues. `say` receives a line for each decision, and the
+    counts of each source. The same holds for pairs of answers.
 
     Raise ValueError for data without dialogues, without a tokenizer, with another tokenizer than
     `own`, or with a weight that is not a whole number. Raise ValueError for pairs if the tokenizer
@@ -99,23 +106,21 @@ def prepare_dialogues(
     """
     length = config.row_length or context_length
     template, new_ids = _template(config, own)
-    say(f"the template of the dialogues is {template.name}{_told_of_new(new_ids, template)}")
-    train, repeats = _examples(config.train, config, template, length, say)
+    about_new = _told_of_new(new_ids, template, has_weights=own is not None)
+    say(f"the template of the dialogues is {template.name}{about_new}")
+    with _rejects(config, folder, say) as rejects:
+        made = functools.partial(
+            _examples, config=config, template=template, row_length=length,
+            rejects=rejects, say=say,
+        )  # fmt: skip
+        train, repeats = made(config.train)
+        val = None if config.val is None else made(config.val)[0]
     numbers = np.arange(len(train))
-    if config.val is None:
-        val_numbers = numbers[::-1][::_HELD_OUT]
-        if len(val_numbers) == len(train):
-            raise ValueError(
-                f"validation needs {train.KIND} that are not training data ({config.train} has "
-                f"only {len(train)}); add {train.KIND}, or set --val_data FILE"
-            )
-        say(
-            f"without validation data, {len(val_numbers):,} of {len(train):,} {train.KIND} are "
-            "held out: every tenth"
-        )
+    if val is None:
+        val_numbers = _held_out(train, config, say)
         val, numbers = train.chosen(val_numbers), np.setdiff1d(numbers, val_numbers)
-    else:
-        val, _ = _examples(config.val, config, template, length, say)
+    for line in _told_of_both(train.chosen(numbers), val, config):
+        say(line)
     train = train.chosen(np.repeat(numbers, repeats[numbers]))
     settings = ("train_on", "row_length", "too_long", "min_target_tokens", "packing")
     data_id = {
@@ -147,14 +152,57 @@ def _template(config: DataConfig, own: BPETokenizer | None) -> tuple[ChatTemplat
     return template, new_ids
 
 
-def _told_of_new(new_ids: Sequence[int], template: ChatTemplate) -> str:
+def _held_out(train: Examples | Pairs, config: DataConfig, say: Callable[[str], None]) -> Numbers:
+    """Return the numbers of the validation data: the last, and every tenth before it."""
+    held_out = np.arange(len(train))[::-1][::_HELD_OUT]
+    if len(held_out) == len(train):
+        raise ValueError(
+            f"validation needs {train.KIND}s that are not training data ({config.train} has only "
+            f"{len(train)}); add {train.KIND}s, or set --val_data FILE"
+        )
+    more = ", and every tenth before it" if len(held_out) > 1 else ""
+    say(
+        f"without validation data, {len(held_out):,} of {len(train):,} {train.KIND}s are held out: "
+        f"the last{more}"
+    )
+    return held_out
+
+
+@contextlib.contextmanager
+def _rejects(config: DataConfig, folder: Path, say: Callable[[str], None]) -> Iterator[Rejects]:
+    """Yield what receives bad records. At the end, print how many there are."""
+    path = folder / "rejects.jsonl" if config.max_bad else None
+    if path is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with Rejects(path, config.max_bad, "--max_bad N") as rejects:
+        yield rejects
+    if rejects.count:
+        say(f"{number_of(rejects.count, 'bad record')} of {rejects.records:,}: {path}")
+
+
+def _told_of_both(
+    train: Examples | Pairs, val: Examples | Pairs, config: DataConfig
+) -> Iterator[str]:
+    """Yield warnings about validation data that is also training data."""
+    if config.val is not None:
+        sources = config.train, config.val
+        files = ([file for part in parts_of(text) for file in dialogue_files(part.name)]
+                 for text in sources)  # fmt: skip
+        yield from told_of_both(*files)
+    learned = set(train.hashes())
+    if count := sum(each in learned for each in val.hashes()):
+        yield (
+            f"{count:,} of {number_of(len(val), train.KIND)} for validation are equal to training "
+            "data, so the validation loss is too low"
+        )
+
+
+def _told_of_new(new_ids: Sequence[int], template: ChatTemplate, *, has_weights: bool) -> str:
     names = [f"{template.tokenizer.decode([id])} (id {id})" for id in new_ids]
     if not names:
         return ""
-    return (
-        f"; new special tokens: {', '.join(names)}; if the run begins from weights, their rows "
-        "begin as the mean of the other rows"
-    )
+    begin = "; their rows begin as the mean of the other rows" if has_weights else ""
+    return f"; new special tokens: {', '.join(names)}{begin}"
 
 
 def _tokenizer(config: DataConfig, own: BPETokenizer | None) -> BPETokenizer:
@@ -188,6 +236,7 @@ def _examples(
     config: DataConfig,
     template: ChatTemplate,
     row_length: int,
+    rejects: Rejects,
     say: Callable[[str], None],
 ) -> tuple[Examples | Pairs, Numbers]:
     """Return the examples of all sources in order, and how often an epoch reads each example."""
@@ -199,14 +248,16 @@ def _examples(
             times = _times(part)
             size = num_bytes(dialogue_files(part.name))
             with tqdm(total=size, desc="encoding", unit="B", unit_scale=True, disable=None) as bar:
-                found, counts = _encoded(part.name, config, template, row_length, bar.update)
+                found, counts = _encoded(
+                    part.name, config, template, row_length, rejects, bar.update
+                )
                 for example in found:
                     repeats.append(times)
                     yield example
             for line in counts.lines():
                 say(f"{part.name}: {line}")
             if times > 1:
-                say(f"{part.name}: an epoch reads its {store.KIND} {times} times")
+                say(f"{part.name}: an epoch reads its {store.KIND}s {times} times")
 
     examples = store(encoded(), template.tokenizer.dtype)
     return examples, np.array(repeats)
@@ -217,18 +268,19 @@ def _encoded(
     config: DataConfig,
     template: ChatTemplate,
     row_length: int,
+    rejects: Rejects,
     progress: Progress,
 ) -> tuple[Iterator[Example | Pair], Counts | PairCounts]:
     """Return the examples of a source, or its pairs, and what happened to them. The counts are
     complete after the last example."""
     if config.kind == "dpo":
         of_pairs = PairCounts()
-        pairs = read_preferences(name, config.system, progress=progress)
-        return pairs_of(pairs, template, row_length, config.too_long, of_pairs), of_pairs
+        pairs = read_preferences(name, config.system, rejects, progress)
+        return pairs_of(pairs, template, row_length, config.too_long, of_pairs, name), of_pairs
     learning = Learning(config.train_on, config.too_long, config.min_target_tokens)
     counts = Counts()
-    dialogues = read_dialogues(name, config.format, config.system, progress=progress)
-    return examples_of(dialogues, template, row_length, learning, counts), counts
+    dialogues = read_dialogues(name, config.format, config.system, rejects, progress)
+    return examples_of(dialogues, template, row_length, learning, counts, name), counts
 
 
 def _times(part: Part) -> int:

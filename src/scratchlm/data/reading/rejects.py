@@ -18,10 +18,16 @@ class Rejects:
 
     As a context manager, it writes the bad records to the file `path`, in order, one JSON object a
     line: `path`, `line`, `reason`, and `bytes` in base64. The file gets its name only if the block
-    ends without an error. A block that reads no record does not change the file.
+    ends without an error. A block that reads no record does not change the file. `flags` are the
+    flags of the command that allow bad records.
     """
 
-    def __init__(self, path: StrPath | None = None, max_bad: int = 0) -> None:
+    def __init__(
+        self,
+        path: StrPath | None = None,
+        max_bad: int = 0,
+        flags: str = "--max_bad N --rejects FILE.jsonl",
+    ) -> None:
         if max_bad < 0:
             raise ValueError(f"max_bad must be at least 0 ({max_bad}); use 0 for no bad record")
         if max_bad and path is None:
@@ -29,6 +35,7 @@ class Rejects:
                 f"rejected records need a file (max_bad {max_bad}); add --rejects FILE.jsonl"
             )
         self.path, self.max_bad = None if path is None else Path(path), max_bad
+        self.flags = flags
         self.records = 0  # all records that were read
         self.empty = 0  # records with an empty text, which `read_documents` drops
         self.text_bytes = 0  # of the texts that `read_documents` yields
@@ -63,7 +70,7 @@ class Rejects:
             if self.max_bad:
                 error.add_note(f"this is bad record {self.count + 1} (max_bad {self.max_bad})")
             elif self._has_begun:
-                error.add_note("or accept N bad records with --max_bad N --rejects FILE.jsonl")
+                error.add_note(f"or accept N bad records with {self.flags}")
             raise error
         self.count += 1
         self.num_bytes += len(data)
