@@ -189,6 +189,7 @@ def test_last_messages_that_cannot_be_learned_are_dropped(template, messages, ke
     assert counts.ended_early == bool(last)
     assert counts.lost_targets == example_of(messages, template).num_targets - example.num_targets
     told = "\n".join(counts.lines())
+    assert (f"1 lost their last messages ({last} messages)" in told) == bool(last)
     assert f"lost {counts.lost_targets:,} of {counts.lost_targets + counts.targets:,} tar" in told
 
 

@@ -85,13 +85,17 @@ class Counts:
             f"because they are too long, {self.without_targets:,} dropped because they have too "
             "few targets"
         )
-        if self.shortened or self.ended_early or self.cut_answers:
-            yield (
-                f"{self.shortened:,} of the kept dialogues lost their oldest messages "
-                f"({number_of(self.lost_messages, 'message')}), {self.ended_early:,} lost their "
-                f"last messages ({number_of(self.lost_last, 'message')}), and "
-                f"{self.cut_answers:,} lost the end of an answer"
+        lost = [
+            f"{number:,} lost {what}"
+            for number, what in (
+                (self.shortened, f"their oldest messages ({self.lost_messages:,} messages)"),
+                (self.ended_early, f"their last messages ({self.lost_last:,} messages)"),
+                (self.cut_answers, "the end of an answer"),
             )
+            if number
+        ]
+        if lost:
+            yield f"of the kept dialogues, {', '.join(lost)}"
         if self.lost_targets:
             yield told_of_lost("dialogues", self.lost_targets, self.targets)
         fraction = self.targets / max(1, self.predictions)
