@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("triton")
 
 FOLDER = Path(__file__).parents[1] / "interpreted"
+FILES = sorted(FOLDER.glob("test_*.py"))
+SLOW = [path for path in FILES if "mark.slow" in path.read_text(encoding="utf-8")]
 
 
 def run(path: Path, expression: str) -> None:
@@ -26,13 +28,13 @@ def run(path: Path, expression: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_kernels_in_the_interpreter(path: Path) -> None:
     run(path, "not slow")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SLOW, ids=lambda path: path.stem)
 def test_more_of_the_kernels_in_the_interpreter(path: Path) -> None:
     run(path, "slow")
 
