@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers.hub_models import MODELS, theirs_of
+from helpers.hub_models import MODELS, kinds, theirs_of
 from scratchlm import BPETokenizer, ModelConfig, Transformer, generate, load_model
 from scratchlm.checkpoint.models import load_with_tokenizer
 from scratchlm.cli.convert import main as convert
-from scratchlm.convert.hf_folder import from_hf, to_hf
+from scratchlm.convert.hf_folder import from_hf, read_hf_config, to_hf
 from scratchlm.convert.hf_tokenizer import read_tokenizer
 from scratchlm.errors import FileFormatError
 from scratchlm.model.config import MoEConfig
@@ -208,6 +208,34 @@ def test_what_cannot_be_read_whole_is_refused(
     with pytest.raises(FileFormatError, match=message) as error:
         from_hf(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "windows", "rotary"),
+    [
+        ("Qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "LSSS", "RRRR"),
+        ("Qwen2", {"use_sliding_window": True, "max_window_layers": 9}, "LLLL", "RRRR"),
+        ("Qwen3", {"use_sliding_window": True, "max_window_layers": 0}, "SSSS", "RRRR"),
+        ("Qwen3", {"sliding_window": 8}, "LLLL", "RRRR"),
+        ("Mistral", {"sliding_window": None}, "LLLL", "RRRR"),
+        ("SmolLM3", {}, "LLLL", "RRRN"),
+        ("SmolLM3", {"no_rope_layer_interval": 3}, "LLLL", "RRNR"),
+        ("SmolLM3", {"no_rope_layers": [1, 0, 1, 0]}, "LLLL", "RNRN"),
+        ("SmolLM3", {"no_rope_layers": [1] * 6}, "LLLL", "RRRR"),
+    ],
+)
+def test_each_layer_has_the_kind_that_transformers_gives_it(
+    kind: str, values: dict[str, Any], windows: str, rotary: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    hub = getattr(transformers, f"{kind}Config")(num_hidden_layers=4, **values)
+    hub.save_pretrained(tmp_path)
+    config = read_hf_config(tmp_path)
+    assert "".join("L" if window is None else "S" for window in config.windows) == windows
+    assert "".join("R" if each else "N" for each in config.rotary) == rotary
+    assert getattr(hub, "layer_types", None) in (None, kinds(windows))
+    assert set(config.windows) <= {None, getattr(hub, "sliding_window", None)}
 
 
 def test_a_head_that_is_not_the_embedding_is_refused(tmp_path: Path) -> None:

@@ -27,11 +27,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"window": 5, "rope_scaling": RopeScaling("linear", 2.0)},
     {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 12), "init": "xavier"},
     {"moe": MoEConfig(4, 2, num_shared=1), "d_ff": 32, "init": "kaiming"},
-    {"window": 3, "window_pattern": "SL", "local_rope_theta": 100.0, "num_kv_heads": 2},
-    {"nope_every": 2, "tie_embeddings": True,
+    {"window": 3, "window_pattern": "SL", "local_rope_theta": 100.0, "num_kv_heads": 2,
+     "attention_sinks": True},
+    {"nope_every": 2, "tie_embeddings": True, "logit_softcap": 10.0, "vocab_multiple": 16,
      "rope_scaling": RopeScaling("yarn", 4.0, original_context_length=12)},
-    {"logit_softcap": 10.0, "vocab_multiple": 16},
-    {"attention_sinks": True, "window": 4, "window_pattern": "SL", "num_kv_heads": 2},
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from scratchlm import KVCache, ModelConfig, Transformer
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.costs import model_costs
 from scratchlm.generation.decoder import Decoder
+from scratchlm.model.config import RopeScaling
 from scratchlm.model.kv_cache import REWIND, stored_positions
 from scratchlm.model.layers import NoPositions
 
@@ -217,7 +218,9 @@ def test_a_cache_without_windows_is_one_stack() -> None:
 def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path: Any) -> None:
     def trainer(out: str) -> Any:
         kinds = {"window": 4, "window_pattern": "SL", "nope_every": 2, "local_rope_theta": 9.0}
-        return small_runs.trainer(tmp_path / out, model=tiny.model(**kinds))
+        limits = {"attention_sinks": True, "logit_softcap": 10.0}
+        yarn = {"rope_scaling": RopeScaling("yarn", 4.0, original_context_length=16)}
+        return small_runs.trainer(tmp_path / out, model=tiny.model(**kinds, **limits, **yarn))
 
     trainer("whole").fit()
     resumed = trainer("resumed")
