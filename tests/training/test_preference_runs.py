@@ -53,6 +53,17 @@ def given(folder: Path, out: Any, **changes: Any) -> dict[str, Any]:
     return flags(folder, str(out)) | pairs | changes
 
 
+def test_bad_pairs_are_kept_aside(folder: Path, tmp_path: Path) -> None:
+    pairs = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+    (tmp_path / "a.json").write_text(json.dumps([*pairs, {"prompt": "a"}]), encoding="utf-8")
+    path, said = tmp_path / "run" / "data" / "rejects.jsonl", []
+    more = {"data.train": str(tmp_path / "a.json"), "data.max_bad": 1}
+    begun(given(folder, tmp_path / "run", **more), said)
+    assert f"1 bad record of {len(pairs) + 1}: {path}" in said
+    (reject,) = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert f"a.json, item {len(pairs)} has 'prompt'" in reject["reason"]
+
+
 LORA = {"model.lora.r": 4, "model.lora.targets": "all-linear", "model.lora.dropout": 0.1}
 
 
