@@ -111,7 +111,7 @@ CASES = [
     ("train", DRY + "--model.moe.num_experts 4", 2, "model.moe.num_active"),
     ("train", DRY + "--model.moe.num_experts 4 --model.moe.num_active 5", 2, "(5) must be at most"),
     ("train", DRY + "--model.gated_attention twice", 2, "elementwise, headwise"),
-    ("train", DRY + "--model.rope_scaling.kind yarn", 2, "linear, llama3"),
+    ("train", DRY + "--model.rope_scaling.kind ntk", 2, "linear, llama3, yarn"),
     ("train", DRY + "--model.init orthogonal", 2, "truncated, gpt2, xavier, kaiming"),
     ("plot", "", 2, "are required: figure; for example: scratchlm-plot init"),
     ("plot", "scaling", 2, "scaling"),
