@@ -1,8 +1,9 @@
 """Measure everything on one GPU, in one run of about six minutes: `python scripts/bench_gpu.py`.
 
-The script needs the extras `dev` and `gpu`. It has six parts, and --parts selects some of them:
+The script needs the extras `dev` and `gpu`. It has seven parts, and --parts selects some of them:
 
-- shapes: our kernels on the GPU, against float64, as many cases as a minute allows.
+- shapes: our attention on the GPU, against float64, as many cases as a minute allows.
+- fp8: the tests of FP8 that need a GPU.
 - memory: NVIDIA's compute-sanitizer looks for accesses outside of tensors, if it is installed.
 - attention: our attention kernel beside FlashAttention-2 and cuDNN (`bench_attention.py`).
 - training-124m, training-350m: the setup of `scratchlm-train`, with torch's attention and with
@@ -11,18 +12,21 @@ The script needs the extras `dev` and `gpu`. It has six parts, and --parts selec
   dtype.
 - decoding: new tokens for one prompt, beside `transformers` (`bench_generate.py`).
 
-A part that would begin after --minutes is not measured.
+A part that would begin after --minutes is not measured. If a part fails, the script prints the
+error, runs the other parts, and ends with exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,43 +191,56 @@ def chip(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-def last_line_of(command: Sequence[str]) -> str:
-    """Run a program from the root of the repository. Return its last line, and its exit code if it
-    failed."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    lines = (done.stdout + done.stderr).strip().splitlines() or [""]
-    return lines[-1] + (f" (exit code {done.returncode})" if done.returncode else "")
+def output_of(command: Sequence[str], **environment: str) -> str:
+    """Run a program from the root of the repository. Return what it prints. Raise RuntimeError if
+    its exit code is not 0."""
+    variables = os.environ | environment
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    output = (done.stdout + done.stderr).strip()
+    if done.returncode:
+        raise RuntimeError(f"a program failed (exit code {done.returncode}):\n{output}")
+    return output
 
 
+# Two lengths, a window, documents, grouped heads, and widths that are no powers of 2.
 SMALL_CASE = """
 import torch
 from scratchlm.kernels.flash_attention import flash_attention
-q, k, v = (torch.randn(1, 2, 65, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-flash_attention(*(x.requires_grad_() for x in (q, k, v)), causal=True).square().sum().backward()
+for queries, keys in ((65, 65), (33, 100)):
+    sizes = (1, 4, queries, 40), (1, 2, keys, 40), (1, 2, keys, 24)
+    q, k, v = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in sizes)
+    first = torch.arange(queries, device="cuda")[None] // 20 * 20
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    flash_attention(*inputs, window=17, first=first).square().sum().backward()
 torch.cuda.synchronize()
 """
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def shapes_within_bounds(
-    cases: Sequence[Any], errors_of: Callable[[Any], Mapping[str, float]], minutes: float
-) -> str:
-    """Compare as many cases as the time allows. errors_of: case -> {result: error / bound}."""
+def check_cases(
+    cases: Sequence[Any],
+    errors_of: Callable[[Any, torch.dtype], Mapping[str, float]],
+    minutes: float,
+) -> None:
+    """Compare as many cases as the time allows, each in one dtype in turn. Raise RuntimeError for
+    wrong results. errors_of: case, dtype -> {result: error / bound}."""
     end, worst, wrong, done = time.monotonic() + 60 * minutes, 0.0, [], 0
-    for case in cases:
+    for case, dtype in zip(cases, itertools.cycle(DTYPES), strict=False):
         if done and time.monotonic() > end:
             break
-        error, done = max(errors_of(case).values()), done + 1
+        error, done = max(errors_of(case, dtype).values()), done + 1
         worst = max(worst, error)
         if not error <= 1:  # NaN is wrong too
-            wrong.append(case)
-    found = f"{done} of {len(cases)} cases, largest error {worst:.2f} of its bound"
-    return found + "".join(f"\nWRONG: {case}" for case in wrong)
+            wrong.append(f"WRONG: {case}, {dtype}")
+    print(f"{done} of {len(cases)} cases, largest error {worst:.2f} of its bound")
+    if wrong:
+        raise RuntimeError("\n".join(wrong))
 
 
 def check_shapes(device: torch.device) -> None:
     """Compare long sequences first, then the random cases of the tests, with the table's blocks.
 
-    The tests of the kernels (`pytest -m gpu tests/kernels`) compare all of them, in three dtypes.
+    The tests of the kernels (`pytest -m gpu tests/kernels`) compare each case in all three dtypes.
     They compile so many variants that they take much longer.
     """
     sys.path.insert(0, str(ROOT / "tests"))
@@ -236,21 +253,29 @@ def check_shapes(device: torch.device) -> None:
         for window in (None, 100)
     ]
     every = [case._replace(blocks=None) for case in (*sizes, *cases(200))]
-    found = shapes_within_bounds(
-        every, lambda case: errors(case, torch.bfloat16, device.type), SHAPE_MINUTES
-    )
-    print(f"attention: {found}")
-    words = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels/test_fp8_linear.py")
-    print(f"FP8: {last_line_of(words)}")
+    check_cases(every, lambda case, dtype: errors(case, dtype, device.type), SHAPE_MINUTES)
+
+
+def check_fp8(device: torch.device) -> None:
+    words = ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels/test_fp8_linear.py")
+    print(output_of((sys.executable, *words)).splitlines()[-1])
 
 
 def check_memory(device: torch.device) -> None:
+    """Look for accesses outside of tensors.
+
+    Each tensor has its own allocation, because the sanitizer does not see the borders of tensors
+    inside the memory that torch keeps.
+    """
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
     if sanitizer is None:
-        print("memory: not measured (compute-sanitizer is not installed)")
+        print("not measured (compute-sanitizer is not installed)")
         return
     words = (sanitizer, "--tool", "memcheck", "--error-exitcode", "1", sys.executable, "-c")
-    print(f"memory: {last_line_of((*words, SMALL_CASE))}")
+    output = output_of((*words, SMALL_CASE), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    if "ERROR SUMMARY: 0 errors" not in output:
+        raise RuntimeError(f"compute-sanitizer printed no summary without errors:\n{output}")
+    print("ERROR SUMMARY: 0 errors")
 
 
 def measure_attention(device: torch.device) -> None:
@@ -262,7 +287,7 @@ def measure_124m(device: torch.device) -> None:
 
 
 def measure_350m(device: torch.device) -> None:
-    print_training(CONFIGS / "gpt2-350m.toml", 16, device, ("triton",))
+    print_training(CONFIGS / "gpt2-350m.toml", 16, device, ("sdpa", "triton"))
 
 
 def measure_decoding(device: torch.device) -> None:
@@ -274,6 +299,7 @@ def measure_decoding(device: torch.device) -> None:
 
 PARTS: dict[str, Callable[[torch.device], None]] = {
     "shapes": check_shapes,
+    "fp8": check_fp8,
     "memory": check_memory,
     "attention": measure_attention,
     "training-124m": measure_124m,
@@ -282,15 +308,21 @@ PARTS: dict[str, Callable[[torch.device], None]] = {
 }
 
 
-def run_parts(names: Sequence[str], device: torch.device, minutes: float) -> None:
-    """Run the parts in this order, until the time is over."""
-    end = time.monotonic() + 60 * minutes
+def run_parts(names: Sequence[str], device: torch.device, minutes: float) -> list[str]:
+    """Run the parts in this order, until the time is over. Return the parts that failed."""
+    end, failed = time.monotonic() + 60 * minutes, []
     for name in names:
         print(f"\n## {name}\n", flush=True)
         if time.monotonic() > end:
             print("not measured (the time is over)")
             continue
-        PARTS[name](device)
+        try:
+            PARTS[name](device)
+        except Exception as error:  # the other parts must still run
+            failed.append(name)
+            print(f"FAILED: {name}: {error}")
+            traceback.print_exc()
+    return failed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -311,7 +343,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     dtype = str(resolve_dtype("auto", device)).removeprefix("torch.")
     print(f"{chip(device)}, torch {torch.__version__}, {dtype}")
     if args.config is None:
-        run_parts(args.parts, device, args.minutes)
+        if failed := run_parts(args.parts, device, args.minutes):
+            raise SystemExit(f"these parts failed: {', '.join(failed)}")
     else:
         print_training(args.config, args.batch_size, device, args.attention, args.dtype)
 
