@@ -97,3 +97,31 @@ def test_a_gpu_that_cannot_run_the_kernel_is_refused(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if package else None)
     with pytest.raises(ValueError, match=message):
         resolve_attention("triton", CUDA, d_head)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.attention_sinks", "true"], "triton cannot compute sinks (model.attention_sinks"),
+        (["--model.head_dim", "258"], "needs heads of at most 256 numbers (258); choose"),
+        (["--device", "cpu"], "attention triton needs an NVIDIA GPU of compute capability 8.0"),
+    ],
+)
+def test_a_dry_run_refuses_what_no_gpu_can_change(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    given = ["--vocab_size", "300", "--dry_run", "--attention", "triton"]
+    check_refusal(train, [*given, *words], 2, message, capsys)
+    assert train(given) == 0  # of another machine
+
+
+def test_sinks_are_refused_before_the_data_is_prepared(tmp_path: Path) -> None:
+    given = exact_runs.flags(
+        tmp_path, "run", **{"runtime.attention": "triton", "model.attention_sinks": True}
+    )
+    config, _ = run_config.resolve(None, given)
+    with pytest.raises(ValueError, match="triton cannot compute sinks"):
+        recipe.build(config)
+    assert not (tmp_path / "run").exists()

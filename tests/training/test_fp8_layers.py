@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from helpers import exact_runs, forked, small_runs, tiny
 from helpers.exact_runs import difference, quiet
 from helpers.refusals import check_refusal
-from scratchlm import AdamW, ModelConfig, Transformer
+from scratchlm import AdamW, ModelConfig, Transformer, save_checkpoint
 from scratchlm.checkpoint.save_and_load import read_checkpoint
 from scratchlm.cli.train import main as train
 from scratchlm.data.batches import TrainBatches
@@ -31,6 +31,7 @@ from scratchlm.model.config import LoRAConfig, MoEConfig
 from scratchlm.model.layers import Linear
 from scratchlm.optim.schedule import cosine_schedule
 from scratchlm.training import recipe, run_config
+from scratchlm.training.early_checks import check_settings
 from scratchlm.training.fp8_layers import FP8Linear, use_fp8
 from scratchlm.training.objective import Objective
 from scratchlm.training.trainer import Trainer
@@ -238,7 +239,52 @@ def test_settings_that_it_cannot_have(
     begun = replace(config.train, init_from="model")  # pairs of answers need it
     config = replace(config, data=replace(config.data, kind=kind), train=begun)
     with pytest.raises(ValueError, match=message):
-        recipe.resolve_auto(config, 8, CPU, ranks)
+        check_settings(config.rows_model, config.train, config.data, config.runtime, ranks)
+
+
+def test_a_context_that_the_data_may_shorten_is_checked_with_the_data(tmp_path: Path) -> None:
+    config, _ = run_config.resolve(None, settings(tmp_path, **{"model.context_length": 9}))
+    fitting = replace(config.data, fit_context=True)
+    check_settings(config.model, config.train, fitting, config.runtime)
+    with pytest.raises(ValueError, match=r"must be a multiple of 16 \(4 x 9\)"):
+        recipe.resolve_auto(replace(config, data=fitting), 8, CPU, ALONE)
+
+
+@pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compile", "off"], "fp8 must be compiled (runtime.compile off)"),
+        (
+            ["--batch_size", "3", "--context_length", "40"],
+            "the tokens of a rank's micro-batch must be a multiple of 16 (3 x 40)",
+        ),
+        (["--kind", "dpo", "--init_from", "base"], "pairs of answers cannot use fp8"),
+    ],
+)
+def test_settings_are_refused_before_the_data_is_prepared(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def prepare_for(*arguments: object) -> None:
+        raise AssertionError("the data is prepared")
+
+    monkeypatch.setattr(recipe, "prepare_for", prepare_for)
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("base", tiny.model(), None, 0, tokenizer=tiny.tokenizer(tmp_path).to_json())
+    given = ["--train_data", str(tiny.corpus(tmp_path)), "--dtype", "fp8", *words]
+    for more in (["--device", "cpu", "--out", "run"], ["--dry_run"]):
+        check_refusal(train, [*given, *more], 2, message, capsys)
+
+
+def test_a_dry_run_for_a_cpu_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "gpt2-124m", "--dry_run", "--dtype", "fp8", "--device"]
+    message = "fp8 needs an NVIDIA GPU of compute capability 8.9 or higher (cpu); choose --dtype"
+    check_refusal(train, [*words, "cpu"], 2, message, capsys)
+    assert train([*words, "cuda"]) == 0  # of another machine
 
 
 def test_a_device_without_it_is_refused(

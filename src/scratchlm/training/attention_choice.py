@@ -19,19 +19,14 @@ def resolve_attention(name: Attention, device: torch.device, d_head: int) -> Att
     sdpa is torch's fused attention. triton is our kernel. readable is the definition. Raise
     ValueError if triton cannot run on the device, or with heads of `d_head` numbers.
     """
+    check_model(name, d_head)
     match name:
         case "auto" | "sdpa":
             return sdpa
         case "readable":
             return scaled_dot_product_attention
         case "triton":
-            remedy = "choose --attention sdpa"
-            check_capability("attention triton", device, (8, 0), remedy)
-            if d_head > LARGEST_WIDTH:
-                raise ValueError(
-                    f"attention triton needs heads of at most {LARGEST_WIDTH} numbers ({d_head}); "
-                    f"{remedy}"
-                )
+            check_capability("attention triton", device, (8, 0), "choose --attention sdpa")
             if importlib.util.find_spec("triton") is None:
                 raise ValueError(
                     "attention triton needs a package that is not installed (triton); run pip "
@@ -40,3 +35,19 @@ def resolve_attention(name: Attention, device: torch.device, d_head: int) -> Att
             from scratchlm.kernels.flash_attention import flash_attention  # imports triton
 
             return flash_attention
+
+
+def check_model(name: Attention, d_head: int, *, sinks: bool = False) -> None:
+    """Raise ValueError if the attention called `name` cannot compute this model on any device."""
+    if name != "triton":
+        return
+    if d_head > LARGEST_WIDTH:
+        raise ValueError(
+            f"attention triton needs heads of at most {LARGEST_WIDTH} numbers ({d_head}); choose "
+            "--attention sdpa"
+        )
+    if sinks:
+        raise ValueError(
+            "attention triton cannot compute sinks (model.attention_sinks true); choose "
+            "--attention sdpa"
+        )

@@ -16,7 +16,7 @@ from scratchlm.costs.gpus import peak_flops
 from scratchlm.costs.model_costs import precision_of, training_flops_per_token, training_memory
 from scratchlm.data.mixture import MixedBatches, MixedEvalBatches
 from scratchlm.data.prepare import Prepared
-from scratchlm.devices.ranks import ALONE, Ranks, Share, agreed, data_parallel, fully_sharded
+from scratchlm.devices.ranks import ALONE, Ranks, agreed, data_parallel, fully_sharded
 from scratchlm.devices.runtime import (
     CPU_SPEED,
     compile_blocks,
@@ -32,7 +32,8 @@ from scratchlm.model.transformer import Transformer
 from scratchlm.optim.recipe import build_optimizer
 from scratchlm.tokenizer.token_files import bytes_of
 from scratchlm.training.attention_choice import resolve_attention
-from scratchlm.training.fp8_layers import check_layers, check_tokens, use_fp8
+from scratchlm.training.early_checks import check_device, check_micro_batches, check_settings
+from scratchlm.training.fp8_layers import use_fp8
 from scratchlm.training.initial_weights import initialize
 from scratchlm.training.micro_batches import EpochBatches
 from scratchlm.training.objective import Objective
@@ -112,7 +113,8 @@ def _set_device(config: TrainConfig, ranks: Ranks) -> torch.device:
     with agreed(ranks):
         local_rank = ranks.local_rank if ranks.size > 1 else None
         device = resolve_device(config.runtime.device, local_rank)
-        _check_early(config, device)
+        check_settings(config.rows_model, config.train, config.data, config.runtime, ranks)
+        check_device(config.model, config.runtime, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if config.runtime.threads:
@@ -135,15 +137,6 @@ def _weights(config: TrainConfig, resume: Path | None) -> str | None:
             "reference model; move the model back to this path"
         )
     return path
-
-
-def _check_early(config: TrainConfig, device: torch.device) -> None:
-    """Raise a ValueError for settings that the device or the model does not support, before the
-    preparation of the data, which may take hours."""
-    resolve_dtype(config.runtime.dtype, device)
-    resolve_attention(config.runtime.attention, device, config.model.d_head)
-    if config.runtime.dtype == "fp8":
-        check_layers(config.model)
 
 
 def _planned(
@@ -288,11 +281,7 @@ def resolve_auto(
     train, runtime, model = config.train, config.runtime, config.rows_model
     if _is_sharded(config, ranks):
         _check_sharded(config)
-    until = 1 + (train.ramp_steps or 0)  # after the ramp the number is constant
-    for number in sorted({train.micro_batches(step) for step in range(min(steps or until, until))}):
-        parts = Share.of(ranks, number, train.batch_size).parts
-        if runtime.dtype == "fp8":
-            check_tokens(train.batch_size // parts, model.context_length)
+    check_micro_batches(train, model.context_length, runtime, ranks, steps)
     if runtime.dtype == "auto":
         half = resolve_dtype("auto", device) == torch.bfloat16
         runtime = dataclasses.replace(runtime, dtype="bfloat16" if half else "float32")
@@ -303,8 +292,6 @@ def resolve_auto(
         reference = config.data.has_reference
         flops = tokens * training_flops_per_token(model, reference=reference)
     compiled, reason = resolve_compile(runtime.compile, device, flops)
-    if runtime.dtype == "fp8":
-        _check_fp8(config, compiled)
     runtime = dataclasses.replace(
         runtime,
         compile="on" if compiled else "off",
@@ -312,20 +299,6 @@ def resolve_auto(
         parallel="ddp" if runtime.parallel == "auto" else runtime.parallel,
     )
     return dataclasses.replace(config, runtime=runtime), reason
-
-
-def _check_fp8(config: TrainConfig, compiled: bool) -> None:
-    """Raise a ValueError for a setting that FP8 does not support."""
-    if not compiled:
-        raise ValueError(
-            "fp8 must be compiled (runtime.compile off), because uncompiled fp8 is slower than "
-            "bfloat16; choose --compile on, or --dtype bfloat16"
-        )
-    if config.data.has_reference:
-        raise ValueError(
-            f"pairs of answers cannot use fp8 (data.kind {config.data.kind}), because the model "
-            "and its reference would round in different ways; choose --dtype bfloat16"
-        )
 
 
 def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scratchlm import config as configuration
 from scratchlm.checkpoint.models import is_hf_folder, read_config
 from scratchlm.checkpoint.pointers import find_checkpoint, naming_an_earlier, whole_checkpoints
@@ -24,7 +26,7 @@ from scratchlm.files.file_kinds import check_folder_name
 from scratchlm.files.paths import StrPath
 from scratchlm.model.config import ModelConfig
 from scratchlm.optim.config import OptimConfig
-from scratchlm.training.fp8_layers import check_layers
+from scratchlm.training.early_checks import check_device, check_settings
 from scratchlm.training.train_config import (
     DEFAULT_ITERATIONS,
     DEFAULT_MODEL,
@@ -222,8 +224,9 @@ def costs(
     data = configuration.build(DataConfig, {"train": "", **tree.get("data", {})}, "data.")
     model = configuration.build(ModelConfig, tree["model"], "model.")
     model = with_rows(model, data.row_length)
-    if runtime.dtype == "fp8":
-        check_layers(model)
+    check_settings(model, train, data, runtime)
+    if runtime.device in ("cpu", "mps"):  # a run on another machine may have any GPU
+        check_device(model, runtime, torch.device(runtime.device))
     # "auto" assumes a GPU that computes in bfloat16, even if this machine has no GPU.
     half = runtime.dtype == "auto" and runtime.device != "cpu"
     return training_report(
