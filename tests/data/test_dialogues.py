@@ -259,7 +259,7 @@ def test_a_folder_has_only_its_files_of_records(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.bin", "a.xlsx"])
 def test_other_files_are_refused_by_their_names(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe\0a")
-    wanted = rf"must be in JSON lines, JSON or Parquet \(.*{name}\); choose"
+    wanted = rf"must be in \.jsonl, .* files \(.*{name}\); use a file of dialogues, or train on t"
     for read in (read_dialogues, read_preferences):
         with pytest.raises(ValueError, match=wanted):
             list(read(tmp_path / name))

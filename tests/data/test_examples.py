@@ -141,6 +141,17 @@ def test_the_counts_are_told_in_numbers(template, dialogues):
         assert f"{number:,}" in text
 
 
+@pytest.mark.parametrize(("long", "short", "warned"), [(3, 2, True), (2, 2, False), (0, 1, False)])
+def test_a_run_warns_if_it_drops_more_than_half(template, long, short, warned):
+    too_long = Dialogue(turns(LONG, "a"), "a:1")
+    _, counts = made([too_long] * long + [SHORT] * short, template, 40, too_long="truncate")
+    assert counts.too_long == long
+    told = [line for line in counts.lines() if line.startswith("warning: ")]
+    assert len(told) == warned
+    if warned:
+        assert "half of the dialogues are too long (3 of 5); use longer rows (--row" in told[0]
+
+
 def test_a_text_that_the_tokenizer_cannot_encode_is_refused(tmp_path):
     """A byte that has no token would disappear."""
     vocab = {id: bytes([id]) for id in range(128)}

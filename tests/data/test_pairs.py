@@ -122,6 +122,16 @@ def test_every_pair_is_counted_once(template, preferences, row_length, too_long)
             assert f"{number:,}" in text
 
 
+def test_a_run_warns_if_it_drops_more_than_half(template):
+    length = made([SHORT], template, 1000)[1].predictions
+    long = preference(said("a " * 20, "b"), "c")
+    for number in (1, 2):
+        _, counts = made([SHORT, *[long] * number], template, length)
+        told = [line for line in counts.lines() if line.startswith("warning: ")]
+        assert len(told) == (number == 2)
+    assert "more than half of the pairs are too long (2 of 3); use longer rows (--row" in told[0]
+
+
 def test_a_set_in_which_nothing_remains_is_refused(template):
     equal = preference(said("a", "b"), "b")
     with pytest.raises(ValueError, match=r"data: 2 pairs, 1 too long, 1 with equal answers\); "):

@@ -67,8 +67,8 @@ def dialogue_files(paths: StrPath | Sequence[StrPath]) -> list[Path]:
     for file in files:
         if format_of(file).kind == "text":
             raise ValueError(
-                f"dialogues must be in JSON lines, JSON or Parquet ({file}); choose a file that "
-                "ends in .jsonl, .json or .parquet"
+                f"dialogues must be in .jsonl, .json or .parquet files ({file}); use a file of "
+                "dialogues, or train on text with --kind text and without a recipe of dialogues"
             )
     return files
 

@@ -85,6 +85,7 @@ class Counts:
             f"because they are too long, {self.without_targets:,} dropped because they have too "
             "few targets"
         )
+        yield from told_of_long("dialogues", self.too_long, self.read)
         lost = [
             f"{number:,} lost {what}"
             for number, what in (
@@ -119,6 +120,15 @@ class Counts:
 
 def number_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def told_of_long(what: str, too_long: int, read: int) -> Iterator[str]:
+    """Yield a warning if more than half of the dialogues, or pairs, are dropped as too long."""
+    if 2 * too_long > read:
+        yield (
+            f"warning: more than half of the {what} are too long ({too_long:,} of {read:,}); use "
+            "longer rows (--row_length, --context_length)"
+        )
 
 
 def told_of_lost(what: str, lost: int, kept: int) -> str:

@@ -17,6 +17,7 @@ from scratchlm.data.conversations.examples import (
     nothing_in,
     number_of,
     remedy_of,
+    told_of_long,
     told_of_lost,
 )
 from scratchlm.data.conversations.masks import Example, example_of
@@ -65,6 +66,7 @@ class PairCounts:
             f"{number_of(self.read, 'pair')}: {self.kept:,} kept, {self.too_long:,} dropped "
             f"because they are too long, {self.equal:,} dropped because both answers are equal"
         )
+        yield from told_of_long("pairs", self.too_long, self.read)
         if self.shortened or self.cut_answers:
             yield (
                 f"{self.shortened:,} of the kept pairs lost the oldest messages of their prompt "
