@@ -89,8 +89,9 @@ def to_peft(model: Transformer, folder: StrPath, texts: Mapping[str, Any] | None
         )
     if lora.full:
         raise ValueError(
-            f"an adapter's folder cannot hold weights that learned fully (lora.full: "
-            f"{', '.join(lora.full)}); write the whole model, with merged adapters"
+            f"an adapter's folder must have no weights that trained fully (lora.full: "
+            f"{', '.join(lora.full)}); write the whole merged model (without --adapter_only), or "
+            "train without --lora_full"
         )
     path = Path(folder)
     check_folder_name(path, "an adapter must be a folder")
