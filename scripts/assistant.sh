@@ -1,30 +1,39 @@
 #!/usr/bin/env bash
 # Make a small assistant from nothing, in half an hour on a laptop's processor. The script trains a
 # tokenizer and a model on text, fine-tunes the model on dialogues, measures it, and opens a chat:
+#
 #   bash scripts/assistant.sh                                      downloads stories and instructions, 45 MB
 #   bash scripts/assistant.sh --text FILE... --dialogues FILE...   uses your own files
-# A second run reuses the files of the first.
+#
+# --text FILE...        plain text, Markdown, JSON lines, JSON or Parquet; without this flag, the script
+#                       downloads the stories
+# --dialogues FILE...   JSON lines, JSON or Parquet, in a form that docs/finetuning.md lists; without this
+#                       flag, the script downloads the instructions, also beside --text
+#
+# The results are in runs/assistant, or for your own files in runs/assistant-NUMBER. A second run with the
+# same files continues there.
 set -euo pipefail
 
 stop() {
     echo "$1" >&2
     exit 2
 }
-usage="usage: bash scripts/assistant.sh [--text FILE...] [--dialogues FILE...]"
 text=() dialogues=() flag="" without=""
 for word in "$@" ""; do # the empty word ends the last list of files
     case "$word" in
         --help | -h)
-            echo "$usage"
+            sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         --text | --dialogues | "")
-            [ -z "$without" ] || stop "$without needs a file; give $without FILE"
+            [ -z "$without" ] || stop "$without needs a file; write $without FILE"
             flag=$word without=$word
             ;;
+        -*) stop "the flag must be --text or --dialogues ($word); --help explains both" ;;
         *)
-            [ -n "$flag" ] || stop "$usage"
-            [ -f "$word" ] || stop "no such file ($word); give $flag FILE"
+            [ -n "$flag" ] || stop "a flag must be before a file ($word); write --text $word or --dialogues $word"
+            [ ! -d "$word" ] || stop "$flag needs files, and no folder ($word); write the names of the files"
+            [ -f "$word" ] || stop "the file must exist ($word); write $flag FILE"
             path=$(cd "$(dirname "$word")" && pwd)/$(basename "$word") without=""
             if [ "$flag" = --text ]; then text+=("$path"); else dialogues+=("$path"); fi
             ;;

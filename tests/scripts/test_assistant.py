@@ -59,13 +59,13 @@ def written(path: Path, found: list[list[dict[str, str]]]) -> Path:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["corpus.txt"], "usage: bash scripts/assistant.sh"),
-        (["--corpus", "corpus.txt"], "usage: bash scripts/assistant.sh"),
-        (["--text", "no.txt"], "no such file (no.txt); give --text FILE"),
-        (["--dialogues", "."], "no such file (.); give --dialogues FILE"),
-        (["--text"], "--text needs a file; give --text FILE"),
-        (["--text", "--dialogues", "a"], "--text needs a file; give --text FILE"),
-        (["--text", str(SCRIPT), "--dialogues"], "--dialogues needs a file; give --dialogues FILE"),
+        (["corpus.txt"], "a flag must be before a file (corpus.txt); write --text corpus.txt or"),
+        (["--corpus", "corpus.txt"], "the flag must be --text or --dialogues (--corpus); --help"),
+        (["--text", "no.txt"], "the file must exist (no.txt); write --text FILE"),
+        (["--dialogues", "."], "--dialogues needs files, and no folder (.); write the names"),
+        (["--text"], "--text needs a file; write --text FILE"),
+        (["--text", "--dialogues", "a"], "--text needs a file; write --text FILE"),
+        (["--text", str(SCRIPT), "--dialogues"], "--dialogues needs a file; write --dialogues FI"),
     ],
 )
 def test_bad_arguments_are_errors_of_one_line(tmp_path, words, error) -> None:
@@ -75,6 +75,18 @@ def test_bad_arguments_are_errors_of_one_line(tmp_path, words, error) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(error)
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_explains_the_flags_and_the_results(tmp_path, flag) -> None:
+    done = subprocess.run(
+        ["bash", SCRIPT, flag], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (0, "", [])
+    assert done.stdout.startswith("Make a small assistant")
+    for what in ("half an hour", "45 MB", "--text FILE...  ", "Parquet", "runs/assistant-NUMBER"):
+        assert what in done.stdout
+    assert not {"#", "set"} & {line[:3].strip() for line in done.stdout.splitlines()}
 
 
 def test_a_tenth_is_held_out_and_no_question_is_in_both_parts(scripts, tmp_path, capsys) -> None:
