@@ -13,6 +13,9 @@ from helpers import exact_runs, tiny
 from helpers.refusals import check_refusal
 from scratchlm import functional
 from scratchlm.cli.train import main as train
+from scratchlm.devices.ranks import ALONE
+from scratchlm.kernels import flash_blocks
+from scratchlm.kernels.flash_blocks import Blocks
 from scratchlm.model.attention import sdpa
 from scratchlm.training import recipe, resume, run_config
 from scratchlm.training.attention_choice import resolve_attention
@@ -63,6 +66,29 @@ def test_a_resumed_run_keeps_it_and_reports_a_change(tmp_path: Path) -> None:
     said, _ = started(tmp_path, "run", **{"train.iterations": 5, "runtime.attention": "sdpa"})
     assert "runtime.attention: readable -> sdpa" in said
     assert "the run is not bit-exact: attention readable -> sdpa" in said
+
+
+def test_other_blocks_and_another_triton_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("triton")
+    model = tiny.model()
+
+    def environment(name: str = "triton") -> dict[str, Any]:
+        return resume.environment(model, torch.bfloat16, True, False, ALONE, name)
+
+    saved = environment()
+    old = "forward:128x64x4x2 grad_q:128x64x8x2 grad_kv:32x128x8x2"
+    assert saved["blocks"] == old  # of 8.6, which a CPU gets too
+    assert resume.news_of({}, False, saved, environment()) == []
+    monkeypatch.setitem(flash_blocks.TABLE, ("8.6", "grad_kv", 128), Blocks(16, 16, 4, 1))
+    assert resume.differences(saved, environment()) == ""  # the model's heads are not so wide
+    monkeypatch.setitem(flash_blocks.TABLE, ("8.6", "grad_kv", 64), Blocks(16, 32, 4, 1))
+    new = "forward:128x64x4x2 grad_q:128x64x8x2 grad_kv:16x32x4x1"
+    line = f"the run is not bit-exact: blocks {old} -> {new}"
+    assert resume.news_of({}, False, saved, environment()) == [line]
+    monkeypatch.setattr(triton, "__version__", "9.9.9")
+    changed = resume.differences(saved, environment())
+    assert changed == f"triton {saved['triton']} -> 9.9.9, blocks {old} -> {new}"
+    assert not {"triton", "blocks"} & environment("sdpa").keys()
 
 
 def test_a_checkpoint_without_a_name_used_sdpa() -> None:

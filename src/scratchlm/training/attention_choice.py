@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import get_args
 
 import torch
 
 from scratchlm.devices.runtime import check_capability
 from scratchlm.devices.runtime_config import Attention
 from scratchlm.functional import scaled_dot_product_attention
-from scratchlm.kernels.flash_blocks import LARGEST_WIDTH
+from scratchlm.kernels.flash_blocks import LARGEST_WIDTH, Kernel, blocks_for
 from scratchlm.model.attention import Attend, sdpa
 
 
@@ -51,3 +52,20 @@ def check_model(name: Attention, d_head: int, *, sinks: bool = False) -> None:
             "attention triton cannot compute sinks (model.attention_sinks true); choose "
             "--attention sdpa"
         )
+
+
+def bits_depend_on(
+    name: str, d_head: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, str]:
+    """Return what decides the bits of the attention called `name`, beside torch and the device.
+
+    For triton, this is the version of the compiler, and the sizes of blocks: queries, keys, warps
+    and stages.
+    """
+    if name != "triton":
+        return {}
+    import triton
+
+    rows = {kernel: blocks_for(kernel, d_head, dtype, device) for kernel in get_args(Kernel)}
+    blocks = " ".join(f"{kernel}:{'x'.join(map(str, row))}" for kernel, row in rows.items())
+    return {"triton": triton.__version__, "blocks": blocks}

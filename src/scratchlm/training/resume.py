@@ -21,6 +21,7 @@ from scratchlm.devices.runtime import rng_state, seed_everything, set_rng_state
 from scratchlm.errors import FileFormatError, NumericalError
 from scratchlm.files.paths import StrPath
 from scratchlm.model.transformer import Transformer
+from scratchlm.training.attention_choice import bits_depend_on
 from scratchlm.training.fp8_layers import uses_fp8
 
 KEYS = {"rng": list, "scaler": dict, "best_val_loss": float, "best_step": int,
@@ -57,6 +58,7 @@ def environment(
     products = str(dtype).removeprefix("torch.")
     if cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         products = "tf32"
+    d_head = model.config.d_head if isinstance(model, Transformer) else 0
     return {
         "torch": str(torch.__version__),
         "device": device.type,
@@ -65,6 +67,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "compiled": compiled,
         "attention": attention,
+        **bits_depend_on(attention, d_head, dtype, device),
         "recomputed": (compiled and recomputed) or None,
         "ranks": ranks.size,
         "parallel": None if ranks.size == 1 else "fsdp" if is_sharded(model) else "ddp",
