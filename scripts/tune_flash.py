@@ -2,10 +2,11 @@
 
     python scripts/tune_flash.py
 
-The script needs a GPU. For each kernel and width of a head, it compiles and times the candidates on
-causal attention to 4,096 tokens in bfloat16, which takes about 20 minutes. Then it replaces the
-rows of this GPU in `src/scratchlm/kernels/flash_blocks.py`. Commit the change: equal rows give
-equal bits. A run that began with other rows does not continue to the bit.
+The script needs a GPU and the extra `dev`. For each kernel and width of a head, it compiles and
+times the candidates on causal attention to 4,096 tokens in bfloat16. Then it compares the kernels
+with float64, and replaces the rows of this GPU in `src/scratchlm/kernels/flash_blocks.py`. It does
+not tune the rows of float32. Commit the change: equal rows give equal bits. A run that began with
+other rows does not continue to the bit, and reports this.
 """
 
 from __future__ import annotations
@@ -13,36 +14,86 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from scratchlm.kernels.flash_blocks import Blocks, Kernel
+from scratchlm.kernels.flash_blocks import TABLE, Blocks, Kernel, blocks_for
 
-FILE = Path(__file__).parents[1] / "src" / "scratchlm" / "kernels" / "flash_blocks.py"
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "src" / "scratchlm" / "kernels" / "flash_blocks.py"
 ROW = re.compile(r'^    \("([\d.]+)", "(\w+)", (\d+)\): Blocks\(.*\),\n', re.MULTILINE)
 KERNELS: tuple[Kernel, ...] = ("forward", "grad_q", "grad_kv")
 WIDTHS = (64, 128, 256)
-CANDIDATES = [
-    Blocks(queries, keys, warps, stages)
-    for queries, keys, warps, stages in itertools.product(
-        (32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3)
-    )
-    if queries * keys >= 2048
-]
 Best = dict[tuple[Kernel, int], Blocks]
 
 
-def fastest(seconds: Callable[[Kernel, int, Blocks], float]) -> Best:
+def candidates(kernel: Kernel, width: int, now: Blocks, shared: int) -> list[Blocks]:
+    """Return the row `now`, and the sizes that may fit into `shared` bytes of a program's memory.
+
+    Wide heads have small blocks too.
+    """
+    sizes = (16, 32, 64, 128)
+    every = (Blocks(*each) for each in itertools.product(sizes, sizes, (4, 8), (1, 2, 3)))
+    return [now] + [
+        blocks
+        for blocks in every
+        if blocks != now
+        and blocks.queries * blocks.keys * width >= 2**17
+        and least_shared(kernel, width, blocks) <= shared
+    ]
+
+
+def least_shared(kernel: Kernel, width: int, blocks: Blocks) -> int:
+    """Return a lower bound of a program's bytes of shared memory, in 16 bits: the two blocks of
+    each next stage. A stage has keys and values, or queries and gradients."""
+    rows = blocks.queries if kernel == "grad_kv" else blocks.keys
+    return (blocks.stages - 1) * 2 * rows * width * 2
+
+
+def fastest(
+    seconds: Callable[[Kernel, int, Blocks], float], device: torch.device, shared: int
+) -> Best:
     """Return the fastest candidate for each kernel and width. `seconds` is inf for a candidate that
-    does not fit on the GPU."""
+    does not fit on the GPU. Raise SystemExit if none fits."""
     best: Best = {}
     for kernel, width in tqdm(list(itertools.product(KERNELS, WIDTHS)), disable=None):
-        times = {blocks: seconds(kernel, width, blocks) for blocks in CANDIDATES}
-        best[kernel, width] = min(times, key=times.__getitem__)
+        now = blocks_for(kernel, width, torch.bfloat16, device)
+        every = candidates(kernel, width, now, shared)
+        times = {blocks: seconds(kernel, width, blocks) for blocks in every}
+        best[kernel, width] = winner = min(times, key=times.__getitem__)
+        if not math.isfinite(times[winner]):
+            raise SystemExit(
+                f"a kernel must fit on the GPU ({kernel}, heads of {width}: none of {len(times)} "
+                "candidates does); add smaller blocks to `candidates`"
+            )
     return best
+
+
+def check(
+    best: Best, gpu: str, errors_of: Callable[[Any, torch.dtype], Mapping[str, float]]
+) -> None:
+    """Use the rows in this process, and raise SystemExit if a result is not near float64.
+
+    errors_of: case, dtype -> {result: error / bound}.
+    """
+    from helpers.flash_cases import Case  # type: ignore[import-not-found]
+
+    TABLE.update({(gpu, *key): blocks for key, blocks in best.items()})
+    for width, length, window, dtype in itertools.product(
+        WIDTHS, (129, 1000), (None, 100), (torch.bfloat16, torch.float16)
+    ):
+        case = Case(2, 4, 2, length, length, width, width, window=window, blocks=None)
+        errors = errors_of(case, dtype)
+        if not all(error <= 1 for error in errors.values()):  # NaN is wrong too
+            raise SystemExit(
+                f"the kernels must be near float64 ({case}, {dtype}: {dict(errors)} of the bound); "
+                "the table did not change"
+            )
 
 
 def with_rows(text: str, gpu: str, best: Best) -> str:
@@ -86,8 +137,17 @@ def measured(kernel: Kernel, width: int, blocks: Blocks) -> float:
 def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("tune_flash.py needs a GPU (none found); run it where one is")
+    import triton
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from helpers.flash_cases import errors
+
+    device = torch.device("cuda")
     gpu = "{}.{}".format(*torch.cuda.get_device_capability())
-    best = fastest(measured)
+    properties = triton.runtime.driver.active.utils.get_device_properties
+    shared = properties(torch.cuda.current_device())["max_shared_mem"]
+    best = fastest(measured, device, shared)
+    check(best, gpu, lambda case, dtype: errors(case, dtype, "cuda"))
     FILE.write_text(with_rows(FILE.read_text(encoding="utf-8"), gpu, best), encoding="utf-8")
     print(f"the rows of {gpu} are in {FILE}; write there what you measured, and commit it")
 

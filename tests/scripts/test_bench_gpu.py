@@ -187,7 +187,7 @@ def test_shapes_are_compared_with_their_bounds(script, capsys: Capture) -> None:
 
     def errors_of(case: str, dtype: torch.dtype) -> dict[str, float]:
         dtypes.append(dtype)
-        return {"output": errors[case], "grad_q": 0.1}
+        return {"output": 0.1, "grad_q": errors[case]}
 
     check("abab", errors_of, 1)
     assert capsys.readouterr().out == "4 of 4 cases, largest error 0.50 of its bound\n"
