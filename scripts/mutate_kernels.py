@@ -3,8 +3,13 @@
     python scripts/mutate_kernels.py
 
 Each fault of the table changes a line of a kernel, in a copy of its file. Triton's interpreter then
-runs the cases of `tests/helpers/flash_cases.py`, from cheap to dear, until one fails. The script
-prints the case. It ends with exit code 1 if a fault passes all cases. It needs the extra `dev`.
+runs a check of `tests/helpers/flash_cases.py`: cases, from cheap to dear, until one fails; which
+blocks are skipped; or offsets past 2³¹. The script prints what failed. Of all errors, only a failed
+assertion counts. The end of the process counts only for offsets past 2³¹, because a wrong address
+ends the process.
+
+The script first runs each check without a fault. It ends with exit code 1 if a check fails then, or
+if a fault passes its check. It needs the extra `dev`.
 """
 
 from __future__ import annotations
@@ -13,8 +18,10 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, also in the child processes
 
@@ -29,13 +36,19 @@ KERNELS, LAUNCH = "flash_kernels", "flash_launch"
 CASES = 80
 
 
+Check = Literal["cases", "skipped blocks", "far memory"]
+
+
 class Fault(NamedTuple):
-    """In a module of `scratchlm.kernels`, `old` becomes `new` wherever it is."""
+    """In a module of `scratchlm.kernels`, `old` becomes `new` wherever it is. Then `check` must
+    fail. Without a module, nothing changes."""
 
     name: str
     module: str
     old: str
     new: str
+    check: Check = "cases"
+    mended: bool = True  # the interpreter
 
 
 FAULTS = [
@@ -115,41 +128,74 @@ FAULTS = [
     Fault("documents that are not sorted lose queries in the gradients of keys", LAUNCH,
           "(first.cummax(-1).values, later)", "(first.cummax(-1).values, first.cummax(-1).values)"),
     Fault("an offset of rows has 32 bits", KERNELS,
-          "tl.cast(start, tl.int64) * x.row", "start * x.row"),
+          "tl.cast(start, tl.int64) * x.row", "start * x.row", "far memory"),
     Fault("an offset of heads has 32 bits", KERNELS,
-          "head = (tl.program_id(0) // blocks).to(tl.int64)", "head = tl.program_id(0) // blocks"),
+          "head = (tl.program_id(0) // blocks).to(tl.int64)", "head = tl.program_id(0) // blocks",
+          "far memory"),
     Fault("an offset of heads of keys has 32 bits", KERNELS,
           "kv_head = (tl.program_id(0) // programs).to(tl.int64)",
-          "kv_head = tl.program_id(0) // programs"),
-    Fault("the interpreter is not mended", "", "", ""),
+          "kv_head = tl.program_id(0) // programs", "far memory"),
+    Fault("the sum is that of the rounded probabilities", KERNELS,
+          "tl.sum(p, 1)", "tl.sum(p.to(v_head.memory.dtype.element_ty).to(tl.float32), 1)"),
+    Fault("rows after the end move the first block of keys", KERNELS,
+          "start = tl.min(tl.where(real, first_key, LAST_INT), 0)", "start = tl.min(first_key, 0)",
+          "skipped blocks"),
+    Fault("each block of queries begins at the first key", KERNELS,
+          "start = tl.min(tl.where(real, first_key, LAST_INT), 0) // N * N", "start = 0",
+          "skipped blocks"),
+    Fault("each block of keys begins at the first query", KERNELS,
+          "start = tl.maximum(start_key - shift, 0) // M * M", "start = 0", "skipped blocks"),
+    Fault("keys after the end move the last query", KERNELS,
+          "up_to = tl.load(at + sizes.keys, mask=real, other=0)",
+          "up_to = tl.load(at + sizes.keys, mask=real, other=LAST_INT)", "skipped blocks"),
+    Fault("the interpreter is not mended", "", "", "", mended=False),
 ]  # fmt: skip
 
 
-def caught(fault: Fault, folder: Path) -> str:
-    """Return the first case that fails with the fault, or "" if all pass.
+def caught(fault: Fault, folder: Path) -> tuple[bool, str]:
+    """Return whether the check of the fault fails, and by what.
 
     The fault must be planted before its module is imported, so this runs in a child process.
     """
     if fault.module:
         plant(fault, folder)
+    from helpers import interpreter  # type: ignore[import-not-found]
+
+    if fault.mended:
+        interpreter.mend()
+    for place, wrong in steps(fault.check):
+        try:
+            found = wrong()
+        except Exception as error:
+            by = f"{place}: {type(error).__name__}: {error}"
+            return isinstance(error, AssertionError), by[:200]
+        if found:
+            return True, place
+    return False, ""
+
+
+def steps(check: Check) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Yield the parts of a check, from cheap to dear: a name, and a function that is true if the
+    kernels are wrong."""
     import torch
 
-    from helpers import flash_cases, interpreter  # type: ignore[import-not-found]
+    from helpers import flash_cases  # type: ignore[import-not-found]
 
-    if fault.module:
-        interpreter.mend()
-    if "32 bits" in fault.name:
-        return "memory past 2**31" if max(flash_cases.errors_of_far_memory()) > 1 else ""
-    cases = flash_cases.cases(CASES)
-    for number, case in enumerate(sorted(cases, key=lambda c: c.heads * c.queries * c.keys), 1):
-        for dtype in (torch.float32, torch.bfloat16):
-            try:
-                wrong = max(flash_cases.errors(case, dtype).values()) > 1
-            except Exception as error:
-                return f"case {number}: {type(error).__name__}"
-            if wrong:
-                return f"case {number}: {dtype}, {case}"
-    return ""
+    match check:
+        case "far memory":
+            yield "offsets past 2³¹", lambda: max(flash_cases.errors_of_far_memory()) > 1
+        case "skipped blocks":
+            for name in flash_cases.SKIPS:
+                yield name, partial(lambda name: bool(flash_cases.wrong_visits(name)), name)
+        case "cases":
+            found = sorted(flash_cases.cases(CASES), key=lambda c: c.heads * c.queries * c.keys)
+            for number, case in enumerate(found, 1):
+                for dtype in (torch.float32, torch.bfloat16):
+                    errors = partial(flash_cases.errors, case, dtype)
+                    yield (
+                        f"case {number} ({str(dtype).partition('.')[2]})",
+                        partial(lambda errors: max(errors().values()) > 1, errors),
+                    )
 
 
 def plant(fault: Fault, folder: Path) -> None:
@@ -167,17 +213,28 @@ def plant(fault: Fault, folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
+def result(fault: Fault, folder: Path) -> tuple[bool, str]:
+    """Return what `caught` does. A process that ended returned nothing."""
+    try:
+        found: tuple[bool, str] = in_child(caught, fault, folder)
+    except EOFError:
+        return fault.check == "far memory", "the process ended"
+    return found
+
+
 def main() -> None:
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
+        for check in get_args(Check):
+            failed, by = result(Fault("no fault", "", "", "", check), Path(folder))
+            if failed or by:
+                raise SystemExit(f"the {check} fail without a fault: {by}")
         for fault in tqdm(FAULTS, disable=None):
-            try:
-                by = in_child(caught, fault, Path(folder))
-            except EOFError:  # a segmentation fault
-                by = "the process ended"
-            missed += not by
-            tqdm.write(f"{'caught' if by else 'MISSED'}  {fault.name}  {by}", file=sys.stdout)
-    print(f"the cases catch {len(FAULTS) - missed} of {len(FAULTS)} faults")
+            is_caught, by = result(fault, Path(folder))
+            missed += not is_caught
+            verdict = "caught" if is_caught else "MISSED"
+            tqdm.write(f"{verdict}  {fault.name}  {by}", file=sys.stdout)
+    print(f"the checks catch {len(FAULTS) - missed} of {len(FAULTS)} faults")
     if missed:
         raise SystemExit(1)
 

@@ -1,13 +1,14 @@
-"""Cases of flash attention: random shapes, inputs between guards, the answer in fp64, a bound.
+"""Cases of flash attention: random shapes, inputs between guards, the fp64 results, and a bound.
 
 The bound holds for each element of a result: |error| ≤ c · eps · (the sum of the absolute values of
 the terms that the result adds up). So a wrong small number counts as much as a wrong large number.
-Below the smallest normal number, probabilities and results have fewer digits. So this number is a
-term too. It matters only for fp16.
+Below the smallest normal number, probabilities and results have fewer digits. So the bound has the
+smallest normal number as one more term, which matters only for fp16.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -22,7 +23,7 @@ from scratchlm.kernels.flash_launch import Inputs
 SMALL = Blocks(16, 16, 4, 1)  # a short sequence has several blocks
 LIMITS = {torch.float32: 32, torch.bfloat16: 4, torch.float16: 4}  # c; exp2 decides that of fp32
 GUARD = 77.0
-NAMES = ("output", "grad_q", "grad_k", "grad_v")
+NAMES = ("output", "grad_q", "grad_k", "grad_v", "log_sums")
 Starts = Literal["none", "documents", "padding", "any"]
 
 
@@ -118,7 +119,8 @@ def firsts(case: Case, device: str) -> Tensor | None:
 
 
 class Run(NamedTuple):
-    """The inputs of a case, and the results of the kernels: the output and three gradients."""
+    """The inputs of a case, and the results of the kernels: the output, the gradients of q, k and
+    v, and the log-sums."""
 
     x: Inputs
     grad: Tensor
@@ -145,33 +147,26 @@ def run(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> R
     flash_launch.forward(x, output, log_sums, c.blocks)
     flash_launch.backward(x, grad, output, log_sums, tuple(grads), c.blocks)
 
+    guarded.append((log_sums, numbers))
     results = tuple(view.clone() for view, _ in guarded)
-    for view, memory in [*guarded, (log_sums, numbers)]:
+    for view, memory in guarded:
         view.fill_(GUARD)
         assert (memory == GUARD).all(), "a kernel wrote outside its result"
     return Run(x, grad, results)
 
 
 def exact(x: Inputs, grad: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the output and the gradients of q, k, v in fp64, and the sums of absolute values.
+    """Return the results in fp64, and the sum of absolute values in the bound of each.
 
-    This is the formula with a matrix of all scores: it shares no code with the kernels.
+    This is the formula with a matrix of all scores. The formula shares no code with the kernels.
     """
     group, scale = x.q.shape[1] // x.k.shape[1], x.q.shape[-1] ** -0.5
     q, k, v, dy = (each.double() for each in (x.q, x.k, x.v, grad))
     k, v = (each.repeat_interleave(group, 1) for each in (k, v))
-    queries, keys = q.shape[2], k.shape[2]
-    key = torch.arange(keys, device=q.device)
-    position = torch.arange(queries, device=q.device)[:, None] + keys - queries
-    allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device)
-    if x.causal:
-        allowed = allowed & (key <= position)
-    if x.window is not None:
-        allowed = allowed & (key > position - x.window)
-    if x.first is not None:
-        allowed = allowed & (key >= x.first[:, None, :, None])
+    allowed = allowed_keys(x)
     scores = q @ k.mT * scale
     p = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1) * allowed
+    log_sums = scores.masked_fill(~allowed, -torch.inf).logsumexp(-1) * math.log2(math.e)
     output = p @ v
     ds = p * (dy @ v.mT - (dy * output).sum(-1, keepdim=True)) * scale
     least = torch.finfo(x.q.dtype).tiny * allowed
@@ -181,10 +176,27 @@ def exact(x: Inputs, grad: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         return each.unflatten(1, (-1, group)).sum(2)
 
     results = [output, ds @ k, summed(ds.mT @ q), summed(p.mT @ dy)]
+    results.append(log_sums.where(log_sums > -torch.inf, torch.inf))  # a query without a key
     kept = p + least
     q_, k_, v_, dy_ = (each.abs() for each in (q, k, v, dy))
     sums = [kept @ v_, scale * terms @ k_, scale * summed(terms.mT @ q_), summed(kept.mT @ dy_)]
+    sums.append(1 + (q_ @ k_.mT * scale).amax(-1) * math.log2(math.e))
     return results, sums
+
+
+def allowed_keys(x: Inputs) -> Tensor:
+    """Return the keys to which each query may attend, as booleans (batch, 1, query, key)."""
+    batch, queries, keys = x.q.shape[0], x.q.shape[2], x.k.shape[2]
+    key = torch.arange(keys, device=x.q.device)
+    position = torch.arange(queries, device=x.q.device)[:, None] + keys - queries
+    allowed = torch.ones(batch, 1, queries, keys, dtype=torch.bool, device=x.q.device)
+    if x.causal:
+        allowed = allowed & (key <= position)
+    if x.window is not None:
+        allowed = allowed & (key > position - x.window)
+    if x.first is not None:
+        allowed = allowed & (key >= x.first[:, None, :, None])
+    return allowed
 
 
 def errors(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, float]:
@@ -193,9 +205,11 @@ def errors(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def ratios(x: Inputs, grad: Tensor, results: tuple[Tensor, ...]) -> list[float]:
-    found, dtype = [], x.q.dtype
+    """Return the largest error of each result, in the order of `NAMES`."""
+    found = []
     for ours, theirs, total in zip(results, *exact(x, grad), strict=True):
-        error = (ours.double() - theirs).abs()
+        dtype = ours.dtype
+        error = (ours.double() - theirs).abs().where(ours != theirs, 0.0)  # ∞ − ∞ would be NaN
         unit = torch.finfo(dtype).eps * (total + torch.finfo(dtype).tiny)
         ratio = torch.where(total > 0, error / unit, torch.where(error == 0, 0.0, torch.inf))
         found.append(ratio.nan_to_num(nan=torch.inf).max().item() / LIMITS[dtype])
@@ -225,5 +239,50 @@ def errors_of_far_memory() -> list[float]:
         log_sums = torch.empty(shape[:3])
         flash_launch.forward(x, output, log_sums, SMALL)
         flash_launch.backward(x, grad, output, log_sums, tuple(grads), SMALL)
-        found += ratios(x, grad, (output, *grads))
+        found += ratios(x, grad, (output, *grads, log_sums))
     return found
+
+
+SKIPS = {
+    "a window": ([0] * 50, 17),
+    "documents": ([0] * 17 + [17] * 16 + [33] * 17, None),
+    "queries without a key": ([0] * 20 + [64] * 30, None),
+    "a document that begins late": ([20] * 50, None),
+    "a window and documents": ([0] * 30 + [30] * 20, 17),
+}
+
+
+def wrong_visits(name: str) -> list[str]:
+    """Put NaN into one block at a time. Return the results of which other blocks were reached.
+
+    A program that visits a block with NaN writes NaN, because 0 · NaN is NaN. So the results show
+    which blocks each program visits: those with a key to which one of its queries may attend. The
+    batch contains one row for each block of keys, then one row for each block of queries.
+    """
+    starts, window = SKIPS[name]
+    length, size = len(starts), SMALL.keys
+    blocks = -(-length // size)
+    torch.manual_seed(0)
+    q, k, v, grad = torch.randn(4, 2 * blocks, 1, length, 16)
+    for at in range(blocks):
+        block = slice(at * size, (at + 1) * size)
+        k[at, :, block] = v[at, :, block] = torch.nan
+        q[blocks + at, :, block] = grad[blocks + at, :, block] = torch.nan
+    first = torch.tensor([starts] * 2 * blocks, dtype=torch.int32)
+    x = Inputs(q, k, v, first, True, window)
+    output, *grads = (torch.zeros_like(q) for _ in range(4))
+    log_sums = torch.zeros(q.shape[:3])
+    flash_launch.forward(x, output, log_sums, SMALL)
+    flash_launch.backward(x, grad, output, log_sums, tuple(grads), SMALL)
+
+    padded = torch.zeros(blocks * size, blocks * size, dtype=torch.bool)
+    padded[:length, :length] = allowed_keys(x)[0, 0]
+    visited = padded.unflatten(1, (blocks, size)).unflatten(0, (blocks, size)).any(3).any(1)
+    by_query = visited.repeat_interleave(size, 0)[:length].T  # (block of keys, query)
+    by_key = visited.repeat_interleave(size, 1)[:, :length]  # (block of queries, key)
+    results = zip(NAMES[:4], (output, *grads), strict=True)
+    found = {result: x.isnan().any(-1)[:, 0] for result, x in results}
+    return [
+        *(each for each in NAMES[:2] if not torch.equal(found[each][:blocks], by_query)),
+        *(each for each in NAMES[2:4] if not torch.equal(found[each][blocks:], by_key)),
+    ]

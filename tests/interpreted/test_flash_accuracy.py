@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.flash_cases import LIMITS, Case, cases, errors, run
+from helpers.flash_cases import LIMITS, SKIPS, Case, cases, errors, run, wrong_visits
 from scratchlm.kernels.flash_blocks import Blocks
 
 CASES = list(cases(200))
@@ -42,6 +42,11 @@ def test_output_and_gradients_of_each_dtype_are_near_fp64(number: int) -> None:
 def test_long_sequences_are_near_fp64(case: Case, dtype: torch.dtype) -> None:
     found = errors(case, dtype)
     assert max(found.values()) <= 1, found
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_exactly_the_blocks_outside_each_interval_are_skipped(name: str) -> None:
+    assert wrong_visits(name) == []
 
 
 @pytest.mark.parametrize("case", [CASES[13], CASES[9]])

@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("triton")
 
 FOLDER = Path(__file__).parents[1] / "interpreted"
+MUTATE = FOLDER.parents[1] / "scripts" / "mutate_kernels.py"
 FILES = sorted(FOLDER.glob("test_*.py"))
-SLOW = [path for path in FILES if "mark.slow" in path.read_text(encoding="utf-8")]
+SLOW = [path for path in FILES if "\n@pytest.mark.slow\n" in path.read_text(encoding="utf-8")]
 
 
 def run(path: Path, expression: str) -> None:
@@ -41,6 +42,24 @@ def test_more_of_the_kernels_in_the_interpreter(path: Path) -> None:
 
 @pytest.mark.slow
 def test_each_planted_fault_is_caught() -> None:
-    script = FOLDER.parents[1] / "scripts" / "mutate_kernels.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, MUTATE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+CRASH = """
+import sys
+sys.path.insert(0, {scripts!r})
+import mutate_kernels as script
+from pathlib import Path
+old = "position = row + sizes.keys - sizes.queries"
+fault = script.Fault("an unknown name", script.KERNELS, old, "position = unknown")
+print(script.result(fault, Path({folder!r})))
+"""
+
+
+@pytest.mark.slow
+def test_a_fault_that_only_crashes_is_not_caught(tmp_path: Path) -> None:
+    code = CRASH.format(scripts=str(MUTATE.parent), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("(False, 'case 1"), done.stdout + done.stderr
+    assert "unknown" in done.stdout
