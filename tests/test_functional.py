@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -224,7 +225,7 @@ def test_attention_shares_a_key_head_among_neighbouring_query_heads() -> None:
         q, k.repeat_interleave(2, -3), v.repeat_interleave(2, -3)
     )
     torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected, rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"of q \(6\) must be a multiple of .* k \(4\)"):
+    with pytest.raises(ValueError, match=r"must divide head.*\(2, 6, 4, 8\), \(2, 4,"):
         scaled_dot_product_attention(q, torch.randn(2, 4, 4, 8), torch.randn(2, 4, 4, 8))
 
 
@@ -323,6 +324,43 @@ def test_flash_attention_in_halves_is_computed_in_fp32() -> None:
     q, k, v = (torch.randn(2, 64, 16).bfloat16() * 8 for _ in range(3))
     wide = flash_attention(q.float(), k.float(), v.float(), causal=True)
     assert torch.equal(flash_attention(q, k, v, causal=True), wide.bfloat16())
+
+
+def test_autocast_does_not_change_flash_attention() -> None:
+    q, k, v = heads(11, 11, torch.float32)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = flash_attention(q, k, v, causal=True, block=4)
+            found.append([output, *torch.autograd.grad(output.square().sum(), (q, k, v))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "how", "message"),
+    [
+        ((0, 5, 8), (0, 5, 8), {}, r"heads and widths must not be 0 \(\[\(0, 5, 8\)"),
+        ((2, 5, 8), (0, 5, 8), {}, "heads and widths must not be 0"),
+        ((5, 0), (5, 0), {}, "heads and widths must not be 0"),
+        ((3, 5, 8), (2, 5, 8), {}, "kv_head must divide head"),
+        ((5, 8), (5, 9), {}, "must fit"),
+        ((5, 8), (5, 8), {"window": 0}, r"window must be a whole number of at least 1 \(0\)"),
+        ((5, 8), (5, 8), {"window": 2.5}, r"window must be a whole number of at least 1 \(2.5\)"),
+        ((5, 8), (5, 8), {"first": torch.zeros(5) > 0}, r"a whole number for each query .*bool"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("attend", [flash_attention, scaled_dot_product_attention])
+def test_attention_refuses_what_does_not_fit(
+    attend: Any, q: tuple[int, ...], k: tuple[int, ...], how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        attend(torch.randn(q), torch.randn(k), torch.randn(k), **how)
+
+
+def test_flash_attention_refuses_empty_blocks() -> None:
+    x = torch.randn(3, 4)
+    with pytest.raises(ValueError, match=r"block must be at least 1 \(0\); pass"):
+        flash_attention(x, x, x, block=0)
 
 
 def test_flash_attention_refuses_a_mask() -> None:

@@ -362,9 +362,11 @@ def scaled_dot_product_attention(
     `k` and `v` may have fewer heads (axis −3) than `q`. Then a group of neighbouring heads of `q`
     uses the same head of `k` and `v`.  arXiv 2305.13245
 
-    Raise ValueError if `mask` is not boolean, or if the numbers of heads, the axes of `first` or
-    the number of `sinks` do not fit.
+    Raise ValueError if `mask` is not boolean, if `window` is below 1, or if the shapes, the axes of
+    `first` or the number of `sinks` do not fit.
     """
+    check_heads(q, k, v)
+    check_window(window)
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
     if first is not None:
@@ -423,9 +425,17 @@ def flash_attention(
     its first key. Blocks of keys outside every interval are skipped. An interval cannot describe a
     `mask`, so `mask` is refused.
 
-    Raise ValueError for a `mask`, or if the numbers of heads or the axes of `first` do not fit.
+    Computation is in the dtype of the inputs, at least in fp32, also under autocast. k and v must
+    be finite: a block that is not skipped multiplies a forbidden key by 0, and 0 · NaN is NaN.
+
+    Raise ValueError for a `mask`, if `window` or `block` is below 1, or if the shapes or the axes
+    of `first` do not fit.
     """
     refuse_mask(mask)
+    check_heads(q, k, v)
+    check_window(window)
+    if block < 1:
+        raise ValueError(f"block must be at least 1 ({block}); pass e.g. 64")
     if q.ndim > 2 and q.shape[-3] != k.shape[-3]:  # autograd adds up the gradients of a group
         k, v = (_for_each_head(x, q.shape[-3]) for x in (k, v))
     positions = torch.arange(q.shape[-2], device=q.device) + k.shape[-2] - q.shape[-2]
@@ -437,7 +447,8 @@ def flash_attention(
     if first is not None:
         check_first(first, q)
         firsts = firsts.maximum(first if q.ndim == 2 else first.unsqueeze(-2))
-    y = _FlashAttention.apply(_wide(q), _wide(k), _wide(v), firsts, lasts, block)
+    with torch.autocast(q.device.type, enabled=False):
+        y = _FlashAttention.apply(_wide(q), _wide(k), _wide(v), firsts, lasts, block)
     return y.to(q.dtype)
 
 
@@ -480,21 +491,38 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """With dp = grad vᵀ, softmax's gradient is p ⊙ (dp − Σ_keys p ⊙ dp). The sum over all keys
-        is delta = Σ grad ⊙ output, one number per query, so each block finds its part alone."""
-        q, k, v, firsts, lasts, output, log_sums = ctx.saved_tensors
-        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        delta = (grad * output).sum(-1)
-        for rows in _blocks(0, q.shape[-2], ctx.block):
-            for keys in _key_blocks(firsts[..., rows], lasts[rows], ctx.block):
-                scores = _scores(q, k, firsts, lasts, rows, keys)
-                p = torch.exp(scores - log_sums[..., rows, None])
-                dp = grad[..., rows, :] @ v[..., keys, :].mT
-                grad_scores = p * (dp - delta[..., rows, None]) / math.sqrt(q.shape[-1])
-                grad_q[..., rows, :] += grad_scores @ k[..., keys, :]
-                grad_k[..., keys, :] += grad_scores.mT @ q[..., rows, :]
-                grad_v[..., keys, :] += p.mT @ grad[..., rows, :]
-        return grad_q, grad_k, grad_v, None, None, None
+        with torch.autocast(grad.device.type, enabled=False):
+            return (*_gradients(ctx.block, grad, *ctx.saved_tensors), None, None, None)
+
+
+def _gradients(
+    block: int,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    firsts: Tensor,
+    lasts: Tensor,
+    output: Tensor,
+    log_sums: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v for the gradient of the output.
+
+    With dp = grad vᵀ, softmax's gradient is p ⊙ (dp − Σ_keys p ⊙ dp). The sum over all keys is
+    delta = Σ grad ⊙ output, one number per query, so each block computes its part alone.
+    """
+    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    delta = (grad * output).sum(-1)
+    for rows in _blocks(0, q.shape[-2], block):
+        for keys in _key_blocks(firsts[..., rows], lasts[rows], block):
+            scores = _scores(q, k, firsts, lasts, rows, keys)
+            p = torch.exp(scores - log_sums[..., rows, None])
+            dp = grad[..., rows, :] @ v[..., keys, :].mT
+            grad_scores = p * (dp - delta[..., rows, None]) / math.sqrt(q.shape[-1])
+            grad_q[..., rows, :] += grad_scores @ k[..., keys, :]
+            grad_k[..., keys, :] += grad_scores.mT @ q[..., rows, :]
+            grad_v[..., keys, :] += p.mT @ grad[..., rows, :]
+    return grad_q, grad_k, grad_v
 
 
 def _blocks(start: int, stop: int, size: int) -> list[slice]:
@@ -503,6 +531,8 @@ def _blocks(start: int, stop: int, size: int) -> list[slice]:
 
 def _key_blocks(firsts: Tensor, lasts: Tensor, size: int) -> list[slice]:
     """Return the blocks from the first to the last key of any of these queries."""
+    if not firsts.numel():  # an empty batch
+        return []
     return _blocks(int(firsts.min()) // size * size, int(lasts.max()) + 1, size)
 
 
@@ -519,13 +549,35 @@ def _scores(
 def _for_each_head(x: Tensor, heads: int) -> Tensor:
     """x (..., kv_head, key, d) -> (..., head, key, d): each head of keys once for each of its
     query heads."""
-    group, rest = divmod(heads, x.shape[-3])
-    if rest:
-        raise ValueError(
-            f"the number of heads of q ({heads}) must be a multiple of the number of heads of k "
-            f"({x.shape[-3]}); change one of these numbers"
-        )
+    group = heads // x.shape[-3]
     return einx.id("... kv_head key d -> ... (kv_head group) key d", x, group=group)
+
+
+def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError if the shapes of q, k and v do not fit, or have no heads or no width."""
+    heads, kv_heads = (x.shape[-3] if x.ndim > 2 else 1 for x in (q, k))
+    fit = (
+        q.ndim == k.ndim >= 2
+        and q.shape[:-3] == k.shape[:-3]
+        and q.shape[-1] == k.shape[-1]
+        and k.shape[:-1] == v.shape[:-1]
+        and min(kv_heads, q.shape[-1], v.shape[-1]) > 0
+    )
+    if not fit or heads == 0 or heads % kv_heads:
+        shapes = [tuple(x.shape) for x in (q, k, v)]
+        raise ValueError(
+            "q (..., head, query, d_head), k (..., kv_head, key, d_head) and v (..., kv_head, key, "
+            "d_v) must fit, kv_head must divide head, and heads and widths must not be 0 "
+            f"({shapes}); reshape the tensors"
+        )
+
+
+def check_window(window: int | None) -> None:
+    """Raise ValueError if `window` is not a positive whole number of keys."""
+    if window is not None and not (isinstance(window, int) and window >= 1):
+        raise ValueError(
+            f"window must be a whole number of at least 1 ({window}); use 1 for the query's own key"
+        )
 
 
 def refuse_mask(mask: Tensor | None) -> None:
@@ -540,7 +592,7 @@ def refuse_mask(mask: Tensor | None) -> None:
 def check_first(first: Tensor, q: Tensor) -> None:
     """Raise ValueError if `first` is not (..., query), with the leading axes of q but no heads."""
     expected = (*q.shape[:-3], q.shape[-2])
-    if first.is_floating_point() or first.shape != expected:
+    if first.is_floating_point() or first.dtype == torch.bool or first.shape != expected:
         raise ValueError(
             f"first must contain a whole number for each query ({first.dtype}, shape "
             f"{tuple(first.shape)}, not {expected}); use the axes of q without heads and d_head"

@@ -66,6 +66,24 @@ def test_nothing_to_attend(queries: int, keys: int) -> None:
     assert all(grad.count_nonzero() == 0 for grad in grads)
 
 
+@pytest.mark.parametrize("queries", [0, 4])
+def test_an_empty_batch(queries: int) -> None:
+    q, k = torch.randn(0, 2, queries, 16), torch.randn(0, 2, 5, 16)
+    first = torch.zeros(0, queries, dtype=torch.long)
+    for attend in (flash_attention, functional.flash_attention):
+        assert attend(q, k, k, causal=True, first=first).shape == q.shape
+
+
+def test_a_number_that_is_not_finite_can_reach_other_queries_of_a_block() -> None:
+    """So `flash_attention` needs finite values. In skipped blocks, NaN reaches nothing."""
+    q, k, v = (heads(1, 1, 60, 16) for _ in range(3))
+    with torch.no_grad():
+        v[:, :, 59] = torch.nan
+    output = flash_attention(q, k, v, causal=True)
+    assert output[:, :, 58].isnan().all()
+    assert output[:, :, :32].isfinite().all()
+
+
 def test_queries_without_a_key_get_zeros_and_give_none() -> None:
     """Queries 0 to 3 come before the first key. Query 5 has a document that begins after it."""
     torch.manual_seed(0)
@@ -198,7 +216,11 @@ def test_offsets_past_2_to_the_31() -> None:
         ([(3, 4, 8), (2, 4, 8), (2, 4, 8)], [0, 0, 0], {}, r"kv_head must divide head"),
         ([(2, 1, 4, 8), (1, 4, 8), (1, 4, 8)], [0, 0, 0], {}, r"must fit"),
         ([(4, 264)] * 3, [0, 0, 0], {}, r"at most 256 numbers \(q 264, v 264\); use sdpa"),
-        ([(4, 8)] * 3, [0, 0, 0], {"window": 0}, r"window must be at least 1 \(0\)"),
+        ([(4, 8)] * 3, [0, 0, 0], {"window": 0}, r"window must be a whole number .* 1 \(0\)"),
+        ([(4, 8)] * 3, [0, 0, 0], {"window": 2.5}, r"whole number of at least 1 \(2\.5\)"),
+        ([(0, 4, 8)] * 3, [0, 0, 0], {}, r"heads and widths must not be 0 \(\[\(0, 4, 8\)"),
+        ([(4, 0)] * 3, [0, 0, 0], {}, r"heads and widths must not be 0 \(\[\(4, 0\)"),
+        ([(4, 8)] * 3, [0, 0, 0], {"first": torch.zeros(4) > 0}, r"number for each query .*bool"),
         ([(4, 8)] * 3, [0, 0, 0], {"first": torch.zeros(3)}, r"first must contain a whole number"),
     ],
 )  # fmt: skip

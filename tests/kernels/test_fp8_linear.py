@@ -300,7 +300,8 @@ def test_a_second_derivative_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "weight"), [((16, 24), (32, 24)), ((16, 32), (20, 32)), ((3, 5, 32), (32, 32))]
+    ("x", "weight"),
+    [((16, 24), (32, 24)), ((16, 32), (20, 32)), ((3, 5, 32), (32, 32)), ((0, 32), (32, 32))],
 )
 def test_sizes_that_the_hardware_cannot_multiply_are_refused(
     x: tuple[int, ...], weight: tuple[int, ...]

@@ -121,7 +121,7 @@ def test_wrong_arguments_are_refused() -> None:
     q, k, v = random_qkv(2)
     with pytest.raises(ValueError, match=r"mask must be boolean \(torch.float32\); use True"):
         sdpa(q, k, v, torch.zeros(5, 5))
-    with pytest.raises(ValueError, match=r"window must be at least 1 \(0\)"):
+    with pytest.raises(ValueError, match=r"window must be a whole number of at least 1 \(0\)"):
         sdpa(q, k, v, window=0)
     with pytest.raises(ValueError, match=r"num_heads \(4\) must divide d_model \(30\).*; change"):
         MultiHeadAttention(30, 4)

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from scratchlm.functional import check_first, refuse_mask
+from scratchlm.functional import check_first, check_heads, check_window, refuse_mask
 from scratchlm.kernels import flash_launch
 from scratchlm.kernels.flash_blocks import LARGEST_WIDTH
 from scratchlm.kernels.flash_launch import Inputs
@@ -43,14 +43,20 @@ def flash_attention(
     Products have the dtype of the inputs: bfloat16, float16, or float32 without TF32. Sums and
     exponentials are in fp32. Equal inputs give equal bits. The gradient has no second derivative.
 
+    k and v must be finite. A block that a query visits multiplies a forbidden key by 0, and 0 · NaN
+    is NaN. So NaN or infinity in such a key can reach the query, depending on the sizes of blocks.
+
     Raise ValueError for a mask, other dtypes, mixed dtypes (autocast changes nothing here), shapes
-    that do not fit, or a width above 256.
+    that do not fit, a window below 1, or a width above 256.
     """
     refuse_mask(mask)
-    _check(q, k, v, window)
+    check_heads(q, k, v)
+    check_window(window)
+    _check(q, k, v)
     if first is not None:
         check_first(first, q)
-        first = first.reshape(-1, q.shape[-2]).clamp(0, k.shape[-2]).to(torch.int32).contiguous()
+        first = first.clamp(0, k.shape[-2]).to(torch.int32).contiguous()
+        first = torch.atleast_2d(first).flatten(0, -2)  # (batch, query)
     if window is not None:
         causal = True
         window = window if window < k.shape[-2] else None
@@ -58,37 +64,25 @@ def flash_attention(
     return output.reshape(*q.shape[:-1], v.shape[-1])
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError for dtypes and widths that the kernel does not have."""
     dtypes = [x.dtype for x in (q, k, v)]
     if len(set(dtypes)) > 1 or q.dtype not in DTYPES:
         raise ValueError(
             f"q, k and v must have one dtype of {DTYPES} ({dtypes}); convert them with .to()"
-        )
-    shapes = [tuple(x.shape) for x in (q, k, v)]
-    grouped = [(x.shape[:-3], x.shape[-3:-2]) for x in (q, k, v)]
-    if (
-        q.shape[-1] != k.shape[-1]
-        or k.shape[:-1] != v.shape[:-1]
-        or grouped[0][0] != grouped[1][0]
-        or len(grouped[0][1]) != len(grouped[1][1])
-        or any(a % b for a, b in zip(grouped[0][1], grouped[1][1], strict=True))
-    ):
-        raise ValueError(
-            "q (..., head, query, d_head), k (..., kv_head, key, d_head) and v (..., kv_head, key, "
-            f"d_v) must fit, and kv_head must divide head ({shapes}); reshape the tensors"
         )
     if max(q.shape[-1], v.shape[-1]) > LARGEST_WIDTH:
         raise ValueError(
             f"heads must have at most {LARGEST_WIDTH} numbers (q {q.shape[-1]}, v {v.shape[-1]}); "
             "use sdpa"
         )
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 ({window}); use 1 for the query's own key")
 
 
 def _batched(x: Tensor) -> Tensor:
-    """x (..., head, seq, width) -> (batch, head, seq, width)."""
-    return x[(None,) * (4 - x.ndim)] if x.ndim < 5 else x.flatten(0, -4)
+    """x (..., head, seq, width) or (seq, width) -> (batch, head, seq, width)."""
+    while x.ndim < 4:
+        x = x.unsqueeze(0)
+    return x.flatten(0, -4)
 
 
 def _new_heads(like: Tensor, width: int) -> Tensor:

@@ -40,7 +40,9 @@ def scaled_product(a: FP8, b: FP8, dtype: torch.dtype) -> Tensor:
     `b` column by column. If both matrices are e4m3, as in the forward pass, it uses its fast sums,
     which keep fewer bits (arXiv 2412.19437, section 3.3.2). Gradients use the exact sums.
     """
-    with torch.autocast(a.codes.device.type, enabled=False):  # it would reach the CPU's kernel
+    with torch.autocast(
+        a.codes.device.type, enabled=False
+    ):  # else autocast would change the CPU's kernel
         return torch._scaled_mm(
             a.codes.contiguous(),
             b.codes.T.contiguous().T,
@@ -54,18 +56,18 @@ def scaled_product(a: FP8, b: FP8, dtype: torch.dtype) -> Tensor:
 def fp8_linear(x: Tensor, weight: Tensor, *, product: Product = scaled_product) -> Tensor:
     """x (..., in), weight (out, in) -> (..., out):  y = W x, with 8-bit factors.
 
-    `in`, `out` and the number of rows of x must be multiples of 16. The result has the dtype of
-    autocast, or of x. The gradients have the dtypes of x and `weight`. The function is
-    differentiable only once. `product` computes the three matrix products. With
-    `functional.fp8_product`, the function is the definition, for any device.
+    `in`, `out` and the number of rows of x must be positive multiples of 16. The result has the
+    dtype of autocast, or the dtype of x without autocast. The gradients have the dtypes of x and
+    `weight`. The function is differentiable only once. `product` computes the three matrix
+    products. With `functional.fp8_product`, the function is the definition, for any device.
 
-    Raise ValueError if a size is not a multiple of 16.
+    Raise ValueError if a size is not a positive multiple of 16.
     """
     rows = x.numel() // max(x.shape[-1], 1)
-    if any(size % MULTIPLE for size in (*weight.shape, rows)):
+    if any(size % MULTIPLE or size == 0 for size in (*weight.shape, rows)):
         raise ValueError(
-            f"FP8 needs sizes that are multiples of {MULTIPLE} (weight {tuple(weight.shape)}, "
-            f"{rows} rows of x); change the sizes, or use bfloat16"
+            f"FP8 needs sizes that are positive multiples of {MULTIPLE} (weight "
+            f"{tuple(weight.shape)}, {rows} rows of x); change the sizes, or use bfloat16"
         )
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

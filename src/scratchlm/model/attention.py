@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scratchlm.config import takes_synonyms
-from scratchlm.functional import check_first
+from scratchlm.functional import check_first, check_window
 from scratchlm.model.config import Gate
 from scratchlm.model.kv_cache import LayerCache
 from scratchlm.model.layers import Linear, NoPositions, RMSNorm
@@ -67,8 +67,7 @@ def sdpa(
     """
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be boolean ({mask.dtype}); use True where a query may attend")
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 ({window}); use 1 for the query's own key")
+    check_window(window)
     query, key = q.shape[-2], k.shape[-2]
     if first is not None:
         check_first(first, q)
