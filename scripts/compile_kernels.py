@@ -20,10 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import triton
 from tqdm import tqdm
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+
+try:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+except ModuleNotFoundError:
+    raise SystemExit(
+        "the script needs triton (not installed); run pip install 'scratchlm[gpu]' on Linux x86-64"
+    ) from None
 
 from scratchlm.kernels import flash_kernels as kernels
 from scratchlm.kernels.flash_blocks import FP32, TABLE, Blocks, Kernel

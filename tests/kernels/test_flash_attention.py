@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 import torch
 
@@ -40,6 +43,14 @@ def test_the_choice_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
                             (12, 0): "8.6"}.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         assert blocks_for("forward", 16, torch.float16, gpu) == TABLE[row, "forward", 64]
+
+
+def test_a_missing_triton_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, flash_attention.__module__)
+    message = r"needs triton \(not installed\); run pip install 'scratchlm\[gpu\]' on Linux x86-64"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        importlib.import_module(flash_attention.__module__)
 
 
 def test_a_cpu_is_refused() -> None:

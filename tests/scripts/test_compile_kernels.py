@@ -55,6 +55,15 @@ def test_the_page_has_the_sizes_of_the_table() -> None:
     assert found == expected
 
 
+def test_a_missing_triton_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "triton.py").write_text("raise ModuleNotFoundError('triton')", encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import runpy; "
+    code += f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the script needs triton (not installed); run pip install ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", ["8.0", "9.0"])
 @pytest.mark.parametrize("width", ["64", "128"])

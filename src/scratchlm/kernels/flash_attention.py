@@ -10,11 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from scratchlm.functional import check_first, check_heads, check_window, refuse_mask
+
+try:
+    import triton
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "attention in Triton needs triton (not installed); run pip install 'scratchlm[gpu]' on "
+        "Linux x86-64, or use sdpa"
+    ) from None
+
 from scratchlm.kernels import flash_launch
 from scratchlm.kernels.flash_blocks import LARGEST_WIDTH
 from scratchlm.kernels.flash_launch import Inputs

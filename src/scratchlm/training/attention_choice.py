@@ -30,8 +30,8 @@ def resolve_attention(name: Attention, device: torch.device, d_head: int) -> Att
             check_capability("attention triton", device, (8, 0), "choose --attention sdpa")
             if importlib.util.find_spec("triton") is None:
                 raise ValueError(
-                    "attention triton needs a package that is not installed (triton); run pip "
-                    "install 'scratchlm[gpu]'"
+                    "attention triton needs triton (not installed); run pip install "
+                    "'scratchlm[gpu]' on Linux x86-64, or choose --attention sdpa"
                 )
             from scratchlm.kernels.flash_attention import flash_attention  # imports triton
 
