@@ -93,12 +93,13 @@ def between_guards(
 ) -> tuple[Tensor, Tensor]:
     """Return a (batch, head, seq, width) view with a layer's strides, and the memory around it.
 
-    All of the memory contains `guard`.
+    All of the memory contains `guard`. Strides are multiples of 16 if the width is. Otherwise the
+    kernels would read a copy, without guards.
     """
     batch, heads, seq, width = shape
-    whole = (batch + 2, seq + 2, heads + 1, width + 13)
+    whole = (batch + 2, seq + 2, heads + 1, width + 32)
     memory = torch.full(whole, guard, dtype=dtype, device=device)
-    return memory[1:-1, 1:-1, :-1, 8 : 8 + width].transpose(1, 2), memory
+    return memory[1:-1, 1:-1, :-1, 16 : 16 + width].transpose(1, 2), memory
 
 
 def firsts(case: Case, device: str) -> Tensor | None:

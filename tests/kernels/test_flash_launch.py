@@ -76,3 +76,23 @@ def test_each_variant_of_a_launch_compiles(case: Case, compiled: list[Any]) -> N
     flash_launch.backward(x, grad, grad, log_sums, (q, k, v), blocks)
     assert len(compiled) == 4
     assert all("mma" in kernel.asm["ptx"] for kernel in (compiled[0], *compiled[2:]))
+
+
+@pytest.mark.slow
+def test_inputs_of_any_layout_use_one_kernel(compiled: list[Any]) -> None:
+    """Strides or addresses that are no multiples of 16 would need a slower kernel."""
+    output = torch.empty(1, 2, 32, 64, dtype=torch.bfloat16)
+    for width, start in ((64, 0), (80, 16), (71, 0), (80, 1)):
+        x = torch.empty(1, 2, 32, width, dtype=torch.bfloat16)[..., start : start + 64]
+        inputs = flash_launch.Inputs(x, x, x, None, True, None)
+        log_sums = torch.empty(1, 2, 32)
+        flash_launch.forward(inputs, output, log_sums, TABLE["9.0", "forward", 64])
+    assert len({kernel.hash for kernel in compiled}) == 1
+
+
+def test_a_result_is_never_a_copy() -> None:
+    """A copy of a result would be lost."""
+    x = torch.zeros(1, 1, 16, 16)
+    inputs = flash_launch.Inputs(x, x, x, None, True, None)
+    with pytest.raises(AssertionError):
+        flash_launch.forward(inputs, x.mT, torch.zeros(1, 1, 16))

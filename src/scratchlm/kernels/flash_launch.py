@@ -44,7 +44,7 @@ def forward(x: Inputs, output: Tensor, log_sums: Tensor, blocks: Blocks | None =
     """Write `output` (batch, head, query, d_v), and log2 Σ exp(score) into `log_sums` (batch, head,
     query) in fp32."""
     blocks = blocks or x.blocks("forward")
-    heads = map(_heads, (x.q, x.k, x.v, output))
+    heads = (*map(_heads, (x.q, x.k, x.v)), _result(output))
     _launch(kernels.forward, _programs(x.q, blocks.queries), blocks, x, *heads, log_sums, x.first)
 
 
@@ -81,10 +81,10 @@ def grad_q(
     blocks: Blocks | None = None,
 ) -> None:
     blocks = blocks or x.blocks("grad_q")
-    q, k, v, dy, result = map(_heads, (x.q, x.k, x.v, grad, dq))
+    q, k, v, dy = map(_heads, (x.q, x.k, x.v, grad))
     numbers = (q, k, v, dy, log_sums, deltas)
     programs = _programs(x.q, blocks.queries)
-    _launch(kernels.grad_q, programs, blocks, x, *numbers, result, x.first)
+    _launch(kernels.grad_q, programs, blocks, x, *numbers, _result(dq), x.first)
 
 
 def grad_kv(
@@ -97,7 +97,8 @@ def grad_kv(
     blocks: Blocks | None = None,
 ) -> None:
     blocks = blocks or x.blocks("grad_kv")
-    q, k, v, dy, *results = map(_heads, (x.q, x.k, x.v, grad, dk, dv))
+    q, k, v, dy = map(_heads, (x.q, x.k, x.v, grad))
+    results = map(_result, (dk, dv))
     numbers = (q, k, v, dy, log_sums, deltas)
     until = None if x.first is None else _until(x.first, x.k.shape[2])
     programs = _programs(x.k, blocks.keys)
@@ -122,8 +123,22 @@ def _launch(kernel: Any, programs: int, blocks: Blocks, x: Inputs, *arguments: A
 
 
 def _heads(x: Tensor) -> kernels.Heads:
-    if x.stride(-1) != 1 or x.stride(-2) >= _LONGEST_ROW:
-        x = x.contiguous()
+    """Return an input of a kernel, copied if the kernel cannot read it fast.
+
+    Triton compiles another kernel for strides or addresses that are no multiples of 16, with more
+    registers and without asynchronous copies. A copy costs less. It cannot help if the width is no
+    multiple of 16.
+    """
+    slow = x.shape[-1] % 16 == 0 and any(n % 16 for n in (x.data_ptr(), *x.stride()[:-1]))
+    if x.stride(-1) != 1 or x.stride(-2) >= _LONGEST_ROW or slow:
+        x = x.clone(memory_format=torch.contiguous_format)
+    return kernels.Heads(x, *x.stride()[:3])
+
+
+def _result(x: Tensor) -> kernels.Heads:
+    """Return a result of a kernel. The kernel must not write into a copy, which would be lost."""
+    assert x.stride(-1) == 1
+    assert x.stride(-2) < _LONGEST_ROW
     return kernels.Heads(x, *x.stride()[:3])
 
 
