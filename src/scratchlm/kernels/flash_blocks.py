@@ -55,7 +55,8 @@ TABLE: dict[tuple[str, Kernel, int], Blocks] = {
     ("9.0", "grad_kv", 128): Blocks(32, 128, 8, 2),
     ("9.0", "grad_kv", 256): Blocks(64, 32, 8, 1),
 }  # fmt: skip
-# fp32 uses no tensor cores, so its blocks are small, and the same on each GPU.
+# fp32 uses no tensor cores, so its blocks are small, and the same on each GPU. No script tunes
+# them.
 FP32: dict[tuple[Kernel, int], Blocks] = {
     ("forward", 64): Blocks(32, 32, 4, 2),
     ("forward", 128): Blocks(16, 32, 8, 1),
