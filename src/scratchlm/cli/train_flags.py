@@ -202,8 +202,8 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "train.seed": ("seed of weights, dropout and batches", "seed"),
     "runtime.device": ("auto, cpu, cuda, cuda:N or mps", "device"),
     "runtime.dtype": (
-        "dtype of matrix products; fp8 pays from about 1B parameters on (nanochat's log), not measured "
-        "here",
+        "dtype of matrix products; fp8 pays from about 1B parameters on (nanochat's log), not "
+        "measured here",
         "dtype",
     ),
     "runtime.attention": (
