@@ -179,7 +179,7 @@ def steps(check: Check) -> Iterator[tuple[str, Callable[[], bool]]]:
     kernels are wrong."""
     import torch
 
-    from helpers import flash_cases  # type: ignore[import-not-found]
+    from helpers import flash_cases
 
     match check:
         case "far memory":
