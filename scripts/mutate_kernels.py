@@ -40,7 +40,7 @@ Check = Literal["cases", "skipped blocks", "far memory"]
 
 
 class Fault(NamedTuple):
-    """In a module of `scratchlm.kernels`, `old` becomes `new` wherever it is. Then `check` must
+    """In a module of `scratchlm.kernels`, `old` becomes `new` everywhere. Then `check` must
     fail. Without a module, nothing changes."""
 
     name: str

@@ -91,9 +91,9 @@ def cases(count: int, seed: int = 0) -> Iterator[Case]:
 def between_guards(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, guard: float
 ) -> tuple[Tensor, Tensor]:
-    """Return a (batch, head, seq, width) view with a layer's strides, and the memory around it.
+    """Return a (batch, head, seq, width) view with a layer's strides, and all of its memory.
 
-    All of the memory contains `guard`. Strides are multiples of 16 if the width is. Otherwise the
+    The memory contains `guard`. Strides are multiples of 16 if the width is. Otherwise the
     kernels would read a copy, without guards.
     """
     batch, heads, seq, width = shape
@@ -103,7 +103,7 @@ def between_guards(
 
 
 def firsts(case: Case, device: str) -> Tensor | None:
-    """Return the first key of each query (batch, query). The memory around it is a guard."""
+    """Return the first key of each query (batch, query). The memory around the keys is a guard."""
     batch, queries, keys = case.batch, case.queries, case.keys
     if case.first == "none":
         return None

@@ -1,4 +1,4 @@
-"""Flash attention as four Triton kernels: the output, delta, the gradients of k and v, that of q.
+"""Flash attention in four Triton kernels: output, delta, gradients of k and v, gradient of q.
 
 Each program computes one block of rows and visits blocks of the other side. The arithmetic is that
 of `functional.flash_attention`, with exponentials to the base 2, because a GPU computes exp2 in one
