@@ -2,6 +2,7 @@
 
     python scripts/compile_kernels.py
     python scripts/compile_kernels.py --gpu 9.0 --width 64
+    python scripts/compile_kernels.py --gpu 10.0    # the rows that a GPU without own rows uses
 
 Triton contains NVIDIA's assembler, so the script needs no GPU and no driver. It compiles each row
 of the table in `kernels/flash_blocks.py`, and prints the table of docs/kernels.md. It ends with
@@ -16,10 +17,11 @@ import argparse
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 try:
@@ -32,29 +34,33 @@ except ModuleNotFoundError:
     ) from None
 
 from scratchlm.kernels import flash_kernels as kernels
-from scratchlm.kernels.flash_blocks import FP32, TABLE, Blocks, Kernel
+from scratchlm.kernels.flash_blocks import FP32, TABLE, Blocks, Kernel, blocks_of
 
-SHARED = {"8.0": 163, "8.6": 99, "9.0": 227}  # KB of shared memory that a program can have
+# KB of shared memory that a program can have
+SHARED = {"8.0": 163, "8.6": 99, "8.9": 99, "9.0": 227, "10.0": 227, "12.0": 99}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 STACK = 64  # bytes
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {"first": "*i32", "until": "*i32", "log_sums": "*fp32", "deltas": "*fp32"}
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]
 
 
+Keys = Literal["causal", "window, first", "all keys"]
+
+
 class Job(NamedTuple):
-    """`intervals`: with a window and documents. Each job is causal."""
+    """`keys` is what a query attends to. With "window, first", the kernel is causal too."""
 
     gpu: str
     kernel: Kernel
     width: int
     dtype: str
-    intervals: bool
+    keys: Keys
 
     @property
     def blocks(self) -> Blocks:
-        if self.dtype == "fp32":
-            return FP32[self.kernel, self.width]
-        return TABLE[self.gpu, self.kernel, self.width]
+        major, minor = map(int, self.gpu.split("."))
+        return blocks_of(self.kernel, self.width, DTYPES[self.dtype], (major, minor))
 
 
 class Compiled(NamedTuple):
@@ -83,12 +89,15 @@ class Compiled(NamedTuple):
         return found
 
 
-def jobs() -> Iterator[Job]:
-    for gpu, kernel, width in TABLE:
+def jobs(others: Sequence[str] = ()) -> Iterator[Job]:
+    """Yield the rows of the page, and those of `others`: GPUs that the table does not list."""
+    rows = [*TABLE, *((gpu, kernel, width) for gpu in others for kernel, width in FP32)]
+    for gpu, kernel, width in rows:
         for dtype in ("bf16", "fp16"):
-            yield from (Job(gpu, kernel, width, dtype, intervals) for intervals in (False, True))
+            yield Job(gpu, kernel, width, dtype, "causal")
+            yield Job(gpu, kernel, width, dtype, "window, first")
     for kernel, width in FP32:
-        yield from (Job(gpu, kernel, width, "fp32", False) for gpu in ("8.0", "9.0"))
+        yield from (Job(gpu, kernel, width, "fp32", "causal") for gpu in ("8.0", "9.0"))
 
 
 def source(job: Job) -> ASTSource:
@@ -96,9 +105,9 @@ def source(job: Job) -> ASTSource:
     function = getattr(kernels, job.kernel)
     types: dict[str, Any] = {}
     aligned: dict[tuple[int, ...], Any] = {}
-    constants: dict[str, Any] = {"D": job.width, "DV": job.width, "CAUSAL": True}
+    constants: dict[str, Any] = {"D": job.width, "DV": job.width, "CAUSAL": job.keys != "all keys"}
     constants |= {"M": job.blocks.queries, "N": job.blocks.keys}
-    if not job.intervals:
+    if job.keys != "window, first":
         constants |= dict.fromkeys(("window", "first", "until"))
     constants = {name: value for name, value in constants.items() if name in function.arg_names}
     for place, name in enumerate(function.arg_names):
@@ -135,7 +144,7 @@ def compiled(job: Job) -> Compiled:
         int(usage[1]),
         int(usage[2]),
         built.metadata.shared,
-        len(re.findall(r"\bHG?MMA\.\d", assembly)),
+        len(re.findall(r"\b(?:HG?MMA\.\d|UTCHMMA)", assembly)),
         len(re.findall(r"cp\.async\.c[ga]", ptx)),
         ".tf32" in ptx,
     )
@@ -156,9 +165,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, choices=(64, 128, 256), help="only this head size")
     parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), help="only this dtype")
     args = parser.parse_args()
+    listed = {gpu for gpu, _, _ in TABLE}
     chosen = [
         job
-        for job in jobs()
+        for job in jobs([args.gpu] if args.gpu and args.gpu not in listed else [])
         if args.gpu in (None, job.gpu)
         and args.width in (None, job.width)
         and args.dtype in (None, job.dtype)
@@ -171,8 +181,7 @@ def main() -> None:
         found, blocks = compiled(job), job.blocks
         print(
             f"| {job.kernel} | {job.gpu} | {job.width} | {job.dtype} | "
-            f"{'window, first' if job.intervals else 'causal'} | "
-            f"{blocks.queries} × {blocks.keys} | {blocks.warps} | {blocks.stages} | "
+            f"{job.keys} | {blocks.queries} × {blocks.keys} | {blocks.warps} | {blocks.stages} | "
             f"{found.registers} | {found.stack} | {found.shared / 1024:.0f} | "
             f"{found.tensor_cores} | {found.copies} |",
             flush=True,

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from helpers.flash_cases import LIMITS, Case, cases, errors, run
 from scratchlm.kernels.flash_attention import flash_attention
-from scratchlm.kernels.flash_blocks import FP32, TABLE, blocks_for
+from scratchlm.kernels.flash_blocks import FP32, TABLE, blocks_for, blocks_of
 
 KERNELS = ("forward", "grad_q", "grad_kv")
 SIZES = [
@@ -38,11 +38,12 @@ def test_the_table_has_each_gpu_kernel_and_width() -> None:
 def test_the_choice_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert blocks_for("grad_q", 65, torch.bfloat16, cpu) == TABLE["8.6", "grad_q", 128]
-    assert blocks_for("grad_q", 64, torch.float32, gpu) == FP32["grad_q", 64]
+    assert blocks_for("grad_q", 64, torch.float32, cpu) == FP32["grad_q", 64]
     for capability, row in {(9, 0): "9.0", (10, 0): "9.0", (8, 0): "8.0", (8, 9): "8.6",
                             (12, 0): "8.6"}.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         assert blocks_for("forward", 16, torch.float16, gpu) == TABLE[row, "forward", 64]
+        assert blocks_of("grad_kv", 65, torch.float32, capability) == FP32["grad_kv", 128]
 
 
 def test_a_missing_triton_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

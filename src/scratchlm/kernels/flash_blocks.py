@@ -72,15 +72,23 @@ LARGEST_WIDTH = 256
 
 
 def blocks_for(kernel: Kernel, width: int, dtype: torch.dtype, device: torch.device) -> Blocks:
-    """Return the sizes for heads of at most `width` numbers.
+    """Return the sizes for heads of at most `width` numbers. The interpreter on a CPU gets the rows
+    of 8.6."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    return blocks_of(kernel, width, dtype, capability)
+
+
+def blocks_of(
+    kernel: Kernel, width: int, dtype: torch.dtype, capability: tuple[int, int]
+) -> Blocks:
+    """Return the sizes for heads of at most `width` numbers on a GPU of this compute capability.
 
     A GPU that the table does not list gets the rows of 9.0 if it is a data-center GPU of a later
-    generation (10.0, 10.3), and the rows of 8.6 otherwise. The interpreter on a CPU does too.
+    generation (10.0, 10.3), and the rows of 8.6 otherwise.
     """
     column = next(size for size in (64, 128, 256) if width <= size)
     if dtype == torch.float32:
         return FP32[kernel, column]
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     own = "{}.{}".format(*capability)
     other = "9.0" if capability[0] == 10 else "8.6"
     return TABLE.get((own, kernel, column)) or TABLE[other, kernel, column]
