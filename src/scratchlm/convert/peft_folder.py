@@ -107,6 +107,11 @@ def to_peft(model: Transformer, folder: StrPath, texts: Mapping[str, Any] | None
                 raise ValueError(
                     f"peft has no adapters for a router ({parts[0]}); merge the adapters instead"
                 )
+            if architecture == "mellum" and ".mlp." in module:
+                raise ValueError(
+                    "peft takes the feed-forward layers of Mellum, whose layers the model has, for "
+                    f"experts ({parts[0]}); merge the adapters instead"
+                )
             a, b = _joined(parts, state)
             if module == "lm_head":
                 b = b[: inner.config.vocab_size]  # without the padding rows
