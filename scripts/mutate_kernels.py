@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, also in the child processes
 
@@ -174,9 +174,9 @@ def caught(fault: Fault, folder: Path) -> tuple[bool, str]:
     return False, ""
 
 
-def steps(check: Check) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Yield the parts of a check, from cheap to dear: a name, and a function that is true if the
-    kernels are wrong."""
+def steps(check: Check) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the parts of a check, from cheap to dear: a name, and a function whose result is true
+    if the kernels are wrong."""
     import torch
 
     from helpers import flash_cases
@@ -186,16 +186,16 @@ def steps(check: Check) -> Iterator[tuple[str, Callable[[], bool]]]:
             yield "offsets past 2³¹", lambda: max(flash_cases.errors_of_far_memory()) > 1
         case "skipped blocks":
             for name in flash_cases.SKIPS:
-                yield name, partial(lambda name: bool(flash_cases.wrong_visits(name)), name)
+                yield name, partial(flash_cases.wrong_visits, name)
         case "cases":
+
+            def is_wrong(case: Any, dtype: torch.dtype) -> bool:
+                return max(flash_cases.errors(case, dtype).values()) > 1
+
             found = sorted(flash_cases.cases(CASES), key=lambda c: c.heads * c.queries * c.keys)
             for number, case in enumerate(found, 1):
                 for dtype in (torch.float32, torch.bfloat16):
-                    errors = partial(flash_cases.errors, case, dtype)
-                    yield (
-                        f"case {number} ({str(dtype).partition('.')[2]})",
-                        partial(lambda errors: max(errors().values()) > 1, errors),
-                    )
+                    yield f"case {number}, {dtype}", partial(is_wrong, case, dtype)
 
 
 def plant(fault: Fault, folder: Path) -> None:
