@@ -33,7 +33,8 @@ def prepare_for(
     weights, and dialogues use their template, unless `config` specifies others. out: the run's
     folder.
 
-    Rank 0 prepares the data first. Then the other ranks read the prepared data from the disk.
+    Rank 0 prepares the data first. Then the other ranks read the tokens of a text from the disk.
+    Each rank encodes dialogues for itself.
     """
     model = config.model
     with agreed(ranks):
