@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.refusals import check_bad_second_record
 from scratchlm.data.conversations.dialogues import read_dialogues
 from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.reading.rejects import Rejects
@@ -141,20 +142,7 @@ BAD_OF_FORMS = [  # (the first line of a file, its second line, a part of the me
     ("first", "second", "part"), [*((GOOD, line, part) for line, part in BAD), *BAD_OF_FORMS]
 )
 def test_a_bad_dialogue_is_one_line_with_its_file_and_line(tmp_path, first, second, part):
-    path = tmp_path / "a.jsonl"
-    text = second if isinstance(second, str) else json.dumps(second)
-    path.write_text(f"{json.dumps(first)}\n{text}\n", encoding="utf-8")
-    dialogues = read_dialogues(path)
-    next(dialogues)
-    with pytest.raises(ValueError) as caught:
-        next(dialogues)
-    message = str(caught.value)
-    assert part.replace("F", f"{path}:2") in message
-    assert f"{path}:2" in message
-    assert "\n" not in message
-    what, _, remedy = message.partition("); ")
-    assert " must " in what or " may " in what or " has " in what
-    assert remedy
+    check_bad_second_record(read_dialogues, tmp_path, first, second, part)
 
 
 def test_a_first_record_of_no_form_or_of_two_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.refusals import check_bad_second_record
 from scratchlm.data.conversations.dialogues import read_dialogues
 from scratchlm.data.conversations.preferences import read_preferences
 from scratchlm.data.reading.rejects import Rejects
@@ -97,20 +98,7 @@ def test_each_form_becomes_two_dialogues(tmp_path, record, chosen):
 
 @pytest.mark.parametrize(("second", "part"), BAD)
 def test_a_bad_pair_is_one_line_with_its_file_and_line(tmp_path, second, part):
-    path = tmp_path / "a.jsonl"
-    text = second if isinstance(second, str) else json.dumps(second)
-    path.write_text(f"{json.dumps(PROMPT)}\n{text}\n", encoding="utf-8")
-    pairs = read_preferences(path)
-    next(pairs)
-    with pytest.raises(ValueError) as caught:
-        next(pairs)
-    message = str(caught.value)
-    assert part.replace("F", f"{path}:2") in message
-    assert f"{path}:2" in message
-    assert "\n" not in message
-    what, _, remedy = message.partition("); ")
-    assert " must " in what or " may " in what or " has " in what
-    assert remedy
+    check_bad_second_record(read_preferences, tmp_path, PROMPT, second, part)
 
 
 def test_a_file_of_pairs_is_not_read_as_dialogues(tmp_path):

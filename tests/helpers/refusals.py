@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,24 @@ def check_refusal(
 
 def _listing() -> set[str]:
     return {str(path) for path in Path().rglob("*")}
+
+
+def check_bad_second_record(
+    read: Callable[[Path], Iterator[Any]], folder: Path, first: Any, second: Any, part: str
+) -> None:
+    """Check the one-line error of the second record of a file, whose first record is good. F in
+    `part` is the place of the second record."""
+    path = folder / "a.jsonl"
+    text = second if isinstance(second, str) else json.dumps(second)
+    path.write_text(f"{json.dumps(first)}\n{text}\n", encoding="utf-8")
+    records = read(path)
+    next(records)
+    with pytest.raises(ValueError) as caught:
+        next(records)
+    message = str(caught.value)
+    assert part.replace("F", f"{path}:2") in message
+    assert f"{path}:2" in message
+    assert "\n" not in message
+    what, _, remedy = message.partition("); ")
+    assert " must " in what or " may " in what or " has " in what
+    assert remedy
