@@ -135,7 +135,7 @@ FAULTS = [
     Fault("an offset of heads of keys has 32 bits", KERNELS,
           "kv_head = (tl.program_id(0) // programs).to(tl.int64)",
           "kv_head = tl.program_id(0) // programs", "far memory"),
-    Fault("the sum is that of the rounded probabilities", KERNELS,
+    Fault("the sum adds the rounded probabilities", KERNELS,
           "tl.sum(p, 1)", "tl.sum(p.to(v_head.memory.dtype.element_ty).to(tl.float32), 1)"),
     Fault("rows after the end move the first block of keys", KERNELS,
           "start = tl.min(tl.where(real, first_key, LAST_INT), 0)", "start = tl.min(first_key, 0)",

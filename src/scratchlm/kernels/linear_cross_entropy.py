@@ -105,7 +105,8 @@ class ChunkBuffers:
         return logits, probs, target_logits
 
     def before_cap(self, grad: Tensor) -> Tensor:
-        """Turn the gradient of the capped logits (token, vocab) into that of the logits, in place.
+        """Turn the gradient of the capped logits (token, vocab) into the gradient of the logits, in
+        place.
 
         c tanh(x/c) has the slope 1 − tanh(x/c)².
         """
